@@ -1,0 +1,53 @@
+"""Protein sequences in, ESM-2 features out, as a scikit-learn transformer.
+
+>>> from sklearn.linear_model import LogisticRegression
+>>> from sklearn.pipeline import make_pipeline
+>>> from esm2_features import ESM2Transformer
+>>> toxic = make_pipeline(ESM2Transformer("mini", cache=None), LogisticRegression())
+>>> toxic.fit(["GIGAVLKVLTTGLPALISWIKRKRQQ", "HSQGTFTSDYSKYLDSRRAQDFVQWLMNT"], [1, 0]).classes_
+array([0, 1])
+
+Importing this package imports no torch: names are looked up when they are first used, and
+weights are loaded when a vector is first missing from the cache.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from esm2_features import exceptions
+    from esm2_features._cache import Cache
+    from esm2_features._catalogue import available_models
+    from esm2_features._engine import Engine
+    from esm2_features._estimator import ESM2Transformer
+    from esm2_features._fasta import read_fasta
+
+_HOME_OF_NAME = {
+    "Cache": "esm2_features._cache",
+    "ESM2Transformer": "esm2_features._estimator",
+    "Engine": "esm2_features._engine",
+    "available_models": "esm2_features._catalogue",
+    "exceptions": "esm2_features.exceptions",
+    "read_fasta": "esm2_features._fasta",
+}
+
+__all__ = ["Cache", "ESM2Transformer", "Engine", "available_models", "exceptions", "read_fasta"]
+
+
+def __getattr__(name: str) -> object:
+    """Import a public name when it is first used."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("esm2-features")
+    if name not in _HOME_OF_NAME:
+        raise AttributeError(f"module 'esm2_features' has no attribute {name!r}")
+    home = importlib.import_module(_HOME_OF_NAME[name])
+    return home if name == "exceptions" else getattr(home, name)
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted([*__all__, "__version__"])

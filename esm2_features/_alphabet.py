@@ -1,0 +1,83 @@
+"""The vocabulary of ESM-2: 33 tokens, and the table that turns letters into them.
+
+A normalised sequence is an ASCII string with one character per residue, in which a
+``<mask>`` token is written as the single character `MASK`, so that ``len`` counts
+residues. Encoding it is one look-up in a table of 256 entries.
+
+The order of the tokens is the one in which the official checkpoints were trained
+(``esm.data.Alphabet.from_architecture("ESM-1b")``).
+
+Never here: containers, files, torch.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+TOKENS: tuple[str, ...] = (
+    "<cls>",
+    "<pad>",
+    "<eos>",
+    "<unk>",
+    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
+    "<null_1>",
+    "<mask>",
+)
+CLS_TOKEN = TOKENS.index("<cls>")
+PAD_TOKEN = TOKENS.index("<pad>")
+EOS_TOKEN = TOKENS.index("<eos>")
+MASK_TOKEN = TOKENS.index("<mask>")
+
+CANONICAL_RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+RESIDUES = CANONICAL_RESIDUES + "XBUZO"
+"""Letters that a normalised sequence may hold, besides `MASK`."""
+
+MASK = "#"
+"""The one character that stands for a ``<mask>`` token in a normalised sequence."""
+
+_UNKNOWN_TOKEN = TOKENS.index("<unk>")
+_TOKEN_OF_BYTE = np.full(256, _UNKNOWN_TOKEN, dtype=np.uint8)
+for _letter in RESIDUES:
+    _TOKEN_OF_BYTE[ord(_letter)] = TOKENS.index(_letter)
+_TOKEN_OF_BYTE[ord(MASK)] = MASK_TOKEN
+
+
+def encode(sequence: str) -> NDArray[np.uint8]:
+    """Turn one normalised sequence into tokens.
+
+    Parameters
+    ----------
+    sequence : str
+        One character per residue, out of `RESIDUES` and `MASK`.
+
+    Returns
+    -------
+    tokens : ndarray of shape (residues + 2,), uint8
+        ``<cls>``, one token per residue, ``<eos>``.
+
+    Examples
+    --------
+    >>> encode("MKT").tolist()
+    [0, 20, 15, 11, 2]
+    """
+    tokens = np.empty(len(sequence) + 2, dtype=np.uint8)
+    tokens[0] = CLS_TOKEN
+    tokens[1:-1] = _TOKEN_OF_BYTE[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
+    tokens[-1] = EOS_TOKEN
+    return tokens
+
+
+def decode(tokens: NDArray[np.integer]) -> str:
+    """Turn tokens back into the sequence they stand for, without ``<cls>`` and ``<eos>``.
+
+    Parameters
+    ----------
+    tokens : ndarray of shape (residues + 2,), integer
+
+    Returns
+    -------
+    sequence : str
+        With ``<mask>`` spelled out.
+    """
+    return "".join(TOKENS[token] for token in tokens[1:-1])

@@ -1,0 +1,167 @@
+"""The options of a run: what each may be, and what is said when it is something else.
+
+Never here: what an option does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from numbers import Integral
+
+from esm2_features.exceptions import InputError
+
+
+def absolute_layers(layers: object, *, depth: int, model: str) -> tuple[int, ...]:
+    """Turn what was asked for into layer numbers from 0 to ``depth``.
+
+    Parameters
+    ----------
+    layers : int, sequence of int, or "all"
+        Negative numbers count from the end: -1 is the last representation.
+    depth : int
+        Number of blocks; there are ``depth + 1`` representations.
+    model : str
+        For messages.
+
+    Returns
+    -------
+    layers : tuple of int
+        In the order that was asked for.
+
+    Raises
+    ------
+    InputError
+        If there is no such layer, a layer occurs twice, or none was given.
+    TypeError
+        If it is neither numbers nor "all".
+
+    Examples
+    --------
+    >>> absolute_layers([0, -1], depth=33, model="esm2_t33_650M_UR50D")
+    (0, 33)
+    """
+    if isinstance(layers, str) and layers == "all":
+        return tuple(range(depth + 1))
+    wanted = [layers] if isinstance(layers, Integral) else layers
+    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+        raise TypeError(f'Got layers={layers!r}; pass an int, a list of int, or "all".')
+    found = []
+    for layer in wanted:
+        if isinstance(layer, bool) or not isinstance(layer, Integral):
+            raise TypeError(f'Got layers={layers!r}; pass an int, a list of int, or "all".')
+        if not -depth - 1 <= int(layer) <= depth:
+            raise InputError(
+                f"Got layers={layers!r}, but {model} has the representations 0 (the embedding) "
+                f"to {depth}; negative numbers count from the end, down to {-depth - 1}."
+            )
+        found.append(int(layer) % (depth + 1))
+    _check_distinct("layers", layers, found)
+    return tuple(found)
+
+
+def names(option: str, value: object, allowed: Sequence[str]) -> tuple[str, ...]:
+    """Check an option that is one word or a list of words.
+
+    Parameters
+    ----------
+    option : str
+        Its name, for messages.
+    value : str or sequence of str
+    allowed : sequence of str
+
+    Returns
+    -------
+    words : tuple of str
+
+    Raises
+    ------
+    InputError
+        If a word is not allowed, occurs twice, or there is none.
+    """
+    words = list(value) if isinstance(value, (list, tuple)) else [value]
+    checked = [one_of(option, word, allowed) for word in words]
+    _check_distinct(option, value, checked)
+    return tuple(checked)
+
+
+def one_of(option: str, value: object, allowed: Sequence[str]) -> str:
+    """Check an option that is one of a few words.
+
+    Parameters
+    ----------
+    option : str
+        Its name, for messages.
+    value : str
+    allowed : sequence of str
+
+    Returns
+    -------
+    value : str
+
+    Raises
+    ------
+    InputError
+        If it is anything else.
+    """
+    if isinstance(value, str) and value in allowed:
+        return str(value)
+    choices = ", ".join(f'"{word}"' for word in allowed)
+    raise InputError(f"Got {option}={value!r}; expected one of {choices}.")
+
+
+def positive(option: str, value: object) -> int:
+    """Check an option that is a positive whole number.
+
+    Parameters
+    ----------
+    option : str
+        Its name, for messages.
+    value : int
+
+    Returns
+    -------
+    value : int
+
+    Raises
+    ------
+    InputError
+        If it is anything else.
+    """
+    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+        raise InputError(f"Got {option}={value!r}; expected a positive whole number.")
+    return int(value)
+
+
+def device_name(device: object) -> str:
+    """Check that a device is named in a way that PyTorch may understand.
+
+    Whether it is there is found out when it is used: a cached result needs no device.
+
+    Parameters
+    ----------
+    device : str
+
+    Returns
+    -------
+    device : str
+
+    Raises
+    ------
+    InputError
+        If it is not the name of a kind of device, with or without a number.
+    """
+    name = str(device)
+    kind, colon, number = name.partition(":")
+    if kind in ("auto", "cpu", "cuda", "mps", "xpu") and (number.isdecimal() or not colon):
+        return name
+    raise InputError(
+        f'Got device={device!r}; expected "auto", "cpu", "cuda", a card such as "cuda:1", "mps" '
+        'or "xpu".'
+    )
+
+
+def _check_distinct(option: str, value: object, checked: Sequence[object]) -> None:
+    if not checked:
+        raise InputError(f"Got {option}={value!r}; expected at least one.")
+    if len(set(checked)) < len(checked):
+        raise InputError(f"Got {option}={value!r}, in which one occurs twice; name each once.")

@@ -1,0 +1,324 @@
+"""The cells: one value, checked, as a string with one character per residue.
+
+`normalise` gives the 20 amino acids, X B U Z O, and `MASK` for a ``<mask>`` token.
+`fit_length` limits how long sequences are.
+
+Never here: containers, tokens, files.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import unicodedata
+import warnings
+from collections.abc import Sequence
+from numbers import Number
+
+import numpy as np
+
+from esm2_features._alphabet import MASK, RESIDUES
+from esm2_features.exceptions import (
+    InvalidSequenceError,
+    MissingSequenceError,
+    SequenceTooLongError,
+    TruncationWarning,
+)
+
+_WHITE_SPACE = " \t\n\r\v\f"
+_RESIDUES_AS_BYTES = RESIDUES.encode()
+_RESIDUES = frozenset(RESIDUES)
+_TOKEN = re.compile(r"<mask>|.", re.ASCII | re.IGNORECASE | re.DOTALL)
+_LONGEST_SHOWN = 60
+
+# What str() makes of missing values; all but the last spell a peptide that nobody meant.
+_TEXT_OF_MISSING = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell holds a missing value, of whichever library.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    missing : bool
+        True for None, NaN, NaT, ``pd.NA``, ``np.ma.masked``, and a record whose ``.seq`` is
+        one of them. An empty string is not a missing value.
+    """
+    if isinstance(value, str):
+        return False
+    if value is None or value is np.ma.masked:
+        return True
+    if isinstance(value, Number | np.datetime64 | np.timedelta64):
+        return bool(value != value)
+    if is_record(value):
+        return is_missing(value.seq)  # type: ignore[attr-defined]
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def is_record(value: object) -> bool:
+    """Whether an object has a sequence as its ``.seq``, as Biopython's records have.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    answer : bool
+    """
+    return hasattr(value, "seq")
+
+
+def is_biopython_seq(value: object) -> bool:
+    """Whether an object is Biopython's ``Seq``.
+
+    Parameters
+    ----------
+    value : object
+
+    Returns
+    -------
+    answer : bool
+    """
+    # Whoever made a Seq has imported its module.
+    module = sys.modules.get("Bio.Seq")
+    return module is not None and isinstance(value, module.Seq | module.MutableSeq)
+
+
+def normalise(
+    value: object,
+    *,
+    index: int,
+    unknown: str = "raise",
+    column: str | None = None,
+) -> str:
+    r"""Check one cell, and bring its sequence into the form that is encoded and cached.
+
+    White space around it (ASCII only: other blanks are invisible accidents) and then one
+    ``*`` at its end are dropped, ASCII letters are upper-cased, and ``<mask>`` becomes
+    `MASK`. A normalised sequence is its own normal form once `MASK` is spelled out again.
+
+    Parameters
+    ----------
+    value : str, bytes, or object with a ``.seq``
+        The cell.
+    index : int
+        Its row, from 0, for messages.
+    unknown : {"raise", "X", "mask"}, default="raise"
+        What to do with a character that stands for no residue: raise, or put X or a mask in
+        its place. White space and characters that do not print always raise.
+    column : str or None, default=None
+        The name of its column, for messages.
+
+    Returns
+    -------
+    sequence : str
+        One character per residue.
+
+    Raises
+    ------
+    InvalidSequenceError
+        If it is empty or holds a character that stands for no residue. Positions count the
+        characters of the text from 1, after white space around it is dropped; a ``<mask>``
+        counts as the six characters that it is written with.
+    MissingSequenceError
+        If it is a missing value, or the text that ``str`` makes of one ("nan", "None").
+    TypeError
+        If it is not text.
+
+    Examples
+    --------
+    >>> normalise(" mktayi<mask>kqr*\n", index=0)
+    'MKTAYI#KQR'
+    >>> normalise("MKJ", index=0, unknown="X")
+    'MKX'
+    """
+    text = (value if isinstance(value, str) else _text_of(value, index, column)).strip(_WHITE_SPACE)
+    if text in _TEXT_OF_MISSING:
+        raise _missing(text, index, column)
+    if text.endswith("*"):
+        text = text[:-1]
+    if not text:
+        raise InvalidSequenceError(
+            f"Empty sequence in {_place(index, column)}. Drop such rows, or make them missing "
+            'values and pass on_missing="nan" or on_missing="zero".',
+            index=index,
+        )
+    if text.isascii():
+        upper = text.upper()
+        # Nothing is left when every letter is a residue: the usual case.
+        if not upper.encode().translate(None, _RESIDUES_AS_BYTES):
+            return upper
+    return _character_by_character(text, index, unknown, column)
+
+
+def _text_of(value: object, index: int, column: str | None) -> str:
+    """Get the text of a cell that is not a string."""
+    if is_missing(value):
+        raise _missing(value, index, column)
+    if is_record(value):
+        value = value.seq  # type: ignore[attr-defined]
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "surrogateescape")  # what is not ASCII is refused by name
+    if isinstance(value, str):
+        return value
+    if is_biopython_seq(value):
+        try:
+            return str(value)
+        except ValueError as error:  # a Seq may know its length only
+            raise InvalidSequenceError(
+                f"The Seq in {_place(index, column)} has no letters ({error}).", index=index
+            ) from error
+    raise TypeError(
+        f"Expected a protein sequence as text in {_place(index, column)}, got "
+        f"{type(value).__name__}. Pass str, bytes, or objects with a .seq."
+    )
+
+
+def _missing(value: object, index: int, column: str | None) -> MissingSequenceError:
+    if isinstance(value, str):
+        return MissingSequenceError(
+            f"The text {value!r} in {_place(index, column)} is what a missing value becomes when "
+            "it is turned into text. Keep missing values as they are (no astype(str)). If a "
+            "peptide of these letters is meant, write it in upper case.",
+            index=index,
+        )
+    return MissingSequenceError(
+        f"Missing value in {_place(index, column)}, where a protein sequence is expected. Drop "
+        'such rows, or pass on_missing="nan" or on_missing="zero" to get rows of NaN or 0.',
+        index=index,
+    )
+
+
+def _character_by_character(text: str, index: int, unknown: str, column: str | None) -> str:
+    """Normalise what holds a ``<mask>`` or a character that stands for no residue."""
+    replacement = {"X": "X", "mask": MASK}.get(unknown)
+    residues = []
+    for token in _TOKEN.finditer(text):
+        character = token.group()
+        if len(character) > 1:
+            residues.append(MASK)
+        elif character.isascii() and character.upper() in _RESIDUES:
+            residues.append(character.upper())
+        elif replacement is not None and character.isprintable() and character != " ":
+            residues.append(replacement)
+        else:
+            raise _invalid(text, token.start(), index, column)
+    return "".join(residues)
+
+
+def _invalid(text: str, offset: int, index: int, column: str | None) -> InvalidSequenceError:
+    character = text[offset]
+    start = max(0, min(offset - _LONGEST_SHOWN // 2, len(text) - _LONGEST_SHOWN))
+    end = start + _LONGEST_SHOWN
+    around = ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
+    return InvalidSequenceError(
+        f"{_name_of(character)} at position {offset + 1} of the sequence in "
+        f"{_place(index, column)} is not a residue that ESM-2 knows: "
+        f"{around!a}. {_remedy(text, character)}",
+        index=index,
+        position=offset + 1,
+        residue=character,
+    )
+
+
+def _name_of(character: str) -> str:
+    """Name a character so that a look-alike cannot be taken for the letter it resembles."""
+    if character.isascii():
+        return repr(character)
+    if "\udc80" <= character <= "\udcff":  # how surrogateescape writes an undecodable byte
+        return f"The byte 0x{ord(character) - 0xDC00:02X}"
+    return f"U+{ord(character):04X} ({unicodedata.name(character, 'unnamed')})"
+
+
+def _remedy(text: str, character: str) -> str:
+    as_unknown = 'pass unknown="X" or unknown="mask" to embed it as an unknown residue'
+    if text.startswith(">"):
+        return "This is FASTA text: read it with read_fasta, or remove its header line."
+    if character.isspace():
+        return 'Join the sequence: "".join(sequence.split()).'
+    if character in "-.~":
+        return f"Remove alignment gaps: sequence.replace({character!r}, '')."
+    if character == "*":
+        return f"An inner '*' is a stop codon: cut the sequence there, or {as_unknown}."
+    if character in "<>" + MASK:
+        return 'Of the special tokens, only "<mask>" can be written in a sequence.'
+    if not character.isprintable():
+        return "It is invisible: remove it."
+    if not character.isascii():
+        return f"It may look like a letter that it is not: retype it, or {as_unknown}."
+    return f"Correct it, or {as_unknown}."
+
+
+def _place(index: int, column: str | None) -> str:
+    return f"row {index}" + (f" of column {column!r}" if column is not None else "")
+
+
+def fit_length(
+    sequences: list[str],
+    *,
+    max_residues: int | None,
+    too_long: str,
+    rows: Sequence[int] | None = None,
+    column: str | None = None,
+) -> list[str]:
+    """Refuse or cut sequences that are too long.
+
+    Parameters
+    ----------
+    sequences : list of str
+        Normalised, so that one character is one residue.
+    max_residues : int or None
+        The number of residues allowed; None allows any.
+    too_long : {"raise", "truncate"}
+        ``"truncate"`` keeps the first ``max_residues`` residues and warns once.
+    rows : sequence of int, optional
+        Where the sequences come from, for messages; by default they are rows 0, 1, 2...
+    column : str or None, default=None
+        The name of their column, for messages.
+
+    Returns
+    -------
+    sequences : list of str
+        As many as there were.
+
+    Raises
+    ------
+    SequenceTooLongError
+        If one is too long and ``too_long="raise"``.
+
+    Warns
+    -----
+    TruncationWarning
+        With the number of sequences that were cut.
+    """
+    if max_residues is None:
+        return sequences
+    long = [i for i, sequence in enumerate(sequences) if len(sequence) > max_residues]
+    if not long:
+        return sequences
+    if too_long == "raise":
+        length = len(sequences[long[0]])
+        index = long[0] if rows is None else rows[long[0]]
+        raise SequenceTooLongError(
+            f"The sequence in {_place(index, column)} has {length} residues, more than "
+            f'max_residues={max_residues}. Pass too_long="truncate" to keep the first '
+            f"{max_residues}, max_residues=None to embed it whole (memory grows with the square "
+            "of the length), or split the protein into its domains.",
+            index=index,
+            length=length,
+            limit=max_residues,
+        )
+    longest = max(len(sequences[i]) for i in long)
+    where = f" of column {column!r}" if column is not None else ""
+    warnings.warn(
+        f"{len(long)} of {len(sequences)} sequences{where} were cut to their first "
+        f"{max_residues} residues (max_residues); the longest had {longest}.",
+        TruncationWarning,
+        stacklevel=2,
+    )
+    return [sequence[:max_residues] for sequence in sequences]

@@ -1,0 +1,278 @@
+"""The proof on the user's machine: this library's network against fair-esm's own.
+
+Both networks get the same checkpoint. fair-esm's runs every sequence by itself, padded by
+nothing, in float32 on the CPU; ours runs all of them packed, as `transform` would. Every
+number of every layer is compared.
+
+For ``esm2_t6_8M_UR50D`` there are published values, too, which do not depend on the copy of
+fair-esm that is installed here.
+
+Never here: what to do about a difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._catalogue import DEFAULT_MODEL
+from esm2_features._checkpoint import Checkpoint, open_checkpoint
+from esm2_features._devices import exact_float32, resolve_device
+from esm2_features._model import Network
+from esm2_features._options import names
+from esm2_features._plan import batches, pack, pack_tokens
+from esm2_features._reference import Reference
+from esm2_features._registry import get_network
+from esm2_features._residues import normalise
+from esm2_features._spec import PRECISIONS
+
+ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
+"""float32 passes if |ours - theirs| <= 1e-5 + 1e-5 |theirs| for every number.
+
+Both terms are needed: real ESM-2 has outlier dimensions in the hundreds.
+"""
+
+LOGITS_TOLERANCE = 1e-4
+"""The same bound for logits, which sum over the width of the model once more."""
+
+HALF_PRECISION_TOLERANCE = 0.05
+"""Half precisions pass if no residue is off by more than 5 % of its representation's length.
+
+They are coarse by nature; the bound tells rounding from a fault, not good from bad.
+"""
+
+_BATCH_TOKENS = 2048
+
+# One sequence for each thing that may go wrong: the shortest one, every letter, unknown
+# letters, masks (which change the scale of the embedding), equal lengths, and a long one.
+_HUMAN_INSULIN = (
+    "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGGGPGAGSLQPLALEGSL"
+    "QKRGIVEQCCTSICSLYQLENYCN"
+)
+DEFAULT_SEQUENCES = (
+    "M",
+    "ACDEFGHIKLMNPQRSTVWY",
+    "MKXBUZOKWVLL",
+    "GIGAVLKVLTTGLPALISWIKRKRQQ",
+    "GIGAVLKVLTT<mask>LPALISWIKRKRQQ",
+    "<mask>" * 3 + "HAEGTFTSDVSSYLEGQAA",
+    "HSQGTFTSDYSKYLDSRRAQDFVQWLMNT",
+    _HUMAN_INSULIN,
+    (_HUMAN_INSULIN * 10)[:1022],
+)
+
+_PUBLISHED_MODEL = "esm2_t6_8M_UR50D"
+_PUBLISHED_TOLERANCE = 1e-4
+# Source: transformers, tests/models/esm/test_modeling_esm.py (Apache-2.0), rows and columns
+# 0 to 2 of what facebook/esm2_t6_8M_UR50D gives for these tokens.
+_PUBLISHED_LOGITS = (
+    (0, 1, 2, 3, 4, 5),
+    ((8.9215, -10.5898, -6.4671), (-6.3967, -13.9114, -1.1212), (-7.7812, -13.9516, -3.7406)),
+)
+_PUBLISHED_REPRESENTATION = (
+    (0, 6, 4, 13, 5, 4, 16, 12, 11, 7, 2),
+    ((0.1444, 0.5413, 0.3248), (0.3034, 0.0053, 0.3108), (0.3228, -0.2499, 0.3415)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one layer is from the reference, over all sequences.
+
+    Attributes
+    ----------
+    precision : str
+    layer : str
+        Number of the representation, ``"logits"``, or what was published.
+    largest : float
+        Largest absolute difference of two numbers.
+    relative : float
+        Largest length of a residue's difference over the length of its representation.
+    of_tolerance : float
+        Largest share of what is allowed; up to 1 passes.
+    """
+
+    precision: str
+    layer: str
+    largest: float
+    relative: float
+    of_tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    title : str
+    differences : tuple of Difference
+    """
+
+    title: str
+    differences: tuple[Difference, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is within its tolerance."""
+        # Written so that a NaN does not pass.
+        return all(difference.of_tolerance <= 1 for difference in self.differences)
+
+    @property
+    def text(self) -> str:
+        """A table for people."""
+        lines = [
+            self.title,
+            "",
+            f"{'precision':<10} {'layer':>10} {'max abs':>10} {'relative':>10} {'of allowed':>11}",
+        ]
+        lines += [
+            f"{d.precision:<10} {d.layer:>10} {d.largest:>10.2e} {d.relative:>10.2e} "
+            f"{d.of_tolerance:>11.1%} {'' if d.of_tolerance <= 1 else ' FAILED'}".rstrip()
+            for d in self.differences
+        ]
+        verdict = "passed" if self.passed else "FAILED"
+        lines += [
+            "",
+            f"{verdict}: float32 must hold |ours - theirs| <= {ABSOLUTE_TOLERANCE:.0e} + "
+            f"{RELATIVE_TOLERANCE:.0e} |theirs| (logits {LOGITS_TOLERANCE:.0e}), half precisions {HALF_PRECISION_TOLERANCE:.0%} "
+            "of each residue's representation.",
+        ]
+        return "\n".join(lines)
+
+
+def verify(
+    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    sequences: Sequence[str] | None = None,
+    precisions: str | Sequence[str] = ("float32",),
+    device: str = "auto",
+) -> Report:
+    """Compare every layer with fair-esm's own network on the same checkpoint.
+
+    Parameters
+    ----------
+    model : str or path, default="esm2_t33_650M_UR50D"
+    sequences : sequence of str, optional
+        By default a few that cover all letters, masks, and 1 to 1022 residues.
+    precisions : str or sequence of str, default=("float32",)
+    device : str, default="auto"
+        Where ours runs; the reference runs on the CPU.
+
+    Returns
+    -------
+    report : Report
+
+    Raises
+    ------
+    CheckpointError
+        If the weights cannot be found or read.
+    InputError
+        If a sequence, a precision or the device is wrong.
+    """
+    checked = names("precisions", precisions, PRECISIONS)
+    residues = [
+        normalise(sequence, index=i)
+        for i, sequence in enumerate(DEFAULT_SEQUENCES if sequences is None else sequences)
+    ]
+    checkpoint = open_checkpoint(model)
+    place = resolve_device(device)
+    reference = Reference(checkpoint)
+    found: list[Difference] = []
+    for precision in checked:
+        network = get_network(checkpoint, device=str(place), precision=precision)
+        found += _layer_by_layer(network, reference, checkpoint, residues, precision)
+        if checkpoint.identity == open_checkpoint(_PUBLISHED_MODEL).identity:
+            found += _with_published_values(network, precision)
+    title = (
+        f"{checkpoint.name} on {place} against fair-esm: {len(residues)} sequences of "
+        f"{min(map(len, residues))} to {max(map(len, residues))} residues"
+    )
+    return Report(title, tuple(found))
+
+
+def _layer_by_layer(
+    network: Network,
+    reference: Reference,
+    checkpoint: Checkpoint,
+    sequences: Sequence[str],
+    precision: str,
+) -> list[Difference]:
+    layers = list(range(checkpoint.architecture.layers + 1))
+    worst: dict[str, Difference] = {}
+    for i, ours in _packed(network, sequences, layers):
+        representations, logits = reference(sequences[i], layers)
+        theirs = {str(layer): x.numpy() for layer, x in representations.items()}
+        theirs["logits"] = logits.numpy()
+        for layer in ours:
+            tolerance = LOGITS_TOLERANCE if layer == "logits" else ABSOLUTE_TOLERANCE
+            difference = _compare(precision, layer, ours[layer], theirs[layer], tolerance)
+            worst[layer] = _worse(worst.get(layer), difference)
+    return list(worst.values())
+
+
+def _packed(
+    network: Network, sequences: Sequence[str], layers: list[int]
+) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
+    """Run all sequences as `transform` would: index, and its rows of every layer."""
+    for batch in batches([len(sequence) for sequence in sequences], _BATCH_TOKENS):
+        packed = pack([sequences[i] for i in batch])
+        rows: dict[str, NDArray[np.float32]] = {}
+        with exact_float32():
+            for layer, x_TD in network.representations(packed, layers):
+                rows[str(layer)] = x_TD.cpu().numpy()
+                if layer == layers[-1] and network.has_head:
+                    rows["logits"] = network.logits(x_TD).cpu().numpy()
+        stop = 0
+        for i in batch:
+            start, stop = stop, stop + len(sequences[i]) + 2
+            yield i, {layer: x[start:stop] for layer, x in rows.items()}
+
+
+def _with_published_values(network: Network, precision: str) -> list[Difference]:
+    found = []
+    for name, (tokens, published) in (
+        ("published", _PUBLISHED_REPRESENTATION),
+        ("pub.logits", _PUBLISHED_LOGITS),
+    ):
+        batch = pack_tokens([np.array(tokens, dtype=np.uint8)])
+        with exact_float32():
+            [(_, x_TD)] = network.representations(batch, [network.depth])
+            values = network.logits(x_TD) if name == "pub.logits" else x_TD
+        ours, theirs = values[:3, :3].cpu().numpy(), np.array(published, dtype=np.float32)
+        found.append(_compare(precision, name, ours, theirs, _PUBLISHED_TOLERANCE))
+    return found
+
+
+def _compare(
+    precision: str,
+    layer: str,
+    ours: NDArray[np.float32],
+    theirs: NDArray[np.float32],
+    tolerance: float = ABSOLUTE_TOLERANCE,
+) -> Difference:
+    off = np.abs(ours.astype(np.float64) - theirs)
+    length = np.linalg.norm(theirs.astype(np.float64), axis=1)
+    # The embedding of a mask is exactly 0, in both.
+    relative = np.linalg.norm(off, axis=1) / np.maximum(length, np.finfo(np.float32).tiny)
+    if precision == "float32":
+        share = (off / (tolerance + tolerance * np.abs(theirs))).max()
+    else:
+        share = relative.max() / HALF_PRECISION_TOLERANCE
+    return Difference(precision, layer, float(off.max()), float(relative.max()), float(share))
+
+
+def _worse(before: Difference | None, now: Difference) -> Difference:
+    if before is None:
+        return now
+    return Difference(
+        now.precision,
+        now.layer,
+        float(np.maximum(before.largest, now.largest)),
+        float(np.maximum(before.relative, now.relative)),
+        float(np.maximum(before.of_tolerance, now.of_tolerance)),
+    )

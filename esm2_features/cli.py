@@ -1,0 +1,452 @@
+"""The command line: parse, one call, write.
+
+Exit codes: 0 done; 2 the input or an option is wrong; 1 anything else that is reported
+(a checkpoint, memory, a difference that `verify` found); 130 interrupted.
+Results go to standard output, everything that is said about them to standard error.
+
+Never here: a second pipeline. What a command does is imported when it runs, so that ``--help``
+takes no time.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO, TypeAlias
+
+import click
+
+from esm2_features._catalogue import DEFAULT_MODEL, EMBEDDED_MODEL
+from esm2_features._outputs import FORMATS, Features, prepare, write
+from esm2_features._spec import POOLINGS, PRECISIONS
+from esm2_features.exceptions import Esm2FeaturesError, InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from esm2_features._catalogue import Architecture, ModelCard
+    from esm2_features._engine import Engine
+    from esm2_features._fasta import FastaRecord
+
+_INTERRUPTED = 130
+
+# ------------------------------------------------------------------ errors
+
+
+class _Stop(click.ClickException):
+    """An end that was foreseen: one message on standard error, and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+    def show(self, file: TextIO | None = None) -> None:
+        """Say what happened; an interruption is no error."""
+        start = "" if self.exit_code == _INTERRUPTED else "Error: "
+        click.echo(start + _as_options(self.message), file=file, err=True)
+
+
+class _Commands(click.Group):
+    """Commands whose foreseen errors and warnings are messages, without tracebacks."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run a command."""
+        with warnings.catch_warnings():
+            warnings.showwarning = _show_warning
+            try:
+                return super().invoke(ctx)
+            except Esm2FeaturesError as error:
+                raise _Stop(str(error), 2 if isinstance(error, InputError) else 1) from error
+            except BrokenPipeError:  # `| head` has seen enough; click knows what to do
+                raise
+            except OSError as error:
+                reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+                raise _Stop(reason, 1) from error
+            except KeyboardInterrupt as error:
+                raise _Stop("Interrupted.", _INTERRUPTED) from error
+
+
+def _show_warning(message: Warning | str, *_: object) -> None:
+    click.echo(f"Warning: {_as_options(str(message))}", err=True)
+
+
+_ARGUMENT = re.compile(
+    r"\b(model|layers|pooling|precision|device|batch_tokens|max_residues|too_long|unknown|cache)="
+    r"""(?:"([^"]*)"|'([^']*)'|(-?\w+)|(?=[\s,.;:)]|$))"""
+)
+
+
+def _as_options(message: str) -> str:
+    """Name options as they are written here: ``too_long="truncate"`` is --too-long truncate."""
+
+    def option(found: re.Match[str]) -> str:
+        name, *values = found.groups(default="")
+        value = "".join(values)
+        return f"--{name.replace('_', '-')} {'none' if value == 'None' else value}".rstrip()
+
+    return _ARGUMENT.sub(option, message)
+
+
+# ------------------------------------------------------------------ options
+
+
+class _Layers(click.ParamType):
+    name = "layers"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[int] | str:
+        """Read numbers with commas between them."""
+        if value == "all":
+            return "all"
+        try:
+            return [int(word) for word in str(value).split(",")]
+        except ValueError:
+            self.fail(f'{value!r} is neither "all" nor numbers such as -1 or 0,6,-1.', param, ctx)
+
+
+class _Words(click.ParamType):
+    name = "words"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> list[str]:
+        """Read words with commas between them; which ones there are is checked later."""
+        return [word.strip() for word in str(value).split(",")]
+
+
+class _NumberOr(click.ParamType):
+    """A number, or one word that stands for something else."""
+
+    name = "number"
+
+    def __init__(self, word: str, meaning: str | None) -> None:
+        self.word = word
+        self.meaning = meaning
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> int | str | None:
+        """Read it."""
+        if value == self.word:
+            return self.meaning
+        try:
+            return int(str(value))
+        except ValueError:
+            self.fail(f"{value!r} is neither a whole number nor {self.word!r}.", param, ctx)
+
+
+_Number: TypeAlias = "int | str | None"
+
+_model_help = (
+    "Official name (see `esm2-features models`), mini (the demonstration model that is included), "
+    "or the path of a checkpoint: .pt, .safetensors, or a Hugging Face folder."
+)
+_device = click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    help="auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, mps.",
+)
+
+
+# ------------------------------------------------------------------ commands
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="esm2-features")
+def main() -> None:
+    """Protein sequences in, ESM-2 features out.
+
+    \b
+    Example:
+      esm2-features embed proteins.fasta -o proteins.npz
+    """
+
+
+@main.command()
+@click.argument("fasta", metavar="IN")
+@click.option(
+    "-o",
+    "--output",
+    metavar="OUT",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Where to write: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder of one "
+    ".pt for each sequence, as fair-esm's scripts/extract.py writes.",
+)
+@click.option("--model", default=DEFAULT_MODEL, show_default=True, help=_model_help)
+@click.option(
+    "--layers",
+    type=_Layers(),
+    metavar="N[,N...]|all",
+    default="-1",
+    show_default=True,
+    help="Representations to give. 0 is the embedding, negatives count from the end; several "
+    "are concatenated.",
+)
+@click.option(
+    "--pooling",
+    type=_Words(),
+    metavar="WORD[,WORD...]",
+    default="mean",
+    show_default=True,
+    help=f"How residues become one vector: {', '.join(POOLINGS)}. Several are concatenated.",
+)
+@click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    show_default=True,
+    help="Arithmetic; half precisions are faster on hardware that has them, and too coarse to "
+    "compare variants of one protein.",
+)
+@_device
+@click.option(
+    "--batch-tokens",
+    type=_NumberOr("auto", "auto"),
+    metavar="N|auto",
+    default="auto",
+    show_default=True,
+    help="Tokens (residues + 2) in one forward pass. Changes speed and memory, no number.",
+)
+@click.option(
+    "--max-residues",
+    type=_NumberOr("none", None),
+    metavar="N|none",
+    default="1022",
+    show_default=True,
+    help="Longest sequence that is allowed. ESM-2 was trained on up to 1022 residues.",
+)
+@click.option(
+    "--too-long",
+    type=click.Choice(["raise", "truncate"]),
+    default="raise",
+    show_default=True,
+    help="Refuse longer sequences, or keep their first residues.",
+)
+@click.option(
+    "--unknown",
+    type=click.Choice(["raise", "X", "mask"], case_sensitive=False),
+    default="raise",
+    show_default=True,
+    help="Refuse characters that stand for no residue, or read them as X or as a mask.",
+)
+@click.option(
+    "--cache",
+    metavar="FOLDER|auto|none",
+    default="auto",
+    show_default=True,
+    help="Where vectors are kept; auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
+)
+@click.option("--format", "kind", type=click.Choice(FORMATS), help="Whatever OUT ends in.")
+@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+def embed(
+    fasta: str,
+    output: Path,
+    model: str,
+    layers: list[int] | str,
+    pooling: list[str],
+    precision: str,
+    device: str,
+    batch_tokens: _Number,
+    max_residues: _Number,
+    too_long: str,
+    unknown: str,
+    cache: str,
+    kind: str | None,
+    force: bool,
+) -> None:
+    """Embed the sequences of a FASTA file.
+
+    IN is a FASTA file, which may be compressed, or - for standard input. Everything that can
+    be wrong is looked for before anything is computed, and OUT is written as a whole or not
+    at all.
+
+    \b
+    Examples:
+      esm2-features embed proteins.fasta.gz -o proteins.parquet
+      zcat *.fasta.gz | esm2-features embed - -o all.npz --layers 0,-1 --pooling mean,max
+    """
+    from esm2_features._engine import Engine
+    from esm2_features._fasta import read_fasta
+
+    start = time.perf_counter()
+    place = prepare(output, format=kind, poolings=pooling, force=force)
+    engine = Engine(
+        model,
+        layers=layers,  # type: ignore[arg-type]  # checked by the engine, as all of these
+        pooling=pooling,
+        precision=precision,
+        device=device,
+        batch_tokens=batch_tokens,  # type: ignore[arg-type]
+        max_residues=max_residues,  # type: ignore[arg-type]
+        too_long=too_long,  # type: ignore[arg-type]
+        unknown=unknown,  # type: ignore[arg-type]
+        cache=None if cache == "none" else cache,
+        verbose=True,
+    )
+    try:
+        records = read_fasta(fasta)
+        values = _embed_records(engine, records)
+    except KeyboardInterrupt as error:
+        kept = "nothing is kept, because of --cache none."
+        if engine.cache is not None:
+            kept = f"what was computed is in the cache, {engine.cache.path}: repeat the command."
+        raise _Stop(f"Interrupted; {place.path} was not written, and {kept}", 130) from error
+    features = Features(
+        ids=[record.id for record in records],
+        labels=[record.description for record in records],
+        values=values,
+        names=engine.feature_names,
+        layers=engine.layers,
+        poolings=engine.poolings,
+    )
+    write(place, features)
+    n, d = values.shape
+    seconds = time.perf_counter() - start
+    click.echo(f"{n} sequences x {d} features -> {place.path} ({seconds:.1f} s)", err=True)
+
+
+@main.command()
+def models() -> None:
+    """List the models that can be asked for by name.
+
+    Sizes are those of the official files, and of the weights in memory in float32.
+
+    \b
+    Example:
+      esm2-features models
+    """
+    rows = [("name", "parameters", "layers", "dim", "download", "memory", "on this machine")]
+    rows += [_row(card) for card in _cards()]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    for name, *numbers, where in rows:
+        cells = [word.rjust(width) for word, width in zip(numbers, widths[1:], strict=True)]
+        click.echo("  ".join([name.ljust(widths[0]), *cells, where]))
+
+
+@main.command()
+@click.option("--model", default=EMBEDDED_MODEL, show_default=True, help=_model_help)
+@click.option(
+    "--sequences",
+    metavar="FASTA",
+    help="Sequences to compare on, or - for standard input. By default a few that cover all "
+    "letters, masks, and 1 to 1022 residues.",
+)
+@click.option(
+    "--precision",
+    type=_Words(),
+    metavar="WORD[,WORD...]",
+    default="float32",
+    show_default=True,
+    help=f"Arithmetic to compare: {', '.join(PRECISIONS)}.",
+)
+@_device
+def verify(model: str, sequences: str | None, precision: list[str], device: str) -> None:
+    """Compare every layer with fair-esm's own network, on this machine.
+
+    The exit code is 1 if they differ by more than rounding.
+
+    \b
+    Examples:
+      esm2-features verify
+      esm2-features verify --model esm2_t6_8M_UR50D --precision float32,bfloat16
+    """
+    from esm2_features._fasta import read_fasta
+    from esm2_features._verify import verify as compare
+
+    chosen = None if sequences is None else [record.seq for record in read_fasta(sequences)]
+    report = compare(model, sequences=chosen, precisions=precision, device=device)
+    click.echo(report.text)
+    if not report.passed:
+        raise _Stop("This installation does not compute what fair-esm computes.", 1)
+
+
+@main.command()
+@click.option(
+    "--output",
+    metavar="FOLDER",
+    type=click.Path(path_type=Path),
+    default="demo",
+    show_default=True,
+    help="Where the picture goes; made if need be.",
+)
+@click.option("--model", default=EMBEDDED_MODEL, show_default=True, help=_model_help)
+def demo(output: Path, model: str) -> None:
+    """Tell toxins from hormones, and draw a map of them.
+
+    Takes less than a minute with the included model, and needs no network.
+
+    \b
+    Example:
+      esm2-features demo --output demo
+    """
+    from esm2_features._demo import run
+
+    run(output, model=model, say=click.echo)
+
+
+# ------------------------------------------------------------------ the parts of a command
+
+
+def _embed_records(engine: Engine, records: Sequence[FastaRecord]) -> NDArray:
+    """Embed, and name the record when one of them is wrong."""
+    try:
+        return engine.embed(records)
+    except InputError as error:
+        index = getattr(error, "index", None)
+        if index is None:
+            raise
+        raise _Stop(f"Record {index + 1}, {records[index].id}: {error}", 2) from error
+
+
+def _cards() -> list[ModelCard]:
+    from esm2_features._catalogue import OFFICIAL, ModelCard
+    from esm2_features._checkpoint import open_checkpoint
+
+    shape = open_checkpoint(EMBEDDED_MODEL).architecture
+    return [ModelCard(EMBEDDED_MODEL, "1.3M", shape), *OFFICIAL.values()]
+
+
+def _row(card: ModelCard) -> tuple[str, ...]:
+    """One line of the table of models."""
+    shape, weights = card.architecture, card.weights
+    return (
+        card.name,
+        card.parameters,
+        str(shape.layers),
+        str(shape.dim),
+        "included" if weights is None else _size(weights.bytes),
+        _size(4 * _parameters(shape)),
+        _whereabouts(card),
+    )
+
+
+def _whereabouts(card: ModelCard) -> str:
+    from esm2_features._download import _hugging_face_files, _torch_hub_folder, own_folder
+
+    if card.weights is None:
+        return "yes, with this library"
+    name = card.weights.url.rpartition("/")[2]
+    places = [_torch_hub_folder() / name, *_hugging_face_files(card), own_folder() / name]
+    return next((str(path) for path in places if path.is_file()), "no")
+
+
+def _parameters(shape: Architecture) -> int:
+    """Count the numbers of a network: its blocks, the embedding, and the two heads."""
+    d, layers = shape.dim, shape.layers
+    block = 12 * d * d + 13 * d
+    head = d * d + 3 * d + 33
+    return layers * block + 33 * d + 2 * d + head + layers * shape.heads + 1
+
+
+def _size(size: int | None) -> str:
+    if size is None:
+        return "unknown"
+    unit, scale = ("GB", 1e9) if size >= 1e9 else ("MB", 1e6)
+    return f"{size / scale:.1f} {unit}"

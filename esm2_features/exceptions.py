@@ -1,0 +1,218 @@
+"""The errors of this library, and the one way to import what is optional.
+
+    Esm2FeaturesError
+    ├─ InputError(ValueError)             what the caller can mend
+    │   ├─ InvalidSequenceError           .index .position .residue
+    │   ├─ MissingSequenceError           .index
+    │   ├─ SequenceTooLongError           .index .length .limit
+    │   └─ FastaError                     .path
+    ├─ CheckpointError(RuntimeError)      .path
+    │   └─ DownloadError                  .path .url
+    ├─ OutOfMemoryError(MemoryError)      .length .device
+    ├─ ForkedProcessError(RuntimeError)
+    ├─ CacheVersionError(RuntimeError)    .path .found .expected
+    └─ MissingDependencyError(ImportError)
+
+    CacheWarning(UserWarning)             the cache could not be used; results are right
+    TruncationWarning(UserWarning)        sequences were cut, as the caller asked
+
+Every message says what is wrong, where, the offending value, and how to mend it.
+The attributes carry the same facts for programs.
+
+Never here: logic.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+
+
+class Esm2FeaturesError(Exception):
+    """Base class of every error that this library raises on purpose."""
+
+
+class InputError(Esm2FeaturesError, ValueError):
+    """The input is wrong and the caller can mend it."""
+
+
+class InvalidSequenceError(InputError):
+    """A sequence holds a character that ESM-2 has no residue for, or no residue at all.
+
+    Attributes
+    ----------
+    index : int
+        Row of the sequence in the input, from 0.
+    position : int or None
+        Position of the character in the sequence, from 1; None when the sequence is empty.
+    residue : str
+        The offending character; empty when the sequence is empty.
+    """
+
+    def __init__(
+        self, message: str, *, index: int, position: int | None = None, residue: str = ""
+    ) -> None:
+        super().__init__(message)
+        self.index = index
+        self.position = position
+        self.residue = residue
+
+
+class MissingSequenceError(InputError):
+    """A row holds a missing value (None, NaN, NA) where a sequence is needed.
+
+    Attributes
+    ----------
+    index : int
+        Row of the missing value in the input, from 0.
+    """
+
+    def __init__(self, message: str, *, index: int) -> None:
+        super().__init__(message)
+        self.index = index
+
+
+class SequenceTooLongError(InputError):
+    """A sequence has more residues than ``max_residues``.
+
+    Attributes
+    ----------
+    index : int
+        Row of the sequence in the input, from 0.
+    length : int
+        Its number of residues.
+    limit : int
+        The number of residues allowed.
+    """
+
+    def __init__(self, message: str, *, index: int, length: int, limit: int) -> None:
+        super().__init__(message)
+        self.index = index
+        self.length = length
+        self.limit = limit
+
+
+class FastaError(InputError):
+    """A FASTA file cannot be used as it is: malformed, empty, or with repeated identifiers.
+
+    Attributes
+    ----------
+    path : str
+        The file, or ``"-"`` for standard input.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class CheckpointError(Esm2FeaturesError, RuntimeError):
+    """A checkpoint is absent, damaged, unsafe, or not an ESM-2 checkpoint.
+
+    Attributes
+    ----------
+    path : str
+        The checkpoint's file or folder, or the model's name where there is no file.
+    """
+
+    def __init__(self, message: str, *, path: str) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class DownloadError(CheckpointError):
+    """A checkpoint could not be downloaded, or what came was not what was promised.
+
+    Attributes
+    ----------
+    path : str
+        Where the file would have been written.
+    url : str
+        Where it would have come from.
+    """
+
+    def __init__(self, message: str, *, path: str, url: str) -> None:
+        super().__init__(message, path=path)
+        self.url = url
+
+
+class OutOfMemoryError(Esm2FeaturesError, MemoryError):
+    """One single sequence does not fit into the memory of the device.
+
+    Attributes
+    ----------
+    length : int
+        Its number of residues.
+    device : str
+        The device that ran out of memory.
+    """
+
+    def __init__(self, message: str, *, length: int, device: str) -> None:
+        super().__init__(message)
+        self.length = length
+        self.device = device
+
+
+class ForkedProcessError(Esm2FeaturesError, RuntimeError):
+    """A forked child would use a model that its parent has already used, and would hang."""
+
+
+class CacheVersionError(Esm2FeaturesError, RuntimeError):
+    """A cache was written by a newer version of this library; it is left as it is.
+
+    Attributes
+    ----------
+    path : str
+        The cache file.
+    found, expected : int
+        The format that the file has, and the one that this version reads.
+    """
+
+    def __init__(self, message: str, *, path: str, found: int, expected: int) -> None:
+        super().__init__(message)
+        self.path = path
+        self.found = found
+        self.expected = expected
+
+
+class MissingDependencyError(Esm2FeaturesError, ImportError):
+    """An optional package is needed and not installed."""
+
+
+class CacheWarning(UserWarning):
+    """The cache could not be used, or held a damaged value; the results are right all the same."""
+
+
+class TruncationWarning(UserWarning):
+    """Sequences were cut to ``max_residues``, because ``too_long="truncate"`` asked for it."""
+
+
+def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
+    """Import ``module``, or say which extra of this library brings it.
+
+    Parameters
+    ----------
+    module : str
+        The module to import, such as ``"pyarrow.parquet"``.
+    extra : str
+        The extra of this library that installs it.
+    purpose : str
+        What it is needed for, as the start of a sentence: ``"Writing Parquet"``.
+
+    Returns
+    -------
+    module : ModuleType
+
+    Raises
+    ------
+    MissingDependencyError
+        If the module is not installed; the message ends with the exact pip line.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        package = module.partition(".")[0]
+        raise MissingDependencyError(
+            f"{purpose} needs the package {package}, which is not installed. "
+            f'Install it with: pip install "esm2-features[{extra}]"'
+        ) from error

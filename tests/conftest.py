@@ -1,0 +1,36 @@
+"""What every test stands on: no network, a cache of its own, and one tiny checkpoint."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import pytest
+
+# Before anything is imported, so that worker processes inherit it: no test may reach the
+# user's own cache or the network.
+_SCRATCH = tempfile.mkdtemp(prefix="esm2-features-tests-")
+os.environ["ESM2_FEATURES_CACHE"] = str(Path(_SCRATCH) / "embeddings")
+os.environ["ESM2_FEATURES_HOME"] = str(Path(_SCRATCH) / "home")
+os.environ["ESM2_FEATURES_OFFLINE"] = "1"
+
+from checkpoints import random_esm2, write_fair_esm
+
+SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random checkpoint of 2 layers x 32, written as fair-esm writes its own."""
+    path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
+    write_fair_esm(random_esm2(layers=2, dim=32, heads=2, seed=7), path)
+    return path
+
+
+@pytest.fixture
+def shared_data() -> Path:
+    """Real sequences, labels and embeddings, where they are at hand."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("the folder of real data is not beside this checkout")
+    return SHARED_DATA

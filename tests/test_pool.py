@@ -1,0 +1,38 @@
+"""Each reduction against its definition, sequence by sequence, without cls and eos."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from esm2_features._plan import pack
+from esm2_features._pool import _REDUCTIONS, pool
+from esm2_features._spec import POOLINGS
+
+SEQUENCES = ["MKTAY", "GGGGG", "AC", "W"]
+DEFINITIONS = {
+    "mean": lambda x: x[1:-1].mean(0),
+    "max": lambda x: x[1:-1].max(0),
+    "std": lambda x: x[1:-1].std(0),
+    "cls": lambda x: x[0],
+    "eos": lambda x: x[-1],
+}
+
+
+@pytest.mark.parametrize("pooling", POOLINGS)
+def test__pool__equals_its_definition(pooling):
+    batch = pack(SEQUENCES)
+    x_TD = torch.randn(len(batch.tokens), 8, generator=torch.Generator().manual_seed(0))
+    parts = x_TD.split([len(s) + 2 for s in SEQUENCES])
+    expected = np.stack([DEFINITIONS[pooling](part.numpy()) for part in parts])
+    np.testing.assert_allclose(pool(x_TD, batch.groups, pooling), expected, atol=1e-6)
+
+
+def test__pool__spread_of_one_residue_is_zero():
+    batch = pack(["W"])
+    assert (pool(torch.randn(3, 4), batch.groups, "std") == 0).all()
+
+
+def test__pool__knows_the_names_that_may_be_asked_for():
+    assert tuple(_REDUCTIONS) == POOLINGS
