@@ -15,7 +15,6 @@ Never here: the figures of the model card (evaluate_mini.py).
 from __future__ import annotations
 
 import argparse
-import gzip
 import itertools
 import json
 import math
@@ -36,8 +35,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
-CLS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 32
+from esm2_features import read_fasta
+from esm2_features._alphabet import CLS_TOKEN, EOS_TOKEN, MASK_TOKEN, TOKENS, encode
+
 FIRST_RESIDUE, END_RESIDUE = 4, 24  # the twenty standard ones; only these are ever selected
 SELECTED = 0.15
 DEFAULT_FASTA = Path(__file__).parents[2] / "shared" / "data" / "natural_proteins.fasta.gz"
@@ -52,14 +52,11 @@ DRESSED = {32: 0.5, 64: 0.5}  # share of the rows that get their own <cls> and <
 # --------------------------------------------------------------------------------------- data
 
 
-def read_fasta(path: Path) -> list[str]:
+def sequences_of(fasta: Path) -> list[str]:
     """Read the sequences of a FASTA file, plain or gzipped, in file order."""
-    if not path.is_file():
-        raise SystemExit(f"{path}: no such FASTA file; give one with --fasta PATH")
-    raw = path.read_bytes()
-    text = (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode()
-    records = ("\n" + text).split("\n>")[1:]
-    return ["".join(record.split("\n")[1:]) for record in records]
+    if not fasta.is_file():
+        raise SystemExit(f"{fasta}: no such FASTA file; give one with --fasta PATH")
+    return [record.seq for record in read_fasta(fasta)]
 
 
 def split(sequences: list[str], held_out: float, seed: int) -> tuple[list[str], list[str]]:
@@ -67,16 +64,6 @@ def split(sequences: list[str], held_out: float, seed: int) -> tuple[list[str], 
     order = np.random.default_rng(seed).permutation(len(sequences))
     cut = round(held_out * len(sequences))
     return [sequences[i] for i in order[cut:]], [sequences[i] for i in order[:cut]]
-
-
-def encode(sequence: str) -> NDArray[np.uint8]:
-    """Turn residues into tokens, `<cls>` and `<eos>` included."""
-    table = np.full(256, UNK, np.uint8)
-    for index, token in enumerate(TOKENS):
-        if len(token) == 1:
-            table[ord(token)] = index
-    residues = table[np.frombuffer(sequence.encode("ascii"), np.uint8)]
-    return np.concatenate([[CLS], residues, [EOS]]).astype(np.uint8)
 
 
 def select(
@@ -94,7 +81,7 @@ def select(
     chosen = rng.choice(eligible, count, replace=False, shuffle=False)
     fate = rng.random(count)
     corrupted = flat.copy()
-    corrupted[chosen[fate < 0.8]] = MASK
+    corrupted[chosen[fate < 0.8]] = MASK_TOKEN
     swapped = chosen[fate >= 0.9]
     corrupted[swapped] = rng.integers(FIRST_RESIDUE, END_RESIDUE, len(swapped))
     return corrupted.reshape(tokens.shape), chosen
@@ -126,7 +113,7 @@ def batches(
         offset = np.clip(rng.integers(-8, room + 9), 0, room)
         tokens = flat[(starts[drawn] + offset)[:, None] + np.arange(window)].astype(np.int64)
         dressed = rng.random(rows) < DRESSED.get(window, 0.0)
-        tokens[dressed, 0], tokens[dressed, -1] = CLS, EOS
+        tokens[dressed, 0], tokens[dressed, -1] = CLS_TOKEN, EOS_TOKEN
         corrupted, chosen = select(tokens, count, rng)
         truth = tokens.ravel()[chosen]
         yield torch.from_numpy(corrupted), torch.from_numpy(chosen), torch.from_numpy(truth)
@@ -252,7 +239,7 @@ class Mini(nn.Module):
 
     def hidden(self, tokens_BT: Tensor) -> Tensor:
         """Return the last representation, (B, T, D), its LayerNorm included."""
-        masked = tokens_BT == MASK
+        masked = tokens_BT == MASK_TOKEN
         scale = (1 - 0.15 * 0.8) / (1 - masked.float().mean(1))  # token dropout, row by row
         x_BTD = self.embed_tokens(tokens_BT) * (~masked * scale[:, None])[:, :, None]
         first: Any = self.layers[0]
@@ -410,7 +397,7 @@ def main() -> None:
     given = vars(parser.parse_args())
     fasta, out, minutes = given.pop("fasta"), given.pop("out"), given.pop("minutes")
     compiled = given.pop("compile")
-    train(Config(**given), read_fasta(fasta), minutes, out, compiled)
+    train(Config(**given), sequences_of(fasta), minutes, out, compiled)
 
 
 if __name__ == "__main__":

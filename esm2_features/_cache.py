@@ -377,7 +377,7 @@ def _open(file: Path, busy_seconds: float) -> _Connection:
         program, version, _ = connection.execute(_HEADER).fetchone()
         if (program, version) == (_PROGRAM, _FORMAT):
             return connection
-        reason = "belongs to another program"
+        reason = "belongs to another program. Move it away"
         if program == _PROGRAM:
             reason = f"has format {version}; this version reads {_FORMAT}. Upgrade esm2-features"
         raise CacheVersionError(
@@ -402,23 +402,23 @@ def _read(
     key_of = dict(_fetch(connection, "select id, key from vector where key", sorted(place)))
     query = "select id, day, crc, value from vector where id"
     buffer, width = raw.reshape(-1).data, raw.shape[1]
-    today, damaged, used = _today(), False, []
+    today, damaged, renewed = _today(), False, []
     for id_, day, crc, value in _fetch(connection, query, sorted(key_of)):
         key = key_of[id_]
         if not isinstance(value, bytes) or _checksum(key, value) != crc:
             damaged = True
         elif len(value) == width:
-            start = place[key] * width
-            buffer[start : start + width] = value
-            hit[place[key]] = True
-            if day != today:
-                used.append((today, id_, today - _WEEK))
-    if used:
+            at = place[key]
+            buffer[at * width : (at + 1) * width] = value
+            hit[at] = True
+            if isinstance(day, int) and day <= today - _WEEK:
+                renewed.append((today, id_))
+    if renewed:
         # Mere book-keeping: a cache that is locked or read-only goes without it, at once.
         wait = connection.execute("pragma busy_timeout").fetchone()[0]
         connection.execute("pragma busy_timeout=0")
         with suppress(sqlite3.OperationalError), _transaction(connection):
-            connection.executemany("update vector set day=? where id=? and day<=?", used)
+            connection.executemany("update vector set day = ? where id = ?", renewed)
         connection.execute(f"pragma busy_timeout={wait}")
     return damaged
 

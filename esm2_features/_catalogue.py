@@ -40,6 +40,15 @@ class Architecture:
         """Width of one attention head."""
         return self.dim // self.heads
 
+    @property
+    def parameters(self) -> int:
+        """Number of weights: blocks, embedding, language-model head, contact regression."""
+        d = self.dim
+        block = 12 * d * d + 13 * d
+        language_model_head = d * d + 3 * d + 33
+        contact_head = self.layers * self.heads + 1
+        return self.layers * block + 33 * d + 2 * d + language_model_head + contact_head
+
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:

@@ -41,9 +41,9 @@ def resolve_device(device: str) -> torch.device:
         # An allocation is the only test that covers every kind and number of device.
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
-            f"Got device={device!r}, which this machine cannot use: {reason} "
+            f"Got device={device!r}, which this machine cannot use: {reason}. "
             f'Pass device="auto" or device="cpu".'
         ) from error
 

@@ -59,16 +59,31 @@ def obtain(card: ModelCard, file: RemoteFile) -> Path:
     DownloadError
         If it is nowhere and cannot be fetched.
     """
+    found = locate(card, file)
+    if found is None:
+        return _fetch(card, file)
+    _verify(found, file.sha256 if found.name == _file_name(file) else card.safetensors_sha256)
+    return found
+
+
+def locate(card: ModelCard, file: RemoteFile) -> Path | None:
+    """Find a file of an official model on this machine; its bytes are not looked at.
+
+    Parameters
+    ----------
+    card : ModelCard
+        The model.
+    file : RemoteFile
+        Its weights or its contact regression.
+
+    Returns
+    -------
+    path : Path or None
+        The first that exists, in the order above; None if it would have to be fetched.
+    """
     name = _file_name(file)
-    for path, pin in (
-        (_torch_hub_folder() / name, file.sha256),
-        *((path, card.safetensors_sha256) for path in _hugging_face_files(card)),
-        (own_folder() / name, file.sha256),
-    ):
-        if path.is_file():
-            _verify(path, pin)
-            return path
-    return _fetch(card, file)
+    places = (_torch_hub_folder() / name, *_hugging_face_files(card), own_folder() / name)
+    return next((path for path in places if path.is_file()), None)
 
 
 def own_folder() -> Path:

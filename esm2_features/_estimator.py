@@ -6,6 +6,7 @@ Never here: torch, files, batching, a reduction that nobody asked for.
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Sequence
 from typing import Any, Literal, Self
 
@@ -155,8 +156,11 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         CheckpointError
             If ``model`` is not a name that is known, nor a checkpoint.
         """
+        engine = self._engine()
         chains = self._chains(X)
-        self._normalised(self._engine(), chains)
+        if self.too_long == "truncate":
+            engine.max_residues = None  # nothing is cut, and so nothing said, before `transform`
+        self._normalised(engine, chains)
         self.n_features_in_ = len(chains)
         names = [chain.name for chain in chains]
         if all(name is not None for name in names):
@@ -215,7 +219,8 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         -------
         names : ndarray of str objects
             Such as ``esm2_t33_650M_UR50D_L33_mean_0``; with several chains, preceded by the
-            name of the chain: ``heavy__esm2_t33_650M_UR50D_L33_mean_0``.
+            name of the chain: ``heavy__esm2_t33_650M_UR50D_L33_mean_0``. Before `fit`, which
+            says how many chains there are, those of one chain.
 
         Raises
         ------
@@ -272,19 +277,24 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_same_chains(self, chains: Sequence[Column]) -> None:
         """Refuse other columns than those seen in `fit`, if there was one."""
+        names = [chain.name for chain in chains]
+        fitted = list(getattr(self, "feature_names_in_", []))
+        # One column is unambiguous, whatever it is called; of several, two could be swapped.
+        order_matters = len(fitted) > 1
+        if order_matters and None not in names and names != fitted:
+            raise ValueError(_other_names(fitted, names))
         expected = getattr(self, "n_features_in_", len(chains))
         if len(chains) != expected:
             raise ValueError(
                 f"X has {len(chains)} features, but {type(self).__name__} is expecting {expected} "
                 "features as input"
             )
-        names = [chain.name for chain in chains]
-        fitted = getattr(self, "feature_names_in_", None)
-        # One column is unambiguous, whatever it is called; of several, two could be swapped.
-        if expected > 1 and fitted is not None and None not in names and names != list(fitted):
-            raise ValueError(
-                "The feature names should match those that were passed during fit. "
-                f"Fitted on {list(fitted)}, got {names}."
+        if order_matters and None in names:
+            warnings.warn(
+                f"X does not have valid feature names, but {type(self).__name__} was fitted with "
+                f"feature names: its columns are taken to be {fitted}, in this order.",
+                UserWarning,
+                stacklevel=4,  # scikit-learn wraps `transform`
             )
 
     def _chain_names(self, input_features: object) -> list[str]:
@@ -303,9 +313,24 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return names
 
 
+def _other_names(fitted: Sequence[str], names: Sequence[str | None]) -> str:
+    """Say in the words of scikit-learn how the names differ from those seen in `fit`."""
+    message = "The feature names should match those that were passed during fit.\n"
+    if set(names) == set(fitted):
+        return f"{message}Feature names must be in the same order as they were in fit.\n"
+    for what, differing in (
+        ("unseen at fit time", {str(name) for name in names} - set(fitted)),
+        ("seen at fit time, yet now missing", set(fitted) - set(names)),
+    ):
+        if differing:
+            message += f"Feature names {what}:\n"
+            message += "".join(f"- {name}\n" for name in sorted(differing))
+    return message
+
+
 def _missing_sequence(rows: Sequence[int], column: str | None) -> MissingSequenceError:
     place = f"row {rows[0]}" + (f" of column {column!r}" if column else "")
-    others = f" (and in {len(rows) - 1} more rows)" if len(rows) > 1 else ""
+    others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
     return MissingSequenceError(
         f"Missing value in {place}{others}, where a protein sequence is expected. Drop such rows, "
         'or pass on_missing="nan" or on_missing="zero" to get rows of NaN or 0 for them.',

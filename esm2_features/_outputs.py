@@ -45,6 +45,9 @@ _NAMES_IN_EXTRACT = {"mean": "mean_representations", "cls": "bos_representations
 _LONGEST_STEM = 200
 """Characters of a label in a file name: file systems end at 255, and numbers may follow."""
 
+_UNFIT = re.compile(r"[/\\\x00-\x1f\x7f]|^\.+")
+"""What leads out of a folder, hides a file, or cannot be in its name."""
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -207,7 +210,10 @@ def _write_pt(folder: Path, features: Features) -> None:
                 layer: torch.tensor(vectors[i, k, j])
                 for k, layer in enumerate(layers)
             }
-        torch.save(contents, folder / f"{name}.pt")
+        serialised = io.BytesIO()
+        torch.save(contents, serialised)
+        # Not by torch, which reports a full disk as a RuntimeError of its own.
+        (folder / f"{name}.pt").write_bytes(serialised.getbuffer())
 
 
 _WRITERS: dict[str, Callable[[BinaryIO, Features], None]] = {
@@ -236,17 +242,17 @@ def file_names(labels: Iterable[str]) -> list[str]:
     Examples
     --------
     >>> file_names(["sp|P01308|INS_HUMAN", "../etc/passwd", "a/b", "a_b"])
-    ['sp|P01308|INS_HUMAN', '___etc_passwd', 'a_b', 'a_b-2']
+    ['sp|P01308|INS_HUMAN', '___etc_passwd', 'a_b-2', 'a_b']
     """
-    taken: set[str] = set()
-    names = []
-    for label in labels:
-        stem = re.sub(r"[/\\\x00-\x1f\x7f]|^\.+", lambda found: "_" * len(found[0]), label)
-        stem = stem[:_LONGEST_STEM]
-        numbered = itertools.chain([stem], (f"{stem}-{i}" for i in itertools.count(2)))
-        name = next(name for name in numbered if name.casefold() not in taken)
-        taken.add(name.casefold())
-        names.append(name)
+    wanted = list(labels)
+    stems = [_UNFIT.sub(lambda found: "_" * len(found[0]), label) for label in wanted]
+    stems = [stem[:_LONGEST_STEM] for stem in stems]
+    names, taken = [""] * len(stems), set[str]()
+    # Labels that stay as they are come first, so that no other takes their name.
+    for i in sorted(range(len(stems)), key=lambda i: stems[i] != wanted[i]):
+        numbered = itertools.chain([stems[i]], (f"{stems[i]}-{k}" for k in itertools.count(2)))
+        names[i] = next(name for name in numbered if name.casefold() not in taken)
+        taken.add(names[i].casefold())
     return names
 
 
@@ -257,7 +263,7 @@ def file_names(labels: Iterable[str]) -> list[str]:
 def _growing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``, and move what is there to ``path`` at the end."""
     # Not `tempfile`, whose files are their owner's only: an output has the usual permissions.
-    part = path.with_name(f".{path.name[:_LONGEST_STEM]}.{uuid.uuid4().hex[:8]}.part")
+    part = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
     try:
         yield part
         if path.is_dir():  # a folder cannot be replaced in one step, so one is always there

@@ -139,8 +139,8 @@ class Report:
         lines += [
             "",
             f"{verdict}: float32 must hold |ours - theirs| <= {ABSOLUTE_TOLERANCE:.0e} + "
-            f"{RELATIVE_TOLERANCE:.0e} |theirs| (logits {LOGITS_TOLERANCE:.0e}), half precisions {HALF_PRECISION_TOLERANCE:.0%} "
-            "of each residue's representation.",
+            f"{RELATIVE_TOLERANCE:.0e} |theirs| (logits {LOGITS_TOLERANCE:.0e}), half precisions "
+            f"{HALF_PRECISION_TOLERANCE:.0%} of each residue's representation.",
         ]
         return "\n".join(lines)
 

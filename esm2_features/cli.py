@@ -14,25 +14,27 @@ import re
 import time
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO, TypeAlias
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
-from esm2_features._catalogue import DEFAULT_MODEL, EMBEDDED_MODEL
+from esm2_features._catalogue import DEFAULT_MODEL, EMBEDDED_MODEL, available_models
 from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features._spec import POOLINGS, PRECISIONS
 from esm2_features.exceptions import Esm2FeaturesError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
-    from esm2_features._catalogue import Architecture, ModelCard
+    from esm2_features._catalogue import ModelCard
     from esm2_features._engine import Engine
     from esm2_features._fasta import FastaRecord
 
 _INTERRUPTED = 130
+_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 
 # ------------------------------------------------------------------ errors
 
@@ -42,9 +44,9 @@ class _Stop(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # as click.exceptions.Exit does
 
-    def show(self, file: TextIO | None = None) -> None:
+    def show(self, file: IO[Any] | None = None) -> None:
         """Say what happened; an interruption is no error."""
         start = "" if self.exit_code == _INTERRUPTED else "Error: "
         click.echo(start + _as_options(self.message), file=file, err=True)
@@ -70,7 +72,7 @@ class _Commands(click.Group):
                 raise _Stop("Interrupted.", _INTERRUPTED) from error
 
 
-def _show_warning(message: Warning | str, *_: object) -> None:
+def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     click.echo(f"Warning: {_as_options(str(message))}", err=True)
 
 
@@ -94,53 +96,34 @@ def _as_options(message: str) -> str:
 # ------------------------------------------------------------------ options
 
 
-class _Layers(click.ParamType):
-    name = "layers"
+def _layers(_: click.Context, __: click.Parameter, value: str) -> list[int] | str:
+    if value == "all":
+        return value
+    try:
+        return [int(word) for word in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f'{value!r} is neither "all" nor numbers such as -1 or 0,6,-1.'
+        ) from None
 
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[int] | str:
-        """Read numbers with commas between them."""
-        if value == "all":
-            return "all"
+
+def _words(_: click.Context, __: click.Parameter, value: str) -> list[str]:
+    return [word.strip() for word in value.split(",")]
+
+
+def _number_or(word: str, meaning: str | None) -> Callable[..., int | str | None]:
+    """Read a number, or one word that stands for something else."""
+
+    def read(_: click.Context, __: click.Parameter, value: str) -> int | str | None:
+        if value == word:
+            return meaning
         try:
-            return [int(word) for word in str(value).split(",")]
+            return int(value)
         except ValueError:
-            self.fail(f'{value!r} is neither "all" nor numbers such as -1 or 0,6,-1.', param, ctx)
+            raise click.BadParameter(f"{value!r} is neither a whole number nor {word!r}.") from None
 
+    return read
 
-class _Words(click.ParamType):
-    name = "words"
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> list[str]:
-        """Read words with commas between them; which ones there are is checked later."""
-        return [word.strip() for word in str(value).split(",")]
-
-
-class _NumberOr(click.ParamType):
-    """A number, or one word that stands for something else."""
-
-    name = "number"
-
-    def __init__(self, word: str, meaning: str | None) -> None:
-        self.word = word
-        self.meaning = meaning
-
-    def convert(
-        self, value: object, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int | str | None:
-        """Read it."""
-        if value == self.word:
-            return self.meaning
-        try:
-            return int(str(value))
-        except ValueError:
-            self.fail(f"{value!r} is neither a whole number nor {self.word!r}.", param, ctx)
-
-
-_Number: TypeAlias = "int | str | None"
 
 _model_help = (
     "Official name (see `esm2-features models`), mini (the demonstration model that is included), "
@@ -149,7 +132,6 @@ _model_help = (
 _device = click.option(
     "--device",
     default="auto",
-    show_default=True,
     help="auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, mps.",
 )
 
@@ -157,18 +139,28 @@ _device = click.option(
 # ------------------------------------------------------------------ commands
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(package_name="esm2-features")
+def _examples(*lines: str) -> str:
+    return "\n".join(
+        ["\b", "Examples:" if len(lines) > 1 else "Example:", *map("  {}".format, lines)]
+    )
+
+
+@click.group(
+    cls=_Commands,
+    context_settings=_SETTINGS,
+    epilog=_examples("esm2-features embed proteins.fasta -o proteins.npz"),
+)
+@click.version_option(package_name="esm2-features", prog_name="esm2-features")
 def main() -> None:
-    """Protein sequences in, ESM-2 features out.
-
-    \b
-    Example:
-      esm2-features embed proteins.fasta -o proteins.npz
-    """
+    """Protein sequences in, ESM-2 features out."""
 
 
-@main.command()
+@main.command(
+    epilog=_examples(
+        "esm2-features embed proteins.fasta.gz -o proteins.parquet",
+        "zcat *.fasta.gz | esm2-features embed - -o all.npz --layers 0,-1 --pooling mean,max",
+    )
+)
 @click.argument("fasta", metavar="IN")
 @click.option(
     "-o",
@@ -179,68 +171,60 @@ def main() -> None:
     help="Where to write: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder of one "
     ".pt for each sequence, as fair-esm's scripts/extract.py writes.",
 )
-@click.option("--model", default=DEFAULT_MODEL, show_default=True, help=_model_help)
+@click.option("--model", default=DEFAULT_MODEL, help=_model_help)
 @click.option(
     "--layers",
-    type=_Layers(),
+    callback=_layers,
     metavar="N[,N...]|all",
     default="-1",
-    show_default=True,
     help="Representations to give. 0 is the embedding, negatives count from the end; several "
     "are concatenated.",
 )
 @click.option(
     "--pooling",
-    type=_Words(),
+    callback=_words,
     metavar="WORD[,WORD...]",
     default="mean",
-    show_default=True,
     help=f"How residues become one vector: {', '.join(POOLINGS)}. Several are concatenated.",
 )
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
     default="float32",
-    show_default=True,
     help="Arithmetic; half precisions are faster on hardware that has them, and too coarse to "
     "compare variants of one protein.",
 )
 @_device
 @click.option(
     "--batch-tokens",
-    type=_NumberOr("auto", "auto"),
+    callback=_number_or("auto", "auto"),
     metavar="N|auto",
     default="auto",
-    show_default=True,
     help="Tokens (residues + 2) in one forward pass. Changes speed and memory, no number.",
 )
 @click.option(
     "--max-residues",
-    type=_NumberOr("none", None),
+    callback=_number_or("none", None),
     metavar="N|none",
     default="1022",
-    show_default=True,
     help="Longest sequence that is allowed. ESM-2 was trained on up to 1022 residues.",
 )
 @click.option(
     "--too-long",
     type=click.Choice(["raise", "truncate"]),
     default="raise",
-    show_default=True,
     help="Refuse longer sequences, or keep their first residues.",
 )
 @click.option(
     "--unknown",
-    type=click.Choice(["raise", "X", "mask"], case_sensitive=False),
+    type=click.Choice(["raise", "X", "mask"]),
     default="raise",
-    show_default=True,
     help="Refuse characters that stand for no residue, or read them as X or as a mask.",
 )
 @click.option(
     "--cache",
     metavar="FOLDER|auto|none",
     default="auto",
-    show_default=True,
     help="Where vectors are kept; auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
 )
 @click.option("--format", "kind", type=click.Choice(FORMATS), help="Whatever OUT ends in.")
@@ -253,8 +237,8 @@ def embed(
     pooling: list[str],
     precision: str,
     device: str,
-    batch_tokens: _Number,
-    max_residues: _Number,
+    batch_tokens: int | str | None,
+    max_residues: int | str | None,
     too_long: str,
     unknown: str,
     cache: str,
@@ -266,11 +250,6 @@ def embed(
     IN is a FASTA file, which may be compressed, or - for standard input. Everything that can
     be wrong is looked for before anything is computed, and OUT is written as a whole or not
     at all.
-
-    \b
-    Examples:
-      esm2-features embed proteins.fasta.gz -o proteins.parquet
-      zcat *.fasta.gz | esm2-features embed - -o all.npz --layers 0,-1 --pooling mean,max
     """
     from esm2_features._engine import Engine
     from esm2_features._fasta import read_fasta
@@ -312,26 +291,25 @@ def embed(
     click.echo(f"{n} sequences x {d} features -> {place.path} ({seconds:.1f} s)", err=True)
 
 
-@main.command()
+@main.command(epilog=_examples("esm2-features models"))
 def models() -> None:
     """List the models that can be asked for by name.
 
     Sizes are those of the official files, and of the weights in memory in float32.
-
-    \b
-    Example:
-      esm2-features models
     """
-    rows = [("name", "parameters", "layers", "dim", "download", "memory", "on this machine")]
-    rows += [_row(card) for card in _cards()]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    for name, *numbers, where in rows:
-        cells = [word.rjust(width) for word, width in zip(numbers, widths[1:], strict=True)]
-        click.echo("  ".join([name.ljust(widths[0]), *cells, where]))
+    line = "{:<20} {:>10} {:>6} {:>5} {:>9} {:>8}  {}".format
+    click.echo(line("name", "parameters", "layers", "dim", "download", "memory", "on this machine"))
+    for card in available_models():
+        click.echo(line(*_row(card)))
 
 
-@main.command()
-@click.option("--model", default=EMBEDDED_MODEL, show_default=True, help=_model_help)
+@main.command(
+    epilog=_examples(
+        "esm2-features verify",
+        "esm2-features verify --model esm2_t6_8M_UR50D --precision float32,bfloat16",
+    )
+)
+@click.option("--model", default=EMBEDDED_MODEL, help=_model_help)
 @click.option(
     "--sequences",
     metavar="FASTA",
@@ -340,10 +318,9 @@ def models() -> None:
 )
 @click.option(
     "--precision",
-    type=_Words(),
+    callback=_words,
     metavar="WORD[,WORD...]",
     default="float32",
-    show_default=True,
     help=f"Arithmetic to compare: {', '.join(PRECISIONS)}.",
 )
 @_device
@@ -351,11 +328,6 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
     """Compare every layer with fair-esm's own network, on this machine.
 
     The exit code is 1 if they differ by more than rounding.
-
-    \b
-    Examples:
-      esm2-features verify
-      esm2-features verify --model esm2_t6_8M_UR50D --precision float32,bfloat16
     """
     from esm2_features._fasta import read_fasta
     from esm2_features._verify import verify as compare
@@ -367,24 +339,19 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
         raise _Stop("This installation does not compute what fair-esm computes.", 1)
 
 
-@main.command()
+@main.command(epilog=_examples("esm2-features demo --output demo"))
 @click.option(
     "--output",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
     default="demo",
-    show_default=True,
     help="Where the picture goes; made if need be.",
 )
-@click.option("--model", default=EMBEDDED_MODEL, show_default=True, help=_model_help)
+@click.option("--model", default=EMBEDDED_MODEL, help=_model_help)
 def demo(output: Path, model: str) -> None:
     """Tell toxins from hormones, and draw a map of them.
 
     Takes less than a minute with the included model, and needs no network.
-
-    \b
-    Example:
-      esm2-features demo --output demo
     """
     from esm2_features._demo import run
 
@@ -394,7 +361,7 @@ def demo(output: Path, model: str) -> None:
 # ------------------------------------------------------------------ the parts of a command
 
 
-def _embed_records(engine: Engine, records: Sequence[FastaRecord]) -> NDArray:
+def _embed_records(engine: Engine, records: Sequence[FastaRecord]) -> NDArray[np.float32]:
     """Embed, and name the record when one of them is wrong."""
     try:
         return engine.embed(records)
@@ -403,14 +370,6 @@ def _embed_records(engine: Engine, records: Sequence[FastaRecord]) -> NDArray:
         if index is None:
             raise
         raise _Stop(f"Record {index + 1}, {records[index].id}: {error}", 2) from error
-
-
-def _cards() -> list[ModelCard]:
-    from esm2_features._catalogue import OFFICIAL, ModelCard
-    from esm2_features._checkpoint import open_checkpoint
-
-    shape = open_checkpoint(EMBEDDED_MODEL).architecture
-    return [ModelCard(EMBEDDED_MODEL, "1.3M", shape), *OFFICIAL.values()]
 
 
 def _row(card: ModelCard) -> tuple[str, ...]:
@@ -422,27 +381,17 @@ def _row(card: ModelCard) -> tuple[str, ...]:
         str(shape.layers),
         str(shape.dim),
         "included" if weights is None else _size(weights.bytes),
-        _size(4 * _parameters(shape)),
+        _size(4 * shape.parameters),
         _whereabouts(card),
     )
 
 
 def _whereabouts(card: ModelCard) -> str:
-    from esm2_features._download import _hugging_face_files, _torch_hub_folder, own_folder
+    from esm2_features._download import locate
 
     if card.weights is None:
         return "yes, with this library"
-    name = card.weights.url.rpartition("/")[2]
-    places = [_torch_hub_folder() / name, *_hugging_face_files(card), own_folder() / name]
-    return next((str(path) for path in places if path.is_file()), "no")
-
-
-def _parameters(shape: Architecture) -> int:
-    """Count the numbers of a network: its blocks, the embedding, and the two heads."""
-    d, layers = shape.dim, shape.layers
-    block = 12 * d * d + 13 * d
-    head = d * d + 3 * d + 33
-    return layers * block + 33 * d + 2 * d + head + layers * shape.heads + 1
+    return str(locate(card, card.weights) or "no")
 
 
 def _size(size: int | None) -> str:
