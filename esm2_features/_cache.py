@@ -1,14 +1,5 @@
 """Vectors on disk: one SQLite file, one row per key, a checksum in every row.
 
-    <folder>/embeddings.sqlite3
-    ├─ header    application_id 0x45534D32 ("ESM2"), user_version 1
-    └─ vector    id      integer   order of arrival: what was written together lies together
-                 key     blob      all that identifies the vector; unique
-                 dim     integer   how many numbers the value holds
-                 crc     integer   CRC-32 over key and value: no value can answer for another key
-                 day     integer   last used, in days since 1970, to within a week
-                 value   blob      dim x little-endian float32
-
 A cache problem may cost time, but never a wrong vector and never a failed run. A value that fails
 its checksum is a miss. A damaged file is set aside, never deleted. A full disk, a read-only folder,
 a locked file: one `CacheWarning`, and the results go on. Only a file that is not ours to touch,
@@ -24,36 +15,25 @@ import sqlite3
 import threading
 import time
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from esm2_features.exceptions import CacheVersionError, CacheWarning, InputError
+from esm2_features._cache_file import (
+    Connection,
+    open_file,
+    read_vectors,
+    transaction,
+    write_vectors,
+)
+from esm2_features.exceptions import CacheWarning, InputError
 
-_PROGRAM, _FORMAT = 0x45534D32, 1
-_HEADER = """
-select (select application_id from pragma_application_id),
-       (select user_version from pragma_user_version), (select count(*) from sqlite_master)
-"""
-_SCHEMA = """
-create table vector(
-    id integer primary key, key blob not null unique,
-    dim integer not null, crc integer not null, day integer not null, value blob not null)
-"""
-_UPSERT = """
-insert into vector(key, dim, crc, day, value) values(?, ?, ?, ?, ?) on conflict(key) do update
-set dim = excluded.dim, crc = excluded.crc, day = excluded.day, value = excluded.value
-"""
-_PAGE_BYTES = 16384  # holds three vectors of 1280 float32; smaller pages read slower
-_CHUNK = 500  # values in one query; SQLite may be built to take no more than 999
-_WEEK = 7  # `day` is renewed no oftener, because that rewrites the page with the value
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
 
 _T = TypeVar("_T")
@@ -136,7 +116,7 @@ class Cache:
             place.setdefault(key, len(place))
         raw = np.zeros((len(place), 4 * dim), np.uint8)
         hit = np.zeros(len(place), np.bool_)
-        if self._attempt("read", lambda link: _read(link, place, raw, hit)):
+        if self._attempt("read", lambda link: read_vectors(link, place, raw, hit)):
             message = f"The cache {self.file} holds a damaged value, which is computed again and "
             self._warn("value", message + "overwritten. If this happens often, check the disk.")
         rows = raw.view("<f4").astype(np.float32, copy=False)
@@ -162,16 +142,8 @@ class Cache:
         """
         if rows.ndim != 2 or len(rows) != len(keys):
             raise ValueError(f"Got rows of shape {rows.shape} but expected ({len(keys)}, dim)")
-        dim, day = rows.shape[1], _today()
-        values = (row.tobytes() for row in np.asarray(rows, "<f4"))
-        records = [(k, dim, _checksum(k, v), day, v) for k, v in zip(keys, values, strict=True)]
-
-        def write(connection: _Connection) -> None:
-            with _transaction(connection):
-                connection.executemany(_UPSERT, records)
-
-        if records:
-            self._attempt("written", write)
+        if len(keys):
+            self._attempt("written", lambda link: write_vectors(link, keys, rows))
 
     def info(self) -> CacheInfo:
         """Count the vectors and the bytes; a cache that is not there yet has none."""
@@ -188,14 +160,14 @@ class Cache:
             If they cannot be deleted: who asks for it must know, so a warning would not do.
         """
 
-        def delete(connection: _Connection) -> None:
-            with _transaction(connection):
+        def delete(connection: Connection) -> None:
+            with transaction(connection):
                 connection.execute("delete from vector")
             connection.execute("vacuum")
 
         self._run("cleared", delete)
 
-    def _attempt(self, purpose: str, action: Callable[[_Connection], _T]) -> _T | None:
+    def _attempt(self, purpose: str, action: Callable[[Connection], _T]) -> _T | None:
         """Run `action`; where that fails, warn, let the cache rest, and return None."""
         if time.monotonic() < self._resting_until[purpose]:
             return None
@@ -208,7 +180,7 @@ class Cache:
             self._warn(purpose, message)
             return None
 
-    def _run(self, purpose: str, action: Callable[[_Connection], _T]) -> _T | None:
+    def _run(self, purpose: str, action: Callable[[Connection], _T]) -> _T | None:
         """Run `action` on this thread's connection, twice at most; None if there is no file.
 
         Whatever the cause of a failure, it is raised as an OSError.
@@ -260,7 +232,7 @@ class Cache:
             return None
         return status.st_dev, status.st_ino
 
-    def _connection(self, *, create: bool) -> _Connection | None:
+    def _connection(self, *, create: bool) -> Connection | None:
         """Return this thread's connection to the file that is there now; open it if need be."""
         identity = self._identity()
         if identity is None and create:
@@ -276,7 +248,7 @@ class Cache:
         self._local.identity = identity
         if identity is None:
             return None
-        self._local.connection = connection = _open(self.file, self.busy_seconds)
+        self._local.connection = connection = open_file(self.file, self.busy_seconds)
         return connection
 
     def _drop(self) -> None:
@@ -324,7 +296,7 @@ def default_folder() -> Path:
 # roll it back under its parent's hands. Inherited connections are kept from being closed, as
 # SQLite demands.
 _FORK_LOCK = threading.RLock()
-_INHERITED: list[_Connection] = []
+_INHERITED: list[Connection] = []
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
         before=_FORK_LOCK.acquire,
@@ -333,124 +305,11 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-class _Connection(sqlite3.Connection):
-    """One that knows which process opened it; closed with its thread, or with its `Cache`."""
-
-    pid = -1
-
-    def __del__(self) -> None:
-        if self.pid == os.getpid():
-            self.close()
-
-
 class _PerThread(threading.local):
     """What one thread holds: its connection, and which file it was opened for."""
 
-    connection: _Connection | None = None
+    connection: Connection | None = None
     identity: tuple[int, int] | None = None
-
-
-def _open(file: Path, busy_seconds: float) -> _Connection:
-    """Connect, begin a file that is empty, refuse one that is not ours."""
-    connection = sqlite3.connect(
-        f"{file.as_uri()}?mode=rw",  # where writing is not allowed, SQLite opens to read
-        uri=True,
-        timeout=busy_seconds,
-        isolation_level=None,
-        check_same_thread=False,  # what a thread leaves behind is closed by another
-        factory=_Connection,
-    )
-    connection.pid = os.getpid()
-    connection.text_factory = bytes  # a damaged row may claim to be text, and must not raise
-    try:
-        # The journal stays SQLite's default, a rollback journal: a write-ahead log needs a local
-        # disk. Memory is not mapped: a mapped file that is truncated kills the process.
-        for pragma in ("mmap_size=0", "synchronous=NORMAL", "cell_size_check=ON"):
-            connection.execute(f"pragma {pragma}")
-        if connection.execute(_HEADER).fetchone() == (0, 0, 0):
-            connection.execute(f"pragma page_size={_PAGE_BYTES}")
-            with _transaction(connection):
-                if connection.execute(_HEADER).fetchone() == (0, 0, 0):  # no one was faster
-                    connection.execute(_SCHEMA)
-                    connection.execute(f"pragma application_id={_PROGRAM}")
-                    connection.execute(f"pragma user_version={_FORMAT}")
-        program, version, _ = connection.execute(_HEADER).fetchone()
-        if (program, version) == (_PROGRAM, _FORMAT):
-            return connection
-        reason = "belongs to another program. Move it away"
-        if program == _PROGRAM:
-            reason = f"has format {version}; this version reads {_FORMAT}. Upgrade esm2-features"
-        raise CacheVersionError(
-            f"{file} {reason}, or choose another folder with cache=. It is left as it is.",
-            path=str(file),
-            found=version,
-            expected=_FORMAT,
-        )
-    except BaseException:
-        connection.close()
-        raise
-
-
-def _read(
-    connection: _Connection, place: dict[bytes, int], raw: NDArray[np.uint8], hit: NDArray[np.bool_]
-) -> bool:
-    """Fill `raw`, the bytes of one row per place, and `hit`; whether a value was damaged.
-
-    Keys are digests, so the rows of some keys lie anywhere in the file. The index is asked for
-    their ids first; rows in the order of ids are then read from front to back.
-    """
-    key_of = dict(_fetch(connection, "select id, key from vector where key", sorted(place)))
-    query = "select id, day, crc, value from vector where id"
-    buffer, width = raw.reshape(-1).data, raw.shape[1]
-    today, damaged, renewed = _today(), False, []
-    for id_, day, crc, value in _fetch(connection, query, sorted(key_of)):
-        key = key_of[id_]
-        if not isinstance(value, bytes) or _checksum(key, value) != crc:
-            damaged = True
-        elif len(value) == width:
-            at = place[key]
-            buffer[at * width : (at + 1) * width] = value
-            hit[at] = True
-            if isinstance(day, int) and day <= today - _WEEK:
-                renewed.append((today, id_))
-    if renewed:
-        # Mere book-keeping: a cache that is locked or read-only goes without it, at once.
-        wait = connection.execute("pragma busy_timeout").fetchone()[0]
-        connection.execute("pragma busy_timeout=0")
-        with suppress(sqlite3.OperationalError), _transaction(connection):
-            connection.executemany("update vector set day = ? where id = ?", renewed)
-        connection.execute(f"pragma busy_timeout={wait}")
-    return damaged
-
-
-def _fetch(connection: _Connection, query: str, values: list[Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows for which what `query` ends with is one of `values`."""
-    for start in range(0, len(values), _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        marks = ",".join("?" * len(chunk))
-        # All at once: a cursor that an interrupt leaves open would keep the file locked.
-        yield from connection.execute(f"{query} in ({marks})", chunk).fetchall()
-
-
-@contextmanager
-def _transaction(connection: _Connection) -> Iterator[None]:
-    """Write all or nothing."""
-    connection.execute("begin immediate")
-    try:
-        yield
-        connection.execute("commit")
-    except BaseException:
-        with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
-            connection.execute("rollback")
-        raise
-
-
-def _checksum(key: bytes, value: bytes) -> int:
-    return zlib.crc32(value, zlib.crc32(key))
-
-
-def _today() -> int:
-    return int(time.time() // 86400)
 
 
 def _cause(error: Exception) -> str:

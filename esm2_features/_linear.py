@@ -18,6 +18,10 @@ from torch import Tensor
 _ROWS_HINT = 2048
 """Rows for which oneDNN picks its layout; any number of rows may follow."""
 
+_LONGEST_SUM = 640
+"""Terms that oneDNN adds up in a row. It rounds after each, so the error of a long sum is twice
+that of the usual library's; in pieces, it is not, and takes a tenth of the time more."""
+
 
 class Linear:
     """An affine layer ``x W' + b`` whose weight is laid out for one device.
@@ -29,16 +33,18 @@ class Linear:
         On the same device and of the same dtype.
     """
 
-    __slots__ = ("_bias", "_packed", "_weight")
+    __slots__ = ("_bias", "_pieces", "_weight")
 
     def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self._packed = _can_pack(weight)
-        self._weight = (
-            torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _ROWS_HINT)
-            if self._packed
-            else weight
-        )
         self._bias = bias
+        self._weight: Tensor | None = weight
+        self._pieces: list[Tensor] = []
+        if _can_pack(weight):
+            self._weight = None
+            self._pieces = [
+                torch.ops.mkldnn._reorder_linear_weight(piece.contiguous(), _ROWS_HINT)
+                for piece in torch.split(weight, _LONGEST_SUM, dim=1)
+            ]
 
     def __call__(self, x_TI: Tensor, *, gelu: bool = False) -> Tensor:
         """Apply the layer, and the exact (error function) GELU after it if asked.
@@ -52,13 +58,16 @@ class Linear:
         -------
         y_TO : Tensor of shape (tokens, out)
         """
-        if self._packed:
-            result: Tensor = torch.ops.mkldnn._linear_pointwise(
-                x_TI, self._weight, self._bias, "gelu" if gelu else "none", [], "none"
-            )
-            return result
-        y_TO = torch.nn.functional.linear(x_TI, self._weight, self._bias)
-        return torch.nn.functional.gelu(y_TO) if gelu else y_TO
+        if self._weight is not None:
+            y_TO = torch.nn.functional.linear(x_TI, self._weight, self._bias)
+            return torch.nn.functional.gelu(y_TO) if gelu else y_TO
+        product = torch.ops.mkldnn._linear_pointwise
+        first, *others = zip(torch.split(x_TI, _LONGEST_SUM, dim=1), self._pieces, strict=True)
+        fused = "gelu" if gelu and not others else "none"
+        y_TO = product(*first, self._bias, fused, [], "none")
+        for x_TP, piece in others:
+            y_TO = product.binary(x_TP, y_TO, piece, None, "add")
+        return torch.nn.functional.gelu(y_TO) if gelu and others else y_TO
 
 
 def _can_pack(weight: Tensor) -> bool:

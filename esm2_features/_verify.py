@@ -30,10 +30,13 @@ from esm2_features._registry import get_network
 from esm2_features._residues import normalise
 from esm2_features._spec import PRECISIONS
 
-ABSOLUTE_TOLERANCE = RELATIVE_TOLERANCE = 1e-5
-"""float32 passes if |ours - theirs| <= 1e-5 + 1e-5 |theirs| for every number.
+TOLERANCE = 1e-5
+"""float32 passes if |ours - theirs| <= 1e-5 s + 1e-5 |theirs| for every number.
 
-Both terms are needed: real ESM-2 has outlier dimensions in the hundreds.
+The scale s is 1, or the root mean square of the residue's representation if that is larger.
+The last layer is normalised, and s is 1 there but for rounding. The residual stream of the
+layers before it can be tens or hundreds wide, and float32 carries seven digits of that: there,
+fair-esm's own result is further than 1e-5 from the exact one.
 """
 
 LOGITS_TOLERANCE = 1e-4
@@ -138,9 +141,11 @@ class Report:
         verdict = "passed" if self.passed else "FAILED"
         lines += [
             "",
-            f"{verdict}: float32 must hold |ours - theirs| <= {ABSOLUTE_TOLERANCE:.0e} + "
-            f"{RELATIVE_TOLERANCE:.0e} |theirs| (logits {LOGITS_TOLERANCE:.0e}), half precisions "
-            f"{HALF_PRECISION_TOLERANCE:.0%} of each residue's representation.",
+            f"{verdict}. Allowed: in float32, {TOLERANCE:.0e} (s + |theirs|), where s is the larger of "
+            "1 and",
+            f"the rms of the residue's representation ({LOGITS_TOLERANCE:.0e} for logits); in half "
+            "precision,",
+            f"{HALF_PRECISION_TOLERANCE:.0%} of the length of the representation.",
         ]
         return "\n".join(lines)
 
@@ -209,7 +214,7 @@ def _layer_by_layer(
         theirs = {str(layer): x.numpy() for layer, x in representations.items()}
         theirs["logits"] = logits.numpy()
         for layer in ours:
-            tolerance = LOGITS_TOLERANCE if layer == "logits" else ABSOLUTE_TOLERANCE
+            tolerance = LOGITS_TOLERANCE if layer == "logits" else TOLERANCE
             difference = _compare(precision, layer, ours[layer], theirs[layer], tolerance)
             worst[layer] = _worse(worst.get(layer), difference)
     return list(worst.values())
@@ -253,14 +258,15 @@ def _compare(
     layer: str,
     ours: NDArray[np.float32],
     theirs: NDArray[np.float32],
-    tolerance: float = ABSOLUTE_TOLERANCE,
+    tolerance: float = TOLERANCE,
 ) -> Difference:
     off = np.abs(ours.astype(np.float64) - theirs)
     length = np.linalg.norm(theirs.astype(np.float64), axis=1)
     # The embedding of a mask is exactly 0, in both.
     relative = np.linalg.norm(off, axis=1) / np.maximum(length, np.finfo(np.float32).tiny)
     if precision == "float32":
-        share = (off / (tolerance + tolerance * np.abs(theirs))).max()
+        scale = np.maximum(1.0, length / np.sqrt(theirs.shape[1]))[:, None]
+        share = (off / (tolerance * scale + tolerance * np.abs(theirs))).max()
     else:
         share = relative.max() / HALF_PRECISION_TOLERANCE
     return Difference(precision, layer, float(off.max()), float(relative.max()), float(share))

@@ -15,7 +15,7 @@ os.environ["ESM2_FEATURES_CACHE"] = str(Path(_SCRATCH) / "embeddings")
 os.environ["ESM2_FEATURES_HOME"] = str(Path(_SCRATCH) / "home")
 os.environ["ESM2_FEATURES_OFFLINE"] = "1"
 
-from checkpoints import random_esm2, write_fair_esm
+from checkpoints import random_esm2, write_fair_esm  # noqa: E402
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from esm2_features._cache import Cache, default_folder, open_cache
+from esm2_features._cache_file import transaction
 from esm2_features.exceptions import CacheVersionError, CacheWarning, InputError
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="forks, signals and limits are POSIX")
@@ -399,6 +400,22 @@ def test_forks_in_the_middle_of_writes(tmp_path: Path) -> None:
     assert check(cache, range(108)) == 108
     with raw(cache) as file:
         assert file.execute("pragma integrity_check").fetchone() == ("ok",)
+
+
+def test_an_interrupted_write_leaves_neither_half_nor_lock(tmp_path: Path) -> None:
+    cache = filled(tmp_path, range(3))
+
+    def interrupted(connection: sqlite3.Connection) -> None:
+        with transaction(connection):
+            connection.execute("delete from vector")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache._run("written", interrupted)
+    other = Cache(tmp_path)
+    other.busy_seconds = 0.0  # type: ignore[misc]
+    other.put_many(keys_of(range(3, 5)), rows_of(range(3, 5)))
+    assert check(other, range(5)) == 5
 
 
 def test_a_file_that_vanishes_is_begun_anew(tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test__network__equals_fair_esm_on_the_embedded_model():
     network = Network("mini", shape, checkpoint.load(), CPU, "float32")
     reference = Reference(checkpoint)
     layers = list(range(shape.layers + 1))
-    batch = sequences((1, 30, 30, 250, 1500)) + ["MK" + MASK + "XBUZO"]
+    batch = [*sequences((1, 30, 30, 250, 1500)), "MK" + MASK + "XBUZO"]
     for sequence, ours in zip(batch, run(network, batch, layers), strict=True):
         theirs, _ = reference(sequence, layers)
         for layer in layers:
@@ -141,7 +141,7 @@ def test__network__equals_transformers():
     missing, unexpected = theirs.load_state_dict(hugging_face_state(reference), strict=False)
     assert unexpected == ["esm.embeddings.position_ids"], "an old name that carries no weights"
     assert set(missing) <= {"lm_head.decoder.weight"}, "which is tied to the embedding"
-    batch = [s for s in sequences((4, 31, 31, 200)) if s] + ["MKXBUZO", "MK" + MASK + "A"]
+    batch = [*sequences((4, 31, 31, 200)), "MKXBUZO", "MK" + MASK + "A"]
     for sequence, ours in zip(batch, run(network_of(reference), batch, [0, 1, 3]), strict=True):
         tokens = torch.from_numpy(encode(sequence)).long()[None]
         with torch.no_grad():
@@ -171,7 +171,9 @@ def test__network__a_sequence_does_not_depend_on_its_batch_mates(small, lengths,
     mates = sequences(lengths, seed)
     place = data.draw(st.integers(0, len(mates)))
     together = run(small, [*mates[:place], probe, *mates[place:]], [3])[place]
-    torch.testing.assert_close(together[3], alone[3], rtol=0, atol=1e-6)
+    # Where products are packed (x86), not by a bit; elsewhere, hardly.
+    atol = 0 if esm2_features._linear._can_pack(torch.zeros(1, 1)) else 1e-6
+    torch.testing.assert_close(together[3], alone[3], rtol=0, atol=atol)
 
 
 def test__network__layers_stop_at_the_highest_and_only_the_last_is_normalised(small):
@@ -216,7 +218,7 @@ def test__network__half_precision_is_coarse_and_not_wrong(precision, bound):
 
 def test__network__works_without_the_private_kernels(monkeypatch):
     reference = random_esm2(3, 64, 4, seed=11)
-    monkeypatch.setattr(esm2_features._linear, "_can_pack", lambda weight: False)  # noqa: ARG005
+    monkeypatch.setattr(esm2_features._linear, "_can_pack", lambda weight: False)
     assert_parity(reference, network_of(reference), sequences((1, 40, 200)))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -40,7 +42,7 @@ def test__batches__are_longest_first_with_equal_lengths_together(lengths, budget
 @given(lengths, st.integers(1, 500))
 def test__batches__are_full(lengths, budget):
     planned = batches(lengths, budget)
-    for batch, following in zip(planned, planned[1:], strict=False):
+    for batch, following in pairwise(planned):
         tokens = sum(lengths[i] + 2 for i in batch) + lengths[following[0]] + 2
         assert tokens > budget, "the first of the next batch would have fitted"
 
@@ -62,7 +64,7 @@ def test__pack__groups_cover_all_tokens_and_hold_equal_lengths(sequences):
         assert group.start == stop
         stop = group.stop
     assert stop == len(batch.tokens)
-    assert all(a.tokens != b.tokens for a, b in zip(batch.groups, batch.groups[1:], strict=False))
+    assert all(a.tokens != b.tokens for a, b in pairwise(batch.groups))
 
 
 @pytest.mark.parametrize(
