@@ -48,6 +48,10 @@ HALF_PRECISION_TOLERANCE = 0.05
 They are coarse by nature; the bound tells rounding from a fault, not good from bad.
 """
 
+_CRITERION = f"""Allowed: in float32, {TOLERANCE:.0e} (s + |theirs|), where s is the larger of 1 and
+the rms of the residue's representation ({LOGITS_TOLERANCE:.0e} for logits); in half precision,
+{HALF_PRECISION_TOLERANCE:.0%} of the length of the representation."""
+
 _BATCH_TOKENS = 2048
 
 # One sequence for each thing that may go wrong: the shortest one, every letter, unknown
@@ -139,14 +143,7 @@ class Report:
             for d in self.differences
         ]
         verdict = "passed" if self.passed else "FAILED"
-        lines += [
-            "",
-            f"{verdict}. Allowed: in float32, {TOLERANCE:.0e} (s + |theirs|), where s is the larger of "
-            "1 and",
-            f"the rms of the residue's representation ({LOGITS_TOLERANCE:.0e} for logits); in half "
-            "precision,",
-            f"{HALF_PRECISION_TOLERANCE:.0%} of the length of the representation.",
-        ]
+        lines += ["", f"{verdict}. {_CRITERION}"]
         return "\n".join(lines)
 
 

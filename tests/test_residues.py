@@ -29,7 +29,7 @@ from esm2_features.exceptions import (
     "value",
     [
         *(None, float("nan"), np.float32("nan"), complex("nan"), Decimal("nan"), np.ma.masked),
-        *(pd.NA, pd.NaT, np.datetime64("NaT"), np.timedelta64("NaT"), SeqRecord(None)),
+        *(pd.NA, pd.NaT, np.datetime64("NaT"), np.timedelta64("NaT", "s"), SeqRecord(None)),
     ],
     ids=repr,
 )

@@ -318,7 +318,8 @@ def test__columns__rows_and_sequences_mixed():
 
 def test__module__imports_no_library_of_containers():
     code = (
-        "import sys; from esm2_features._sequences import columns, normalise; "
+        "import sys; from esm2_features._residues import normalise; "
+        "from esm2_features._sequences import columns; "
         "normalise(columns(['MKT'], owner='Test')[0].values[0], index=0); "
         "print(sorted({'torch', 'pandas', 'polars', 'pyarrow', 'Bio'} & set(sys.modules)))"
     )
