@@ -5,7 +5,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 CONSTRAINTS := .ci/constraints.txt
-READY := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+# An environment is there when its stamp is newer than what it was made from.
+TO_RUN := $(VENV)/.installed-to-run
+TO_DEVELOP := $(VENV)/.installed-to-develop
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint types layers format clean
@@ -15,29 +19,33 @@ help:  ## list the commands
 
 # torch goes first and pinned: asked for as a range, pip would take the newest build, which
 # brings gigabytes of CUDA packages along.
-$(READY): pyproject.toml $(CONSTRAINTS)
+$(TO_RUN): pyproject.toml $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep '^torch==' $(CONSTRAINTS))"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(CONSTRAINTS) -e ".[test]"
+	$(PIP) "$$(grep '^torch==' $(CONSTRAINTS))"
+	$(PIP) -c $(CONSTRAINTS) -e ".[plot]"
 	@touch $@
 
-demo: $(READY)  ## embed real peptides, cross-validate a classifier on them, draw a map
+$(TO_DEVELOP): $(TO_RUN)
+	$(PIP) -c $(CONSTRAINTS) -e ".[test]"
+	@touch $@
+
+demo: $(TO_RUN)  ## embed real peptides, cross-validate a classifier on them, draw a map
 	$(BIN)/esm2-features demo --output demo
 
-test: $(READY)  ## run all tests
+test: $(TO_DEVELOP)  ## run all tests
 	$(BIN)/python -m pytest
 
-lint: $(READY)  ## check style
+lint: $(TO_DEVELOP)  ## check style
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-types: $(READY)  ## check types
+types: $(TO_DEVELOP)  ## check types
 	$(BIN)/mypy
 
-layers: $(READY)  ## check that nothing imports upwards
+layers: $(TO_DEVELOP)  ## check that nothing imports upwards
 	$(BIN)/lint-imports
 
-format: $(READY)  ## put the code into shape
+format: $(TO_DEVELOP)  ## put the code into shape
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

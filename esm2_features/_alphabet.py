@@ -25,7 +25,6 @@ TOKENS: tuple[str, ...] = (
     "<mask>",
 )
 CLS_TOKEN = TOKENS.index("<cls>")
-PAD_TOKEN = TOKENS.index("<pad>")
 EOS_TOKEN = TOKENS.index("<eos>")
 MASK_TOKEN = TOKENS.index("<mask>")
 
@@ -66,18 +65,3 @@ def encode(sequence: str) -> NDArray[np.uint8]:
     tokens[1:-1] = _TOKEN_OF_BYTE[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
     tokens[-1] = EOS_TOKEN
     return tokens
-
-
-def decode(tokens: NDArray[np.integer]) -> str:
-    """Turn tokens back into the sequence they stand for, without ``<cls>`` and ``<eos>``.
-
-    Parameters
-    ----------
-    tokens : ndarray of shape (residues + 2,), integer
-
-    Returns
-    -------
-    sequence : str
-        With ``<mask>`` spelled out.
-    """
-    return "".join(TOKENS[token] for token in tokens[1:-1])

@@ -260,6 +260,11 @@ class Cache:
             _INHERITED.append(held)
 
 
+# One for each folder, however often it is named: what has been warned of, and which failing disk
+# is left alone for a while, is remembered from one call to the next.
+_OPEN: dict[Path, Cache] = {}
+
+
 def open_cache(cache: str | os.PathLike[str] | Cache | None) -> Cache | None:
     """Turn what users pass as ``cache=`` into a `Cache`.
 
@@ -283,7 +288,8 @@ def open_cache(cache: str | os.PathLike[str] | Cache | None) -> Cache | None:
         raise TypeError(f'Got cache={cache!r}; pass None, "auto", the path of a folder, or a Cache')
     if cache == "":
         raise InputError('Got cache=""; pass None for no cache, "auto", or the path of a folder')
-    return Cache(None if cache == "auto" else cache)
+    opened = Cache(None if cache == "auto" else cache)
+    return _OPEN.setdefault(opened.path, opened)
 
 
 def default_folder() -> Path:

@@ -123,10 +123,12 @@ def read_vectors(
     if renewed:
         # Mere book-keeping: a cache that is locked or read-only goes without it, at once.
         wait = connection.execute("pragma busy_timeout").fetchone()[0]
-        connection.execute("pragma busy_timeout=0")
-        with suppress(sqlite3.OperationalError), transaction(connection):
-            connection.executemany("update vector set day = ? where id = ?", renewed)
-        connection.execute(f"pragma busy_timeout={wait}")
+        try:
+            connection.execute("pragma busy_timeout=0")
+            with suppress(sqlite3.OperationalError), transaction(connection):
+                connection.executemany("update vector set day = ? where id = ?", renewed)
+        finally:
+            connection.execute(f"pragma busy_timeout={wait}")
     return damaged
 
 

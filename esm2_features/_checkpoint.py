@@ -199,7 +199,7 @@ def open_checkpoint(model: str | os.PathLike[str]) -> Checkpoint:
         If ``model`` is neither a string nor path-like.
     """
     if not isinstance(model, (str, os.PathLike)):
-        raise TypeError(f"model must be a name or a path, got {model!r} of {type(model)}")
+        raise TypeError(f"Got model={model!r}; pass the name of a model or a path.")
     text = os.fspath(model)
     if isinstance(model, str) and not _looks_like_a_path(text):
         if text == EMBEDDED_MODEL:
@@ -311,7 +311,7 @@ def _read_slot(name: str, slot: Slot) -> Tensor:
 
     if slot.dtype not in _DTYPES:
         raise _quantised(slot.file, name, slot.dtype)
-    tensor = torch.empty(slot.shape, dtype=getattr(torch, _DTYPES[slot.dtype]))
+    tensor = torch.empty(slot.shape, dtype=getattr(torch, _DTYPES[slot.dtype]), device="cpu")
     with slot.file.open("rb") as stream:
         stream.seek(slot.start)
         filled = stream.readinto(tensor.view(-1).view(torch.uint8).numpy().data)

@@ -111,7 +111,7 @@ def run(
     say(f"{len(set(families)):>4} families of similar sequences")
 
     # Every demonstration begins with an empty cache, to show what a cache does.
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         cache = Cache(scratch)
         embedding = ESM2Transformer(model, cache=cache)
         say(f"\nEmbedding all of them with {name}, twice:")

@@ -5,13 +5,25 @@ Never here: models, batches.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 
 from esm2_features.exceptions import InputError
+
+# What a failed allocation is called where PyTorch has no class of its own for it: on a CPU, in
+# cuBLAS, and on Apple's GPU.
+_SAID_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Invalid buffer size",
+)
 
 _TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768, "mps": 8192}
 
@@ -33,13 +45,14 @@ def resolve_device(device: str) -> torch.device:
     InputError
         If the device does not exist on this machine.
     """
+    name = device
     if device == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        has_mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
     try:
-        # An allocation is the only test that covers every kind and number of device.
-        return torch.empty(0, device=device).device
+        # An allocation is the only test that covers every kind and number of device. It also
+        # gives "cuda" its number, so that a device has one name.
+        return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
@@ -76,11 +89,8 @@ def is_out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # On a CPU, PyTorch reports a failed allocation as a plain RuntimeError.
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and (
-        "not enough memory" in text or "can't allocate memory" in text or "out of memory" in text
-    )
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(said in text for said in _SAID_OF_MEMORY)
 
 
 def release_memory(device: torch.device) -> None:
@@ -96,16 +106,61 @@ def release_memory(device: torch.device) -> None:
         torch.mps.empty_cache()
 
 
-@contextmanager
-def exact_float32() -> Iterator[None]:
-    """Keep TensorFloat-32 and bfloat16 out of float32 products, whatever the user has set.
+class _Float32Settings:
+    """PyTorch's settings for float32 products, which are those of the whole process.
 
-    The settings are those of the whole process; they are put back on leaving.
+    Several threads may be inside at once: the first one in saves and sets, the last one out
+    puts back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore: list[Callable[[], None]] = []
+
+    def enter(self) -> None:
+        """Make float32 products exact."""
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._restore = _make_exact()
+
+    def leave(self) -> None:
+        """Put back what the user had set, if no other thread still computes."""
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for restore in self._restore:
+                    restore()
+
+
+_settings = _Float32Settings()
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute at the precision of the tensors, whatever the user has set around it.
+
+    Keeps TensorFloat-32 and bfloat16 out of float32 products, and autocast out altogether.
+
+    Parameters
+    ----------
+    device : torch.device
 
     Yields
     ------
     None
     """
+    _settings.enter()
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _settings.leave()
+
+
+def _make_exact() -> list[Callable[[], None]]:
+    """Forbid rounding of float32 inputs; what to call to allow it again."""
     # PyTorch knows them under these names; its type stubs do not.
     backends: list[Any] = [
         torch.backends.cuda.matmul,
@@ -114,16 +169,10 @@ def exact_float32() -> Iterator[None]:
     if not all(hasattr(backend, "fp32_precision") for backend in backends):
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-        try:
-            yield
-        finally:
-            torch.set_float32_matmul_precision(before)
-        return
-    saved = [backend.fp32_precision for backend in backends]
+        return [partial(torch.set_float32_matmul_precision, before)]
+    restore: list[Callable[[], None]] = [
+        partial(setattr, b, "fp32_precision", b.fp32_precision) for b in backends
+    ]
     for backend in backends:
         backend.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for backend, precision in zip(backends, saved, strict=True):
-            backend.fp32_precision = precision
+    return restore

@@ -22,6 +22,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 from platformdirs import user_cache_path
 
@@ -226,7 +227,8 @@ def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
                 return
         except requests.RequestException as error:
             if _never_connected(error):
-                raise _unreachable(card, file, f"its host cannot be reached ({error})") from error
+                host = urlsplit(file.url).netloc
+                raise _unreachable(card, file, f"{host} cannot be reached from here") from error
             trouble = str(error)
     if _size(part) == file.bytes:  # all of it came before the last trouble
         return
@@ -341,8 +343,7 @@ def _unreachable(card: ModelCard, file: RemoteFile, why: str) -> DownloadError:
         f"{name} is not on this machine, and {why}. Provide it in one of three ways:\n"
         f"  1. copy {file.url}\n     to {final}\n"
         f"  2. put it where other tools keep it: {_torch_hub_folder() / name}{elsewhere}\n"
-        f'  3. pass the path of your copy: model="/path/to/{card.name}.pt", with '
-        f"{card.name}-contact-regression.pt beside it if contacts are wanted",
+        f'  3. pass the path of your copy: model="/path/to/{card.name}.pt"',
         path=str(final),
         url=file.url,
     )

@@ -11,7 +11,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
@@ -24,9 +24,10 @@ from esm2_features._checkpoint import Checkpoint, open_checkpoint
 from esm2_features._options import absolute_layers, device_name, names, one_of, positive
 from esm2_features._plan import batches, dedupe, pack
 from esm2_features._registry import get_network
-from esm2_features._residues import fit_length, normalise
+from esm2_features._residues import fit_length, normalise, warn_of_nucleotides
+from esm2_features._sequences import columns
 from esm2_features._spec import POOLINGS, PRECISIONS, Spec
-from esm2_features.exceptions import OutOfMemoryError
+from esm2_features.exceptions import InputError, NumericalError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 
     from esm2_features._model import Network
 
-_STREAM_WINDOW = 4096
-"""Sequences that `Engine.stream` holds at a time."""
+_STREAM_SEQUENCES, _STREAM_BYTES = 4096, 1 << 28
+"""Sequences that `Engine.stream` holds at a time, and bytes of their features."""
 
 _SECONDS_BETWEEN_WRITES = 1.0
 """A killed run loses at most what was computed since the last write to the cache."""
@@ -129,12 +130,12 @@ class Engine:
             for i in range(self.checkpoint.architecture.dim)
         ]
 
-    def embed(self, sequences: Iterable[object]) -> NDArray[np.float32]:
+    def embed(self, sequences: object) -> NDArray[np.float32]:
         """Compute one row of features for each sequence.
 
         Parameters
         ----------
-        sequences : iterable of str
+        sequences : list of str, or one column of an array, Series, frame or table
             Or of objects with a ``.seq``, such as Biopython's records.
 
         Returns
@@ -150,17 +151,26 @@ class Engine:
             If the weights are needed and cannot be loaded.
         OutOfMemoryError
             If one sequence alone does not fit into memory.
+        NumericalError
+            If the network gives infinities or NaN.
+        ForkedProcessError
+            If this process was forked from one that has run a network.
+        CacheVersionError
+            If the cache belongs to a newer version or to another program.
+        TypeError
+            If it is not a container of sequences.
         """
-        _refuse_single(sequences)
-        return self.embed_normalised(self.normalise(sequences))
+        if isinstance(sequences, (list, tuple)) and not sequences:
+            return self.embed_normalised([])
+        return self.embed_normalised(self.normalise(_only_column(sequences)))
 
-    def stream(self, sequences: Iterable[object]) -> Iterator[NDArray[np.float32]]:
+    def stream(self, sequences: object) -> Iterator[NDArray[np.float32]]:
         """Compute features of more sequences than fit into memory.
 
         Parameters
         ----------
-        sequences : iterable of str
-            Read as it is needed, a few thousand sequences ahead.
+        sequences : iterator, or a container as in `embed`
+            Read as it is needed, a few thousand sequences ahead at most.
 
         Yields
         ------
@@ -171,10 +181,15 @@ class Engine:
         ------
         As `embed`; what was yielded before remains valid.
         """
-        _refuse_single(sequences)
-        remaining = iter(sequences)
+        # Not a generator itself, so that what is no container is refused here and now.
+        remaining = sequences if isinstance(sequences, Iterator) else iter(_only_column(sequences))
+        return self._stream(remaining)
+
+    def _stream(self, remaining: Iterator[object]) -> Iterator[NDArray[np.float32]]:
+        row_bytes = 4 * len(self.feature_names)
+        window_size = max(1, min(_STREAM_SEQUENCES, _STREAM_BYTES // row_bytes))
         seen = 0
-        while window := list(islice(remaining, _STREAM_WINDOW)):
+        while window := list(islice(remaining, window_size)):
             rows = range(seen, seen + len(window))
             yield from self.embed_normalised(self.normalise(window, rows=rows))
             seen += len(window)
@@ -211,6 +226,7 @@ class Engine:
             normalise(value, index=row, unknown=self.unknown, column=column)
             for row, value in zip(numbers, values, strict=True)
         ]
+        warn_of_nucleotides(residues, rows=numbers, column=column)
         return fit_length(
             residues,
             max_residues=self.max_residues,
@@ -287,12 +303,14 @@ class Engine:
                         raise
                     if len(batch) == 1:
                         raise _out_of_memory(lengths[batch[0]], str(network.device)) from error
-                    half = len(batch) // 2
-                    pending.extendleft([batch[half:], batch[:half]])
                     vectors = None
                 if vectors is None:
                     # Only here, after the error and its frames are gone, can memory be freed.
                     release_memory(network.device)
+                    budget = sum(lengths[i] + 2 for i in batch) // 2
+                    rest = [*batch, *chain.from_iterable(pending)]
+                    replanned = batches([lengths[i] for i in rest], budget)
+                    pending = deque([rest[k] for k in part] for part in replanned)
                     continue
                 yield batch, vectors
                 progress.update(sum(lengths[i] for i in batch))
@@ -301,12 +319,12 @@ class Engine:
         """One forward pass: (B, columns, dim), in the order of the sequences."""
         import torch
 
-        from esm2_features._devices import exact_float32
+        from esm2_features._devices import exact_arithmetic
         from esm2_features._pool import pool
 
         batch = pack(sequences)
         pooled: dict[tuple[int, str], Tensor] = {}
-        with exact_float32(), torch.inference_mode():
+        with exact_arithmetic(network.device), torch.inference_mode():
             for layer, x_TD in network.representations(batch, self.layers):
                 for pooling in self.poolings:
                     pooled[layer, pooling] = pool(x_TD, batch.groups, pooling)
@@ -314,7 +332,10 @@ class Engine:
                 [pooled[layer, pooling] for layer in self.layers for pooling in self.poolings],
                 dim=1,
             )
-        return np.asarray(vectors.cpu().numpy(), dtype=np.float32)
+        found: NDArray[np.float32] = vectors.cpu().numpy()
+        if not np.isfinite(found).all():
+            raise _not_finite(sequences[int(np.argmin(np.isfinite(found).all((1, 2))))], self)
+        return found
 
     def _network(self) -> Network:
         return get_network(self.checkpoint, device=self.device, precision=self.precision)
@@ -372,11 +393,24 @@ class _Writer:
         self._written = time.monotonic()
 
 
-def _refuse_single(sequences: object) -> None:
-    if isinstance(sequences, (str, bytes)):
-        raise TypeError(
-            "Got a single string where several sequences are expected; pass a list: [sequence]."
+def _only_column(sequences: object) -> list[object]:
+    """Read a container that must be a single column: never the names of its columns."""
+    found = columns(sequences, owner="Engine")
+    if len(found) > 1:
+        raise InputError(
+            f"Engine takes one column of sequences, but got {len(found)}. Pass one of them, or use "
+            "ESM2Transformer, which embeds several chains side by side."
         )
+    return found[0].values
+
+
+def _not_finite(sequence: str, engine: Engine) -> NumericalError:
+    return NumericalError(
+        f"{engine.checkpoint.name} gave infinities or NaN in {engine.precision} for a sequence of "
+        f"{len(sequence)} residues ({sequence[:40]!r}...). Nothing of its batch was cached. "
+        'float16 overflows in some models: use precision="float32" or "bfloat16"; in float32, '
+        "the checkpoint is damaged."
+    )
 
 
 def _out_of_memory(length: int, device: str) -> OutOfMemoryError:

@@ -126,15 +126,15 @@ def iter_fasta(path: FastaSource) -> Iterator[FastaRecord]:
 
 def _record(header: str, residues: str, number: int, name: str) -> FastaRecord:
     """Check what was found between two ``>``."""
-    identifier = header.split(maxsplit=1)[0] if header else ""
-    if not identifier:
+    if not header:
         raise _error(name, f"record {number} has no id after its '>'. Give it one.")
-    if not header.isascii() or not identifier.isprintable():
+    if not header.isascii() or not header.replace("\t", " ").isprintable():
         raise _error(
             name,
             f"the header of record {number} ({_shown(header)}) is not plain ASCII text. "
             "Replace its special characters: other programs would read them differently.",
         )
+    identifier = header.split(maxsplit=1)[0]
     if not residues:
         raise _error(
             name,

@@ -21,8 +21,10 @@ Never here: files, tokenising, foreign names of weights, a choice of kernel.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
@@ -270,8 +272,8 @@ class Network:
             )
         return self._head(x_TD)
 
-    def _on_device(self, array: object) -> Tensor:
-        return torch.as_tensor(array).to(self.device, non_blocking=True)
+    def _on_device(self, array: NDArray[Any]) -> Tensor:
+        return torch.from_numpy(array).to(self.device)
 
     def _inverse_frequencies(
         self, tensors: dict[str, Tensor], architecture: Architecture
@@ -280,7 +282,7 @@ class Network:
         names = [f"layers.{i}.self_attn.rot_emb.inv_freq" for i in range(architecture.layers)]
         stored = [tensors.pop(name).float() for name in names if name in tensors]
         if not stored:
-            pairs = torch.arange(0, architecture.head_dim, 2, dtype=torch.float32)
+            pairs = torch.arange(0, architecture.head_dim, 2, dtype=torch.float32, device="cpu")
             return 1.0 / (_ROTARY_BASE ** (pairs / architecture.head_dim))
         if not all(torch.equal(stored[0], other) for other in stored):
             raise CheckpointError(

@@ -45,8 +45,8 @@ _NAMES_IN_EXTRACT = {"mean": "mean_representations", "cls": "bos_representations
 _LONGEST_STEM = 200
 """Characters of a label in a file name: file systems end at 255, and numbers may follow."""
 
-_UNFIT = re.compile(r"[/\\\x00-\x1f\x7f]|^\.+")
-"""What leads out of a folder, hides a file, or cannot be in its name."""
+_UNFIT = re.compile(r"[/\\\x00-\x1f\x7f]|^\.+" + (r'|[<>:"|?*]' if os.name == "nt" else ""))
+"""What leads out of a folder, hides a file, or cannot be in its name (Windows knows more of it)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +86,13 @@ class Output:
         The file; the folder if the format is ``"pt"``.
     format : str
         One of `FORMATS`.
+    force : bool
+        Whether what is there may be replaced.
     """
 
     path: Path
     format: str
+    force: bool = False
 
 
 def prepare(
@@ -124,6 +127,11 @@ def prepare(
     MissingDependencyError
         If the format needs a package that is not installed.
     """
+    if os.fspath(path) == "-" or os.fspath(path).startswith(("/dev/", "/proc/")):
+        raise InputError(
+            f"The output {os.fspath(path)!r} is no file. Features are written as a whole, to a "
+            "file or a folder with a name."
+        )
     # A link stays a link: what it points to is replaced.
     place = Path(path).resolve()
     kind = format or _format_of(path)
@@ -134,7 +142,7 @@ def prepare(
     _check_folder(place.parent)
     if os.path.lexists(place):
         _check_replaceable(place, kind, force)
-    return Output(place, kind)
+    return Output(place, kind, force)
 
 
 def write(output: Output, features: Features) -> None:
@@ -157,6 +165,9 @@ def write(output: Output, features: Features) -> None:
         else:
             with part.open("xb") as file:
                 _WRITERS[output.format](file, features)
+        # Hours may have gone by since `prepare` looked.
+        if os.path.lexists(output.path):
+            _check_replaceable(output.path, output.format, output.force)
 
 
 # ------------------------------------------------------------------ formats
@@ -268,7 +279,11 @@ def _growing(path: Path) -> Iterator[Path]:
         yield part
         if path.is_dir():  # a folder cannot be replaced in one step, so one is always there
             aside = path.rename(part.with_suffix(".old"))
-            part.rename(path)
+            try:
+                part.rename(path)
+            except OSError:
+                aside.rename(path)
+                raise
             shutil.rmtree(aside)
         else:
             part.replace(path)

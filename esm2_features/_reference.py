@@ -12,6 +12,7 @@ from torch import Tensor
 
 from esm2_features._alphabet import encode
 from esm2_features._checkpoint import Checkpoint
+from esm2_features.exceptions import MissingDependencyError
 
 # Buffers that fair-esm's network makes itself, or that were left out because they are tied
 # to another tensor or used for contacts only.
@@ -34,7 +35,14 @@ class Reference:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        from esm.model.esm2 import ESM2
+        try:
+            from esm.model.esm2 import ESM2
+        except ImportError as error:
+            raise MissingDependencyError(
+                "Comparing with fair-esm needs the package fair-esm, and there is none, or another "
+                "package that is also called esm hides it (EvolutionaryScale's). Compare in an "
+                "environment without that one, after: pip install fair-esm"
+            ) from error
 
         shape = checkpoint.architecture
         with torch.device("meta"):

@@ -12,9 +12,11 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
-from esm2_features.exceptions import ForkedProcessError
+from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
 
 if TYPE_CHECKING:
+    import torch
+
     from esm2_features._checkpoint import Checkpoint
     from esm2_features._model import Network
 
@@ -45,6 +47,8 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
         If the weights cannot be found or read.
     InputError
         If there is no such device.
+    OutOfMemoryError
+        If the weights do not fit into its memory.
     """
     global _owner
     # Before the lock: a forked child may have inherited it locked.
@@ -56,20 +60,34 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
             "only. Results that are in the cache can be read in a forked process, too."
         )
     from esm2_features._devices import resolve_device
-    from esm2_features._model import Network
 
     with _lock:
         place = resolve_device(device)
         key = (checkpoint.identity, str(place), precision)
         if key not in _networks:
-            _networks[key] = Network(
-                checkpoint.name, checkpoint.architecture, checkpoint.load(), place, precision
-            )
             _owner = os.getpid()
+            _networks[key] = _load(checkpoint, place, precision)
         return _networks[key]
 
 
-def release_networks() -> None:
-    """Forget all networks, so that their memory can be freed."""
-    with _lock:
-        _networks.clear()
+def _load(checkpoint: Checkpoint, place: torch.device, precision: str) -> Network:
+    from esm2_features._devices import exact_arithmetic, is_out_of_memory, release_memory
+    from esm2_features._model import Network
+
+    try:
+        with exact_arithmetic(place):
+            return Network(
+                checkpoint.name, checkpoint.architecture, checkpoint.load(), place, precision
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        release_memory(place)
+        size = checkpoint.architecture.parameters * (4 if precision == "float32" else 2) / 1e9
+        raise OutOfMemoryError(
+            f"The weights of {checkpoint.name} ({size:.1f} GB in {precision}) do not fit into the "
+            f'memory of {place}. Use a device with more memory (device="cpu", say), a smaller '
+            "model, or close what else uses the memory.",
+            length=0,
+            device=str(place),
+        ) from error

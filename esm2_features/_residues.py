@@ -29,7 +29,11 @@ _WHITE_SPACE = " \t\n\r\v\f"
 _RESIDUES_AS_BYTES = RESIDUES.encode()
 _RESIDUES = frozenset(RESIDUES)
 _TOKEN = re.compile(r"<mask>|.", re.ASCII | re.IGNORECASE | re.DOTALL)
+_FILE_NAME = re.compile(r"\.(fa|faa|fasta|fas|txt|csv|gz|zst|parquet)$", re.IGNORECASE)
 _LONGEST_SHOWN = 60
+
+_NUCLEOTIDES = "ACGTUN"
+_SHORTEST_GENE = 20  # letters; shorter peptides may be of these residues alone
 
 # What str() makes of missing values; all but the last spell a peptide that nobody meant.
 _TEXT_OF_MISSING = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
@@ -144,8 +148,7 @@ def normalise(
         text = text[:-1]
     if not text:
         raise InvalidSequenceError(
-            f"Empty sequence in {_place(index, column)}. Drop such rows, or make them missing "
-            'values and pass on_missing="nan" or on_missing="zero".',
+            f"Empty sequence in {_place(index, column)}. Drop such rows, or mend them.",
             index=index,
         )
     if text.isascii():
@@ -237,8 +240,13 @@ def _name_of(character: str) -> str:
 
 def _remedy(text: str, character: str) -> str:
     as_unknown = 'pass unknown="X" or unknown="mask" to embed it as an unknown residue'
-    if text.startswith(">"):
-        return "This is FASTA text: read it with read_fasta, or remove its header line."
+    if character == ">":
+        return (
+            "Headers belong to FASTA text: read it with read_fasta, which wants each on a line of "
+            "its own."
+        )
+    if _FILE_NAME.search(text):
+        return "It looks like the name of a file: read it with read_fasta."
     if character.isspace():
         return 'Join the sequence: "".join(sequence.split()).'
     if character in "-.~":
@@ -248,7 +256,8 @@ def _remedy(text: str, character: str) -> str:
     if character in "<>" + MASK:
         return 'Of the special tokens, only "<mask>" can be written in a sequence.'
     if not character.isprintable():
-        return "It is invisible: remove it."
+        unreadable = "\udc80" <= character <= "\udcff"
+        return "It is not ASCII: retype it." if unreadable else "It is invisible: remove it."
     if not character.isascii():
         return f"It may look like a letter that it is not: retype it, or {as_unknown}."
     return f"Correct it, or {as_unknown}."
@@ -256,6 +265,41 @@ def _remedy(text: str, character: str) -> str:
 
 def _place(index: int, column: str | None) -> str:
     return f"row {index}" + (f" of column {column!r}" if column is not None else "")
+
+
+def warn_of_nucleotides(
+    sequences: Sequence[str], *, rows: Sequence[int], column: str | None = None
+) -> None:
+    """Warn once if sequences look like DNA or RNA, whose letters are residues, too.
+
+    Parameters
+    ----------
+    sequences : sequence of str
+        Normalised.
+    rows : sequence of int
+        Where they come from, for the message.
+    column : str or None, default=None
+        The name of their column, for the message.
+
+    Warns
+    -----
+    UserWarning
+        With the first row and the number of such rows.
+    """
+    found = [
+        row
+        for row, sequence in zip(rows, sequences, strict=True)
+        # Stripping stops at once at the ends of most proteins.
+        if len(sequence) >= _SHORTEST_GENE and not sequence.strip(_NUCLEOTIDES)
+    ]
+    if found:
+        others = f" (the first of {len(found)})" if len(found) > 1 else ""
+        warnings.warn(
+            f"The sequence in {_place(found[0], column)}{others} holds the letters {_NUCLEOTIDES} "
+            "only: is it DNA? ESM-2 reads proteins. Translate it first.",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def fit_length(

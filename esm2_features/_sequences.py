@@ -67,7 +67,7 @@ def columns(X: object, *, owner: str) -> list[Column]:
     --------
     >>> columns(["MKT", "GSH"], owner="Example")
     [Column(name=None, values=['MKT', 'GSH'])]
-    >>> [column.values for column in columns([("MKT", "GSH"), ("MKV", "GSA")], owner="Example")]
+    >>> [column.values for column in columns([["MKT", "GSH"], ["MKV", "GSA"]], owner="Example")]
     [['MKT', 'MKV'], ['GSH', 'GSA']]
     """
     if isinstance(X, np.ndarray):
@@ -131,6 +131,12 @@ def _from_list(rows: list[Any]) -> list[Column]:
     of_chains = {kind for kind in kinds if issubclass(kind, list | tuple) and not is_record(kind)}
     if not of_chains:
         return [Column(None, rows)]
+    if any(issubclass(kind, tuple) for kind in of_chains):
+        raise InputError(
+            "The rows are tuples. If they are (label, sequence) pairs, pass the sequences alone: "
+            "[sequence for label, sequence in rows]. If they are the chains of one molecule, pass "
+            "lists, an array or a data frame."
+        )
     if kinds != of_chains:
         odd = next(i for i, row in enumerate(rows) if type(row) not in of_chains)
         raise InputError(

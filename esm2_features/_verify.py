@@ -19,9 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._checkpoint import Checkpoint, open_checkpoint
-from esm2_features._devices import exact_float32, resolve_device
+from esm2_features._devices import exact_arithmetic, resolve_device
 from esm2_features._model import Network
 from esm2_features._options import names
 from esm2_features._plan import batches, pack, pack_tokens
@@ -148,9 +147,9 @@ class Report:
 
 
 def verify(
-    model: str | os.PathLike[str] = DEFAULT_MODEL,
+    model: str | os.PathLike[str],
     *,
-    sequences: Sequence[str] | None = None,
+    sequences: Sequence[object] | None = None,
     precisions: str | Sequence[str] = ("float32",),
     device: str = "auto",
 ) -> Report:
@@ -158,8 +157,8 @@ def verify(
 
     Parameters
     ----------
-    model : str or path, default="esm2_t33_650M_UR50D"
-    sequences : sequence of str, optional
+    model : str or path
+    sequences : sequence of str, or of objects with a ``.seq``, optional
         By default a few that cover all letters, masks, and 1 to 1022 residues.
     precisions : str or sequence of str, default=("float32",)
     device : str, default="auto"
@@ -224,7 +223,7 @@ def _packed(
     for batch in batches([len(sequence) for sequence in sequences], _BATCH_TOKENS):
         packed = pack([sequences[i] for i in batch])
         rows: dict[str, NDArray[np.float32]] = {}
-        with exact_float32():
+        with exact_arithmetic(network.device):
             for layer, x_TD in network.representations(packed, layers):
                 rows[str(layer)] = x_TD.cpu().numpy()
                 if layer == layers[-1] and network.has_head:
@@ -242,7 +241,7 @@ def _with_published_values(network: Network, precision: str) -> list[Difference]
         ("pub.logits", _PUBLISHED_LOGITS),
     ):
         batch = pack_tokens([np.array(tokens, dtype=np.uint8)])
-        with exact_float32():
+        with exact_arithmetic(network.device):
             [(_, x_TD)] = network.representations(batch, [network.depth])
             values = network.logits(x_TD) if name == "pub.logits" else x_TD
         ours, theirs = values[:3, :3].cpu().numpy(), np.array(published, dtype=np.float32)

@@ -1,7 +1,7 @@
 """The command line: parse, one call, write.
 
-Exit codes: 0 done; 2 the input or an option is wrong; 1 anything else that is reported
-(a checkpoint, memory, a difference that `verify` found); 130 interrupted.
+Exit codes: 0 done; 1 `verify` found a difference; 2 anything else that is reported (an input, an
+option, a checkpoint, memory); 130 interrupted.
 Results go to standard output, everything that is said about them to standard error.
 
 Never here: a second pipeline. What a command does is imported when it runs, so that ``--help``
@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -24,13 +25,9 @@ from esm2_features._spec import POOLINGS, PRECISIONS
 from esm2_features.exceptions import Esm2FeaturesError, InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    import numpy as np
-    from numpy.typing import NDArray
+    from collections.abc import Callable, Iterator, Sequence
 
     from esm2_features._catalogue import ModelCard
-    from esm2_features._engine import Engine
     from esm2_features._fasta import FastaRecord
 
 _INTERRUPTED = 130
@@ -62,12 +59,12 @@ class _Commands(click.Group):
             try:
                 return super().invoke(ctx)
             except Esm2FeaturesError as error:
-                raise _Stop(str(error), 2 if isinstance(error, InputError) else 1) from error
+                raise _Stop(str(error), 2) from error
             except BrokenPipeError:  # `| head` has seen enough; click knows what to do
                 raise
             except OSError as error:
                 reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-                raise _Stop(reason, 1) from error
+                raise _Stop(reason, 2) from error
             except KeyboardInterrupt as error:
                 raise _Stop("Interrupted.", _INTERRUPTED) from error
 
@@ -255,7 +252,6 @@ def embed(
     from esm2_features._fasta import read_fasta
 
     start = time.perf_counter()
-    place = prepare(output, format=kind, poolings=pooling, force=force)
     engine = Engine(
         model,
         layers=layers,  # type: ignore[arg-type]  # checked by the engine, as all of these
@@ -269,9 +265,13 @@ def embed(
         cache=None if cache == "none" else cache,
         verbose=True,
     )
+    if output.exists() and Path(fasta).exists() and output.samefile(fasta):
+        raise InputError(f"OUT is IN, {fasta}, which would be lost. Choose another name.")
+    place = prepare(output, format=kind, poolings=pooling, force=force)
     try:
         records = read_fasta(fasta)
-        values = _embed_records(engine, records)
+        with _naming_the_record(records):
+            values = engine.embed(records)
     except KeyboardInterrupt as error:
         kept = "nothing is kept, because of --cache none."
         if engine.cache is not None:
@@ -332,8 +332,9 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
     from esm2_features._fasta import read_fasta
     from esm2_features._verify import verify as compare
 
-    chosen = None if sequences is None else [record.seq for record in read_fasta(sequences)]
-    report = compare(model, sequences=chosen, precisions=precision, device=device)
+    records = None if sequences is None else read_fasta(sequences)
+    with _naming_the_record(records or []):
+        report = compare(model, sequences=records, precisions=precision, device=device)
     click.echo(report.text)
     if not report.passed:
         raise _Stop("This installation does not compute what fair-esm computes.", 1)
@@ -361,10 +362,11 @@ def demo(output: Path, model: str) -> None:
 # ------------------------------------------------------------------ the parts of a command
 
 
-def _embed_records(engine: Engine, records: Sequence[FastaRecord]) -> NDArray[np.float32]:
-    """Embed, and name the record when one of them is wrong."""
+@contextmanager
+def _naming_the_record(records: Sequence[FastaRecord]) -> Iterator[None]:
+    """Name the record when one of them is wrong; the library knows it as a row."""
     try:
-        return engine.embed(records)
+        yield
     except InputError as error:
         index = getattr(error, "index", None)
         if index is None:

@@ -9,6 +9,7 @@
     ├─ CheckpointError(RuntimeError)      .path
     │   └─ DownloadError                  .path .url
     ├─ OutOfMemoryError(MemoryError)      .length .device
+    ├─ NumericalError(ArithmeticError)
     ├─ ForkedProcessError(RuntimeError)
     ├─ CacheVersionError(RuntimeError)    .path .found .expected
     └─ MissingDependencyError(ImportError)
@@ -25,11 +26,17 @@ Never here: logic.
 from __future__ import annotations
 
 import importlib
+from functools import partial
 from types import ModuleType
 
 
 class Esm2FeaturesError(Exception):
     """Base class of every error that this library raises on purpose."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle with the attributes, which are the keyword arguments of every error here."""
+        given = {name: value for name, value in vars(self).items() if not name.startswith("__")}
+        return partial(type(self), **given), self.args, vars(self)
 
 
 class InputError(Esm2FeaturesError, ValueError):
@@ -137,12 +144,12 @@ class DownloadError(CheckpointError):
 
 
 class OutOfMemoryError(Esm2FeaturesError, MemoryError):
-    """One single sequence does not fit into the memory of the device.
+    """One single sequence, or the weights, do not fit into the memory of the device.
 
     Attributes
     ----------
     length : int
-        Its number of residues.
+        Its number of residues; 0 if it is the weights that do not fit.
     device : str
         The device that ran out of memory.
     """
@@ -151,6 +158,10 @@ class OutOfMemoryError(Esm2FeaturesError, MemoryError):
         super().__init__(message)
         self.length = length
         self.device = device
+
+
+class NumericalError(Esm2FeaturesError, ArithmeticError):
+    """The network gave infinities or NaN; they are neither returned nor cached."""
 
 
 class ForkedProcessError(Esm2FeaturesError, RuntimeError):
@@ -210,8 +221,10 @@ def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
     """
     try:
         return importlib.import_module(module)
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         package = module.partition(".")[0]
+        if error.name is None or error.name.partition(".")[0] != package:
+            raise  # it is installed, and broken for want of something else
         raise MissingDependencyError(
             f"{purpose} needs the package {package}, which is not installed. "
             f'Install it with: pip install "esm2-features[{extra}]"'

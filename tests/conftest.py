@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 # Before anything is imported, so that worker processes inherit it: no test may reach the
 # user's own cache or the network.
 _SCRATCH = tempfile.mkdtemp(prefix="esm2-features-tests-")
+atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 os.environ["ESM2_FEATURES_CACHE"] = str(Path(_SCRATCH) / "embeddings")
 os.environ["ESM2_FEATURES_HOME"] = str(Path(_SCRATCH) / "home")
 os.environ["ESM2_FEATURES_OFFLINE"] = "1"

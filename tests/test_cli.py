@@ -201,7 +201,7 @@ def test__embed__uses_the_cache_that_it_is_given(embed, tmp_path):
 def test__embed__replaces_only_by_force(embed, fasta):
     path, _ = embed()
     fasta.write_text(">one\nMKT\n")
-    result = invoke("embed", fasta, "-o", path, "--model", "nowhere.pt", code=2)
+    result = invoke("embed", fasta, "-o", path, "--model", "mini", code=2)
     assert "exists already" in result.stderr
     embed("--force")
     assert np.load(path)["id"].tolist() == ["one"]
@@ -253,20 +253,34 @@ def test__embed__wrong_options_are_named(embed, options, message):
     assert message in said
 
 
-def test__embed__output_is_checked_before_the_model_and_the_input(embed):
-    for out, message in (("x.h5", "ends in '.h5'"), ("no/x.npz", "There is no folder")):
-        _, said = embed("--model", "nowhere.pt", source="nowhere.fasta", out=out, code=2)
-        assert message in said
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("x.h5", "ends in '.h5'"),
+        ("no/x.npz", "There is no folder"),
+        ("/dev/stdout", "'/dev/stdout' is no file"),
+    ],
+)
+def test__embed__output_is_checked_before_the_input(embed, out, message):
+    _, said = embed(source="nowhere.fasta", out=out, code=2)
+    assert message in said
+
+
+def test__embed__never_overwrites_its_own_input(embed, fasta):
+    before = fasta.read_bytes()
+    _, said = embed("--force", "--format", "csv", out=fasta, code=2)
+    assert "OUT is IN" in said
+    assert fasta.read_bytes() == before
 
 
 def test__embed__no_such_model(embed):
-    _, said = embed("--model", "esm2_t6_8M", code=1)
+    _, said = embed("--model", "esm2_t6_8M", code=2)
     assert "There is no model 'esm2_t6_8M'" in said
     assert "Did you mean --model esm2_t6_8M_UR50D?" in said
 
 
 def test__embed__model_that_is_not_here_and_may_not_be_fetched(embed):
-    _, said = embed("--model", "esm2_t6_8M_UR50D", code=1)
+    _, said = embed("--model", "esm2_t6_8M_UR50D", code=2)
     assert "ESM2_FEATURES_OFFLINE" in said
 
 
@@ -335,7 +349,7 @@ def test__verify__wrong_precision(tiny_checkpoint):
 
 def test__demo__folder_that_cannot_be_made(tmp_path):
     (tmp_path / "demo").touch()
-    result = invoke("demo", "--output", tmp_path / "demo", code=1)
+    result = invoke("demo", "--output", tmp_path / "demo", code=2)
     assert result.stderr == f"Error: {tmp_path / 'demo'}: File exists\n"
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,6 +20,7 @@ from esm2_features.exceptions import (
     CheckpointError,
     InputError,
     InvalidSequenceError,
+    NumericalError,
     OutOfMemoryError,
     SequenceTooLongError,
 )
@@ -155,14 +157,61 @@ def test__embed__no_sequences_give_no_rows(engine):
 
 
 def test__embed__refuses_a_single_string(engine):
-    with pytest.raises(TypeError, match=r"pass a list: \[sequence\]"):
+    with pytest.raises(TypeError, match=r"Pass a list: \[sequence\]"):
         engine().embed("MKT")
-    with pytest.raises(TypeError, match=r"pass a list: \[sequence\]"):
-        next(engine().stream("MKT"))
+    with pytest.raises(TypeError, match=r"Pass a list: \[sequence\]"):
+        engine().stream("MKT")  # at once, not when the first row is asked for
+
+
+def test__embed__never_takes_the_names_of_columns_for_sequences(engine):
+    frame = pd.DataFrame({"HEAVY": SEQUENCES})
+    np.testing.assert_array_equal(engine().embed(frame), engine().embed(SEQUENCES))
+    with pytest.raises(TypeError, match=r"list\(d.values\(\)\)"):
+        engine().embed({"HEAVY": "MKTA"})
+    with pytest.raises(TypeError, match="dict"):
+        engine().stream({"HEAVY": "MKTA"})
+    with pytest.raises(InputError, match="takes one column of sequences, but got 2"):
+        engine().embed(pd.DataFrame({"heavy": SEQUENCES, "light": SEQUENCES}))
+
+
+def test__embed__after_a_batch_that_did_not_fit_the_budget_stays_low(engine):
+    small = engine(cache=None, batch_tokens=60)
+    small.most_tokens = 24
+    small.embed(["MKTAYIAKQR"] + [f"MKTAYIAKQ{a}" for a in CANONICAL_RESIDUES])
+    too_large = [b for b in small.batches if sum(len(s) + 2 for s in b) > 24]
+    assert len(too_large) <= 2
+
+
+def test__embed__numbers_that_are_none_are_an_error_and_not_cached(engine, monkeypatch):
+    forward = RecordingEngine._forward
+    monkeypatch.setattr(
+        "esm2_features._pool._REDUCTIONS", {"mean": lambda x_BTD: x_BTD.mean(1) / 0.0}
+    )
+    with pytest.raises(NumericalError, match="infinities or NaN in float32 for a sequence of"):
+        engine().embed(SEQUENCES)
+    monkeypatch.setattr(RecordingEngine, "_forward", forward)
+    assert engine().cache.info().rows == 0
+
+
+def test__embed__dna_is_embedded_with_a_warning(engine):
+    with pytest.warns(UserWarning, match="row 1 holds the letters ACGTUN only: is it DNA"):
+        engine().embed(["MKTAYIAKQR", "ACGTACGTACGTACGTACGTA"])
+
+
+def test__embed__is_exact_under_autocast_and_with_another_default_device(tiny_checkpoint):
+    exact = Engine(tiny_checkpoint, cache=None).embed(SEQUENCES)
+    code = f"""
+import numpy as np, torch
+from esm2_features import Engine
+with torch.autocast("cpu", dtype=torch.bfloat16), torch.device("meta"):
+    rows = Engine({str(tiny_checkpoint)!r}, cache=None).embed({SEQUENCES!r})
+np.testing.assert_array_equal(rows, np.array({exact.tolist()!r}, np.float32))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
 
 def test__stream__gives_the_rows_of_embed_and_reads_only_what_it_needs(engine, monkeypatch):
-    monkeypatch.setattr("esm2_features._engine._STREAM_WINDOW", 4)
+    monkeypatch.setattr("esm2_features._engine._STREAM_SEQUENCES", 4)
     taken = []
 
     def source():
@@ -178,7 +227,7 @@ def test__stream__gives_the_rows_of_embed_and_reads_only_what_it_needs(engine, m
 
 
 def test__stream__errors_name_the_row_of_the_whole_input(engine, monkeypatch):
-    monkeypatch.setattr("esm2_features._engine._STREAM_WINDOW", 2)
+    monkeypatch.setattr("esm2_features._engine._STREAM_SEQUENCES", 2)
     with pytest.raises(InvalidSequenceError, match="row 5") as caught:
         list(engine().stream(["MK", "MK", "MK", "MK", "MK", "M1"]))
     assert caught.value.index == 5
@@ -229,7 +278,6 @@ def test__precision__float32_is_exact_whatever_the_user_has_set(setting, tiny_ch
     code = f"""
 import torch
 from esm2_features import Engine
-from esm2_features._devices import exact_float32
 class Spy(Engine):
     def _forward(self, network, sequences):
         representations = network.representations

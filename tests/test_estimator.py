@@ -127,7 +127,7 @@ def test__set_params__changes_what_a_fitted_one_gives(esm2):
 
 
 BAD_PARAMETERS = [
-    ({"model": 3}, TypeError, "model must be a name or a path, got 3"),
+    ({"model": 3}, TypeError, "Got model=3; pass the name of a model or a path"),
     ({"model": "esm2_t6_8m"}, CheckpointError, 'Did you mean model="esm2_t6_8M_UR50D"'),
     ({"model": "mimi"}, CheckpointError, 'Did you mean model="mini"'),
     ({"model": "no/such/model.pt"}, CheckpointError, r"no file or folder .*no/such/model\.pt"),

@@ -164,6 +164,22 @@ def test__prepare__never_replaces_a_folder_or_a_device_by_a_file(tmp_path):
         prepare(os.devnull, poolings=["mean"], format="csv", force=True)
 
 
+@pytest.mark.parametrize("path", ["-", "/dev/stdout", "/proc/self/fd/1"])
+def test__prepare__refuses_what_is_no_file(path):
+    with pytest.raises(InputError, match="is no file"):
+        prepare(path, format="csv", poolings=["mean"])
+
+
+def test__write__looks_again_before_it_replaces(tmp_path):
+    output = prepare(tmp_path / "x.csv", poolings=["mean"])
+    (tmp_path / "x.csv").write_text("somebody else's")
+    features = Features(["a"], ["a"], np.zeros((1, 2), np.float32), ["f0", "f1"], [0], ["mean"])
+    with pytest.raises(InputError, match="exists already"):
+        write(output, features)
+    assert (tmp_path / "x.csv").read_text() == "somebody else's"
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
 def test__write__through_a_link(tmp_path):
     (tmp_path / "link.npz").symlink_to(tmp_path / "target.npz")
     written(tmp_path / "link.npz", some_features())

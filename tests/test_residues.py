@@ -115,7 +115,7 @@ WRONG = {
     "two stops": ("MKT**", 4, "*", "An inner '*' is a stop codon"),
     "blank": ("MKT AYI", 4, " ", 'Join the sequence: "".join(sequence.split()).'),
     "line": ("MKT\nAYI", 4, "\n", 'Join the sequence: "".join(sequence.split()).'),
-    "FASTA": (">sp|X\nMKT", 1, ">", "This is FASTA text: read it with read_fasta, or remove"),
+    "FASTA": (">sp|X\nMKT", 1, ">", "Headers belong to FASTA text: read it with read_fasta"),
     "our mask": ("MK#T", 3, "#", 'only "<mask>" can be written'),
     "special token": ("<cls>MK", 1, "<", 'only "<mask>" can be written'),
     "after a mask": ("<mask>J", 7, "J", "Correct it"),
@@ -130,7 +130,7 @@ WRONG = {
     "byte order mark": ("\ufeffMKT", 1, "\ufeff", "It is invisible: remove it."),
     "null": ("MK\0", 3, "\0", "It is invisible: remove it."),
     "bytes UTF-8": ("MK\u0410".encode(), 3, "\u0410", "retype it"),
-    "bytes Latin-1": (b"MK\xc4", 3, "\udcc4", "It is invisible: remove it."),
+    "bytes Latin-1": (b"MK\xc4", 3, "\udcc4", "It is not ASCII: retype it."),
 }
 
 

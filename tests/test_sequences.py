@@ -108,8 +108,7 @@ TWO_UNNAMED_COLUMNS = {
     "array U": np.array([SEQUENCES, LIGHT]).T,
     "array object": np.array([SEQUENCES, LIGHT], dtype=object).T,
     "list of lists": [list(pair) for pair in zip(SEQUENCES, LIGHT, strict=True)],
-    "list of tuples": list(zip(SEQUENCES, LIGHT, strict=True)),
-    "tuple of lists and tuples": ([SEQUENCES[0], LIGHT[0]], *zip(SEQUENCES[1:], LIGHT[1:])),  # noqa: B905
+    "tuple of lists": tuple([*row] for row in zip(SEQUENCES, LIGHT, strict=True)),
     "frame with numbers as names": pd.DataFrame({0: SEQUENCES, 1: LIGHT}),
     "frame with levels of names": pd.DataFrame({("a", "b"): SEQUENCES, ("a", "c"): LIGHT}),
 }
@@ -300,6 +299,11 @@ def test__columns__no_columns(X, shape):
     assert str(caught.value) == (
         f"Found array with 0 feature(s) (shape={shape}) while a minimum of 1 is required by Test."
     )
+
+
+def test__columns__label_and_sequence_pairs_are_not_taken_for_two_chains():
+    with pytest.raises(InputError, match=r"\[sequence for label, sequence in rows\]"):
+        columns([("protein", "MKTV"), ("other", "ACD")], owner="Test")
 
 
 def test__columns__rows_of_different_lengths():

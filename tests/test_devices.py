@@ -1,0 +1,82 @@
+"""Devices, memory, and settings that are everybody's."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from esm2_features._devices import exact_arithmetic, is_out_of_memory, resolve_device
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 1"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling"), True),
+        (RuntimeError("Invalid buffer size: 9.02 GB"), True),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test__is_out_of_memory__tells_memory_from_other_errors(error, answer):
+    assert is_out_of_memory(error) is answer
+
+
+def test__resolve_device__gives_a_device_one_name():
+    assert resolve_device("cpu") == CPU
+    assert resolve_device("auto") == resolve_device(resolve_device("auto").type)
+
+
+@pytest.fixture
+def rounding():
+    """A process in which float32 products may round, as users set it."""
+    backend = torch.backends.cuda.matmul
+    if not hasattr(backend, "fp32_precision"):
+        pytest.skip("this PyTorch has one setting for all, tested elsewhere")
+    before = backend.fp32_precision
+    backend.fp32_precision = "tf32"
+    yield lambda: backend.fp32_precision
+    backend.fp32_precision = before
+
+
+def test__exact_arithmetic__puts_back_what_was_set_also_after_an_error(rounding):
+    def fail():
+        with exact_arithmetic(CPU):
+            assert rounding() == "ieee"
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert rounding() == "tf32"
+
+
+def test__exact_arithmetic__holds_until_the_last_thread_is_out(rounding):
+    first_in, second_in, first_out = (threading.Event() for _ in range(3))
+    seen = []
+
+    def first():
+        with exact_arithmetic(CPU):
+            first_in.set()
+            second_in.wait(10)
+        first_out.set()
+
+    def second():
+        first_in.wait(10)
+        with exact_arithmetic(CPU):
+            second_in.set()
+            first_out.wait(10)
+            seen.append(rounding())
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert seen == ["ieee"]
+    assert rounding() == "tf32"
