@@ -5,6 +5,7 @@ Never here: models, batches.
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -94,7 +95,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give unused blocks back to the device, after it ran out of memory.
+    """Give unused blocks back to the device, or to the system.
 
     Parameters
     ----------
@@ -104,6 +105,20 @@ def release_memory(device: torch.device) -> None:
         torch.cuda.empty_cache()
     elif device.type == "mps":
         torch.mps.empty_cache()
+    elif _malloc_trim is not None:
+        _malloc_trim(0)
+
+
+def _find_malloc_trim() -> Callable[[int], int] | None:
+    """Look for glibc's function that returns freed memory; elsewhere, it returns by itself."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found
+
+
+_malloc_trim = _find_malloc_trim()
 
 
 class _Float32Settings:

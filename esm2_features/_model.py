@@ -30,6 +30,7 @@ from torch.nn.functional import layer_norm
 
 from esm2_features._attention import attend
 from esm2_features._catalogue import Architecture
+from esm2_features._devices import release_memory
 from esm2_features._linear import Linear
 from esm2_features._plan import Batch, Group
 from esm2_features.exceptions import CheckpointError
@@ -196,10 +197,11 @@ class Network:
         weights = Weights(tensors, device, dtype)
         self._embedding_VD = weights.exact("embed_tokens.weight")
         self._rotary = Rotary(self._inverse_frequencies(tensors, architecture).to(device))
-        self._blocks = [
-            Block(weights, f"layers.{i}", architecture.heads, dtype)
-            for i in range(architecture.layers)
-        ]
+        self._blocks: list[Block] = []
+        for i in range(architecture.layers):
+            self._blocks.append(Block(weights, f"layers.{i}", architecture.heads, dtype))
+            # The allocator would keep what each layer's copies leave behind: 20 % of the weights.
+            release_memory(device)
         self._last_norm = Norm(weights, "emb_layer_norm_after")
         self._head = (
             LanguageModelHead(weights, self._embedding_VD) if "lm_head.bias" in weights else None
