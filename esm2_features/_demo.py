@@ -281,12 +281,14 @@ def _name_well_known(axes: Any, plane: NDArray[np.float64], peptides: Sequence[P
             text.set_ha(("center", "left", "right")[np.sign(offset[0])])
             text.set_va(("center", "bottom", "top")[np.sign(offset[1])])
             box = text.get_window_extent()
+            others = np.delete(points, i, axis=0)
             line = points[i] + np.linspace(0, 1, 20)[:, None] * offset * pixels_per_point
             if (
                 all(map(axes.bbox.contains, *box.corners().T))
-                and not box.padded(_MARKER).count_contains(np.delete(points, i, axis=0))
+                and not box.padded(_MARKER).count_contains(others)
                 and not box.count_overlaps(boxes)
                 and not any(other.count_contains(line) for other in boxes)
+                and np.linalg.norm(line[3:, None] - others, axis=2).min() > _MARKER
             ):
                 boxes += [box, *(box.from_extents(*xy, *xy).padded(1) for xy in line[2:])]
                 break

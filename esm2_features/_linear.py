@@ -42,7 +42,7 @@ class Linear:
         if _can_pack(weight):
             self._weight = None
             self._pieces = [
-                torch.ops.mkldnn._reorder_linear_weight(piece.contiguous(), _ROWS_HINT)
+                torch.ops.mkldnn._reorder_linear_weight(piece, _ROWS_HINT)
                 for piece in torch.split(weight, _LONGEST_SUM, dim=1)
             ]
 
