@@ -257,7 +257,7 @@ def test_empty_name_is_refused(empty):
 
 @pytest.mark.parametrize("wrong", [None, 3, b"mini", ["mini"]])
 def test_other_types_are_refused(wrong):
-    with pytest.raises(TypeError, match="model must be a name or a path"):
+    with pytest.raises(TypeError, match="pass the name of a model or a path"):
         open_checkpoint(wrong)
 
 
