@@ -99,12 +99,12 @@ def read_pt_without_tensors(path: Path) -> Any:
     try:
         with zipfile.ZipFile(path) as archive:
             (entry,) = (it for it in archive.infolist() if it.filename.endswith("/data.pkl"))
-            if entry.file_size <= _LONGEST_HEADER_BYTES:
-                with archive.open(entry) as file:
-                    return _HeaderPickle(file).load()
-    except Exception:  # noqa: S110 - torch is the judge of whatever is unusual
-        pass
-    return load_pt(path, mmap=True)
+            if entry.file_size > _LONGEST_HEADER_BYTES:
+                raise pickle.UnpicklingError("too long for names and shapes")
+            with archive.open(entry) as file:
+                return _HeaderPickle(file).load()
+    except Exception:  # whatever is unusual, torch is the judge of it
+        return load_pt(path, mmap=True)
 
 
 def pt_state(contents: Any) -> Mapping[str, Any]:
