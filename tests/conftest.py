@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 # Before anything is imported, so that worker processes inherit it: no test may reach the
-# user's own cache or the network.
+# user's own cache, official weights that happen to be on this machine, or the network.
 _SCRATCH = tempfile.mkdtemp(prefix="esm2-features-tests-")
 atexit.register(shutil.rmtree, _SCRATCH, ignore_errors=True)
 os.environ["ESM2_FEATURES_CACHE"] = str(Path(_SCRATCH) / "embeddings")
 os.environ["ESM2_FEATURES_HOME"] = str(Path(_SCRATCH) / "home")
 os.environ["ESM2_FEATURES_OFFLINE"] = "1"
+os.environ["TORCH_HOME"] = str(Path(_SCRATCH) / "torch")
+os.environ["HF_HOME"] = str(Path(_SCRATCH) / "huggingface")
+for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+    os.environ.pop(_variable, None)
 
 from checkpoints import random_esm2, write_fair_esm  # noqa: E402
 

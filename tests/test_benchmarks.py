@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +51,6 @@ def test__train_mini__without_a_fasta_says_so():
 
 def test__model_card__is_of_the_weights_that_ship():
     """The card is written by the evaluation; its figures of training are in the weights."""
-    import struct
-
     file = open_checkpoint("mini").source
     with file.open("rb") as stream:
         (length,) = struct.unpack("<Q", stream.read(8))
