@@ -245,6 +245,11 @@ class Engine:
         Returns
         -------
         features : ndarray of shape (n, layers x poolings x dim), float32
+
+        Raises
+        ------
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
+            As `embed`.
         """
         first, back = dedupe(sequences)
         unique = [sequences[i] for i in first]

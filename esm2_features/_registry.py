@@ -43,7 +43,7 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
     ------
     ForkedProcessError
         If this process was forked from one that has used a network: it would hang.
-    CheckpointError
+    CheckpointError, DownloadError
         If the weights cannot be found or read.
     InputError
         If there is no such device.
