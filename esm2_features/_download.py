@@ -100,7 +100,7 @@ def own_folder() -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file's bytes; about a second for 2 GB.
+    """Digest of a file's bytes; about a second per gigabyte.
 
     Parameters
     ----------
