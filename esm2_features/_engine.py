@@ -24,7 +24,7 @@ from esm2_features._checkpoint import Checkpoint, open_checkpoint
 from esm2_features._options import absolute_layers, device_name, names, one_of, positive
 from esm2_features._plan import batches, dedupe, pack
 from esm2_features._registry import get_network
-from esm2_features._residues import fit_length, normalise, warn_of_nucleotides
+from esm2_features._residues import Cuts, fit_length, normalise, warn_of_nucleotides
 from esm2_features._sequences import columns
 from esm2_features._spec import POOLINGS, PRECISIONS, Spec
 from esm2_features.exceptions import InputError, NumericalError, OutOfMemoryError
@@ -188,11 +188,11 @@ class Engine:
     def _stream(self, remaining: Iterator[object]) -> Iterator[NDArray[np.float32]]:
         row_bytes = 4 * len(self.feature_names)
         window_size = max(1, min(_STREAM_SEQUENCES, _STREAM_BYTES // row_bytes))
-        seen = 0
+        cuts = Cuts()
         while window := list(islice(remaining, window_size)):
-            rows = range(seen, seen + len(window))
-            yield from self.embed_normalised(self.normalise(window, rows=rows))
-            seen += len(window)
+            rows = range(cuts.seen, cuts.seen + len(window))
+            yield from self.embed_normalised(self.normalise(window, rows=rows, cuts=cuts))
+        cuts.say(self.max_residues)
 
     def normalise(
         self,
@@ -200,6 +200,7 @@ class Engine:
         *,
         rows: Iterable[int] | None = None,
         column: str | None = None,
+        cuts: Cuts | None = None,
     ) -> list[str]:
         """Check sequences and bring them into the one form that is encoded and cached.
 
@@ -210,6 +211,9 @@ class Engine:
             Row numbers for error messages, if they are not 0, 1, 2, ...
         column : str, optional
             Name of the column for error messages.
+        cuts : Cuts, optional
+            Counts the sequences that are cut, for a caller that has more of them and says so
+            itself at the end.
 
         Returns
         -------
@@ -227,13 +231,18 @@ class Engine:
             for row, value in zip(numbers, values, strict=True)
         ]
         warn_of_nucleotides(residues, rows=numbers, column=column)
-        return fit_length(
+        counted = Cuts() if cuts is None else cuts
+        fitting = fit_length(
             residues,
             max_residues=self.max_residues,
             too_long=self.too_long,
+            cuts=counted,
             rows=numbers,
             column=column,
         )
+        if cuts is None:
+            counted.say(self.max_residues)
+        return fitting
 
     def embed_normalised(self, sequences: Sequence[str]) -> NDArray[np.float32]:
         """Compute features of sequences that `normalise` has given.

@@ -18,7 +18,7 @@ from esm2_features._cache import Cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._options import one_of
-from esm2_features._residues import is_missing
+from esm2_features._residues import Cuts, is_missing
 from esm2_features._sequences import Column, columns
 from esm2_features.exceptions import MissingSequenceError
 
@@ -158,9 +158,7 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         engine = self._engine()
         chains = self._chains(X)
-        if self.too_long == "truncate":
-            engine.max_residues = None  # nothing is cut, and so nothing said, before `transform`
-        self._normalised(engine, chains)
+        self._normalised(engine, chains, Cuts())  # of cuts, `transform` speaks
         self.n_features_in_ = len(chains)
         names = [chain.name for chain in chains]
         if all(name is not None for name in names):
@@ -196,7 +194,9 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         engine = self._engine()
         chains = self._chains(X)
         self._check_same_chains(chains)
-        sequences, present = self._normalised(engine, chains)
+        cuts = Cuts()
+        sequences, present = self._normalised(engine, chains, cuts)
+        cuts.say(engine.max_residues)
         vectors = engine.embed_normalised(sequences)
         if present.all():
             filled = vectors
@@ -258,7 +258,7 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return columns(X, owner=type(self).__name__)
 
     def _normalised(
-        self, engine: Engine, chains: Sequence[Column]
+        self, engine: Engine, chains: Sequence[Column], cuts: Cuts
     ) -> tuple[list[str], NDArray[np.bool_]]:
         """All sequences that are present, chain after chain, and where: (chains, rows)."""
         sequences: list[str] = []
@@ -271,7 +271,7 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             rows = np.flatnonzero(present[i]).tolist()
             column = chain.name if len(chains) > 1 else None
             sequences += engine.normalise(
-                [chain.values[row] for row in rows], rows=rows, column=column
+                [chain.values[row] for row in rows], rows=rows, column=column, cuts=cuts
             )
         return sequences, present
 

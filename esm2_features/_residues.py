@@ -13,6 +13,7 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from numbers import Number
 
 import numpy as np
@@ -302,11 +303,48 @@ def warn_of_nucleotides(
         )
 
 
+@dataclass
+class Cuts:
+    """How many sequences were cut, counted over all parts of an input, to be said once.
+
+    Attributes
+    ----------
+    cut, seen : int
+        Sequences that were cut, and all of them.
+    longest : int
+        Residues of the longest one before it was cut.
+    """
+
+    cut: int = 0
+    seen: int = 0
+    longest: int = 0
+
+    def say(self, max_residues: int | None) -> None:
+        """Warn with the count, if there is one.
+
+        Parameters
+        ----------
+        max_residues : int or None
+
+        Warns
+        -----
+        TruncationWarning
+        """
+        if self.cut:
+            warnings.warn(
+                f"{self.cut} of {self.seen} sequences were cut to their first {max_residues} "
+                f"residues (max_residues); the longest had {self.longest}.",
+                TruncationWarning,
+                stacklevel=2,
+            )
+
+
 def fit_length(
     sequences: list[str],
     *,
     max_residues: int | None,
     too_long: str,
+    cuts: Cuts,
     rows: Sequence[int] | None = None,
     column: str | None = None,
 ) -> list[str]:
@@ -319,7 +357,9 @@ def fit_length(
     max_residues : int or None
         The number of residues allowed; None allows any.
     too_long : {"raise", "truncate"}
-        ``"truncate"`` keeps the first ``max_residues`` residues and warns once.
+        ``"truncate"`` keeps the first ``max_residues`` residues.
+    cuts : Cuts
+        Counts on.
     rows : sequence of int, optional
         Where the sequences come from, for messages; by default they are rows 0, 1, 2...
     column : str or None, default=None
@@ -334,12 +374,8 @@ def fit_length(
     ------
     SequenceTooLongError
         If one is too long and ``too_long="raise"``.
-
-    Warns
-    -----
-    TruncationWarning
-        With the number of sequences that were cut.
     """
+    cuts.seen += len(sequences)
     if max_residues is None:
         return sequences
     long = [i for i, sequence in enumerate(sequences) if len(sequence) > max_residues]
@@ -357,12 +393,6 @@ def fit_length(
             length=length,
             limit=max_residues,
         )
-    longest = max(len(sequences[i]) for i in long)
-    where = f" of column {column!r}" if column is not None else ""
-    warnings.warn(
-        f"{len(long)} of {len(sequences)} sequences{where} were cut to their first "
-        f"{max_residues} residues (max_residues); the longest had {longest}.",
-        TruncationWarning,
-        stacklevel=2,
-    )
+    cuts.cut += len(long)
+    cuts.longest = max(cuts.longest, *(len(sequences[i]) for i in long))
     return [sequence[:max_residues] for sequence in sequences]

@@ -23,6 +23,7 @@ from esm2_features.exceptions import (
     NumericalError,
     OutOfMemoryError,
     SequenceTooLongError,
+    TruncationWarning,
 )
 
 SEQUENCES = ["MKTAYIAKQR", "GG", "MKTAYIAKQR", "W", "ACDEFGHIKLMNPQRSTVWY", "GSHMVLSEGE"]
@@ -234,6 +235,15 @@ def test__stream__errors_name_the_row_of_the_whole_input(engine, monkeypatch):
     with pytest.raises(SequenceTooLongError) as too_long:
         list(engine(max_residues=3).stream(["MK", "MK", "MKTA"]))
     assert too_long.value.index == 2
+
+
+def test__truncate__is_said_once_for_all_windows_of_a_stream(engine, monkeypatch):
+    monkeypatch.setattr("esm2_features._engine._STREAM_SEQUENCES", 2)
+    cutting = engine(max_residues=5, too_long="truncate")
+    with pytest.warns(TruncationWarning, match="4 of 6 sequences were cut") as caught:
+        rows = list(cutting.stream(SEQUENCES))
+    assert len(caught) == 1
+    np.testing.assert_array_equal(rows, engine().embed([s[:5] for s in SEQUENCES]))
 
 
 @pytest.mark.parametrize(

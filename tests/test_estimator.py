@@ -808,3 +808,10 @@ def test__cache__computes_what_is_missing_and_no_more(esm2, tmp_path):
     estimator = esm2(cache=tmp_path, layers=[0, 1])
     assert_equal(estimator.transform(HEAVY), esm2(layers=[0, 1]).transform(HEAVY))
     assert Cache(tmp_path).info().rows == 8
+
+
+def test__too_long__truncate_warns_once_for_several_chains(esm2):
+    estimator = esm2(max_residues=5, too_long="truncate").fit(FRAME[CHAINS])
+    with pytest.warns(TruncationWarning, match="8 of 8 sequences were cut") as caught:
+        estimator.transform(FRAME[CHAINS])
+    assert len(caught) == 1
