@@ -72,7 +72,7 @@ def default_batch_tokens(device: torch.device) -> int:
     Returns
     -------
     tokens : int
-        On a CPU, where the intermediate results still fit into the caches.
+        A CPU gets few, so that intermediate results stay in its caches; a GPU many, to be busy.
     """
     return _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["mps"])
 

@@ -653,7 +653,7 @@ def test_a_locked_file_is_waited_for_once_and_used_again_later(tmp_path: Path) -
 
 @POSIX
 def test_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
     cache = filled(tmp_path, range(50))
 
     def work() -> None:

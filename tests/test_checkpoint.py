@@ -164,7 +164,8 @@ def test_hugging_face_rotary_frequencies_of_each_generation(model, tmp_path, rot
 
 
 def test_what_transformers_writes_today(model, tmp_path):
-    transformers = pytest.importorskip("transformers")
+    import transformers  # slow, and only here
+
     theirs = transformers.EsmForMaskedLM.from_pretrained(write_hugging_face(model, tmp_path / "a"))
     theirs.save_pretrained(tmp_path / "whole")
     theirs.save_pretrained(tmp_path / "sharded", max_shard_size="20KB")
@@ -214,13 +215,17 @@ def test_name_tables_cover_the_official_networks(card):
         )
 
 
-@pytest.mark.skipif(not MINI.exists(), reason="the embedded model is not trained yet")
 def test_embedded_model_loads_by_name():
     checkpoint = open_checkpoint("mini")
     assert checkpoint.name == "mini"
     assert checkpoint.identity == f"sha256:{hashlib.sha256(MINI.read_bytes()).hexdigest()}"
     weights = checkpoint.load()
     assert weights["embed_tokens.weight"].shape == (33, checkpoint.architecture.dim)
+
+
+def test_embedded_model_says_that_it_has_no_contact_regression():
+    with pytest.raises(CheckpointError, match="the demonstration model ships without"):
+        open_checkpoint("mini").contact_regression()
 
 
 # ------------------------------------------------------------------ names and paths
@@ -299,7 +304,7 @@ def test_describing_and_identifying_import_no_torch(model, tmp_path):
         "    assert checkpoint.identity.startswith('sha256:'), model\n"
         "    assert 'torch' not in sys.modules, model\n"
     )
-    models = [*paths, "esm2_t33_650M_UR50D", *(["mini"] if MINI.exists() else [])]
+    models = [*paths, "esm2_t33_650M_UR50D", "mini"]
     subprocess.run([sys.executable, "-c", script, *models], check=True, cwd=ROOT)
 
 

@@ -132,7 +132,7 @@ def test__network__refuses_rotary_frequencies_that_differ_between_layers():
 
 
 def test__network__equals_transformers():
-    transformers = pytest.importorskip("transformers", reason="the test extra is not installed")
+    import transformers  # slow, and only here
     from checkpoints import hugging_face_config, hugging_face_state
 
     reference = random_esm2(3, 64, 4, seed=6)

@@ -196,7 +196,7 @@ def test__write__permissions_are_the_usual_ones(tmp_path):
 @contextmanager
 def no_room():
     """Let no file grow beyond 100 bytes, as if the disk were full."""
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
     try:
