@@ -1,263 +1,371 @@
-"""Vectors on disk: one SQLite file, one row per key, a checksum in every row.
+"""Vectors on disk, for as long as they are wanted: `Cache`.
 
-A cache problem may cost time, but never a wrong vector and never a failed run. A value that fails
-its checksum is a miss. A damaged file is set aside, never deleted. A full disk, a read-only folder,
-a locked file: one `CacheWarning`, and the results go on. Only a file that is not ours to touch,
-another program's or a newer version's, is an error: `CacheVersionError`, from every method.
+What is stored is a `Part`: vectors of one `Spec` with their keys. A value that fails its checksum
+is a miss. Its file is `_cache_file`'s, and what may go wrong with that is `_cache_link`'s.
 
-Never here: model names, what a key is made of, torch.
+Never here: sequences, networks, torch.
 """
 
 from __future__ import annotations
 
 import os
-import sqlite3
-import threading
-import time
-import warnings
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from datetime import UTC, datetime
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, NamedTuple, TypeVar
 
 import numpy as np
 import platformdirs
 from numpy.typing import NDArray
 
-from esm2_features._cache_file import (
-    Connection,
-    open_file,
-    read_vectors,
-    transaction,
-    write_vectors,
-)
-from esm2_features.exceptions import CacheWarning, InputError
+from esm2_features import _upkeep
+from esm2_features._cache_link import Link, is_damage
+from esm2_features._cache_vectors import Vectors
+from esm2_features._exchange import read_parts
+from esm2_features._parquet_file import write_parquet
+from esm2_features._spec import KEY_BYTES, Part, Spec
+from esm2_features._upkeep import CacheCheck, CacheInfo, Imported, Pruned
+from esm2_features.exceptions import InputError
 
-_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+_SMALLEST = 1 << 22
+"""Least `max_bytes`: a few blocks."""
 
-_T = TypeVar("_T")
-
-
-class CacheInfo(NamedTuple):
-    """What a cache holds."""
-
-    path: Path  # the folder
-    rows: int  # number of vectors
-    bytes: int  # size of the file
+_AT_A_TIME = 16
+"""Blocks that are exported from one lookup, 4 MB at most."""
 
 
 class Cache:
-    """Vectors on disk, one row per key, each with a checksum.
+    """Vectors on disk, each with a checksum.
 
     A light handle: making one opens nothing, and the first write creates folder and file, for
-    their owner only. Threads may share it and forked processes inherit it; a pickle carries the
-    path alone. Two are equal if their paths are.
+    their owner only. Threads may share it and forked processes inherit it; a pickle carries path
+    and limit alone, by which two are equal.
 
     Parameters
     ----------
     path : str or os.PathLike, optional
         The folder; `default_folder()` if not given. One that exists keeps its permissions.
+    max_bytes : int, optional
+        Size that the file may reach, at least 4 MiB. What was not used for longest makes room;
+        days are counted, for all that was written together. By default there is no limit.
 
     Attributes
     ----------
     path, file : Path
         The folder, and the SQLite file in it; absolute.
+    max_bytes : int or None
+
+    Raises
+    ------
+    InputError
+        If `max_bytes` is too small.
     """
 
-    busy_seconds: ClassVar[float] = 30.0  # how long to wait while another process has the lock
-    rest_seconds: ClassVar[float] = 60.0  # how long to leave a cache alone after a failure: a
-    # stuck lock is not waited for in every batch, and a full disk does not end caching for good
-
-    def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, max_bytes: int | None = None
+    ) -> None:
+        if max_bytes is not None and not max_bytes >= _SMALLEST:
+            raise InputError(f"Got max_bytes={max_bytes!r}; expected None or at least {_SMALLEST}.")
         folder = default_folder() if path is None else Path(path)
         self.path = folder.expanduser().absolute()
         self.file = self.path / "embeddings.sqlite3"
-        self._local = _PerThread()
-        self._resting_until = {"read": 0.0, "written": 0.0}
-        self._warned: dict[tuple[int, str], object] = {}
+        self.max_bytes = max_bytes
+        self._link = Link(self.file)
+        self._vectors = Vectors(max_bytes)
 
     def __repr__(self) -> str:
-        return f"Cache({str(self.path)!r})"
+        limit = "" if self.max_bytes is None else f", max_bytes={self.max_bytes}"
+        return f"Cache({str(self.path)!r}{limit})"
 
     def __eq__(self, other: object) -> bool:
-        return self.path == other.path if isinstance(other, Cache) else NotImplemented
+        if not isinstance(other, Cache):
+            return NotImplemented
+        return (self.path, self.max_bytes) == (other.path, other.max_bytes)
 
     def __hash__(self) -> int:
         return hash(self.path)
 
-    def __reduce__(self) -> tuple[type[Cache], tuple[str]]:
-        return type(self), (str(self.path),)
+    def __reduce__(self) -> tuple[type[Cache], tuple[str, int | None]]:
+        return type(self), (str(self.path), self.max_bytes)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Cache:
         return self  # clones of an estimator share the connections, and warn once between them
 
     def get_many(
-        self, keys: Sequence[bytes], dim: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Read the vectors of some keys.
+        self, spec: Spec, keys: NDArray[np.uint8], out: NDArray[np.float32]
+    ) -> NDArray[np.bool_]:
+        """Read vectors.
 
         Parameters
         ----------
-        keys : sequence of bytes
-            The keys, which may repeat.
-        dim : int
-            Width of a vector; a stored vector of another width is a miss.
+        spec : Spec
+        keys : ndarray of shape (n, 32), uint8
+            Keys that `spec` gave, which may repeat.
+        out : ndarray of shape (n, dim), float32
+            Filled with the vectors that are found; its other rows stay as they are. A stored
+            vector of another width is not found.
 
         Returns
         -------
-        rows : ndarray of shape (len(keys), dim), float32
-            The vectors in the order of `keys`; zeros where there is none.
-        hit : ndarray of shape (len(keys),), bool
+        hit : ndarray of shape (n,), bool
             Whether the vector was found and its checksum holds.
-        """
-        place: dict[bytes, int] = {}
-        for key in keys:
-            place.setdefault(key, len(place))
-        raw = np.zeros((len(place), 4 * dim), np.uint8)
-        hit = np.zeros(len(place), np.bool_)
-        if self._attempt("read", lambda link: read_vectors(link, place, raw, hit)):
-            message = f"The cache {self.file} holds a damaged value, which is computed again and "
-            self._warn("value", message + "overwritten. If this happens often, check the disk.")
-        rows = raw.view("<f4").astype(np.float32, copy=False)
-        if len(place) == len(keys):
-            return rows, hit
-        back = [place[key] for key in keys]
-        return rows[back], hit[back]
 
-    def put_many(self, keys: Sequence[bytes], rows: NDArray[np.float32]) -> None:
+        Raises
+        ------
+        CacheVersionError
+            If the file belongs to another program or version.
+        """
+        hit = np.zeros(len(keys), np.bool_)
+        if len(keys) and self._link.attempt(
+            "read", lambda connection: self._vectors.read(connection, spec, keys, out, hit)
+        ):
+            self._link.warn(
+                "value",
+                f"The cache {self.file} holds damaged vectors, which are computed again and "
+                "overwritten. If this happens often, check the disk.",
+            )
+        return hit
+
+    def put_many(self, parts: Sequence[Part]) -> None:
         """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`.
 
         Parameters
         ----------
-        keys : sequence of bytes
-            The keys; where one repeats, its last row stays.
-        rows : ndarray of shape (len(keys), dim), float32
-            The vectors.
+        parts : sequence of Part
+            Vectors with their keys; where a key repeats, its last row stays.
 
         Raises
         ------
         ValueError
             If there is not one row for each key.
+        CacheVersionError
+            If the file belongs to another program or version.
         """
-        if rows.ndim != 2 or len(rows) != len(keys):
-            raise ValueError(f"Got rows of shape {rows.shape} but expected ({len(keys)}, dim)")
-        if len(keys):
-            self._attempt("written", lambda link: write_vectors(link, keys, rows))
+        for part in parts:
+            if part.rows.ndim != 2 or part.keys.shape != (len(part.rows), KEY_BYTES):
+                raise ValueError(
+                    f"Got keys of shape {part.keys.shape} and rows of shape {part.rows.shape}, "
+                    f"but expected (n, {KEY_BYTES}) and (n, dim)"
+                )
+        if any(len(part.keys) for part in parts):
+            self._link.attempt("written", partial(self._vectors.write, parts=parts))
+
+    # -------------------------------------------------------------- the whole
 
     def info(self) -> CacheInfo:
-        """Count the vectors and the bytes; a cache that is not there yet has none."""
-        count = "select count(*) from vector"
-        rows = self._attempt("read", lambda link: int(link.execute(count).fetchone()[0]))
-        return CacheInfo(self.path, rows or 0, self.file.stat().st_size if rows is not None else 0)
+        """Count vectors and bytes by model, layer and pooling.
+
+        Returns
+        -------
+        info : CacheInfo
+            A cache that is not there yet has none.
+
+        Raises
+        ------
+        CacheVersionError
+            If the file belongs to another program or version.
+        """
+        found = self._link.attempt("read", _upkeep.count)
+        size = 0 if found is None else self.file.stat().st_size
+        return CacheInfo(self.path, sum(space.rows for space in found or ()), size, found or ())
+
+    def verify(self) -> CacheCheck:
+        """Read every vector and compare it with its checksum. Nothing is changed.
+
+        Returns
+        -------
+        check : CacheCheck
+            ``check.damaged`` is empty if all is well; `prune` removes what is damaged.
+
+        Raises
+        ------
+        CacheVersionError
+            If the file belongs to another program or version.
+        OSError
+            If it cannot be read.
+        """
+        try:
+            check = self._link.run("read", _upkeep.check, mend=False)
+        except OSError as error:
+            if not is_damage(error.__cause__):
+                raise
+            return CacheCheck(0, (f"{error}. It is set aside when it is next used.",))
+        return check or CacheCheck(0, ())
+
+    def prune(
+        self,
+        *,
+        max_bytes: int | None = None,
+        unused_days: int | None = None,
+        model: str | None = None,
+    ) -> Pruned:
+        """Remove what is damaged or not wanted, tidy up, and give the space back.
+
+        Parameters
+        ----------
+        max_bytes : int, optional
+            Size that the file may keep; what was not used for longest goes first. By default
+            that of this cache, if it has one.
+        unused_days : int, optional
+            Vectors that were not used for longer than this go.
+        model : str, optional
+            Name or identity (``"sha256:..."``) of a model all of whose vectors go.
+
+        Returns
+        -------
+        pruned : Pruned
+            What has gone.
+
+        Raises
+        ------
+        InputError
+            If there are no vectors of that model, or a number is negative.
+        CacheVersionError
+            If the file belongs to another program or version.
+        OSError
+            If it cannot be written.
+        """
+        for name, value in (("max_bytes", max_bytes), ("unused_days", unused_days)):
+            if value is not None and value < 0:
+                raise InputError(f"Got {name}={value!r}; expected None or a number from 0.")
+        limit = self.max_bytes if max_bytes is None else max_bytes
+        if not self.file.exists():
+            return Pruned(0, 0)
+        before = self.file.stat().st_size
+        rows = self._link.run(
+            "written",
+            lambda connection: _upkeep.prune(
+                connection, max_bytes=limit, unused_days=unused_days, model=model
+            ),
+        )
+        return Pruned(rows or 0, before - self.file.stat().st_size)
 
     def clear(self) -> None:
         """Delete all vectors, and give the space back.
 
         Raises
         ------
+        CacheVersionError
+            If the file belongs to another program or version.
         OSError
             If they cannot be deleted: who asks for it must know, so a warning would not do.
         """
+        self._link.run("cleared", _upkeep.clear)
 
-        def delete(connection: Connection) -> None:
-            with transaction(connection):
-                connection.execute("delete from vector")
-            connection.execute("vacuum")
+    def export(self, path: str | os.PathLike[str], *, model: str | None = None) -> int:
+        """Write vectors to a Parquet file, from which `import_` reads them back bit for bit.
 
-        self._run("cleared", delete)
+        Parameters
+        ----------
+        path : str or path-like
+            The file; one that is there is replaced when the new one is complete.
+        model : str, optional
+            Name or identity of the model whose vectors are written; all by default, which must
+            then be of one width.
 
-    def _attempt(self, purpose: str, action: Callable[[Connection], _T]) -> _T | None:
-        """Run `action`; where that fails, warn, let the cache rest, and return None."""
-        if time.monotonic() < self._resting_until[purpose]:
-            return None
-        try:
-            return self._run(purpose, action)
-        except OSError as error:
-            self._resting_until[purpose] = time.monotonic() + self.rest_seconds
-            message = f"{error}. The results are right all the same, only slower than they could "
-            message += "be. Mend the cause, or choose another folder with cache=, or cache=None."
-            self._warn(purpose, message)
-            return None
+        Returns
+        -------
+        n : int
+            Number of vectors. Damaged ones are left out, with a `CacheWarning`.
 
-    def _run(self, purpose: str, action: Callable[[Connection], _T]) -> _T | None:
-        """Run `action` on this thread's connection, twice at most; None if there is no file.
-
-        Whatever the cause of a failure, it is raised as an OSError.
+        Raises
+        ------
+        InputError
+            If there is nothing to export, or vectors differ in width.
+        MissingDependencyError
+            If pyarrow is not installed.
+        CacheVersionError, OSError
+            If the cache cannot be read, or the file not be written.
         """
-        for last in (False, True):
-            try:
-                with _FORK_LOCK:
-                    connection = self._connection(create=purpose == "written")
-                    return None if connection is None else action(connection)
-            except (sqlite3.Error, OSError) as error:
-                self._drop()
-                if last or not self._make_way(error):
-                    message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
-                    raise OSError(message) from error
-        raise AssertionError("the second try returns or raises")
+        return write_parquet(Path(path), self._parts(model))
 
-    def _make_way(self, error: Exception) -> bool:
-        """Set the file aside if `error` says that it is damaged; whether to try again."""
-        try:
-            if self._identity() != self._local.identity:
-                return True  # another process has set it aside or replaced it
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-            if code not in _DAMAGE:
-                return bool(code == sqlite3.SQLITE_ERROR)  # no table: emptied while it was open
-            if not os.access(self.file, os.W_OK):
-                return False  # a reader of a shared cache leaves that to its owner
-            aside = f"{self.file}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            # The journal first: left behind, it would be played into the file that comes next.
-            with suppress(FileNotFoundError):
-                Path(f"{self.file}-journal").rename(f"{aside}-journal")
-            self.file.rename(aside)
-        except OSError:
-            return False
-        message = f"The cache {self.file} is damaged: {_cause(error)}. It was set aside as {aside}"
-        self._warn(aside, f"{message}, which you may delete, and a new one is begun.")
-        return True
+    def _parts(self, model: str | None) -> Iterator[Part]:
+        """Yield all that is intact, some blocks at a time."""
+        list_all = partial(_upkeep.contents, model=model)
+        everything = self._link.run("read", list_all, mend=False) or []
+        for spec, numbers in everything:
+            for start in range(0, len(numbers), _AT_A_TIME):
+                read = partial(
+                    _upkeep.read_parts, spec=spec, numbers=numbers[start : start + _AT_A_TIME]
+                )
+                parts, damaged = self._link.run("read", read, mend=False) or ([], 0)
+                if damaged:
+                    self._link.warn(
+                        "export",
+                        f"The cache {self.file} holds damaged vectors, which are left out. "
+                        "`esm2-features cache prune` removes them.",
+                    )
+                yield from parts
 
-    def _warn(self, cause: str, message: str) -> None:
-        """Warn once for each cause in each process; setdefault is atomic between threads."""
-        token = object()
-        if self._warned.setdefault((os.getpid(), cause), token) is token:
-            warnings.warn(message, CacheWarning, stacklevel=4)
+    def import_(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        layer: int = -1,
+        pooling: str = "mean",
+        precision: str = "float32",
+        cache_dtype: str = "float32",
+        replace: bool = False,
+    ) -> Imported:
+        """Take in vectors that were computed elsewhere.
 
-    def _identity(self) -> tuple[int, int] | None:
-        """Device and inode of the file: whether it is still the one that was opened."""
-        try:
-            status = self.file.stat()
-        except FileNotFoundError:
-            return None
-        return status.st_dev, status.st_ino
+        Parameters
+        ----------
+        path : str or path-like
+            What `export` wrote (``.parquet``), another cache (its folder), or sequences with
+            their vectors: ``.npz`` with arrays ``sequence`` (n,) and ``embedding`` (n, dim), or
+            ``.csv`` with a column ``sequence`` and dim columns of numbers.
+        model : str, optional
+            Official name of the model that computed them; for ``.npz`` and ``.csv`` only, which do
+            not say it, as are the next four.
+        layer : int, default=-1
+            Their layer; negatives count from the end.
+        pooling : str, default="mean"
+        precision : str, default="float32"
+            Arithmetic that they were computed in.
+        cache_dtype : {"float32", "float16"}, default="float32"
+            What to keep them in.
+        replace : bool, default=False
+            Whether a vector that contradicts the one that is there replaces it. Vectors of one
+            key that differ by rounding, as those of two machines do, do not: the older one stays.
 
-    def _connection(self, *, create: bool) -> Connection | None:
-        """Return this thread's connection to the file that is there now; open it if need be."""
-        identity = self._identity()
-        if identity is None and create:
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # Only SQLite may open a file that exists: to close it otherwise drops SQLite's locks.
-            with suppress(FileExistsError):
-                os.close(os.open(self.file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-            identity = self._identity()
-        held = self._local.connection
-        if held and held.pid == os.getpid() and self._local.identity == identity:
-            return held
-        self._drop()
-        self._local.identity = identity
-        if identity is None:
-            return None
-        self._local.connection = connection = open_file(self.file, self.busy_seconds)
-        return connection
+        Returns
+        -------
+        imported : Imported
+            How many are new, how many were there, and those that contradict what was there.
 
-    def _drop(self) -> None:
-        """Forget this thread's connection; close it, or keep it open if a parent opened it."""
-        held, self._local.connection = self._local.connection, None
-        if held and held.pid == os.getpid():
-            held.close()
-        elif held:
-            _INHERITED.append(held)
+        Raises
+        ------
+        InputError
+            If the file does not hold what it should; what was read before stays.
+        MissingDependencyError
+            If pyarrow is needed and not installed.
+        CacheVersionError, OSError
+            If the file cannot be read, or the cache not be written.
+        """
+        source = Path(path)
+        if source.is_dir():
+            other = Cache(source)
+            if not other.file.exists():
+                raise InputError(f"There is no cache in {source}: it has no {other.file.name}.")
+            parts = other._parts(None)
+        else:
+            parts = read_parts(
+                source,
+                model=model,
+                layer=layer,
+                pooling=pooling,
+                precision=precision,
+                dtype=cache_dtype,
+            )
+        added, present, conflicts = 0, 0, []
+        for part in parts:
+            merge = partial(self._vectors.merge, part=part, replace=replace)
+            new, agreeing, contradicting = self._link.run("written", merge) or (0, 0, [])
+            added += new
+            present += agreeing
+            conflicts += contradicting
+        return Imported(added, present, tuple(conflicts))
 
 
 # One for each folder, however often it is named: what has been warned of, and which failing disk
@@ -296,28 +404,3 @@ def default_folder() -> Path:
     """Say which folder is "auto": ``ESM2_FEATURES_CACHE``, or else one in the user's caches."""
     chosen = os.environ.get("ESM2_FEATURES_CACHE")
     return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")
-
-
-# A fork waits for this lock, and so never copies a transaction that is half done: the child would
-# roll it back under its parent's hands. Inherited connections are kept from being closed, as
-# SQLite demands.
-_FORK_LOCK = threading.RLock()
-_INHERITED: list[Connection] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_FORK_LOCK.acquire,
-        after_in_parent=_FORK_LOCK.release,
-        after_in_child=_FORK_LOCK.release,
-    )
-
-
-class _PerThread(threading.local):
-    """What one thread holds: its connection, and which file it was opened for."""
-
-    connection: Connection | None = None
-    identity: tuple[int, int] | None = None
-
-
-def _cause(error: Exception) -> str:
-    name = getattr(error, "sqlite_errorname", "")
-    return f"{error} ({name})" if name else str(error)

@@ -1,50 +1,58 @@
-"""The file of the cache: its schema, and how vectors get in and out of it.
+"""The file of the cache: its schema, and how it is opened.
 
     <folder>/embeddings.sqlite3
-    ├─ header    application_id 0x45534D32 ("ESM2"), user_version 1
-    └─ vector    id      integer   order of arrival: what was written together lies together
-                 key     blob      all that identifies the vector; unique
-                 dim     integer   how many numbers the value holds
-                 crc     integer   CRC-32 over key and value: no value can answer for another key
-                 day     integer   last used, in days since 1970, to within a week
-                 value   blob      dim x little-endian float32
+    ├─ header    application_id 0x45534D32 ("ESM2"), user_version 2
+    ├─ space     id      integer   one `Spec`: all that identifies a vector but the residues
+    │            digest  blob      BLAKE2b-256 of the next five; unique
+    │            checkpoint, layer, pooling, precision, dtype; and model, for people
+    ├─ block     id      integer   rising; what is in a block never changes
+    │            space   integer   whose vectors these are
+    │            day     integer   last used, in days since 1970
+    │            keys    blob      n x 32 bytes: BLAKE2b-256 of space and sequence
+    │            checks  blob      n x CRC-32 over space, key and value, little-endian
+    │            crc     integer   CRC-32 over space, keys and values, for reading them at once
+    ├─ value     block   integer   the block's id
+    │            vectors blob      n x dim x little-endian float32 or float16
+    └─ file      id      blob      16 random bytes: whether this is the file that it was
 
-Never here: what to do when something fails.
+Vectors that are written together lie together, in blocks of up to 256 kB: a block costs little more
+to read than a vector, and what one run has written the next one wants. A checksum covers all that
+a vector is taken for, so that no value can answer for another key or another layer.
+
+Never here: what to do when something fails, what is done with tables.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-import time
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from esm2_features.exceptions import CacheVersionError
 
-_PROGRAM, _FORMAT = 0x45534D32, 1
+PAGE_BYTES = 65536
+"""Large pages: a block is a few of them."""
+
+_PROGRAM, _FORMAT = 0x45534D32, 2
 _HEADER = """
 select (select application_id from pragma_application_id),
        (select user_version from pragma_user_version), (select count(*) from sqlite_master)
 """
-_SCHEMA = """
-create table vector(
-    id integer primary key, key blob not null unique,
-    dim integer not null, crc integer not null, day integer not null, value blob not null)
-"""
-_UPSERT = """
-insert into vector(key, dim, crc, day, value) values(?, ?, ?, ?, ?) on conflict(key) do update
-set dim = excluded.dim, crc = excluded.crc, day = excluded.day, value = excluded.value
-"""
-_PAGE_BYTES = 16384  # holds three vectors of 1280 float32; smaller pages read slower
-_CHUNK = 500  # values in one query; SQLite may be built to take no more than 999
-_WEEK = 7  # `day` is renewed no oftener, because that rewrites the page with the value
+_SCHEMA = (
+    "create table file(id blob not null)",
+    """create table space(
+        id integer primary key, digest blob not null unique, checkpoint text not null,
+        layer integer not null, pooling text not null, precision text not null,
+        dtype text not null, model text not null)""",
+    # Numbers are never used again, so an index in another process can be old, but not wrong.
+    """create table block(
+        id integer primary key autoincrement, space integer not null, day integer not null,
+        keys blob not null, checks blob not null, crc integer not null)""",
+    "create index block_of_space on block(space)",
+    "create table value(block integer primary key, vectors blob not null)",
+)
 
 
 class Connection(sqlite3.Connection):
@@ -58,9 +66,108 @@ class Connection(sqlite3.Connection):
 
 
 def open_file(file: Path, busy_seconds: float) -> Connection:
-    """Connect, begin a file that is empty, refuse one that is not ours."""
+    """Connect, begin a file that is empty, refuse one that is not ours.
+
+    Parameters
+    ----------
+    file : Path
+        It has to exist.
+    busy_seconds : float
+        How long to wait for other processes.
+
+    Returns
+    -------
+    connection : Connection
+
+    Raises
+    ------
+    CacheVersionError
+        If it belongs to another program or version; it is left as it is.
+    sqlite3.Error
+    """
+    connection = connect(file, busy_seconds)
+    try:
+        if connection.execute(_HEADER).fetchone() == (0, 0, 0):
+            connection.execute(f"pragma page_size={PAGE_BYTES}")
+            with transaction(connection):
+                if connection.execute(_HEADER).fetchone() == (0, 0, 0):  # no one was faster
+                    for table in _SCHEMA:
+                        connection.execute(table)
+                    connection.execute("insert into file values(randomblob(16))")
+                    connection.execute(f"pragma application_id={_PROGRAM}")
+                    connection.execute(f"pragma user_version={_FORMAT}")
+        program, version, _ = connection.execute(_HEADER).fetchone()
+        if (program, version) == (_PROGRAM, _FORMAT):
+            _check_schema(connection)
+            return connection
+        reason = "belongs to another program. Move it away"
+        if program == _PROGRAM:
+            change = "Upgrade esm2-features" if version > _FORMAT else "Move it away"
+            reason = f"has format {version}; this version reads {_FORMAT}. {change}"
+        raise CacheVersionError(
+            f"{file} {reason}, or choose another folder with cache=. It is left as it is.",
+            path=str(file),
+            found=version,
+            expected=_FORMAT,
+        )
+    except BaseException:
+        connection.close()
+        raise
+
+
+def damage(what: str) -> sqlite3.DatabaseError:
+    """Make the error that SQLite itself raises where it notices damage."""
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    return error
+
+
+def _check_schema(connection: Connection) -> None:
+    """Notice a schema that is damaged and can be read: SQLite would miss columns, much later."""
+    query = "select sql from sqlite_master where name not like 'sqlite_%'"
+    found = {sql for (sql,) in connection.execute(query).fetchall()}
+    if found != {_as_stored(table) for table in _SCHEMA}:
+        raise damage("its schema is another one")
+
+
+def _as_stored(statement: str) -> bytes:
+    """Write a statement as SQLite keeps it: its first two words in capitals, by single spaces."""
+    create, kind, rest = statement.split(maxsplit=2)
+    return f"{create.upper()} {kind.upper()} {rest}".encode()
+
+
+@contextmanager
+def snapshot(connection: Connection) -> Iterator[None]:
+    """Read as if nobody wrote: what is found is there when it is fetched."""
+    connection.execute("begin")
+    try:
+        yield
+    finally:
+        with suppress(sqlite3.Error):
+            connection.execute("commit")
+
+
+def connect(file: Path, busy_seconds: float, *, mode: str = "rw") -> Connection:
+    """Connect to an SQLite file with the settings that all files of the cache share.
+
+    Parameters
+    ----------
+    file : Path
+    busy_seconds : float
+    mode : {"rw", "rwc"}, default="rw"
+        Whether a file that is not there is made. Where writing is not allowed, SQLite opens it
+        for reading.
+
+    Returns
+    -------
+    connection : Connection
+
+    Raises
+    ------
+    sqlite3.Error
+    """
     connection = sqlite3.connect(
-        f"{file.as_uri()}?mode=rw",  # where writing is not allowed, SQLite opens to read
+        f"{file.as_uri()}?mode={mode}",
         uri=True,
         timeout=busy_seconds,
         isolation_level=None,
@@ -74,98 +181,20 @@ def open_file(file: Path, busy_seconds: float) -> Connection:
         # disk. Memory is not mapped: a mapped file that is truncated kills the process.
         for pragma in ("mmap_size=0", "synchronous=NORMAL", "cell_size_check=ON"):
             connection.execute(f"pragma {pragma}")
-        if connection.execute(_HEADER).fetchone() == (0, 0, 0):
-            connection.execute(f"pragma page_size={_PAGE_BYTES}")
-            with transaction(connection):
-                if connection.execute(_HEADER).fetchone() == (0, 0, 0):  # no one was faster
-                    connection.execute(_SCHEMA)
-                    connection.execute(f"pragma application_id={_PROGRAM}")
-                    connection.execute(f"pragma user_version={_FORMAT}")
-        program, version, _ = connection.execute(_HEADER).fetchone()
-        if (program, version) == (_PROGRAM, _FORMAT):
-            return connection
-        reason = "belongs to another program. Move it away"
-        if program == _PROGRAM:
-            reason = f"has format {version}; this version reads {_FORMAT}. Upgrade esm2-features"
-        raise CacheVersionError(
-            f"{file} {reason}, or choose another folder with cache=. It is left as it is.",
-            path=str(file),
-            found=version,
-            expected=_FORMAT,
-        )
     except BaseException:
         connection.close()
         raise
-
-
-def read_vectors(
-    connection: Connection, place: dict[bytes, int], raw: NDArray[np.uint8], hit: NDArray[np.bool_]
-) -> bool:
-    """Fill `raw`, the bytes of one row per place, and `hit`; whether a value was damaged.
-
-    Keys are digests, so the rows of some keys lie anywhere in the file. The index is asked for
-    their ids first; rows in the order of ids are then read from front to back.
-    """
-    key_of = dict(_fetch(connection, "select id, key from vector where key", sorted(place)))
-    query = "select id, day, crc, value from vector where id"
-    buffer, width = raw.reshape(-1).data, raw.shape[1]
-    today, damaged, renewed = _today(), False, []
-    for id_, day, crc, value in _fetch(connection, query, sorted(key_of)):
-        key = key_of[id_]
-        if not isinstance(value, bytes) or _checksum(key, value) != crc:
-            damaged = True
-        elif len(value) == width:
-            at = place[key]
-            buffer[at * width : (at + 1) * width] = value
-            hit[at] = True
-            if isinstance(day, int) and day <= today - _WEEK:
-                renewed.append((today, id_))
-    if renewed:
-        # Mere book-keeping: a cache that is locked or read-only goes without it, at once.
-        wait = connection.execute("pragma busy_timeout").fetchone()[0]
-        try:
-            connection.execute("pragma busy_timeout=0")
-            with suppress(sqlite3.OperationalError), transaction(connection):
-                connection.executemany("update vector set day = ? where id = ?", renewed)
-        finally:
-            connection.execute(f"pragma busy_timeout={wait}")
-    return damaged
-
-
-def write_vectors(connection: Connection, keys: Sequence[bytes], rows: NDArray[np.float32]) -> None:
-    """Write the (n, dim) rows of n keys over what is there: all of them or none."""
-    dim, day = rows.shape[1], _today()
-    values = (row.tobytes() for row in np.asarray(rows, "<f4"))
-    records = [(k, dim, _checksum(k, v), day, v) for k, v in zip(keys, values, strict=True)]
-    with transaction(connection):
-        connection.executemany(_UPSERT, records)
-
-
-def _fetch(connection: Connection, query: str, values: list[Any]) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows for which what `query` ends with is one of `values`."""
-    for start in range(0, len(values), _CHUNK):
-        chunk = values[start : start + _CHUNK]
-        marks = ",".join("?" * len(chunk))
-        # All at once: a cursor that an interrupt leaves open would keep the file locked.
-        yield from connection.execute(f"{query} in ({marks})", chunk).fetchall()
+    return connection
 
 
 @contextmanager
-def transaction(connection: Connection) -> Iterator[None]:
+def transaction(connection: Connection) -> Iterator[Connection]:
     """Write all or nothing."""
     connection.execute("begin immediate")
     try:
-        yield
+        yield connection
         connection.execute("commit")
     except BaseException:
         with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
             connection.execute("rollback")
         raise
-
-
-def _checksum(key: bytes, value: bytes) -> int:
-    return zlib.crc32(value, zlib.crc32(key))
-
-
-def _today() -> int:
-    return int(time.time() // 86400)

@@ -8,11 +8,9 @@ Never here: scikit-learn, pandas, HTTP, file formats.
 from __future__ import annotations
 
 import os
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from types import TracebackType
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -21,12 +19,23 @@ from numpy.typing import NDArray
 from esm2_features._cache import Cache, open_cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._checkpoint import Checkpoint, open_checkpoint
-from esm2_features._options import absolute_layers, device_name, names, one_of, positive
+from esm2_features._options import (
+    CACHE_DTYPES,
+    POOLINGS,
+    PRECISIONS,
+    STORES,
+    absolute_layers,
+    device_name,
+    names,
+    one_of,
+    positive,
+)
 from esm2_features._plan import batches, dedupe, pack
 from esm2_features._registry import get_network
-from esm2_features._residues import Cuts, fit_length, normalise, warn_of_nucleotides
+from esm2_features._residues import Cuts, are_normal, fit_length, normalise, warn_of_nucleotides
 from esm2_features._sequences import columns
-from esm2_features._spec import POOLINGS, PRECISIONS, Spec
+from esm2_features._spec import Spec
+from esm2_features._storage import Storage
 from esm2_features.exceptions import InputError, NumericalError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -38,8 +47,8 @@ if TYPE_CHECKING:
 _STREAM_SEQUENCES, _STREAM_BYTES = 4096, 1 << 28
 """Sequences that `Engine.stream` holds at a time, and bytes of their features."""
 
-_SECONDS_BETWEEN_WRITES = 1.0
-"""A killed run loses at most what was computed since the last write to the cache."""
+_SPREAD = 1024
+"""Rows that are copied at a time."""
 
 
 class Engine:
@@ -54,7 +63,7 @@ class Engine:
         library), or a path: fair-esm's ``.pt``, ``.safetensors``, or a Hugging Face folder.
     layers : int, list of int or "all", default=-1
         Representations to give; 0 is the embedding, negatives count from the end.
-    pooling : str or list of str, default="mean"
+    pooling : str, list of str or "all", default="mean"
         ``"mean"``, ``"max"`` and ``"std"`` (population) over the residues; ``"cls"``,
         ``"eos"``. A list concatenates.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
@@ -72,6 +81,12 @@ class Engine:
         What to do with letters outside the 20 amino acids and X, B, U, Z, O.
     cache : "auto", None, path or Cache, default="auto"
         Where vectors are kept; None keeps none.
+    cache_dtype : {"float32", "float16"}, default="float32"
+        What they are kept in. ``"float16"`` halves the cache and rounds the features, whether
+        they come from the cache or not, to about 3 digits.
+    store : {"requested", "all"}, default="requested"
+        What is kept of a sequence that is computed: the layers and poolings that were asked for,
+        or all that this model has, at once.
     verbose : bool, default=False
         Show progress on a terminal.
 
@@ -102,13 +117,15 @@ class Engine:
         too_long: Literal["raise", "truncate"] = "raise",
         unknown: Literal["raise", "X", "mask"] = "raise",
         cache: str | os.PathLike[str] | Cache | None = "auto",
+        cache_dtype: Literal["float32", "float16"] = "float32",
+        store: Literal["requested", "all"] = "requested",
         verbose: bool = False,
     ) -> None:
         self.checkpoint: Checkpoint = open_checkpoint(model)
-        self.layers = absolute_layers(
-            layers, depth=self.checkpoint.architecture.layers, model=self.checkpoint.name
-        )
-        self.poolings = names("pooling", pooling, POOLINGS)
+        depth = self.checkpoint.architecture.layers
+        self.layers = absolute_layers(layers, depth=depth, model=self.checkpoint.name)
+        wants_all = isinstance(pooling, str) and pooling == "all"
+        self.poolings = POOLINGS if wants_all else names("pooling", pooling, POOLINGS)
         self.precision = one_of("precision", precision, PRECISIONS)
         self.device = device_name(device)
         self.batch_tokens = (
@@ -118,15 +135,26 @@ class Engine:
         self.too_long = one_of("too_long", too_long, ("raise", "truncate"))
         self.unknown = one_of("unknown", unknown, ("raise", "X", "mask"))
         self.cache = open_cache(cache)
+        self.cache_dtype = one_of("cache_dtype", cache_dtype, CACHE_DTYPES)
+        self.store = one_of("store", store, STORES)
+        if self.cache is None and (self.cache_dtype, self.store) != ("float32", "requested"):
+            raise InputError(
+                f"Got cache=None with cache_dtype={cache_dtype!r} and store={store!r}, which say "
+                "how vectors are kept. Give them a cache, or leave these two options out."
+            )
         self.verbose = bool(verbose)
+        self._wanted = [(layer, pooling) for layer in self.layers for pooling in self.poolings]
+        self._computed = self._wanted
+        if self.store == "all":
+            self._computed = [(layer, word) for layer in range(depth + 1) for word in POOLINGS]
+        self._picked = [self._computed.index(column) for column in self._wanted]
 
     @property
     def feature_names(self) -> list[str]:
         """Name of each column: model, layer, pooling and component."""
         return [
             f"{self.checkpoint.name}_L{layer}_{pooling}_{i}"
-            for layer in self.layers
-            for pooling in self.poolings
+            for layer, pooling in self._wanted
             for i in range(self.checkpoint.architecture.dim)
         ]
 
@@ -186,10 +214,8 @@ class Engine:
         return self._stream(remaining)
 
     def _stream(self, remaining: Iterator[object]) -> Iterator[NDArray[np.float32]]:
-        row_bytes = 4 * len(self.feature_names)
-        window_size = max(1, min(_STREAM_SEQUENCES, _STREAM_BYTES // row_bytes))
         cuts = Cuts()
-        while window := list(islice(remaining, window_size)):
+        while window := list(islice(remaining, self._window_size)):
             rows = range(cuts.seen, cuts.seen + len(window))
             yield from self.embed_normalised(self.normalise(window, rows=rows, cuts=cuts))
         cuts.say(self.max_residues)
@@ -226,10 +252,13 @@ class Engine:
         """
         values = list(sequences)
         numbers = list(range(len(values)) if rows is None else rows)
-        residues = [
-            normalise(value, index=row, unknown=self.unknown, column=column)
-            for row, value in zip(numbers, values, strict=True)
-        ]
+        if are_normal(values):
+            residues = values
+        else:
+            residues = [
+                normalise(value, index=row, unknown=self.unknown, column=column)
+                for row, value in zip(numbers, values, strict=True)
+            ]
         warn_of_nucleotides(residues, rows=numbers, column=column)
         counted = Cuts() if cuts is None else cuts
         fitting = fit_length(
@@ -262,91 +291,125 @@ class Engine:
         """
         first, back = dedupe(sequences)
         unique = [sequences[i] for i in first]
-        keys = self._keys(unique)  # one for each vector: (unique sequences x columns)
-        rows, hit = self._cached(keys, len(unique))
-        missing = np.flatnonzero(~hit.all(axis=1)).tolist()
-        with _Writer(self.cache) as writer:
-            for batch, vectors in self._compute([unique[i] for i in missing]):
-                where = [missing[i] for i in batch]
-                rows[where] = vectors
-                writer.add([key for i in where for key in keys[i]], vectors)
-        _, columns, dim = rows.shape
-        repeated = len(unique) < len(sequences)
-        return (rows[back] if repeated else rows).reshape(len(sequences), columns * dim)
+        shape = (len(sequences), len(self._wanted), self.checkpoint.architecture.dim)
+        features = np.zeros(shape, np.float32)
+        rows = features[: len(unique)]
+        with self._storage(unique, rows) as storage:
+            missing = storage.read(range(len(unique)))
+            while missing:
+                for batch, vectors in self._compute(unique, missing, storage):
+                    rows[batch] = vectors[:, self._picked]
+                    storage.add(batch, vectors)
+                missing = storage.settle()  # what other processes began, and did not end
+        _spread(features, back)
+        return features.reshape(len(sequences), shape[1] * shape[2])
 
-    def _keys(self, sequences: Sequence[str]) -> list[tuple[bytes, ...]]:
-        """Keys of each sequence's vectors, one for each layer and pooling."""
+    def precompute_normalised(self, sequences: Sequence[str]) -> None:
+        """Fill the cache with the features of sequences that `normalise` has given.
+
+        Parameters
+        ----------
+        sequences : sequence of str
+
+        Raises
+        ------
+        InputError
+            If there is no cache.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
+            As `embed`.
+        """
         if self.cache is None:
-            return [()] * len(sequences)
-        identity = self.checkpoint.identity
-        columns = [
-            Spec(identity, layer, pooling, self.precision).keys(sequences)
-            for layer in self.layers
-            for pooling in self.poolings
-        ]
-        return list(zip(*columns, strict=True))
+            raise InputError("Got cache=None, so there is nothing to be filled. Choose a cache.")
+        for start in range(0, len(sequences), self._window_size):
+            self.embed_normalised(sequences[start : start + self._window_size])
 
-    def _cached(
-        self, keys: Sequence[tuple[bytes, ...]], n: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Read what the cache has: (n, columns, dim) rows and which of them are there."""
-        columns = len(self.layers) * len(self.poolings)
-        dim = self.checkpoint.architecture.dim
-        if self.cache is None:
-            return np.empty((n, columns, dim), np.float32), np.zeros((n, columns), np.bool_)
-        rows, hit = self.cache.get_many([key for row in keys for key in row], dim)
-        return rows.reshape(n, columns, dim), hit.reshape(n, columns)
+    @property
+    def _window_size(self) -> int:
+        """Sequences whose features are held in memory at a time."""
+        row_bytes = 4 * len(self._wanted) * self.checkpoint.architecture.dim
+        return max(1, min(_STREAM_SEQUENCES, _STREAM_BYTES // row_bytes))
 
-    def _compute(self, sequences: Sequence[str]) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Run the network over sequences: indices of a batch, and its (B, columns, dim)."""
-        if not sequences:
-            return
+    def _storage(self, sequences: Sequence[str], rows: NDArray[np.float32]) -> Storage:
+        def specs(columns: Sequence[tuple[int, str]]) -> list[Spec]:
+            if self.cache is None:
+                return []  # the identity of the weights may cost a reading of their file
+            identity, name = self.checkpoint.identity, self.checkpoint.name
+            return [
+                Spec(identity, layer, pooling, self.precision, self.cache_dtype, name)
+                for layer, pooling in columns
+            ]
+
+        return Storage(
+            self.cache,
+            sequences,
+            wanted=specs(self._wanted),
+            stored=specs(self._computed),
+            rows=rows,
+        )
+
+    def _compute(
+        self, sequences: Sequence[str], missing: Sequence[int], storage: Storage
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Run the network over what is missing: a batch, and its (B, columns, dim) vectors.
+
+        What other processes turn out to compute, or to have computed, is left out.
+        """
         from esm2_features._devices import default_batch_tokens, is_out_of_memory, release_memory
 
         network = self._network()
         budget = self.batch_tokens or default_batch_tokens(network.device)
-        lengths = [len(sequence) for sequence in sequences]
-        pending = deque(batches(lengths, budget))
-        with self._progress(sum(lengths)) as progress:
+
+        def planned(some: Sequence[int]) -> deque[list[int]]:
+            plan = batches([len(sequences[i]) for i in some], budget)
+            return deque([some[k] for k in batch] for batch in plan)
+
+        def residues(some: Sequence[int]) -> int:
+            return sum(len(sequences[i]) for i in some)
+
+        pending = planned(missing)
+        with self._progress(residues(missing)) as progress:
             while pending:
-                batch = pending.popleft()
+                offered = pending.popleft()
+                batch = storage.take(offered)
+                progress.update(residues(offered) - residues(batch))
+                if not batch:
+                    continue
                 try:
                     vectors = self._forward(network, [sequences[i] for i in batch])
                 except (RuntimeError, MemoryError) as error:
                     if not is_out_of_memory(error):
                         raise
                     if len(batch) == 1:
-                        raise _out_of_memory(lengths[batch[0]], str(network.device)) from error
+                        raise _out_of_memory(residues(batch), str(network.device)) from error
                     vectors = None
                 if vectors is None:
                     # Only here, after the error and its frames are gone, can memory be freed.
                     release_memory(network.device)
-                    budget = sum(lengths[i] + 2 for i in batch) // 2
-                    rest = [*batch, *chain.from_iterable(pending)]
-                    replanned = batches([lengths[i] for i in rest], budget)
-                    pending = deque([rest[k] for k in part] for part in replanned)
+                    budget = (residues(batch) + 2 * len(batch)) // 2
+                    pending = planned([*batch, *chain.from_iterable(pending)])
                     continue
                 yield batch, vectors
-                progress.update(sum(lengths[i] for i in batch))
+                progress.update(residues(batch))
 
     def _forward(self, network: Network, sequences: Sequence[str]) -> NDArray[np.float32]:
-        """One forward pass: (B, columns, dim), in the order of the sequences."""
+        """One forward pass: (B, columns that are computed, dim), in the order of the sequences."""
         import torch
 
         from esm2_features._devices import exact_arithmetic
         from esm2_features._pool import pool
 
         batch = pack(sequences)
+        layers = sorted({layer for layer, _ in self._computed})
         pooled: dict[tuple[int, str], Tensor] = {}
         with exact_arithmetic(network.device), torch.inference_mode():
-            for layer, x_TD in network.representations(batch, self.layers):
-                for pooling in self.poolings:
+            for layer, x_TD in network.representations(batch, layers):
+                for pooling in {pooling for at, pooling in self._computed if at == layer}:
                     pooled[layer, pooling] = pool(x_TD, batch.groups, pooling)
-            vectors = torch.stack(
-                [pooled[layer, pooling] for layer in self.layers for pooling in self.poolings],
-                dim=1,
-            )
+            vectors = torch.stack([pooled[column] for column in self._computed], dim=1)
         found: NDArray[np.float32] = vectors.cpu().numpy()
+        if self.cache_dtype == "float16":
+            with np.errstate(over="ignore"):  # infinities are reported below
+                found = found.astype(np.float16).astype(np.float32)
         if not np.isfinite(found).all():
             raise _not_finite(sequences[int(np.argmin(np.isfinite(found).all((1, 2))))], self)
         return found
@@ -367,44 +430,16 @@ class Engine:
         )
 
 
-class _Writer:
-    """Hands vectors to the cache as they come, about once a second, and at the end.
+def _spread(features: NDArray[np.float32], back: NDArray[np.intp]) -> None:
+    """Turn the rows of unique items, which stand in front, into those of all items, in place.
 
-    A write costs a synchronised file, a batch of peptides takes less than that. On leaving,
-    also by an error or Ctrl-C, everything that was computed is written.
+    No item's row stands behind it: ``back[i] <= i``. So the last can be filled in first.
     """
-
-    def __init__(self, cache: Cache | None) -> None:
-        self._cache = cache
-        self._keys: list[bytes] = []
-        self._rows: list[NDArray[np.float32]] = []
-        self._written = time.monotonic()
-
-    def __enter__(self) -> _Writer:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._write()
-
-    def add(self, keys: list[bytes], vectors: NDArray[np.float32]) -> None:
-        """Take the (B, columns, dim) vectors of a batch and their B x columns keys."""
-        if self._cache is None:
-            return
-        self._keys += keys
-        self._rows.append(vectors.reshape(len(keys), -1))
-        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
-            self._write()
-
-    def _write(self) -> None:
-        if self._cache is not None and self._keys:
-            self._cache.put_many(self._keys, np.concatenate(self._rows))
-            self._keys, self._rows = [], []
-        self._written = time.monotonic()
+    for stop in range(len(back), 0, -_SPREAD):
+        start = max(0, stop - _SPREAD)
+        some = back[start:stop]
+        if (some != np.arange(start, stop)).any():
+            features[start:stop] = features[some]
 
 
 def _only_column(sequences: object) -> list[object]:
@@ -419,11 +454,12 @@ def _only_column(sequences: object) -> list[object]:
 
 
 def _not_finite(sequence: str, engine: Engine) -> NumericalError:
+    kept = f", kept in {engine.cache_dtype}," if engine.cache_dtype != "float32" else ""
     return NumericalError(
-        f"{engine.checkpoint.name} gave infinities or NaN in {engine.precision} for a sequence of "
-        f"{len(sequence)} residues ({sequence[:40]!r}...). Nothing of its batch was cached. "
-        'float16 overflows in some models: use precision="float32" or "bfloat16"; in float32, '
-        "the checkpoint is damaged."
+        f"{engine.checkpoint.name} gave infinities or NaN in {engine.precision}{kept} for a "
+        f"sequence of {len(sequence)} residues ({sequence[:40]!r}...). Nothing of its batch was "
+        'cached. float16 overflows in some models: use precision="float32" or "bfloat16", and '
+        'cache_dtype="float32"; in float32, the checkpoint is damaged.'
     )
 
 

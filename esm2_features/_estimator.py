@@ -41,7 +41,7 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     layers : int, list of int or "all", default=-1
         Representations to give. 0 is the embedding, negatives count from the end; only the
         last one has the final norm. Several are concatenated.
-    pooling : str or list of str, default="mean"
+    pooling : str, list of str or "all", default="mean"
         How the residues of a sequence become one vector: ``"mean"``, ``"max"`` or ``"std"``
         (of the population) over the residues, without the special tokens; or the
         representation of the special token ``"cls"`` or ``"eos"``. Several are concatenated.
@@ -67,6 +67,13 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     cache : "auto", None, path or Cache, default="auto"
         Where vectors are kept. ``"auto"`` is the user's cache folder, or the folder that the
         environment variable ``ESM2_FEATURES_CACHE`` names; None keeps none.
+    cache_dtype : {"float32", "float16"}, default="float32"
+        What vectors are kept in. ``"float16"`` halves the cache, and rounds the features to
+        about 3 digits, whether they come from the cache or not.
+    store : {"requested", "all"}, default="requested"
+        What is kept of a sequence when it is computed: the layers and poolings that were asked
+        for, or all that the model has, from the same forward pass, so that a grid search over
+        ``layers`` and ``pooling`` computes each sequence once. See `precompute`.
     verbose : bool, default=False
         Show progress on a terminal.
 
@@ -117,6 +124,8 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         unknown: Literal["raise", "X", "mask"] = "raise",
         on_missing: Literal["raise", "nan", "zero"] = "raise",
         cache: str | os.PathLike[str] | Cache | None = "auto",
+        cache_dtype: Literal["float32", "float16"] = "float32",
+        store: Literal["requested", "all"] = "requested",
         verbose: bool = False,
     ) -> None:
         self.model = model
@@ -130,6 +139,8 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.unknown = unknown
         self.on_missing = on_missing
         self.cache = cache
+        self.cache_dtype = cache_dtype
+        self.store = store
         self.verbose = verbose
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
@@ -207,6 +218,55 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         by_chain = filled.reshape(*present.shape, -1)
         return np.ascontiguousarray(by_chain.swapaxes(0, 1)).reshape(present.shape[1], -1)
 
+    def precompute(
+        self,
+        X: object,
+        *,
+        layers: int | Sequence[int] | Literal["all"] = "all",
+        pooling: str | Sequence[str] = "all",
+    ) -> Self:
+        """Fill the cache with several layers and poolings, one forward pass per sequence.
+
+        After it, a search over these layers and poolings only reads. The parameters of the
+        transformer stay as they are, and nothing is held in memory.
+
+        Parameters
+        ----------
+        X : sequences of length n, or frame of shape (n, n_chains)
+            As in `fit`.
+        layers : int, list of int or "all", default="all"
+            Representations to compute.
+        pooling : str, list of str or "all", default="all"
+            Poolings to compute.
+
+        Returns
+        -------
+        self : ESM2Transformer
+
+        Raises
+        ------
+        InputError
+            If there is no cache, or a parameter or a sequence is wrong.
+        TypeError
+            If X is not a container of sequences.
+        CheckpointError
+            If weights are needed and cannot be loaded.
+        OutOfMemoryError
+            If one sequence alone does not fit into memory.
+
+        Notes
+        -----
+        A vector takes 4 bytes per component (2 in float16), so all of a model's take
+        20 x dim x (layers + 1) bytes per sequence: 45 kB for ``esm2_t6_8M_UR50D``, 870 kB for
+        ``esm2_t33_650M_UR50D``. Name the layers that you will ask for, if that is too much.
+        """
+        engine = self._engine(layers=layers, pooling=pooling)
+        cuts = Cuts()
+        sequences, _ = self._normalised(engine, self._chains(X), cuts)
+        cuts.say(engine.max_residues)
+        engine.precompute_normalised(sequences)
+        return self
+
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Names of the columns that `transform` gives.
 
@@ -248,8 +308,8 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         tags.transformer_tags.preserves_dtype = []
         return tags
 
-    def _engine(self) -> Engine:
-        parameters = self.get_params(deep=False)
+    def _engine(self, **changed: object) -> Engine:
+        parameters = {**self.get_params(deep=False), **changed}
         one_of("on_missing", parameters.pop("on_missing"), ("raise", *_FILL))
         return Engine(**parameters)
 
@@ -264,7 +324,11 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         sequences: list[str] = []
         present = np.ones((len(chains), len(chains[0].values)), dtype=np.bool_)
         for i, chain in enumerate(chains):
-            missing = [row for row, value in enumerate(chain.values) if is_missing(value)]
+            missing = [
+                row
+                for row, value in enumerate(chain.values)
+                if not isinstance(value, str) and is_missing(value)
+            ]
             if missing and self.on_missing == "raise":
                 raise _missing_sequence(missing, chain.name)
             present[i, missing] = False

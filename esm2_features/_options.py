@@ -10,6 +10,11 @@ from numbers import Integral
 
 from esm2_features.exceptions import InputError
 
+POOLINGS = ("mean", "max", "std", "cls", "eos")
+PRECISIONS = ("float32", "bfloat16", "float16")
+CACHE_DTYPES = ("float32", "float16")
+STORES = ("requested", "all")
+
 
 def absolute_layers(layers: object, *, depth: int, model: str) -> tuple[int, ...]:
     """Turn what was asked for into layer numbers from 0 to ``depth``.

@@ -94,14 +94,9 @@ def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
     ([0, 1], [0, 1, 0])
     """
     rank: dict[Hashable, int] = {}
-    first: list[int] = []
-    back = np.empty(len(items), dtype=np.intp)
-    for i, item in enumerate(items):
-        if item not in rank:
-            rank[item] = len(first)
-            first.append(i)
-        back[i] = rank[item]
-    return first, back
+    back = np.array([rank.setdefault(item, len(rank)) for item in items], dtype=np.intp)
+    _, first = np.unique(back, return_index=True)
+    return first.tolist(), back
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Number
+from typing import TypeGuard
 
 import numpy as np
 
@@ -158,6 +159,24 @@ def normalise(
         if not upper.encode().translate(None, _RESIDUES_AS_BYTES):
             return upper
     return _character_by_character(text, index, unknown, column)
+
+
+def are_normal(values: Sequence[object]) -> TypeGuard[list[str]]:
+    """Whether `normalise` would change none of these and refuse none, found out at once.
+
+    Parameters
+    ----------
+    values : sequence
+
+    Returns
+    -------
+    answer : bool
+    """
+    if not all(type(value) is str and value for value in values):
+        return False
+    letters = "".join(values)  # type: ignore[arg-type]  # as was just found out
+    # What is written in capitals only is no text of a missing value.
+    return letters.isascii() and not letters.encode().translate(None, _RESIDUES_AS_BYTES)
 
 
 def _text_of(value: object, index: int, column: str | None) -> str:
@@ -376,11 +395,9 @@ def fit_length(
         If one is too long and ``too_long="raise"``.
     """
     cuts.seen += len(sequences)
-    if max_residues is None:
+    if max_residues is None or max(map(len, sequences), default=0) <= max_residues:
         return sequences
     long = [i for i, sequence in enumerate(sequences) if len(sequence) > max_residues]
-    if not long:
-        return sequences
     if too_long == "raise":
         length = len(sequences[long[0]])
         index = long[0] if rows is None else rows[long[0]]

@@ -1,11 +1,11 @@
 """What identifies a number: the one record of everything that changes a vector.
 
 A vector is determined by the weights, the layer, the pooling, the precision of the
-arithmetic, and the residues that went through the network. The first four are a `Spec`;
-the residues are the *normalised* sequence, after unknown letters were mapped and long
-sequences were cut: two policies that lead to the same residues lead to the same vector,
-and share it. Device, batch size, paths and the names of sequences change nothing and
-are not here.
+arithmetic, the precision it is kept in, and the residues that went through the network.
+All but the last are a `Spec`; the residues are the *normalised* sequence, after unknown
+letters were mapped and long sequences were cut: two policies that lead to the same
+residues lead to the same vector, and share it. Device, batch size, paths and the names of
+sequences change nothing and are not here.
 
 Never here: devices, budgets, paths.
 """
@@ -15,10 +15,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-POOLINGS = ("mean", "max", "std", "cls", "eos")
-PRECISIONS = ("float32", "bfloat16", "float16")
+import numpy as np
+from numpy.typing import NDArray
+
+KEY_BYTES = 32
 
 _SCHEMA = 1
 """Raised whenever the same spec would come to mean another number."""
@@ -38,14 +41,32 @@ class Spec:
         Name of the reduction over residues.
     precision : str
         Arithmetic of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    dtype : str, default="float32"
+        What the vector is kept in: ``"float32"`` or ``"float16"``, which rounds it.
+    model : str, default=""
+        What people call the checkpoint. It is for reports alone, and changes nothing.
     """
 
     checkpoint: str
     layer: int
     pooling: str
     precision: str
+    dtype: str = "float32"
+    model: str = field(default="", compare=False)
 
-    def keys(self, sequences: Iterable[str]) -> list[bytes]:
+    @property
+    def digest(self) -> bytes:
+        """BLAKE2b-256 digest of everything that is compared, 32 bytes."""
+        identity = {
+            "checkpoint": self.checkpoint,
+            "layer": self.layer,
+            "pooling": self.pooling,
+            "precision": self.precision,
+            "dtype": self.dtype,
+        }
+        return _digest(identity)
+
+    def keys(self, sequences: Iterable[str]) -> NDArray[np.uint8]:
         """Key of each sequence's vector.
 
         Parameters
@@ -55,16 +76,58 @@ class Spec:
 
         Returns
         -------
-        keys : list of bytes
-            BLAKE2b-256 digests, 32 bytes each.
+        keys : ndarray of shape (n, 32), uint8
+            BLAKE2b-256 digests.
         """
-        text = json.dumps({"schema": _SCHEMA, **asdict(self)}, sort_keys=True)
-        namespace = hashlib.blake2b(text.encode(), digest_size=32).digest()
-        # Keying a fresh hash costs a compression per sequence; a copy of a keyed one does not.
-        keyed = hashlib.blake2b(key=namespace, digest_size=32)
-        keys = []
-        for sequence in sequences:
-            state = keyed.copy()
-            state.update(sequence.encode("ascii"))
-            keys.append(state.digest())
-        return keys
+        return _keyed(self.digest, sequences)
+
+
+class Part(NamedTuple):
+    """Vectors of one spec, on their way into a cache or out of it.
+
+    Attributes
+    ----------
+    spec : Spec
+    keys : ndarray of shape (n, 32), uint8
+        What `Spec.keys` gave for their sequences.
+    rows : ndarray of shape (n, dim), float32
+    """
+
+    spec: Spec
+    keys: NDArray[np.uint8]
+    rows: NDArray[np.float32]
+
+
+def computation_keys(
+    checkpoint: str, precision: str, sequences: Iterable[str]
+) -> NDArray[np.uint8]:
+    """Key of each sequence's forward pass, from which all its vectors come.
+
+    Parameters
+    ----------
+    checkpoint, precision : str
+        As in `Spec`.
+    sequences : iterable of str
+        Normalised sequences.
+
+    Returns
+    -------
+    keys : ndarray of shape (n, 32), uint8
+    """
+    return _keyed(_digest({"checkpoint": checkpoint, "precision": precision}), sequences)
+
+
+def _digest(identity: dict[str, object]) -> bytes:
+    text = json.dumps({"schema": _SCHEMA, **identity}, sort_keys=True)
+    return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
+
+
+def _keyed(key: bytes, sequences: Iterable[str]) -> NDArray[np.uint8]:
+    # Keying a fresh hash costs a compression per sequence; a copy of a keyed one does not.
+    keyed = hashlib.blake2b(key=key, digest_size=KEY_BYTES)
+    digests = []
+    for sequence in sequences:
+        state = keyed.copy()
+        state.update(sequence.encode("ascii"))
+        digests.append(state.digest())
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES)

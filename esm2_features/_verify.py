@@ -22,12 +22,11 @@ from numpy.typing import NDArray
 from esm2_features._checkpoint import Checkpoint, open_checkpoint
 from esm2_features._devices import exact_arithmetic, resolve_device
 from esm2_features._model import Network
-from esm2_features._options import names
+from esm2_features._options import PRECISIONS, names
 from esm2_features._plan import batches, pack, pack_tokens
 from esm2_features._reference import Reference
 from esm2_features._registry import get_network
 from esm2_features._residues import normalise
-from esm2_features._spec import PRECISIONS
 
 TOLERANCE = 1e-5
 """float32 passes if |ours - theirs| <= 1e-5 s + 1e-5 |theirs| for every number.

@@ -1,7 +1,8 @@
 """The command line: parse, one call, write.
 
-Exit codes: 0 done; 1 `verify` found a difference; 2 anything else that is reported (an input, an
-option, a checkpoint, memory); 130 interrupted.
+Exit codes: 0 done; 1 `verify` found a difference, `cache verify` damage, or `cache import` vectors
+that contradict; 2 anything else that is reported (an input, an option, a checkpoint, memory);
+130 interrupted.
 Results go to standard output, everything that is said about them to standard error.
 
 Never here: a second pipeline. What a command does is imported when it runs, so that ``--help``
@@ -10,19 +11,19 @@ takes no time.
 
 from __future__ import annotations
 
-import re
 import time
-import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
+from esm2_features._cache_commands import cache
 from esm2_features._catalogue import DEFAULT_MODEL, EMBEDDED_MODEL, available_models
+from esm2_features._console import INTERRUPTED, Commands, Stop, examples, readable
+from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES
 from esm2_features._outputs import FORMATS, Features, prepare, write
-from esm2_features._spec import POOLINGS, PRECISIONS
-from esm2_features.exceptions import Esm2FeaturesError, InputError
+from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -30,65 +31,7 @@ if TYPE_CHECKING:
     from esm2_features._catalogue import ModelCard
     from esm2_features._fasta import FastaRecord
 
-_INTERRUPTED = 130
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
-
-# ------------------------------------------------------------------ errors
-
-
-class _Stop(click.ClickException):
-    """An end that was foreseen: one message on standard error, and an exit code."""
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code  # type: ignore[misc]  # as click.exceptions.Exit does
-
-    def show(self, file: IO[Any] | None = None) -> None:
-        """Say what happened; an interruption is no error."""
-        start = "" if self.exit_code == _INTERRUPTED else "Error: "
-        click.echo(start + _as_options(self.message), file=file, err=True)
-
-
-class _Commands(click.Group):
-    """Commands whose foreseen errors and warnings are messages, without tracebacks."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run a command."""
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
-            try:
-                return super().invoke(ctx)
-            except Esm2FeaturesError as error:
-                raise _Stop(str(error), 2) from error
-            except BrokenPipeError:  # `| head` has seen enough; click knows what to do
-                raise
-            except OSError as error:
-                reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-                raise _Stop(reason, 2) from error
-            except KeyboardInterrupt as error:
-                raise _Stop("Interrupted.", _INTERRUPTED) from error
-
-
-def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"Warning: {_as_options(str(message))}", err=True)
-
-
-_ARGUMENT = re.compile(
-    r"\b(model|layers|pooling|precision|device|batch_tokens|max_residues|too_long|unknown|cache)="
-    r"""(?:"([^"]*)"|'([^']*)'|(-?\w+)|(?=[\s,.;:)]|$))"""
-)
-
-
-def _as_options(message: str) -> str:
-    """Name options as they are written here: ``too_long="truncate"`` is --too-long truncate."""
-
-    def option(found: re.Match[str]) -> str:
-        name, *values = found.groups(default="")
-        value = "".join(values)
-        return f"--{name.replace('_', '-')} {'none' if value == 'None' else value}".rstrip()
-
-    return _ARGUMENT.sub(option, message)
-
 
 # ------------------------------------------------------------------ options
 
@@ -136,16 +79,10 @@ _device = click.option(
 # ------------------------------------------------------------------ commands
 
 
-def _examples(*lines: str) -> str:
-    return "\n".join(
-        ["\b", "Examples:" if len(lines) > 1 else "Example:", *map("  {}".format, lines)]
-    )
-
-
 @click.group(
-    cls=_Commands,
+    cls=Commands,
     context_settings=_SETTINGS,
-    epilog=_examples("esm2-features embed proteins.fasta -o proteins.npz"),
+    epilog=examples("esm2-features embed proteins.fasta -o proteins.npz"),
 )
 @click.version_option(package_name="esm2-features", prog_name="esm2-features")
 def main() -> None:
@@ -153,7 +90,7 @@ def main() -> None:
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "esm2-features embed proteins.fasta.gz -o proteins.parquet",
         "zcat *.fasta.gz | esm2-features embed - -o all.npz --layers 0,-1 --pooling mean,max",
     )
@@ -180,7 +117,7 @@ def main() -> None:
 @click.option(
     "--pooling",
     callback=_words,
-    metavar="WORD[,WORD...]",
+    metavar="WORD[,WORD...]|all",
     default="mean",
     help=f"How residues become one vector: {', '.join(POOLINGS)}. Several are concatenated.",
 )
@@ -224,6 +161,18 @@ def main() -> None:
     default="auto",
     help="Where vectors are kept; auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
 )
+@click.option(
+    "--cache-dtype",
+    type=click.Choice(CACHE_DTYPES),
+    default="float32",
+    help="What they are kept in; float16 halves the cache and rounds the features.",
+)
+@click.option(
+    "--store",
+    type=click.Choice(STORES),
+    default="requested",
+    help="Keep the layers and poolings that are asked for, or all that the model has.",
+)
 @click.option("--format", "kind", type=click.Choice(FORMATS), help="Whatever OUT ends in.")
 @click.option("--force", is_flag=True, help="Replace OUT if it exists.")
 def embed(
@@ -239,6 +188,8 @@ def embed(
     too_long: str,
     unknown: str,
     cache: str,
+    cache_dtype: str,
+    store: str,
     kind: str | None,
     force: bool,
 ) -> None:
@@ -255,7 +206,7 @@ def embed(
     engine = Engine(
         model,
         layers=layers,  # type: ignore[arg-type]  # checked by the engine, as all of these
-        pooling=pooling,
+        pooling=pooling[0] if pooling == ["all"] else pooling,
         precision=precision,
         device=device,
         batch_tokens=batch_tokens,  # type: ignore[arg-type]
@@ -263,11 +214,13 @@ def embed(
         too_long=too_long,  # type: ignore[arg-type]
         unknown=unknown,  # type: ignore[arg-type]
         cache=None if cache == "none" else cache,
+        cache_dtype=cache_dtype,  # type: ignore[arg-type]
+        store=store,  # type: ignore[arg-type]
         verbose=True,
     )
     if output.exists() and Path(fasta).exists() and output.samefile(fasta):
         raise InputError(f"OUT is IN, {fasta}, which would be lost. Choose another name.")
-    place = prepare(output, format=kind, poolings=pooling, force=force)
+    place = prepare(output, format=kind, poolings=engine.poolings, force=force)
     try:
         records = read_fasta(fasta)
         with _naming_the_record(records):
@@ -276,7 +229,7 @@ def embed(
         kept = "nothing is kept, because of --cache none."
         if engine.cache is not None:
             kept = f"what was computed is in the cache, {engine.cache.path}: repeat the command."
-        raise _Stop(f"Interrupted; {place.path} was not written, and {kept}", 130) from error
+        raise Stop(f"Interrupted; {place.path} was not written, and {kept}", INTERRUPTED) from error
     features = Features(
         ids=[record.id for record in records],
         labels=[record.description for record in records],
@@ -291,7 +244,7 @@ def embed(
     click.echo(f"{n} sequences x {d} features -> {place.path} ({seconds:.1f} s)", err=True)
 
 
-@main.command(epilog=_examples("esm2-features models"))
+@main.command(epilog=examples("esm2-features models"))
 def models() -> None:
     """List the models that can be asked for by name.
 
@@ -304,7 +257,7 @@ def models() -> None:
 
 
 @main.command(
-    epilog=_examples(
+    epilog=examples(
         "esm2-features verify",
         "esm2-features verify --model esm2_t6_8M_UR50D --precision float32,bfloat16",
     )
@@ -337,10 +290,10 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
         report = compare(model, sequences=records, precisions=precision, device=device)
     click.echo(report.text)
     if not report.passed:
-        raise _Stop("This installation does not compute what fair-esm computes.", 1)
+        raise Stop("This installation does not compute what fair-esm computes.", 1)
 
 
-@main.command(epilog=_examples("esm2-features demo --output demo"))
+@main.command(epilog=examples("esm2-features demo --output demo"))
 @click.option(
     "--output",
     metavar="FOLDER",
@@ -359,6 +312,9 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, say=click.echo)
 
 
+main.add_command(cache)
+
+
 # ------------------------------------------------------------------ the parts of a command
 
 
@@ -371,7 +327,7 @@ def _naming_the_record(records: Sequence[FastaRecord]) -> Iterator[None]:
         index = getattr(error, "index", None)
         if index is None:
             raise
-        raise _Stop(f"Record {index + 1}, {records[index].id}: {error}", 2) from error
+        raise Stop(f"Record {index + 1}, {records[index].id}: {error}", 2) from error
 
 
 def _row(card: ModelCard) -> tuple[str, ...]:
@@ -382,8 +338,8 @@ def _row(card: ModelCard) -> tuple[str, ...]:
         card.parameters,
         str(shape.layers),
         str(shape.dim),
-        "included" if weights is None else _size(weights.bytes),
-        _size(4 * shape.parameters),
+        "included" if weights is None else readable(weights.bytes),
+        readable(4 * shape.parameters),
         _whereabouts(card),
     )
 
@@ -394,10 +350,3 @@ def _whereabouts(card: ModelCard) -> str:
     if card.weights is None:
         return "yes, with this library"
     return str(locate(card, card.weights) or "no")
-
-
-def _size(size: int | None) -> str:
-    if size is None:
-        return "unknown"
-    unit, scale = ("GB", 1e9) if size >= 1e9 else ("MB", 1e6)
-    return f"{size / scale:.1f} {unit}"

@@ -1,264 +1,147 @@
-"""The cache: what was written comes back, and what was damaged never does.
-
-The last section breaks things on purpose: damaged files, full disks, locks, forks, kills.
-"""
+"""The cache: what was written comes back, for as long as it is wanted, and to others."""
 
 from __future__ import annotations
 
 import copy
 import os
 import pickle
-import shutil
 import signal
-import sqlite3
-import stat
 import sys
 import tempfile
-import threading
-import time
-import traceback
-import warnings
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from hashlib import blake2b
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import platformdirs
 import pytest
+from cache_helpers import (
+    CLS,
+    DIM,
+    HALF,
+    OTHER,
+    POSIX,
+    SPEC,
+    caches_warn,
+    filled,
+    flip,
+    fork,
+    found,
+    keys_of,
+    part_of,
+    raw,
+    rows_of,
+    stored_keys,
+    succeeded,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, clone
 
 from esm2_features._cache import Cache, default_folder, open_cache
-from esm2_features._cache_file import transaction
-from esm2_features.exceptions import CacheVersionError, CacheWarning, InputError
+from esm2_features._catalogue import OFFICIAL
+from esm2_features._parquet_file import write_parquet
+from esm2_features._spec import Part, Spec
+from esm2_features.exceptions import (
+    CacheWarning,
+    InputError,
+    InvalidSequenceError,
+    MissingDependencyError,
+)
 
-POSIX = pytest.mark.skipif(os.name != "posix", reason="forks, signals and limits are POSIX")
-DIM = 320
-
-
-def keys_of(numbers: range) -> list[bytes]:
-    return [blake2b(b"%d" % number, digest_size=32).digest() for number in numbers]
-
-
-def rows_of(numbers: range, dim: int = DIM) -> NDArray[np.float32]:
-    """Rows that tell by every number in them which row they are."""
-    ramp = np.arange(dim, dtype=np.float32) * np.float32(1e-3)
-    return np.asarray(numbers, np.float32)[:, None] + 1 + ramp
+T6 = "esm2_t6_8M_UR50D"
+T6_MEAN = Spec(OFFICIAL[T6].identity, 6, "mean", "float32", model=T6)
 
 
-def filled(folder: Path, numbers: range, dim: int = DIM) -> Cache:
-    cache = Cache(folder)
-    cache.put_many(keys_of(numbers), rows_of(numbers, dim))
-    return cache
-
-
-def check(cache: Cache, numbers: range, dim: int = DIM) -> int:
-    """Read rows; what is said to be found must be right, the rest zero. How many were found."""
-    rows, hit = cache.get_many(keys_of(numbers), dim)
-    np.testing.assert_array_equal(rows[hit], rows_of(numbers, dim)[hit])
-    assert not rows[~hit].any()
-    return int(hit.sum())
-
-
-@contextmanager
-def raw(cache: Cache) -> Iterator[sqlite3.Connection]:
-    """The file, past the cache."""
-    connection = sqlite3.connect(cache.file, isolation_level=None)
-    try:
-        yield connection
-    finally:
-        connection.close()
-
-
-@contextmanager
-def caches_warn() -> Iterator[list[str]]:
-    """Collect the messages of the warnings, all of which must be of the cache."""
-    messages: list[str] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        yield messages
-    assert all(warning.category is CacheWarning for warning in caught)
-    messages.extend(str(warning.message) for warning in caught)
-
-
-def fork(work: Callable[[], object]) -> int:
-    """Do some work in another process; its id."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of forks that have threads
-        pid = os.fork()
-    if pid == 0:
-        signal.alarm(60)  # a child that hangs shall fail, not hang the test
-        try:
-            work()
-        except BaseException:
-            traceback.print_exc()
-            sys.stderr.flush()
-            os._exit(1)
-        os._exit(0)
-    return pid
-
-
-def succeeded(pid: int) -> bool:
-    return os.waitpid(pid, 0)[1] == 0
-
-
-def as_another_user() -> None:
-    """Give up the rights of root, whom read-only does not bind."""
-    if os.getuid() == 0:
-        os.setgid(65534)
-        os.setuid(65534)
-
-
-# What is written comes back ----------------------------------------------------------------
+# What is written comes back -----------------------------------------------------------------
 
 
 @settings(max_examples=30, deadline=None)
 @given(data=st.data())
-def test_every_bit_comes_back_in_the_order_of_the_keys(data: st.DataObject) -> None:
-    keys = data.draw(st.lists(st.binary(max_size=40), min_size=1, max_size=12, unique=True))
+def test_every_bit_comes_back_in_the_order_of_the_keys(data):
+    texts = st.text("ACDEFGHIKLMNPQRSTVWY", max_size=12)
+    sequences = data.draw(st.lists(texts, min_size=1, max_size=12, unique=True))
     dim = data.draw(st.integers(1, 5))
-    bits = data.draw(st.binary(min_size=4 * dim * len(keys), max_size=4 * dim * len(keys)))
-    rows = np.frombuffer(bits, np.float32).reshape(len(keys), dim)  # NaNs and all
-    unknown = data.draw(st.lists(st.binary(max_size=40).filter(lambda k: k not in keys)))
-    asked = data.draw(st.permutations(keys + keys[:3] + unknown))
+    size = 4 * dim * len(sequences)
+    bits = data.draw(st.binary(min_size=size, max_size=size))
+    rows = np.frombuffer(bits, np.float32).reshape(-1, dim)  # NaNs and all
+    unknown = data.draw(st.lists(texts.filter(lambda text: text not in sequences)))
+    asked = data.draw(st.permutations(sequences + sequences[:3] + unknown))
+    out = np.full((len(asked), dim), -7, np.float32)
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(folder)
-        cache.put_many(keys, rows)
-        got, hit = cache.get_many(asked, dim)
-        del cache
-    assert got.dtype == np.float32
-    assert got.shape == (len(asked), dim)
-    assert hit.tolist() == [key in keys for key in asked]
-    for key, row in zip(asked, got, strict=True):
-        assert row.tobytes() == (rows[keys.index(key)].tobytes() if key in keys else bytes(4 * dim))
+        cache.put_many([Part(SPEC, SPEC.keys(sequences), rows)])
+        hit = cache.get_many(SPEC, SPEC.keys(asked), out)
+        cache._link._drop()
+    assert hit.dtype == np.bool_
+    assert hit.tolist() == [sequence in sequences for sequence in asked]
+    untouched = np.full(dim, -7, np.float32).tobytes()
+    for sequence, row in zip(asked, out, strict=True):
+        there = sequence in sequences
+        assert row.tobytes() == (rows[sequences.index(sequence)].tobytes() if there else untouched)
 
 
-def test_more_rows_than_one_query_takes(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(1203), dim=3)
-    order = np.random.default_rng(0).permutation(1203)
-    keys = keys_of(range(1203))
-    rows, hit = Cache(tmp_path).get_many([keys[i] for i in order], 3)
-    assert hit.all()
-    np.testing.assert_array_equal(rows, rows_of(range(1203), 3)[order])
-    assert cache.info().rows == 1203
-
-
-def test_the_last_row_of_a_key_stays(tmp_path: Path) -> None:
+def test_more_rows_than_one_query_takes(tmp_path):
     cache = Cache(tmp_path)
-    cache.put_many([b"a", b"b", b"a"], np.float32([[1], [2], [3]]))
-    assert cache.get_many([b"a", b"b"], 1)[0].tolist() == [[3], [2]]
-    cache.put_many([b"b"], np.float32([[4]]))
-    assert cache.get_many([b"a", b"b"], 1)[0].tolist() == [[3], [4]]
-    assert cache.info().rows == 2
+    for start in range(0, 1200, 20):
+        cache.put_many([part_of(range(start, start + 20), dim=3)])
+    order = np.random.default_rng(0).permutation(1200)
+    out = np.zeros((1200, 3), np.float32)
+    assert Cache(tmp_path).get_many(SPEC, keys_of(order), out).all()
+    np.testing.assert_array_equal(out, rows_of(range(1200), 3)[order])
+    assert cache.info().rows == 1200
 
 
-def test_a_row_may_change_its_width(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(3), dim=8)
-    assert check(cache, range(3), dim=16) == 0  # a miss, and no warning: nothing is damaged
-    cache.put_many(keys_of(range(3)), rows_of(range(3), 16))
-    assert check(cache, range(3), dim=16) == 3
+def test_rows_and_keys_need_not_be_contiguous(tmp_path):
+    cache, keys = Cache(tmp_path), np.asfortranarray(keys_of(range(10)))[::2]
+    rows = rows_of(range(10))[::2][:, ::-1]
+    cache.put_many([Part(SPEC, keys, rows)])
+    out = np.zeros((5, 2, DIM), np.float32)
+    assert cache.get_many(SPEC, keys, out[:, 1]).all()
+    np.testing.assert_array_equal(out[:, 1], rows)
+    assert not out[:, 0].any()
 
 
-def test_rows_need_not_be_contiguous(tmp_path: Path) -> None:
-    cache = Cache(tmp_path)
-    cache.put_many(keys_of(range(5)), rows_of(range(10))[::2][:, ::-1])
-    rows, _ = cache.get_many(keys_of(range(5)), DIM)
-    np.testing.assert_array_equal(rows, rows_of(range(10))[::2][:, ::-1])
+def test_rows_of_other_floats_are_rounded(tmp_path):
+    cache, rows = Cache(tmp_path), rows_of(range(3)).astype(np.float64) / 3
+    cache.put_many([Part(SPEC, keys_of(range(3)), rows)])
+    out = np.zeros((3, DIM), np.float32)
+    assert cache.get_many(SPEC, keys_of(range(3)), out).all()
+    np.testing.assert_array_equal(out, rows.astype(np.float32))
 
 
-def test_nothing_asked_nothing_given(tmp_path: Path) -> None:
-    rows, hit = Cache(tmp_path).get_many([], DIM)
-    assert (rows.shape, rows.dtype, hit.shape) == ((0, DIM), np.float32, (0,))
-    assert filled(tmp_path, range(1)).get_many([], DIM)[0].shape == (0, DIM)
+def test_nothing_asked_nothing_given(tmp_path):
+    nothing = np.zeros((0, DIM), np.float32)
+    assert Cache(tmp_path).get_many(SPEC, keys_of([]), nothing).shape == (0,)
+    assert filled(tmp_path, range(1)).get_many(SPEC, keys_of([]), nothing).shape == (0,)
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3,), (3, 4, 1)])
-def test_rows_that_do_not_match_the_keys_are_refused(tmp_path: Path, shape: tuple[int]) -> None:
-    with pytest.raises(ValueError, match=r"Got rows of shape .* but expected \(3, dim\)"):
-        Cache(tmp_path).put_many([b"a", b"b", b"c"], np.zeros(shape, np.float32))
+def test_rows_that_do_not_match_the_keys_are_refused(tmp_path, shape):
+    part = Part(SPEC, keys_of(range(3)), np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match=r"rows of shape .* expected \(n, 32\) and \(n, dim\)"):
+        Cache(tmp_path).put_many([part_of(range(3)), part])
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_info_and_clear(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(200))
-    info = cache.info()
-    assert (info.path, info.rows, info.bytes) == (tmp_path, 200, cache.file.stat().st_size)
-    assert info.bytes > 200 * DIM * 4
-    cache.clear()
-    assert cache.info().rows == 0
-    assert cache.info().bytes < info.bytes / 4
-    assert check(cache, range(200)) == 0
+# What a cache is ----------------------------------------------------------------------------
 
 
-def test_use_is_noted_by_the_week(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(3))
-    keys = keys_of(range(3))
-    with raw(cache) as file:
-        (today,) = file.execute("select max(day) from vector").fetchone()
-        for key, day in zip(keys, (today - 8, today - 6, 0), strict=True):
-            file.execute("update vector set day = ? where key = ?", (day, key))
-        check(cache, range(2))
-        assert dict(file.execute("select key, day from vector")) == {
-            keys[0]: today,
-            keys[1]: today - 6,  # too recent to be worth a write
-            keys[2]: 0,  # not asked for
-        }
-
-
-def test_use_is_noted_without_waiting(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(3))
-    with raw(cache) as file:
-        file.execute("update vector set day = 0")
-        file.execute("begin immediate")  # keeps others from writing, not from reading
-        start = time.monotonic()
-        assert check(cache, range(3)) == 3
-        assert time.monotonic() - start < cache.busy_seconds / 2
-        file.execute("commit")
-        assert check(cache, range(3)) == 3
-        assert file.execute("select count(*) from vector where day = 0").fetchone() == (0,)
-
-
-# What a cache is ---------------------------------------------------------------------------
-
-
-def test_reading_creates_nothing(tmp_path: Path) -> None:
+def test_reading_creates_nothing(tmp_path):
     cache = Cache(tmp_path / "new")
-    assert check(cache, range(3)) == 0
-    assert cache.info() == (tmp_path / "new", 0, 0)
+    assert found(cache, range(3)) == 0
+    assert cache.info() == (tmp_path / "new", 0, 0, ())
+    assert cache.verify() == (0, ())
+    assert cache.prune(max_bytes=0, unused_days=0) == (0, 0)
     cache.clear()
-    cache.put_many([], np.zeros((0, DIM), np.float32))
-    assert not cache.path.exists()
-
-
-@POSIX
-def test_what_is_created_is_for_the_owner_only(tmp_path: Path) -> None:
-    before = os.umask(0)
-    try:
-        cache = filled(tmp_path / "new", range(3))
-    finally:
-        os.umask(before)
-    assert stat.S_IMODE(cache.path.stat().st_mode) == 0o700
-    assert stat.S_IMODE(cache.file.stat().st_mode) == 0o600
-
-
-def test_the_format_of_the_file(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(1), dim=2)
-    with raw(cache) as file:
-        (key, dim, value) = file.execute("select key, dim, value from vector").fetchone()
-        assert (key, dim) == (keys_of(range(1))[0], 2)
-        np.testing.assert_array_equal(np.frombuffer(value, "<f4"), rows_of(range(1), 2)[0])
-        assert file.execute("pragma application_id").fetchone() == (0x45534D32,)
-        assert file.execute("pragma user_version").fetchone() == (1,)
-        assert file.execute("pragma journal_mode").fetchone() == ("delete",)
-    assert [entry.name for entry in tmp_path.iterdir()] == ["embeddings.sqlite3"]
+    cache.put_many([])
+    cache.put_many([part_of([])])
+    with pytest.raises(InputError, match="no vectors"):
+        cache.export(tmp_path / "x.parquet")
+    assert list(tmp_path.iterdir()) == []
 
 
 class Holder(BaseEstimator):
-    def __init__(self, cache: object = None) -> None:
+    def __init__(self, cache=None):
         self.cache = cache
 
 
@@ -272,79 +155,90 @@ class Holder(BaseEstimator):
     ],
     ids=["copy", "deepcopy", "pickle", "clone"],
 )
-def test_copies_are_equal_and_work(tmp_path: Path, copied: Callable[[Cache], Cache]) -> None:
-    cache = filled(tmp_path, range(3))
+def test_copies_are_equal_and_work(tmp_path, copied):
+    cache = filled(tmp_path, range(3), max_bytes=10**8)
     other = copied(cache)
     assert other == cache
     assert hash(other) == hash(cache)
-    assert check(other, range(3)) == 3
-    other.put_many(keys_of(range(3, 5)), rows_of(range(3, 5)))
-    assert check(cache, range(5)) == 5
+    assert other.max_bytes == 10**8
+    assert found(other, range(3)) == 3
+    other.put_many([part_of(range(3, 5))])
+    assert found(cache, range(5)) == 5
 
 
-def test_caches_are_told_apart_by_their_paths(tmp_path: Path) -> None:
+def test_caches_are_told_apart_by_their_paths_and_limits(tmp_path):
     assert Cache(tmp_path / "a") != Cache(tmp_path / "b")
+    assert Cache(tmp_path) != Cache(tmp_path, max_bytes=10**8)
     assert Cache(tmp_path) != str(tmp_path)
     assert repr(Cache(tmp_path)) == f"Cache({str(tmp_path)!r})"
-    assert Cache("relative").path == Path.cwd() / "relative"
+    assert repr(Cache(tmp_path, 10**8)) == f"Cache({str(tmp_path)!r}, max_bytes=100000000)"
+    assert Cache("relative").path == type(tmp_path).cwd() / "relative"
 
 
-def test_what_may_be_passed_as_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("limit", [0, -1, (4 << 20) - 1, float("nan")])
+def test_too_small_a_limit_is_refused(tmp_path, limit):
+    with pytest.raises(InputError, match=r"expected None or at least 4194304"):
+        Cache(tmp_path, max_bytes=limit)
+
+
+def test_what_may_be_passed_as_cache(tmp_path, monkeypatch):
     monkeypatch.setenv("ESM2_FEATURES_CACHE", str(tmp_path / "chosen"))
     assert open_cache(None) is None
     assert open_cache("auto") == Cache(tmp_path / "chosen") == Cache()
     assert open_cache(str(tmp_path)) == open_cache(tmp_path) == Cache(tmp_path)
+    assert open_cache(str(tmp_path)) is open_cache(tmp_path)
     cache = Cache(tmp_path)
     assert open_cache(cache) is cache
     for wrong in (True, 3, b"folder", [tmp_path]):
         with pytest.raises(TypeError, match='pass None, "auto", the path of a folder, or a Cache'):
-            open_cache(wrong)  # type: ignore[arg-type]
+            open_cache(wrong)
     with pytest.raises(InputError, match="pass None for no cache"):
         open_cache("")
 
 
 @pytest.mark.parametrize("unset", ["", None])
-def test_the_default_folder(monkeypatch: pytest.MonkeyPatch, unset: str | None) -> None:
+def test_the_default_folder(monkeypatch, unset):
     monkeypatch.delenv("ESM2_FEATURES_CACHE", raising=False)
     if unset is not None:
         monkeypatch.setenv("ESM2_FEATURES_CACHE", unset)
     assert default_folder() == platformdirs.user_cache_path("esm2_features") / "embeddings"
 
 
-# Many at once ------------------------------------------------------------------------------
+# Many at once -------------------------------------------------------------------------------
 
 
-def test_threads_share_a_cache(tmp_path: Path) -> None:
+def test_threads_share_a_cache(tmp_path):
     cache = Cache(tmp_path)
 
-    def work(part: int) -> int:
+    def work(part):
         numbers = range(part * 40, part * 40 + 60)  # each overlaps with the next
-        cache.put_many(keys_of(numbers), rows_of(numbers))
-        return check(cache, numbers)
+        cache.put_many([part_of(numbers)])
+        return found(cache, numbers)
 
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(work, range(12))) == [60] * 12
-    assert check(cache, range(11 * 40 + 60)) == 11 * 40 + 60
+    assert found(cache, range(11 * 40 + 60)) == 11 * 40 + 60
+    assert len(stored_keys(cache)) == 11 * 40 + 60
 
 
-def write_all(cache: Cache, numbers: range, acknowledge: int | None = None) -> None:
+def write_all(cache, numbers, acknowledge=None):
     for start in numbers[::20]:
-        batch = range(start, start + 20)
-        cache.put_many(keys_of(batch), rows_of(batch))
+        cache.put_many([part_of(range(start, start + 20))])
         if acknowledge is not None:
             os.write(acknowledge, b".")
 
 
 @POSIX
-def test_two_processes_begin_and_write_one_file(tmp_path: Path) -> None:
+def test_two_processes_begin_and_write_one_file(tmp_path):
     parts = range(300), range(200, 500)
     writers = [fork(lambda part=part: write_all(Cache(tmp_path), part)) for part in parts]
     assert [succeeded(writer) for writer in writers] == [True, True]
-    assert check(Cache(tmp_path), range(500)) == 500
+    assert found(Cache(tmp_path), range(500)) == 500
+    assert len(stored_keys(Cache(tmp_path))) == 500
 
 
 @POSIX
-def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+def test_what_was_acknowledged_survives_a_kill(tmp_path):
     reading, writing = os.pipe()
     writer = fork(lambda: write_all(Cache(tmp_path), range(10**6), writing))
     os.close(writing)
@@ -355,369 +249,382 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
         os.kill(writer, signal.SIGKILL)
         assert not succeeded(writer)
         acknowledged += len(pipe.read())
-    assert check(Cache(tmp_path), range(20 * acknowledged)) == 20 * acknowledged
+    assert found(Cache(tmp_path), range(20 * acknowledged)) == 20 * acknowledged
+    assert Cache(tmp_path).verify().damaged == ()
 
 
-@POSIX
-def test_a_forked_child_opens_its_own_connection_and_leaves_its_parents(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(3))
-    inherited = cache._local.connection
-    assert inherited is not None
-
-    def work() -> None:
-        assert check(cache, range(3)) == 3
-        assert cache._local.connection is not inherited
-        assert inherited.total_changes == 3  # raises if it was closed
-
-    assert succeeded(fork(work))
-    assert check(cache, range(3)) == 3
-    assert cache._local.connection is inherited
+# The whole ----------------------------------------------------------------------------------
 
 
-@POSIX
-def test_forks_in_the_middle_of_writes(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(100))
-    check(cache, range(100))
-    stop = threading.Event()
-
-    def write() -> None:
-        while not stop.is_set():
-            cache.put_many(keys_of(range(100)), rows_of(range(100)))
-
-    def work(own: range) -> None:
-        assert check(cache, range(100)) == 100
-        cache.put_many(keys_of(own), rows_of(own))
-        assert check(cache, own) == 1
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
-        for number in range(100, 108):
-            assert succeeded(fork(partial(work, range(number, number + 1))))
-    finally:
-        stop.set()
-        thread.join()
-    assert check(cache, range(108)) == 108
-    with raw(cache) as file:
-        assert file.execute("pragma integrity_check").fetchone() == ("ok",)
+def test_info_counts_by_model_layer_and_pooling(tmp_path):
+    cache = filled(tmp_path, range(200))
+    layer_2 = replace(SPEC, layer=2)
+    cache.put_many(
+        [part_of(range(7), CLS), part_of(range(5), OTHER, 8), part_of(range(4), layer_2)]
+    )
+    cache.put_many([part_of(range(6, 9), CLS)])
+    info = cache.info()
+    assert (info.path, info.rows, info.bytes) == (tmp_path, 218, cache.file.stat().st_size)
+    assert [(space.spec, space.rows, space.bytes) for space in info.spaces] == [
+        (OTHER, 5, 5 * (8 * 4 + 36)),
+        (layer_2, 4, 4 * (DIM * 4 + 36)),
+        (CLS, 9, 9 * (DIM * 4 + 36)),
+        (SPEC, 200, 200 * (DIM * 4 + 36)),
+    ]
+    assert [space.spec.model for space in info.spaces] == ["other", "tiny", "tiny", "tiny"]
+    assert sum(space.bytes for space in info.spaces) < info.bytes
 
 
-def test_an_interrupted_write_leaves_neither_half_nor_lock(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(3))
-
-    def interrupted(connection: sqlite3.Connection) -> None:
-        with transaction(connection):
-            connection.execute("delete from vector")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        cache._run("written", interrupted)
-    other = Cache(tmp_path)
-    other.busy_seconds = 0.0  # type: ignore[misc]
-    other.put_many(keys_of(range(3, 5)), rows_of(range(3, 5)))
-    assert check(other, range(5)) == 5
+def test_clear_gives_the_room_back(tmp_path):
+    cache = filled(tmp_path, range(2000))
+    before = cache.info()
+    cache.clear()
+    after = cache.info()
+    assert (after.rows, after.spaces) == (0, ())
+    assert after.bytes < before.bytes / 4
+    assert found(cache, range(200)) == 0
+    cache.put_many([part_of(range(3))])
+    assert found(cache, range(200)) == 3
 
 
-def test_a_file_that_vanishes_is_begun_anew(tmp_path: Path) -> None:
-    cache = filled(tmp_path / "new", range(3))
-    shutil.rmtree(cache.path)
-    assert check(cache, range(3)) == 0
-    cache.put_many(keys_of(range(2)), rows_of(range(2)))
-    assert check(cache, range(3)) == 2
+def test_verify__nothing_damaged(tmp_path):
+    cache = filled(tmp_path, range(500))
+    cache.put_many([part_of(range(300), HALF), part_of(range(5), OTHER, 8)])
+    assert cache.verify() == (805, ())
 
 
-# Damage ------------------------------------------------------------------------------------
+def test_verify__one_flipped_bit_of_a_value(tmp_path):
+    cache = filled(tmp_path, range(20))
+    cache.put_many([part_of(range(5), CLS)])
+    flip(cache, "value", "vectors", place=5000)
+    assert cache.verify() == (24, ("1 of 20 vectors of tiny, layer 6, mean, float32.",))
 
 
-def test_a_damaged_value_is_a_miss_warned_of_once_and_healed_by_writing(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(5))
-    keys = keys_of(range(5))
-    with raw(cache) as file:
-        damage = "update vector set value = ? where key = ?"
-        other = file.execute("select value from vector where key = ?", keys[:1]).fetchone()[0]
-        file.execute(damage, (other, keys[1]))  # intact, but another key's
-        file.execute(damage, (other[:-4], keys[2]))
-        file.execute(damage, (7, keys[3]))  # no blob
-        file.execute("update vector set value = cast(x'ff80' as text) where key = ?", keys[4:])
-    with caches_warn() as caught:
-        assert check(cache, range(5)) == 1
-        assert check(cache, range(5)) == 1
-    (message,) = caught
-    assert f"The cache {cache.file} holds a damaged value" in message
-    cache.put_many(keys, rows_of(range(5)))
-    assert check(cache, range(5)) == 5
+def test_verify__one_flipped_bit_of_a_key(tmp_path):
+    cache = filled(tmp_path, range(20), HALF)
+    flip(cache, "block", "keys", place=70)
+    expected = "1 of 20 vectors of tiny, layer 6, mean, float32, kept in float16."
+    assert cache.verify() == (19, (expected,))
 
 
-def test_a_row_moved_under_another_key_is_a_miss(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(2))
-    first, second = keys_of(range(2))
-    with raw(cache) as file:
-        file.execute("delete from vector where key = ?", (first,))
-        file.execute("update vector set key = ? where key = ?", (first, second))
-    with pytest.warns(CacheWarning, match="damaged value"):
-        assert check(cache, range(2)) == 0
-
-
-@settings(max_examples=100, deadline=None)
-@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
-def test_no_flipped_bit_gives_a_wrong_vector(
-    tmp_path_factory: pytest.TempPathFactory, place: float, bit: int
-) -> None:
-    pristine = tmp_path_factory.getbasetemp() / "pristine"
-    if not pristine.exists():
-        filled(pristine, range(60))
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-        warnings.simplefilter("ignore", CacheWarning)
-        cache = Cache(folder)
-        content = bytearray((pristine / cache.file.name).read_bytes())
-        at = int(place * len(content))
-        content[at] ^= 1 << bit
-        cache.file.write_bytes(content)
-        try:
-            check(cache, range(60))
-        except CacheVersionError:
-            assert 60 <= at < 72  # the header's version and application id
-            return
-        cache.put_many(keys_of(range(60)), rows_of(range(60)))
-        check(cache, range(60))
-
-
-def garbage(content: bytes) -> bytes:
-    return np.random.default_rng(0).bytes(len(content))
-
-
-def zeroed_pages(content: bytes) -> bytes:
-    return bytes(len(content) // 2) + content[len(content) // 2 :]
+def test_verify__a_space_that_is_unreadable(tmp_path):
+    cache = filled(tmp_path, range(20))
+    cache.put_many([part_of(range(5), CLS)])
+    flip(cache, "space", "digest")
+    check = cache.verify()
+    assert check.rows == 5
+    assert check.damaged == ("1 blocks of vectors whose model or content is unreadable.",)
 
 
 @pytest.mark.parametrize(
     "damage",
     [
-        garbage,
-        zeroed_pages,
-        lambda content: b"\0" * 100,
-        lambda content: b"xy",
-        lambda content: content[:50],
-        lambda content: content[:16384],
+        lambda content: np.random.default_rng(0).bytes(len(content)),
+        lambda content: content[:100],
         lambda content: content[: len(content) // 2],
+        lambda content: content[:65536] + bytes(len(content) - 65536),
+        lambda content: b"short",
     ],
-    ids=["garbage", "zeroed", "zeros", "xy", "cut to 50", "cut to a page", "cut to half"],
+    ids=["garbage", "cut to 100", "cut to half", "zeroed", "short"],
 )
-def test_a_damaged_file_is_set_aside_and_a_new_one_begun(
-    tmp_path: Path, damage: Callable[[bytes], bytes]
-) -> None:
-    cache = filled(tmp_path, range(100))
-    check(cache, range(100))  # so that a connection is open
-    content = damage(cache.file.read_bytes())
-    cache.file.write_bytes(content)
-    journal = Path(f"{cache.file}-journal")
-    journal.write_bytes(b"\0an old journal")
-    with caches_warn() as caught:
-        assert check(cache, range(100)) < 100
-        cache.put_many(keys_of(range(100)), rows_of(range(100)))
-    (message,) = caught
-    assert check(cache, range(100)) == 100
-    aside, its_journal = sorted(tmp_path.glob("*.corrupt-*"))
-    assert aside.read_bytes() == content
-    assert its_journal.name == f"{aside.name}-journal"
-    assert its_journal.read_bytes() == b"\0an old journal"
-    assert not journal.exists()
-    assert f"set aside as {aside}, which" in message
-
-
-def test_no_truncation_gives_a_wrong_vector(tmp_path: Path) -> None:
-    cache = filled(tmp_path / "whole", range(60))
-    content = cache.file.read_bytes()
-    lengths = np.random.default_rng(0).integers(0, len(content), 12)
-    for length in [len(content) - 1, 1, 0, *lengths.tolist()]:
-        cut = Cache(tmp_path / f"cut to {length}")
-        cut.path.mkdir()
-        cut.file.write_bytes(content[:length])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CacheWarning)
-            assert check(cut, range(60)) < 60
-            cut.put_many(keys_of(range(60)), rows_of(range(60)))
-        assert check(cut, range(60)) == 60
-
-
-@pytest.mark.parametrize("length", [0, 1])
-def test_a_file_that_is_emptied_while_open_is_begun_anew(tmp_path: Path, length: int) -> None:
-    cache = filled(tmp_path, range(3))
-    check(cache, range(3))
-    os.truncate(cache.file, length)
-    assert check(cache, range(3)) == 0
-    cache.put_many(keys_of(range(3)), rows_of(range(3)))
-    assert check(cache, range(3)) == 3
-
-
-def test_an_empty_file_is_begun(tmp_path: Path) -> None:
+def test_verify__a_damaged_file_is_reported_and_left_as_it_is(tmp_path, damage):
+    content = damage(filled(tmp_path, range(500)).file.read_bytes())
     cache = Cache(tmp_path)
-    cache.file.touch()
-    assert check(cache, range(3)) == 0
-    cache.put_many(keys_of(range(3)), rows_of(range(3)))
-    assert check(cache, range(3)) == 3
-
-
-def test_a_file_that_another_process_set_aside_is_let_go(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(3))
-    cache.file.rename(tmp_path / "aside")
-    filled(tmp_path, range(10, 12))
-    assert check(cache, range(12)) == 2
-    cache.put_many(keys_of(range(3)), rows_of(range(3)))
-    assert check(Cache(tmp_path), range(12)) == 5
-
-
-# Files that are not ours to touch ----------------------------------------------------------
-
-
-def a_newer_version(file: sqlite3.Connection) -> None:
-    file.execute("pragma user_version = 7")
-
-
-def another_program(file: sqlite3.Connection) -> None:
-    file.execute("pragma application_id = 1")
-
-
-def a_program_without_id(file: sqlite3.Connection) -> None:
-    file.execute("pragma application_id = 0")
-    file.execute("pragma user_version = 0")
-
-
-@pytest.mark.parametrize(
-    ("change", "message", "found"),
-    [
-        (a_newer_version, "has format 7; this version reads 1. Upgrade esm2-features", 7),
-        (another_program, "belongs to another program. Move it away, or choose", 1),
-        (a_program_without_id, "belongs to another program", 0),
-    ],
-)
-def test_files_that_are_refused_and_left_as_they_are(
-    tmp_path: Path, change: Callable[[sqlite3.Connection], None], message: str, found: int
-) -> None:
-    cache = filled(tmp_path, range(3))
-    with raw(cache) as file:
-        change(file)
-    content = cache.file.read_bytes()
-    for use in (
-        lambda: check(Cache(tmp_path), range(3)),
-        lambda: filled(tmp_path, range(3)),
-        lambda: Cache(tmp_path).info(),
-        lambda: Cache(tmp_path).clear(),
-    ):
-        with pytest.raises(CacheVersionError, match=message) as caught:
-            use()
-        assert (caught.value.path, caught.value.found) == (str(cache.file), found)
-        assert caught.value.expected == 1
+    cache.file.write_bytes(content)
+    check = cache.verify()
+    assert check.rows < 500
+    assert check.damaged
     assert cache.file.read_bytes() == content
     assert [path.name for path in tmp_path.iterdir()] == [cache.file.name]
 
 
-# Failures that cost time, and nothing else -------------------------------------------------
+def test_verify__a_damaged_index_is_reported(tmp_path):
+    cache = filled(tmp_path, range(20))
+    content = bytearray(cache.file.read_bytes())
+    record = content.index(SPEC.digest)
+    entry = content.index(SPEC.digest, record + 1)
+    content[entry] ^= 1  # of the index on digests: no vector is found any longer
+    cache.file.write_bytes(content)
+    assert found(Cache(tmp_path), range(20)) == 0
+    assert Cache(tmp_path).verify().damaged
 
 
-def test_a_file_where_the_folder_should_be(tmp_path: Path) -> None:
-    (tmp_path / "folder").write_text("in the way")
-    cache = Cache(tmp_path / "folder")
-    with caches_warn() as caught:
-        for _ in range(3):
-            assert check(cache, range(3)) == 0
-            cache.put_many(keys_of(range(3)), rows_of(range(3)))
-    read, written = caught
-    assert f"{cache.file} could not be read: [Errno 20]" in read
-    assert f"{cache.file} could not be written: [Errno 20]" in written
-    with pytest.raises(OSError, match="could not be cleared"):
-        cache.clear()
-
-
-def test_a_locked_file_is_waited_for_once_and_used_again_later(tmp_path: Path) -> None:
-    cache = filled(tmp_path, range(3))
-    hasty = Cache(tmp_path)
-    hasty.busy_seconds = 0.02  # type: ignore[misc]
-    with raw(cache) as file:
-        file.execute("begin exclusive")
-        with caches_warn() as caught:
-            for _ in range(20):
-                assert check(hasty, range(3)) == 0
-                hasty.put_many(keys_of(range(3)), rows_of(range(3)))
-        with pytest.raises(OSError, match="could not be cleared: database is locked"):
-            hasty.clear()
-        file.execute("commit")
-    read, written = caught
-    assert "could not be read: database is locked" in read
-    assert "could not be written: database is locked" in written
-    assert check(hasty, range(3)) == 0  # it rests
-    hasty.rest_seconds = 0.0  # type: ignore[misc]
-    hasty._resting_until["read"] = 0.0
-    assert check(hasty, range(3)) == 3
-
-
-@POSIX
-def test_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
-    resource = pytest.importorskip("resource", reason="limits are POSIX")
-    cache = filled(tmp_path, range(50))
-
-    def work() -> None:
-        cache.rest_seconds = 0.0  # type: ignore[misc]
-        room = cache.file.stat().st_size
-        resource.setrlimit(resource.RLIMIT_FSIZE, (room, resource.RLIM_INFINITY))
-        with caches_warn() as caught:
-            write_all(cache, range(50, 250))
-        (message,) = caught
-        assert f"{cache.file} could not be written: disk" in message
-        assert check(cache, range(250)) == 50
-        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
-        write_all(cache, range(50, 90))
-        assert check(cache, range(250)) == 90
-
-    assert succeeded(fork(work))
-
-
-@pytest.fixture
-def shared_folder() -> Iterator[Path]:
-    """A folder that other users can reach, which pytest's own are not."""
+@settings(max_examples=80, deadline=None)
+@given(place=st.floats(0, 1, exclude_max=True), bit=st.integers(0, 7))
+def test_verify__what_it_calls_intact_is_found(tmp_path_factory, place, bit):
+    pristine = tmp_path_factory.getbasetemp() / "pristine for verify"
+    if not pristine.exists():
+        filled(pristine, range(200))
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder) / "shared"
+        cache = Cache(folder)
+        content = bytearray((pristine / cache.file.name).read_bytes())
+        # In the pages that hold vectors, every bit counts.
+        first_row = content.index(rows_of(range(1)).tobytes())
+        content[first_row + int(place * 150 * DIM * 4)] ^= 1 << bit
+        cache.file.write_bytes(content)
+        check = cache.verify()
+        assert check.damaged
+        assert cache.file.read_bytes() == content
+        with caches_warn():
+            assert found(cache, range(200)) == check.rows == 199
+        cache._link._drop()
 
 
-@POSIX
-def test_a_shared_cache_that_is_read_only_is_read(shared_folder: Path) -> None:
-    cache = filled(shared_folder, range(50))
+def test_prune__what_is_damaged_goes(tmp_path):
+    cache = filled(tmp_path, range(20))
+    cache.put_many([part_of(range(5), CLS), part_of(range(4), OTHER, 8)])
+    flip(cache, "value", "vectors")
     with raw(cache) as file:
-        file.execute("update vector set day = 0")  # so that to note their use is tried
-    cache.file.chmod(0o444)
-    cache.path.chmod(0o555)
-
-    def work() -> None:
-        as_another_user()
-        cache = Cache(shared_folder)
-        assert check(cache, range(80)) == 50
-        assert cache.info().rows == 50
-        with caches_warn() as caught:
-            write_all(cache, range(80))
-        (message,) = caught
-        assert f"{cache.file} could not be written: attempt to write a readonly" in message
-        assert check(cache, range(80)) == 50
-
-    try:
-        assert succeeded(fork(work))
-    finally:
-        cache.path.chmod(0o755)
+        file.execute("update value set vectors = 7 where block = 2")
+        file.execute("update space set layer = 5 where id = 3")
+    assert len(cache.verify().damaged) == 3
+    assert cache.prune().rows == 1 + 5 + 4
+    assert cache.verify() == (19, ())
+    assert found(cache, range(1, 20)) == 19
+    cache.put_many([part_of(range(20)), part_of(range(5), CLS), part_of(range(4), OTHER, 8)])
+    assert cache.verify() == (29, ())
+    assert found(cache, range(4), OTHER, 8) == 4
 
 
-@POSIX
-def test_a_reader_leaves_a_damaged_file_to_its_owner(shared_folder: Path) -> None:
-    cache = filled(shared_folder, range(50))
-    cache.file.write_bytes(garbage(bytes(5000)))
-    cache.file.chmod(0o444)
-    cache.path.chmod(0o777)
+def test_prune__the_models_by_name_and_by_identity(tmp_path):
+    cache = filled(tmp_path, range(300))
+    cache.put_many([part_of(range(300), CLS), part_of(range(7), OTHER, 8)])
+    pruned = cache.prune(model="tiny")
+    assert pruned.rows == 600
+    assert pruned.bytes > 600 * DIM * 4
+    assert [space.spec for space in cache.info().spaces] == [OTHER]
+    assert cache.prune(model="sha256:beef").rows == 7
+    assert cache.info().rows == 0
 
-    def work() -> None:
-        as_another_user()
-        with caches_warn() as caught:
-            assert check(Cache(shared_folder), range(50)) == 0
-        (message,) = caught
-        assert f"{cache.file} could not be read: file is not a database" in message
 
-    assert succeeded(fork(work))
-    assert [path.name for path in cache.path.iterdir()] == [cache.file.name]
+def test_prune__an_unknown_model_is_refused_and_nothing_goes(tmp_path):
+    cache = filled(tmp_path, range(3))
+    cache.put_many([part_of(range(2), OTHER, 8)])
+    with pytest.raises(InputError, match="no vectors of 'tine', only of: other, tiny"):
+        cache.prune(model="tine", max_bytes=0)
+    assert cache.info().rows == 5
+
+
+@pytest.mark.parametrize("number", ["max_bytes", "unused_days"])
+def test_prune__negative_numbers_are_refused(tmp_path, number):
+    cache = filled(tmp_path, range(3))
+    with pytest.raises(InputError, match=f"Got {number}=-1; expected None or a number from 0"):
+        cache.prune(**{number: -1})
+    assert cache.info().rows == 3
+
+
+def test_export__comes_back_bit_by_bit(tmp_path):
+    rng = np.random.default_rng(0)
+    cache = Cache(tmp_path / "a")
+    specs = [SPEC, CLS, HALF, replace(OTHER, model="")]
+    parts = [
+        Part(spec, keys_of(range(700), spec), rng.standard_normal((700, DIM)).astype(spec.dtype))
+        for spec in specs
+    ]
+    for start in range(0, 700, 50):
+        some = slice(start, start + 50)
+        cache.put_many([Part(spec, keys[some], rows[some]) for spec, keys, rows in parts])
+    assert cache.export(tmp_path / "x.parquet") == 2800
+    other = Cache(tmp_path / "b")
+    assert other.import_(tmp_path / "x.parquet") == (2800, 0, ())
+    assert other.import_(str(tmp_path / "x.parquet")) == (0, 2800, ())
+    for spec, keys, rows in parts:
+        out = np.zeros((700, DIM), np.float32)
+        assert other.get_many(spec, keys, out).all()
+        assert out.tobytes() == rows.astype(np.float32).tobytes()
+    assert [s.spec.model for s in other.info().spaces] == [
+        s.spec.model for s in cache.info().spaces
+    ]
+    assert other.verify() == (2800, ())
+
+
+def test_export__of_two_widths_needs_a_model(tmp_path):
+    cache = filled(tmp_path / "a", range(5))
+    cache.put_many([part_of(range(7), OTHER, 8)])
+    path = tmp_path / "x.parquet"
+    with pytest.raises(InputError, match="Choose one model, and write a file for each"):
+        cache.export(path)
+    assert not path.exists()
+    for model, n, spec, dim in (("tiny", 5, SPEC, DIM), ("sha256:beef", 7, OTHER, 8)):
+        assert cache.export(path, model=model) == n
+        imported = Cache(tmp_path / model.replace(":", "-"))
+        assert imported.import_(path).added == n
+        assert found(imported, range(n), spec, dim) == n
+    with pytest.raises(InputError, match="no vectors of 'mini', only of: other, tiny"):
+        cache.export(path, model="mini")
+
+
+def test_export__leaves_out_what_is_damaged_and_says_so(tmp_path):
+    cache = filled(tmp_path / "a", range(10))
+    flip(cache, "value", "vectors")
+    with pytest.warns(CacheWarning, match="damaged vectors, which are left out"):
+        assert cache.export(tmp_path / "x.parquet") == 9
+    Cache(tmp_path / "b").import_(tmp_path / "x.parquet")
+    assert found(Cache(tmp_path / "b"), range(10)) == 9
+
+
+def test_export__without_pyarrow(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
+    with pytest.raises(MissingDependencyError, match=r"esm2-features\[parquet\]"):
+        filled(tmp_path, range(3)).export(tmp_path / "x.parquet")
+
+
+# What comes in ------------------------------------------------------------------------------
+
+
+def test_import__a_folder_of_another_cache(tmp_path):
+    cache, other = filled(tmp_path / "a", range(50)), filled(tmp_path / "b", range(40, 300))
+    other.put_many([part_of(range(9), OTHER, 8), part_of(range(9), HALF)])
+    before = other.file.read_bytes()
+    assert cache.import_(tmp_path / "b") == (250 + 18, 10, ())
+    assert found(cache, range(300)) == 300
+    assert found(cache, range(9), OTHER, 8) == found(cache, range(9), HALF) == 9
+    assert len(stored_keys(cache)) == 318
+    assert other.file.read_bytes() == before
+    assert cache.import_(cache.path) == (0, 318, ())
+
+
+def test_import__a_folder_without_a_cache(tmp_path):
+    with pytest.raises(InputError, match=r"no cache in .*: it has no embeddings\.sqlite3"):
+        Cache(tmp_path / "new").import_(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def contradicted(folder, *, by=1.0, numbers=range(2, 4)):
+    """Another cache that holds five vectors, some of which contradict."""
+    spec, keys, rows = part_of(range(5))
+    rows[list(numbers), 7] += np.float32(by)
+    other = Cache(folder)
+    other.put_many([Part(spec, keys, rows)])
+    return other
+
+
+def test_import__conflicts_are_reported_and_nothing_is_overwritten(tmp_path):
+    cache = filled(tmp_path / "a", range(3))
+    contradicted(tmp_path / "b").export(tmp_path / "x.parquet")
+    added, present, conflicts = cache.import_(tmp_path / "x.parquet")
+    assert (added, present) == (2, 2)
+    (conflict,) = conflicts
+    assert (conflict.spec, conflict.key) == (SPEC, keys_of([2]).tobytes().hex())
+    assert conflict.difference == pytest.approx(1.0)
+    assert found(cache, range(3)) == 3
+
+
+def test_import__replace_takes_what_comes_in(tmp_path):
+    cache, other = filled(tmp_path / "a", range(3)), contradicted(tmp_path / "b")
+    added, present, conflicts = cache.import_(tmp_path / "b", replace=True)
+    assert (added, present, len(conflicts)) == (2, 2, 1)
+    outs = np.zeros((2, 5, DIM), np.float32)
+    for one, out in zip((cache, other), outs, strict=True):
+        assert one.get_many(SPEC, keys_of(range(5)), out).all()
+    np.testing.assert_array_equal(*outs)
+    assert cache.import_(tmp_path / "b", replace=True) == (0, 5, ())
+    assert len(stored_keys(cache)) == 5
+
+
+def test_import__differences_of_rounding_are_no_conflicts_and_change_nothing(tmp_path):
+    cache = filled(tmp_path / "a", range(5))
+    other = contradicted(tmp_path / "b", by=2e-5, numbers=range(5))
+    for replaced in (False, True):
+        assert cache.import_(other.path, replace=replaced) == (0, 5, ())
+    assert found(cache, range(5)) == 5
+
+
+def test_import__of_duplicates_in_one_file_the_first_counts(tmp_path):
+    spec, keys, rows = part_of([0, 1, 0, 1])
+    rows[3, 5] += 1
+    write_parquet(tmp_path / "x.parquet", [Part(spec, keys, rows)])
+    cache = Cache(tmp_path / "a")
+    added, present, conflicts = cache.import_(tmp_path / "x.parquet")
+    assert (added, present) == (2, 1)
+    assert [conflict.key for conflict in conflicts] == [keys_of([1]).tobytes().hex()]
+    assert found(cache, range(2)) == 2
+
+
+def test_import__damaged_vectors_that_are_there_are_replaced(tmp_path):
+    cache, other = filled(tmp_path / "a", range(10)), filled(tmp_path / "b", range(10))
+    flip(cache, "value", "vectors")
+    assert cache.import_(other.path) == (1, 9, ())
+    assert found(cache, range(10)) == 10
+    assert len(stored_keys(cache)) == 10
+    assert cache.verify() == (10, ())
+
+
+def test_import__what_was_read_before_an_error_stays(tmp_path):
+    spec, keys, rows = part_of(range(3000), dim=2)
+    rows[2500, 1] = np.nan
+    write_parquet(tmp_path / "x.parquet", [Part(spec, keys, rows)])
+    cache = Cache(tmp_path / "a")
+    with pytest.raises(InputError, match="row 2500: component 1"):
+        cache.import_(tmp_path / "x.parquet")
+    assert found(cache, range(3000), dim=2) == 2048
+
+
+def test_import__a_cache_that_cannot_be_written_is_an_error(tmp_path):
+    other = filled(tmp_path / "a", range(3))
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="could not be written"):
+        Cache(tmp_path / "file").import_(other.path)
+    cache = filled(tmp_path / "b", range(1))
+    cache._link.busy_seconds = 0.0
+    cache._link._drop()
+    with raw(cache) as file:
+        file.execute("begin immediate")
+        with pytest.raises(OSError, match="could not be written: database is locked"):
+            cache.import_(other.path)
+
+
+def test_import__npz_for_a_model_by_name(tmp_path):
+    sequences = ["gigavlkv", "ACD*", " MKT\n"]
+    rows = rows_of(range(3))
+    np.savez(tmp_path / "x.npz", sequence=sequences, embedding=rows)
+    cache = Cache(tmp_path / "a")
+    assert cache.import_(tmp_path / "x.npz", model=T6) == (3, 0, ())
+    out = np.zeros((3, DIM), np.float32)
+    assert cache.get_many(T6_MEAN, T6_MEAN.keys(["GIGAVLKV", "ACD", "MKT"]), out).all()
+    np.testing.assert_array_equal(out, rows)
+    assert [space.spec.model for space in cache.info().spaces] == [T6]
+
+
+def test_import__csv_of_a_layer_and_a_pooling(tmp_path):
+    rows = rows_of(range(2))
+    lines = [",".join(["sequence", *map(str, range(DIM))])]
+    lines += [",".join([text, *map(str, row)]) for text, row in zip("AC", rows, strict=True)]
+    (tmp_path / "x.csv").write_text("\n".join(lines))
+    options = {"layer": 2, "pooling": "cls", "precision": "bfloat16", "cache_dtype": "float16"}
+    cache = Cache(tmp_path / "a")
+    assert cache.import_(tmp_path / "x.csv", model=T6, **options).added == 2
+    spec = Spec(OFFICIAL[T6].identity, 2, "cls", "bfloat16", "float16")
+    out = np.zeros((2, DIM), np.float32)
+    assert cache.get_many(spec, spec.keys(["A", "C"]), out).all()
+    np.testing.assert_array_equal(out, rows.astype(np.float16))
+
+
+def test_import__sequences_that_are_the_same_count_once(tmp_path):
+    np.savez(tmp_path / "x.npz", sequence=["ACD", "acd"], embedding=rows_of([4, 4]))
+    assert Cache(tmp_path / "a").import_(tmp_path / "x.npz", model=T6) == (1, 1, ())
+
+
+def test_import__residues_that_are_none_are_named_by_their_row(tmp_path):
+    np.savez(tmp_path / "x.npz", sequence=["ACD", "AC1"], embedding=rows_of(range(2)))
+    with pytest.raises(InvalidSequenceError, match="position 3 of the sequence in row 1"):
+        Cache(tmp_path / "a").import_(tmp_path / "x.npz", model=T6)
+    assert not (tmp_path / "a").exists()
+
+
+def test_import__float16_that_would_overflow_is_refused(tmp_path):
+    np.savez(tmp_path / "x.npz", sequence=["ACD"], embedding=np.full((1, DIM), 1e6, np.float32))
+    cache = Cache(tmp_path / "a")
+    with pytest.raises(InputError, match="float16"):
+        cache.import_(tmp_path / "x.npz", model=T6, cache_dtype="float16")
+    assert cache.info().rows == 0
+
+
+def test_import__large_numbers_are_compared_without_warnings(tmp_path):
+    rows = np.full((1, DIM), 1e25, np.float32)
+    for name, factor in (("x", 1), ("y", 2)):
+        np.savez(tmp_path / f"{name}.npz", sequence=["ACD"], embedding=rows * np.float32(factor))
+    cache = Cache(tmp_path / "a")
+    assert cache.import_(tmp_path / "x.npz", model=T6).added == 1
+    assert cache.import_(tmp_path / "x.npz", model=T6).present == 1
+    assert len(cache.import_(tmp_path / "y.npz", model=T6).conflicts) == 1

@@ -16,8 +16,9 @@ from checkpoints import random_esm2
 from click.testing import CliRunner
 
 from esm2_features import Cache, Engine, available_models
+from esm2_features._console import as_options
 from esm2_features._outputs import FORMATS
-from esm2_features.cli import _as_options, main
+from esm2_features.cli import main
 
 SEQUENCES = {"P01308 insulin, human": "MALWMRLLPLLALL", "oxt": "CYIQNCPLG", "avp x": "CYFQNCPRG"}
 FASTA = "".join(f">{label}\n{sequence}\n" for label, sequence in SEQUENCES.items())
@@ -365,4 +366,4 @@ def test__demo__folder_that_cannot_be_made(tmp_path):
     ],
 )
 def test__messages__name_options_as_the_shell_does(python, shell):
-    assert _as_options(python) == shell
+    assert as_options(python) == shell

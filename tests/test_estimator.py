@@ -27,7 +27,7 @@ from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from esm2_features import Cache, ESM2Transformer, _registry
 from esm2_features._catalogue import DEFAULT_MODEL, OFFICIAL
-from esm2_features._spec import Spec
+from esm2_features._spec import Part, Spec
 from esm2_features.exceptions import (
     CheckpointError,
     DownloadError,
@@ -108,6 +108,8 @@ def test__init__has_the_documented_defaults():
         "unknown": "raise",
         "on_missing": "raise",
         "cache": "auto",
+        "cache_dtype": "float32",
+        "store": "requested",
         "verbose": False,
     }
 
@@ -728,7 +730,7 @@ def test__warm_cache__needs_neither_weights_nor_torch(esm2, tiny_checkpoint, tmp
     official = "esm2_t30_150M_UR50D"  # its weights are not on this machine, only two vectors
     made_up = np.random.default_rng(0).normal(size=(2, 640)).astype(np.float32)
     spec = Spec(OFFICIAL[official].identity, 30, "mean", "float32")
-    Cache(tmp_path).put_many(spec.keys(["MKT", "GSH"]), made_up)
+    Cache(tmp_path).put_many([Part(spec, spec.keys(["MKT", "GSH"]), made_up)])
     expected = [
         esm2(model, cache=tmp_path).transform(["MKT", "GSH"]) for model in ("mini", tiny_checkpoint)
     ]

@@ -8,7 +8,7 @@ import torch
 
 from esm2_features._plan import pack
 from esm2_features._pool import _REDUCTIONS, pool
-from esm2_features._spec import POOLINGS
+from esm2_features._options import POOLINGS
 
 SEQUENCES = ["MKTAY", "GGGGG", "AC", "W"]
 DEFINITIONS = {

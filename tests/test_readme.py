@@ -15,6 +15,8 @@ from pathlib import Path
 import pytest
 
 from esm2_features import available_models
+from esm2_features._options import POOLINGS
+from esm2_features._spec import KEY_BYTES
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -53,6 +55,19 @@ def test__readme__table_of_models_is_that_of_the_catalogue(card):
     if card.weights is not None and card.weights.bytes is not None:
         size = card.weights.bytes
         assert cells[4] == (f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.0f} MB")
+
+
+def test__readme__table_of_what_the_cache_takes():
+    table = re.findall(r"^\| (\d+M|\d+B) \|(.*)\|$", README, flags=re.MULTILINE)
+    assert [name for name, _ in table] == [c.parameters for c in available_models() if c.weights]
+    for name, cells in table:
+        [shape] = [card.architecture for card in available_models() if card.parameters == name]
+        layers, one = shape.layers + 1, 4 * shape.dim + KEY_BYTES + 4  # a key and its checksum
+        for cell, size in zip(
+            cells.split("|"), (one, one * layers, one * layers * len(POOLINGS)), strict=True
+        ):
+            number, unit = cell.split()
+            assert float(number) == pytest.approx(size / {"kB": 1e3, "MB": 1e6}[unit], rel=0.05)
 
 
 def test__links__of_the_readme_lead_somewhere():

@@ -1,0 +1,330 @@
+"""What is done to a cache as a whole: counting, checking, pruning, reading it all, comparing.
+
+Never here: what to do when something fails, formats of other files.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features import _cache_blocks as store
+from esm2_features._cache_blocks import Block
+from esm2_features._cache_file import Connection, transaction
+from esm2_features._spec import KEY_BYTES, Part, Spec
+from esm2_features.exceptions import InputError
+
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+"""Ten times and more what two machines differ by, a tenth and less of what two layers do."""
+
+_TIDIED = 64
+"""Blocks that are read at a time, 16 MB at most."""
+
+
+class SpaceInfo(NamedTuple):
+    """What a cache holds of one model, layer and pooling."""
+
+    spec: Spec
+    rows: int  # number of vectors
+    bytes: int  # of the vectors, their keys and checksums
+
+
+class CacheInfo(NamedTuple):
+    """What a cache holds."""
+
+    path: Path  # the folder
+    rows: int  # number of vectors
+    bytes: int  # size of the file
+    spaces: tuple[SpaceInfo, ...]  # by model, layer and pooling
+
+
+class CacheCheck(NamedTuple):
+    """What a reading of the whole cache found."""
+
+    rows: int  # number of vectors that are as they were written
+    damaged: tuple[str, ...]  # what is not, a sentence each
+
+
+class Pruned(NamedTuple):
+    """What has gone from a cache."""
+
+    rows: int  # number of vectors
+    bytes: int  # by which the file is smaller
+
+
+class Conflict(NamedTuple):
+    """A vector that contradicts the one that is there under the same key."""
+
+    spec: Spec
+    key: str  # hexadecimal
+    difference: float  # the largest of any component
+
+
+class Imported(NamedTuple):
+    """What came of taking in vectors."""
+
+    added: int  # number of vectors that are new
+    present: int  # that were there, equal but for rounding
+    conflicts: tuple[Conflict, ...]
+
+
+def count(connection: Connection) -> tuple[SpaceInfo, ...]:
+    """Count the vectors of each space, without reading them.
+
+    Parameters
+    ----------
+    connection : Connection
+
+    Returns
+    -------
+    spaces : tuple of SpaceInfo
+        By model, layer, pooling and precision.
+    """
+    query = (
+        "select space, sum(length(keys)), sum(length(keys) + length(checks) + length(vectors)) "
+        "from block join value on block = id group by space"
+    )
+    specs = store.spaces(connection)
+    found = [
+        SpaceInfo(specs[space], key_bytes // KEY_BYTES, size)
+        for space, key_bytes, size in connection.execute(query).fetchall()
+        if space in specs
+    ]
+    return tuple(sorted(found, key=lambda space: _order(space.spec)))
+
+
+def check(connection: Connection) -> CacheCheck:
+    """Read all there is, and compare it with its checksums.
+
+    Parameters
+    ----------
+    connection : Connection
+
+    Returns
+    -------
+    check : CacheCheck
+    """
+    damaged = [
+        f"The file's structure: {line.decode(errors='replace')}."
+        for (line,) in connection.execute("pragma integrity_check").fetchall()
+        if line != b"ok"
+    ]
+    rows = 0
+    for spec, numbers in contents(connection):
+        good = bad = 0
+        for block in store.read_blocks(connection, numbers, spec.dtype):
+            intact = block.intact(spec)
+            good += int(intact.sum())
+            bad += max(1, len(intact)) - int(intact.sum()) if not intact.all() else 0
+        rows += good
+        if bad:
+            damaged.append(f"{bad} of {good + bad} vectors of {describe(spec)}.")
+    lost = len(_lost_blocks(connection))
+    if lost:
+        damaged.append(f"{lost} blocks of vectors whose model or content is unreadable.")
+    return CacheCheck(rows, tuple(damaged))
+
+
+def prune(
+    connection: Connection,
+    *,
+    max_bytes: int | None = None,
+    unused_days: int | None = None,
+    model: str | None = None,
+) -> int:
+    """Remove what is damaged or not wanted, join what is scattered, give the space back.
+
+    Parameters
+    ----------
+    connection : Connection
+    max_bytes, unused_days, model
+        As for `Cache.prune`.
+
+    Returns
+    -------
+    dropped : int
+        Number of vectors that have gone.
+
+    Raises
+    ------
+    InputError
+        If there are no vectors of that model.
+    """
+    connection.execute("reindex")
+    before = _rows(connection)
+    unwanted = [] if model is None else contents(connection, model)
+    with transaction(connection):
+        store.delete_blocks(connection, _lost_blocks(connection))
+        for _, numbers in unwanted:
+            store.delete_blocks(connection, numbers)
+        if unused_days is not None:
+            store.delete_blocks(connection, _unused(connection, unused_days))
+    for spec, numbers in contents(connection):
+        _tidy(connection, spec, numbers)
+    if max_bytes is not None:
+        with transaction(connection):
+            store.make_room(connection, max_bytes)
+    with transaction(connection):
+        connection.execute("delete from space where id not in (select space from block)")
+    connection.execute("vacuum")
+    return before - _rows(connection)
+
+
+def clear(connection: Connection) -> None:
+    """Delete everything, and give the space back.
+
+    Parameters
+    ----------
+    connection : Connection
+    """
+    with transaction(connection):
+        for table in ("block", "value", "space"):
+            connection.execute(f"delete from {table}")
+    connection.execute("vacuum")
+
+
+def contents(connection: Connection, model: str | None = None) -> list[tuple[Spec, list[int]]]:
+    """List the specs and the numbers of their blocks.
+
+    Parameters
+    ----------
+    connection : Connection
+    model : str, optional
+        Name or identity of the model that is wanted; all by default.
+
+    Returns
+    -------
+    contents : list of (Spec, list of int)
+        By model, layer, pooling and precision.
+
+    Raises
+    ------
+    InputError
+        If there are no vectors of that model.
+    """
+    everything = [
+        (spec, store.blocks_of(connection, number))
+        for number, spec in sorted(
+            store.spaces(connection).items(), key=lambda item: _order(item[1])
+        )
+    ]
+    there = [(spec, numbers) for spec, numbers in everything if numbers]
+    found = [item for item in there if model in (None, item[0].model, item[0].checkpoint)]
+    if model is not None and not found:
+        names = dict.fromkeys(spec.model or spec.checkpoint for spec, _ in there)
+        raise InputError(
+            f"The cache holds no vectors of {model!r}, only of: {', '.join(names) or 'no model'}."
+        )
+    return found
+
+
+def read_parts(connection: Connection, spec: Spec, numbers: list[int]) -> tuple[list[Part], int]:
+    """Read the intact vectors of some blocks.
+
+    Parameters
+    ----------
+    connection : Connection
+    spec : Spec
+        That of their space.
+    numbers : list of int
+
+    Returns
+    -------
+    parts : list of Part
+        One for each block that has any.
+    damaged : int
+        Number of vectors that are not intact.
+    """
+    parts, damaged = [], 0
+    for block in store.read_blocks(connection, numbers, spec.dtype):
+        intact = block.intact(spec)
+        damaged += len(intact) - int(intact.sum())
+        if block.vectors is not None and intact.any():
+            parts.append(Part(spec, block.keys[intact], block.vectors[intact].astype(np.float32)))
+    return parts, damaged
+
+
+def contradicting(
+    spec: Spec, rows: NDArray[np.float32], others: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Say which vectors cannot be the same ones, computed on two machines.
+
+    Parameters
+    ----------
+    spec : Spec
+    rows, others : ndarray of shape (n, dim), float32
+
+    Returns
+    -------
+    contradicting : ndarray of shape (n,), bool
+        Where a component differs by more than 1e-4 (s + its size) in float32; s is 1, or the root
+        mean square of the vector where that is above 1.
+    """
+    rows, others = rows.astype(np.float64), others.astype(np.float64)
+    tolerance = max(_TOLERANCE[spec.precision], _TOLERANCE[spec.dtype])
+    scale = np.maximum(1.0, np.sqrt(np.mean(np.square(rows), axis=1, keepdims=True)))
+    return np.asarray((np.abs(rows - others) > tolerance * (scale + np.abs(rows))).any(axis=1))
+
+
+def describe(spec: Spec) -> str:
+    """Name what a spec stands for, for people."""
+    name = f"{spec.model or spec.checkpoint}, layer {spec.layer}, {spec.pooling}, {spec.precision}"
+    return name if spec.dtype == "float32" else f"{name}, kept in {spec.dtype}"
+
+
+def _tidy(connection: Connection, spec: Spec, numbers: list[int]) -> None:
+    """Drop damaged vectors, and join blocks that are less than half full."""
+    for start in range(0, len(numbers), _TIDIED):
+        with transaction(connection):
+            by_width: dict[int, list[tuple[Block, NDArray[np.bool_]]]] = {}
+            for block in store.read_blocks(
+                connection, numbers[start : start + _TIDIED], spec.dtype
+            ):
+                intact = block.intact(spec)
+                if block.vectors is None or not intact.any():
+                    store.delete_blocks(connection, [block.id])
+                    continue
+                width = block.vectors.shape[1]
+                is_small = 2 * len(block.keys) <= store.rows_per_block(width, spec.dtype)
+                if is_small or not intact.all():
+                    by_width.setdefault(width, []).append((block, intact))
+            for odd in by_width.values():
+                if len(odd) == 1 and odd[0][1].all():
+                    continue  # small, and with nothing to be joined to
+                store.delete_blocks(connection, [block.id for block, _ in odd])
+                store.write_vectors(
+                    connection,
+                    odd[0][0].space,
+                    spec,
+                    np.concatenate([block.keys[intact] for block, intact in odd]),
+                    np.concatenate([block.vectors[intact] for block, intact in odd]),  # type: ignore[index]
+                    day=max(block.day for block, _ in odd),
+                )
+
+
+def _lost_blocks(connection: Connection) -> list[int]:
+    """Numbers of blocks and values that belong to nothing."""
+    known = ",".join(map(str, store.spaces(connection))) or "-1"
+    query = (
+        f"select id from block where space not in ({known}) "
+        "or id not in (select block from value) "
+        "union select block from value where block not in (select id from block)"
+    )
+    return [row[0] for row in connection.execute(query).fetchall()]
+
+
+def _unused(connection: Connection, days: int) -> list[int]:
+    query = "select id from block where day < ?"
+    return [row[0] for row in connection.execute(query, (store.today() - days,)).fetchall()]
+
+
+def _rows(connection: Connection) -> int:
+    query = "select coalesce(sum(length(keys)), 0) from block"
+    return int(connection.execute(query).fetchone()[0]) // KEY_BYTES
+
+
+def _order(spec: Spec) -> tuple[str, str, int, str, str, str]:
+    return (spec.model, spec.checkpoint, spec.layer, spec.pooling, spec.precision, spec.dtype)

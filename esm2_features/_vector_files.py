@@ -1,0 +1,197 @@
+"""Files of sequences with vectors that were computed elsewhere.
+
+    .npz               arrays sequence (n,) and embedding (n, d)
+    .csv, .csv.gz      a column sequence, and one for each of the d components
+
+What comes in is checked value by value: one row that cannot be right refuses the file, by its
+number, counted from 0. A file is held in memory as a whole.
+
+Never here: models, what residues are.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from array import array
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features.exceptions import InputError
+
+_NO_COMPONENTS = ("sequence", "id", "label")
+
+
+class SequenceVectors(NamedTuple):
+    """Sequences and the vectors that somebody computed of them."""
+
+    sequences: list[str]  # as they stand in the file, not normalised
+    rows: NDArray[np.float32]  # (n, dim)
+
+
+def read_vectors(path: Path, *, dim: int) -> SequenceVectors:
+    """Read sequences, and vectors that were computed of them elsewhere.
+
+    Parameters
+    ----------
+    path : Path
+        ``.npz`` with the arrays ``sequence`` (n,), text, and ``embedding`` (n, dim), float32,
+        float64 or float16; others are ignored. Or ``.csv``, plain or ``.csv.gz``, with a column
+        ``sequence`` and ``dim`` others, which are components in the order of the file;
+        the columns ``id`` and ``label`` are ignored.
+    dim : int
+        Number of components of the model that the vectors are of.
+
+    Returns
+    -------
+    vectors : SequenceVectors
+        At least one, rounded to float32. The text of a float32 is read as the same float32.
+
+    Raises
+    ------
+    InputError
+        If the ending is another one, the file is empty or damaged, an array or a column is
+        missing or of the wrong kind, their lengths or ``dim`` do not fit, or a component is no
+        number, not finite, or too large for float32.
+    OSError
+        If there is no such file, or it may not be read.
+    """
+    name = path.name.lower()
+    if name.endswith(".npz"):
+        vectors = _read_npz(path, dim)
+    elif name.endswith((".csv", ".csv.gz")):
+        vectors = _read_csv(path, dim)
+    else:
+        raise InputError(
+            f"{path} ends in {path.suffix!r}. Vectors come from .parquet, as exported from a "
+            "cache, or from .npz, .csv or .csv.gz, with sequences. Convert it to one of these."
+        )
+    if not vectors.sequences:
+        raise InputError(f"{path} holds no sequences. Give a file that has some.")
+    check_finite(path, vectors.rows)
+    return vectors
+
+
+def _read_npz(path: Path, dim: int) -> SequenceVectors:
+    recipe = "np.savez(path, sequence=np.array(sequences, dtype=np.str_), embedding=vectors)"
+    with path.open("rb") as file:
+        try:
+            with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
+                names = archive.files
+                arrays = [archive[name] for name in ("sequence", "embedding") if name in names]
+        except ValueError as error:  # with allow_pickle=False, of an array of objects above all
+            raise InputError(
+                f"{path} cannot be read ({error}). Objects are never read, because they could "
+                f"run programs: write text and numbers, {recipe}."
+            ) from error
+        except Exception as error:  # zip, zlib and numpy have error classes of their own
+            raise unreadable(path, error) from error
+    if len(arrays) < 2:
+        raise InputError(
+            f"{path} needs the arrays 'sequence' and 'embedding', and holds {listed(names)}. "
+            f"Write it with {recipe}."
+        )
+    sequence, embedding = arrays
+    if sequence.dtype.kind not in "US" or embedding.dtype.kind != "f":
+        raise InputError(
+            f"{path}: the array 'sequence' is {sequence.dtype} and 'embedding' is "
+            f"{embedding.dtype}, where text and float32 are needed. Write it with {recipe}."
+        )
+    if sequence.ndim != 1 or embedding.shape != (len(sequence), dim):
+        raise InputError(
+            f"{path}: 'sequence' has the shape {sequence.shape} and 'embedding' "
+            f"{embedding.shape}, where (n,) and (n, {dim}) are needed: one row for each sequence, "
+            f"and the {dim} components of the model. Choose the model it was computed with."
+        )
+    texts = sequence.tolist()
+    if sequence.dtype.kind == "S":
+        # What is not ASCII survives as surrogates, for those to name who know residues.
+        texts = [text.decode("ascii", "surrogateescape") for text in texts]
+    with np.errstate(over="ignore"):  # it becomes an infinity, which is told by its row
+        return SequenceVectors(texts, np.ascontiguousarray(embedding, np.float32))
+
+
+def _read_csv(path: Path, dim: int) -> SequenceVectors:
+    records = _records(path)
+    _, header = next(records, (0, []))
+    if header.count("sequence") != 1:
+        raise InputError(
+            f"{path} needs one column 'sequence', and its columns are {listed(header)}. Name "
+            "the columns in its first line, and separate them by commas."
+        )
+    components = [i for i, name in enumerate(header) if name not in _NO_COMPONENTS]
+    if len(components) != dim:
+        raise InputError(
+            f"{path} has {len(components)} columns besides sequence, id and label, and the model "
+            f"has {dim} components. They are {listed([header[i] for i in components])}. Remove "
+            "what is no component, or choose the model the vectors were computed with."
+        )
+    sequences = []
+    values = array("f")  # grows in place: a list of numbers would take ten times the room
+    for row, (line, cells) in enumerate(records):
+        if len(cells) != len(header):
+            raise InputError(
+                f"{path}, row {row} (line {line}): there are {len(cells)} cells under "
+                f"{len(header)} columns. Fill in the row, or remove it."
+            )
+        sequences.append(cells[header.index("sequence")])
+        for i in components:
+            try:
+                values.append(float(cells[i]))
+            except ValueError:
+                raise InputError(
+                    f"{path}, row {row} (line {line}): {_shown(cells[i])} in the column "
+                    f"{_shown(header[i])} is no number. Write it like -0.25, or remove the row."
+                ) from None
+    return SequenceVectors(sequences, np.frombuffer(values, np.float32).reshape(-1, dim))
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Read the rows of a CSV file that are not blank, with the number of their last line."""
+    from xopen import xopen  # imported here because only files need it
+
+    path.open("rb").close()  # what this raises is told from damage, which is what comes below
+    try:
+        # "-sig" drops the byte order mark that spreadsheets write; threads=0: errors in place.
+        with xopen(path, "rb", threads=0) as binary:
+            text = io.TextIOWrapper(binary, "utf-8-sig", errors="surrogateescape", newline="")
+            reader = csv.reader(text)
+            yield from ((reader.line_num, cells) for cells in reader if cells)
+    except Exception as error:  # every decompressor has an error class of its own
+        raise unreadable(path, error) from error
+
+
+def check_finite(path: Path, rows: NDArray[np.float32], start: int = 0) -> None:
+    """Refuse components that are no numbers; `start` is the row of the first vector."""
+    finite = np.isfinite(rows)
+    if not finite.all():
+        row, component = np.argwhere(~finite)[0]
+        raise InputError(
+            f"{path}, row {start + row}: component {component} of the vector is "
+            f"{rows[row, component]}, which is no finite float32. Remove the row, or compute its "
+            "vector again."
+        )
+
+
+def unreadable(path: Path, error: Exception) -> InputError:
+    """Say that a file is damaged, with the cause."""
+    return InputError(
+        f"{path} cannot be read ({error}). It is damaged, was cut short, or is no "
+        f"{path.suffix} file: copy it again, or write it again."
+    )
+
+
+def listed(names: Iterable[str]) -> str:
+    """Name a few, from both ends: what is one too many comes first or last."""
+    shown = [_shown(name) for name in names]
+    if len(shown) > 8:
+        shown[4:-3] = ["..."]
+    return ", ".join(shown) or "none"
+
+
+def _shown(text: str) -> str:
+    return ascii(text if len(text) <= 40 else text[:37] + "...")

@@ -1,0 +1,174 @@
+"""`esm2-features cache`, as somebody types it."""
+
+from __future__ import annotations
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from esm2_features import Cache, Engine
+from esm2_features._catalogue import OFFICIAL
+from esm2_features._spec import Part, Spec
+from esm2_features.cli import main
+
+NAME = "esm2_t6_8M_UR50D"
+SPEC = Spec(OFFICIAL[NAME].identity, 6, "mean", "float32", model=NAME)
+SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGE", "CYIQNCPLG"]
+ROWS = np.random.default_rng(0).standard_normal((3, 320)).astype(np.float32)
+
+
+@pytest.fixture
+def filled(tmp_path):
+    cache = Cache(tmp_path / "cache")
+    cache.put_many([Part(SPEC, SPEC.keys(SEQUENCES), ROWS)])
+    return cache
+
+
+def run(*words, code=0, text=None):
+    done = CliRunner().invoke(main, ["cache", *map(str, words)], input=text)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def read(cache):
+    out = np.zeros_like(ROWS)
+    assert cache.get_many(SPEC, SPEC.keys(SEQUENCES), out).all()
+    return out
+
+
+def damage(cache):
+    """Flip a bit of a vector."""
+    content = bytearray(cache.file.read_bytes())
+    content[content.index(ROWS[1].tobytes()) + 8] ^= 4
+    cache.file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", main.commands["cache"].commands)
+def test__help__of_every_command_ends_with_an_example(name):
+    assert f"esm2-features cache {name}" in run(name, "--help").rstrip().splitlines()[-1]
+    for parameter in main.commands["cache"].commands[name].params:
+        assert getattr(parameter, "help", None) or isinstance(parameter, click.Argument), parameter
+
+
+def test__info__shows_size_and_content(filled):
+    shown = run("info", "--cache", filled.path)
+    assert f"{filled.path}: 3 vectors" in shown
+    assert shown.splitlines()[-1].split() == [
+        NAME, "6", "mean", "float32", "float32", "3", "3.9", "kB",
+    ]  # fmt: skip
+
+
+def test__info__of_a_cache_that_is_not_there_makes_none(tmp_path):
+    assert run("info", "--cache", tmp_path / "no").endswith(": 0 vectors, 0.0 kB\n")
+    assert not (tmp_path / "no").exists()
+
+
+def test__info__auto_is_the_folder_of_the_environment(monkeypatch, filled):
+    monkeypatch.setenv("ESM2_FEATURES_CACHE", str(filled.path))
+    assert f"{filled.path}: 3 vectors" in run("info")
+
+
+def test__verify__sound(filled):
+    assert "3 vectors are as they were written" in run("verify", "--cache", filled.path)
+
+
+def test__verify__damaged_is_exit_code_1_until_it_is_pruned(filled):
+    damage(filled)
+    shown = run("verify", "--cache", filled.path, code=1)
+    assert f"1 of 3 vectors of {NAME}, layer 6, mean" in shown
+    assert "cache prune" in shown
+    assert "1 vectors removed" in run("prune", "--cache", filled.path)
+    assert "2 vectors are" in run("verify", "--cache", filled.path)
+
+
+def test__prune__model(filled):
+    Engine("mini", cache=filled).embed(SEQUENCES)
+    assert "3 vectors removed" in run("prune", "--cache", filled.path, "--model", "mini")
+    np.testing.assert_array_equal(read(filled), ROWS)
+    assert "only of: esm2_t6_8M_UR50D" in run(
+        "prune", "--cache", filled.path, "--model", "mini", code=2
+    )
+
+
+@pytest.mark.parametrize("size", ["4MB", "0.004 GB", "4000kb", "4000000"])
+def test__prune__max_bytes(tmp_path, size):
+    cache = Cache(tmp_path)
+    rows = np.random.default_rng(1).standard_normal((8000, 320)).astype(np.float32)
+    cache.put_many([Part(SPEC, SPEC.keys(map(str, range(8000))), rows)])
+    run("prune", "--cache", tmp_path, "--max-bytes", size)
+    assert cache.file.stat().st_size <= 4_000_000
+    assert 2000 < cache.info().rows < 3100
+
+
+@pytest.mark.parametrize("size", ["much", "-1", "4XB", ""])
+def test__prune__no_size(filled, size):
+    assert "is no size" in run("prune", "--cache", filled.path, "--max-bytes", size, code=2)
+
+
+def test__export_and_import__carry_every_bit(filled, tmp_path):
+    file, other = tmp_path / "vectors.parquet", Cache(tmp_path / "other")
+    assert "3 vectors -> " in run("export", file, "--cache", filled.path, "--model", NAME)
+    assert "exists already" in run("export", file, "--cache", filled.path, code=2)
+    run("export", file, "--cache", filled.path, "--force")
+    assert "3 vectors are new, 0 were there" in run("import", file, "--cache", other.path)
+    assert "0 vectors are new, 3 were there" in run("import", filled.path, "--cache", other.path)
+    np.testing.assert_array_equal(read(other), ROWS)
+
+
+def test__import__npz_of_an_official_model(tmp_path):
+    file, cache = tmp_path / "vectors.npz", Cache(tmp_path / "cache")
+    np.savez(file, sequence=np.array(SEQUENCES), embedding=ROWS)
+    options = ["--model", NAME, "--layer", "6", "--pooling", "mean", "--cache", cache.path]
+    assert "3 vectors are new" in run("import", file, *options)
+    np.testing.assert_array_equal(read(cache), ROWS)
+
+
+def test__import__contradictions_are_reported_and_replaced_only_if_asked(filled, tmp_path):
+    file = tmp_path / "vectors.npz"
+    changed = ROWS.copy()
+    changed[2, 5] += 0.5
+    np.savez(file, sequence=np.array(SEQUENCES), embedding=changed)
+    options = [file, "--model", NAME, "--cache", filled.path]
+    shown = run("import", *options, code=1)
+    assert "0 vectors are new, 2 were there" in shown
+    assert "largest difference 0.5" in shown
+    assert "Those that were there stay" in shown
+    np.testing.assert_array_equal(read(filled), ROWS)
+    assert "The new ones replaced them" in run("import", *options, "--replace", code=1)
+    np.testing.assert_array_equal(read(filled), [ROWS[0], ROWS[1], changed[2]])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ([], "Name one of"),
+        (["--model", "mini"], "mini"),
+        (["--model", NAME, "--layer", "7"], "representations 0 (the embedding) to 6"),
+        (["--model", "esm2_t33_650M_UR50D"], "1280"),
+    ],
+)
+def test__import__what_cannot_be_is_named(tmp_path, options, message):
+    file = tmp_path / "vectors.npz"
+    np.savez(file, sequence=np.array(SEQUENCES), embedding=ROWS)
+    assert message in run("import", file, "--cache", tmp_path / "cache", *options, code=2)
+
+
+def test__import__no_such_file(tmp_path):
+    shown = run("import", tmp_path / "no.parquet", "--cache", tmp_path / "cache", code=2)
+    assert "No such file" in shown
+
+
+def test__import__folder_without_a_cache(tmp_path):
+    assert "There is no cache in" in run("import", tmp_path, "--cache", tmp_path / "c", code=2)
+
+
+def test__clear__asks_first(filled):
+    assert "Delete all 3 vectors" in run("clear", "--cache", filled.path, text="n\n", code=1)
+    assert filled.info().rows == 3
+    assert "3 vectors deleted" in run("clear", "--cache", filled.path, "--yes")
+    assert filled.info().rows == 0
+
+
+def test__cache__none_is_no_cache():
+    assert "'none' is no cache" in run("info", "--cache", "none", code=2)
