@@ -163,8 +163,10 @@ class Cache:
         ------
         CacheVersionError
             If the file belongs to another program or version.
+        OSError
+            If it cannot be read.
         """
-        found = self._link.attempt("read", _upkeep.count)
+        found = self._link.run("read", _upkeep.count, mend=False)
         size = 0 if found is None else self.file.stat().st_size
         return CacheInfo(self.path, sum(space.rows for space in found or ()), size, found or ())
 
@@ -239,8 +241,13 @@ class Cache:
         )
         return Pruned(rows or 0, before - self.file.stat().st_size)
 
-    def clear(self) -> None:
+    def clear(self) -> int:
         """Delete all vectors, and give the space back.
+
+        Returns
+        -------
+        n : int
+            Number of vectors that were deleted. A damaged file is set aside, with a warning.
 
         Raises
         ------
@@ -249,7 +256,7 @@ class Cache:
         OSError
             If they cannot be deleted: who asks for it must know, so a warning would not do.
         """
-        self._link.run("cleared", _upkeep.clear)
+        return self._link.run("cleared", _upkeep.clear) or 0
 
     def export(self, path: str | os.PathLike[str], *, model: str | None = None) -> int:
         """Write vectors to a Parquet file, from which `import_` reads them back bit for bit.

@@ -219,11 +219,9 @@ def import_(
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def clear(cache: Cache, yes: bool) -> None:
     """Delete all vectors."""
-    found = cache.info()
-    if found.rows and not yes:
-        click.confirm(f"Delete all {found.rows} vectors in {found.path}?", abort=True)
-    cache.clear()
-    click.echo(f"{found.rows} vectors deleted from {found.path}.")
+    if not yes:
+        click.confirm(f"Delete all vectors in {cache.path}?", abort=True)
+    click.echo(f"{cache.clear()} vectors deleted from {cache.path}.")
 
 
 def _words(spec: Spec) -> tuple[str, ...]:

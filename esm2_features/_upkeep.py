@@ -173,17 +173,24 @@ def prune(
     return before - _rows(connection)
 
 
-def clear(connection: Connection) -> None:
+def clear(connection: Connection) -> int:
     """Delete everything, and give the space back.
 
     Parameters
     ----------
     connection : Connection
+
+    Returns
+    -------
+    dropped : int
+        Number of vectors that have gone.
     """
+    before = _rows(connection)
     with transaction(connection):
         for table in ("block", "value", "space"):
             connection.execute(f"delete from {table}")
     connection.execute("vacuum")
+    return before
 
 
 def contents(connection: Connection, model: str | None = None) -> list[tuple[Spec, list[int]]]:

@@ -64,6 +64,12 @@ def test__info__of_a_cache_that_is_not_there_makes_none(tmp_path):
     assert not (tmp_path / "no").exists()
 
 
+def test__info__of_a_damaged_file_leaves_it_alone(filled):
+    filled.file.write_bytes(b"no database")
+    assert "file is not a database" in run("info", "--cache", filled.path, code=2)
+    assert filled.file.read_bytes() == b"no database"
+
+
 def test__info__auto_is_the_folder_of_the_environment(monkeypatch, filled):
     monkeypatch.setenv("ESM2_FEATURES_CACHE", str(filled.path))
     assert f"{filled.path}: 3 vectors" in run("info")
@@ -164,7 +170,7 @@ def test__import__folder_without_a_cache(tmp_path):
 
 
 def test__clear__asks_first(filled):
-    assert "Delete all 3 vectors" in run("clear", "--cache", filled.path, text="n\n", code=1)
+    assert "Delete all vectors in" in run("clear", "--cache", filled.path, text="n\n", code=1)
     assert filled.info().rows == 3
     assert "3 vectors deleted" in run("clear", "--cache", filled.path, "--yes")
     assert filled.info().rows == 0

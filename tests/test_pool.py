@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from esm2_features._options import POOLINGS
 from esm2_features._plan import pack
 from esm2_features._pool import _REDUCTIONS, pool
-from esm2_features._options import POOLINGS
 
 SEQUENCES = ["MKTAY", "GGGGG", "AC", "W"]
 DEFINITIONS = {
