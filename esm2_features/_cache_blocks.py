@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
@@ -67,7 +68,7 @@ class Block:
         """
         if self.vectors is None:
             return np.zeros(len(self.keys), np.bool_)
-        seed = crc32(spec.digest)
+        seed = _seed(spec)
         if crc32(self.vectors.data, crc32(self.keys.data, seed)) == self.crc:
             return np.ones(len(self.keys), np.bool_)
         if len(self.checks) != len(self.keys):
@@ -174,7 +175,7 @@ def write_vectors(
     """Write new blocks of (n, 32) keys and (n, dim) vectors; call it in a transaction."""
     values = np.ascontiguousarray(rows, stored_dtype(spec.dtype))
     per_block = rows_per_block(values.shape[1], spec.dtype)
-    seed, day = crc32(spec.digest), today() if day is None else day
+    seed, day = _seed(spec), today() if day is None else day
     for start in range(0, len(keys), per_block):
         some = np.ascontiguousarray(keys[start : start + per_block])
         vectors = values[start : start + per_block]
@@ -299,6 +300,12 @@ def _used_bytes(connection: Connection) -> int:
         for name in ("page_size", "page_count", "freelist_count")
     )
     return int(size * (count - free))
+
+
+@lru_cache
+def _seed(spec: Spec) -> int:
+    """Where checksums start, so that they cover what a vector is taken for."""
+    return crc32(spec.digest)
 
 
 def _checks(

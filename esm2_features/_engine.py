@@ -292,7 +292,7 @@ class Engine:
         first, back = dedupe(sequences)
         unique = [sequences[i] for i in first]
         shape = (len(sequences), len(self._wanted), self.checkpoint.architecture.dim)
-        features = np.zeros(shape, np.float32)
+        features = np.empty(shape, np.float32)
         rows = features[: len(unique)]
         with self._storage(unique, rows) as storage:
             missing = storage.read(range(len(unique)))

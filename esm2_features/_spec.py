@@ -122,12 +122,12 @@ def _digest(identity: dict[str, object]) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
 
-def _keyed(key: bytes, sequences: Iterable[str]) -> NDArray[np.uint8]:
-    # Keying a fresh hash costs a compression per sequence; a copy of a keyed one does not.
-    keyed = hashlib.blake2b(key=key, digest_size=KEY_BYTES)
-    digests = []
-    for sequence in sequences:
-        state = keyed.copy()
-        state.update(sequence.encode("ascii"))
-        digests.append(state.digest())
+def _keyed(namespace: bytes, sequences: Iterable[str]) -> NDArray[np.uint8]:
+    # A namespace is of a fixed length, so no two pairs make the same text. As BLAKE2's own key
+    # it would take a block of the hash to itself, and most of the time.
+    blake2b = hashlib.blake2b
+    digests = [
+        blake2b(namespace + sequence.encode("ascii"), digest_size=KEY_BYTES).digest()
+        for sequence in sequences
+    ]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES)

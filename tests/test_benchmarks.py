@@ -1,4 +1,4 @@
-"""The training script still trains, and what it writes is a checkpoint of this library."""
+"""The scripts still run; what the training script writes is a checkpoint of this library."""
 
 from __future__ import annotations
 
@@ -59,3 +59,23 @@ def test__model_card__is_of_the_weights_that_ship():
     assert f"{record['parameters']:,}" in card
     assert f"{record['steps_done']:,} steps" in card
     assert read_header(file).architecture.layers == record["layers"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is for Linux")
+def test__cache_faults__finds_none():
+    command = [sys.executable, str(BENCHMARKS / "cache_faults.py"), "--quick"]
+    done = subprocess.run(
+        [*command, "--store", "esm2_features"], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Nothing crashed" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is for Linux")
+def test__cache_speed__runs(tmp_path):
+    command = [sys.executable, str(BENCHMARKS / "cache_speed.py"), "--quick"]
+    done = subprocess.run(
+        [*command, "--folder", str(tmp_path)], check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("esm2_features") == 2
