@@ -11,7 +11,9 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
+from numbers import Integral
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import platformdirs
@@ -19,18 +21,21 @@ from numpy.typing import NDArray
 
 from esm2_features import _upkeep
 from esm2_features._cache_link import Link, is_damage
+from esm2_features._cache_reports import CacheCheck, CacheInfo, Conflict, Imported, Pruned
 from esm2_features._cache_vectors import Vectors
-from esm2_features._exchange import read_parts
+from esm2_features._exchange import read_parts, refuse_told
 from esm2_features._parquet_file import write_parquet
 from esm2_features._spec import KEY_BYTES, Part, Spec
-from esm2_features._upkeep import CacheCheck, CacheInfo, Imported, Pruned
 from esm2_features.exceptions import InputError
 
 _SMALLEST = 1 << 22
 """Least `max_bytes`: a few blocks."""
 
-_AT_A_TIME = 16
-"""Blocks that are exported from one lookup, 4 MB at most."""
+_WORDS = ("", "auto", "none", "None")
+"""What somebody may mean who does not mean a folder."""
+
+_AT_A_TIME = 64
+"""Blocks that are exported from one lookup, 16 MB at most."""
 
 
 class Cache:
@@ -63,8 +68,12 @@ class Cache:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, max_bytes: int | None = None
     ) -> None:
-        if max_bytes is not None and not max_bytes >= _SMALLEST:
-            raise InputError(f"Got max_bytes={max_bytes!r}; expected None or at least {_SMALLEST}.")
+        if isinstance(path, str) and path in _WORDS:
+            raise InputError(
+                f"Got {path!r} as the folder of a cache: cache=None is no cache, and Cache() the "
+                f'user\'s own. If a folder of this name is meant, write "./{path}".'
+            )
+        _check_limit(max_bytes)
         folder = default_folder() if path is None else Path(path)
         self.path = folder.expanduser().absolute()
         self.file = self.path / "embeddings.sqlite3"
@@ -125,13 +134,18 @@ class Cache:
             )
         return hit
 
-    def put_many(self, parts: Sequence[Part]) -> None:
+    def put_many(self, parts: Sequence[Part]) -> bool:
         """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`.
 
         Parameters
         ----------
         parts : sequence of Part
             Vectors with their keys; where a key repeats, its last row stays.
+
+        Returns
+        -------
+        stored : bool
+            Whether they are there now.
 
         Raises
         ------
@@ -146,8 +160,11 @@ class Cache:
                     f"Got keys of shape {part.keys.shape} and rows of shape {part.rows.shape}, "
                     f"but expected (n, {KEY_BYTES}) and (n, dim)"
                 )
-        if any(len(part.keys) for part in parts):
-            self._link.attempt("written", partial(self._vectors.write, parts=parts))
+        if not any(len(part.keys) for part in parts):
+            return True
+        dropped = self._link.attempt("written", partial(self._vectors.write, parts=parts))
+        self._warn_of_little_room(dropped or 0)
+        return dropped is not None
 
     # -------------------------------------------------------------- the whole
 
@@ -190,7 +207,7 @@ class Cache:
         except OSError as error:
             if not is_damage(error.__cause__):
                 raise
-            return CacheCheck(0, (f"{error}. It is set aside when it is next used.",))
+            return CacheCheck(0, (f"{error}.",))
         return check or CacheCheck(0, ())
 
     def prune(
@@ -199,18 +216,25 @@ class Cache:
         max_bytes: int | None = None,
         unused_days: int | None = None,
         model: str | None = None,
+        layer: int | None = None,
+        pooling: str | None = None,
     ) -> Pruned:
         """Remove what is damaged or not wanted, tidy up, and give the space back.
 
         Parameters
         ----------
         max_bytes : int, optional
-            Size that the file may keep; what was not used for longest goes first. By default
-            that of this cache, if it has one.
+            Size that the file may keep, at least 4 MiB; what was not used for longest goes first.
+            By default that of this cache, if it has one.
         unused_days : int, optional
             Vectors that were not used for longer than this go.
         model : str, optional
-            Name or identity (``"sha256:..."``) of a model all of whose vectors go.
+            Name or identity (``"sha256:..."``) of a model whose vectors go: all of them, or
+            those of the layer and pooling.
+        layer : int, optional
+            Number of a layer, from 0, whose vectors go.
+        pooling : str, optional
+            A pooling whose vectors go.
 
         Returns
         -------
@@ -220,26 +244,28 @@ class Cache:
         Raises
         ------
         InputError
-            If there are no vectors of that model, or a number is negative.
+            If something is to go that is not there, or a number cannot be.
         CacheVersionError
             If the file belongs to another program or version.
         OSError
             If it cannot be written.
         """
-        for name, value in (("max_bytes", max_bytes), ("unused_days", unused_days)):
-            if value is not None and value < 0:
-                raise InputError(f"Got {name}={value!r}; expected None or a number from 0.")
-        limit = self.max_bytes if max_bytes is None else max_bytes
+        _check_limit(max_bytes)
+        if unused_days is not None and unused_days < 0:
+            raise InputError(f"Got unused_days={unused_days!r}; expected None or a number from 0.")
         if not self.file.exists():
             return Pruned(0, 0)
         before = self.file.stat().st_size
-        rows = self._link.run(
-            "written",
-            lambda connection: _upkeep.prune(
-                connection, max_bytes=limit, unused_days=unused_days, model=model
-            ),
+        prune = partial(
+            _upkeep.prune,
+            max_bytes=self.max_bytes if max_bytes is None else max_bytes,
+            unused_days=unused_days,
+            model=model,
+            layer=layer,
+            pooling=pooling,
         )
-        return Pruned(rows or 0, before - self.file.stat().st_size)
+        rows = self._link.run("written", prune) or 0
+        return Pruned(rows, before - self.file.stat().st_size)
 
     def clear(self) -> int:
         """Delete all vectors, and give the space back.
@@ -258,16 +284,29 @@ class Cache:
         """
         return self._link.run("cleared", _upkeep.clear) or 0
 
-    def export(self, path: str | os.PathLike[str], *, model: str | None = None) -> int:
+    def export(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: str | None = None,
+        layer: int | None = None,
+        pooling: str | None = None,
+    ) -> int:
         """Write vectors to a Parquet file, from which `import_` reads them back bit for bit.
+
+        Sequences are not in it, as they are not in the cache: only their digests are.
 
         Parameters
         ----------
         path : str or path-like
-            The file; one that is there is replaced when the new one is complete.
+            The file, ``.parquet``; one that is there is replaced when the new one is complete.
         model : str, optional
             Name or identity of the model whose vectors are written; all by default, which must
             then be of one width.
+        layer : int, optional
+            Number of the layer, from 0, whose vectors are written; all by default.
+        pooling : str, optional
+            The pooling whose vectors are written; all by default.
 
         Returns
         -------
@@ -277,23 +316,33 @@ class Cache:
         Raises
         ------
         InputError
-            If there is nothing to export, or vectors differ in width.
+            If there is nothing to export, vectors differ in width, or the file's name ends
+            otherwise.
         MissingDependencyError
             If pyarrow is not installed.
         CacheVersionError, OSError
             If the cache cannot be read, or the file not be written.
         """
-        return write_parquet(Path(path), self._parts(model))
+        target = Path(path)
+        if target.suffix.lower() != ".parquet":
+            raise InputError(f"{target} does not end in .parquet, which is what is written.")
+        if not self.info().rows:
+            raise InputError(f"The cache {self.path} holds no vectors.")
+        return write_parquet(target, self._parts(model=model, layer=layer, pooling=pooling))
 
-    def _parts(self, model: str | None) -> Iterator[Part]:
-        """Yield all that is intact, some blocks at a time."""
-        list_all = partial(_upkeep.contents, model=model)
-        everything = self._link.run("read", list_all, mend=False) or []
-        for spec, numbers in everything:
-            for start in range(0, len(numbers), _AT_A_TIME):
-                read = partial(
-                    _upkeep.read_parts, spec=spec, numbers=numbers[start : start + _AT_A_TIME]
-                )
+    def _parts(self, **wanted: Any) -> Iterator[Part]:
+        """Yield all that is wanted and intact, some blocks at a time.
+
+        What others write anew meanwhile is yielded when its turn comes: twice, perhaps, but once
+        at least, because a vector only ever moves to a block with a higher number.
+        """
+        list_all = partial(_upkeep.contents, **wanted)
+        for spec, _ in self._link.run("read", list_all, mend=False) or []:
+            list_more = partial(_upkeep.blocks_after, spec=spec, most=_AT_A_TIME)
+            last = 0
+            while numbers := self._link.run("read", partial(list_more, after=last), mend=False):
+                last = numbers[-1]
+                read = partial(_upkeep.read_parts, spec=spec, numbers=numbers)
                 parts, damaged = self._link.run("read", read, mend=False) or ([], 0)
                 if damaged:
                     self._link.warn(
@@ -308,13 +357,13 @@ class Cache:
         path: str | os.PathLike[str],
         *,
         model: str | None = None,
-        layer: int = -1,
-        pooling: str = "mean",
-        precision: str = "float32",
-        cache_dtype: str = "float32",
+        layer: int | None = None,
+        pooling: str | None = None,
+        precision: str | None = None,
+        cache_dtype: str | None = None,
         replace: bool = False,
     ) -> Imported:
-        """Take in vectors that were computed elsewhere.
+        """Take in vectors that were computed elsewhere. They are taken on trust.
 
         Parameters
         ----------
@@ -323,15 +372,17 @@ class Cache:
             their vectors: ``.npz`` with arrays ``sequence`` (n,) and ``embedding`` (n, dim), or
             ``.csv`` with a column ``sequence`` and dim columns of numbers.
         model : str, optional
-            Official name of the model that computed them; for ``.npz`` and ``.csv`` only, which do
-            not say it, as are the next four.
-        layer : int, default=-1
-            Their layer; negatives count from the end.
-        pooling : str, default="mean"
-        precision : str, default="float32"
-            Arithmetic that they were computed in.
-        cache_dtype : {"float32", "float16"}, default="float32"
-            What to keep them in.
+            Official name of the model that computed them: needed for ``.npz`` and ``.csv``, which
+            do not say it, and for nothing else, as are the next four.
+        layer : int, optional
+            Their layer; negatives count from the end. It has to be said.
+        pooling : str, optional
+            Their pooling. It has to be said.
+        precision : str, optional
+            Arithmetic that they were computed in; ``"float32"`` by default.
+        cache_dtype : {"float32", "float16"}, optional
+            What to keep them in; ``"float32"`` by default. Only a transformer with the same
+            ``cache_dtype`` finds them.
         replace : bool, default=False
             Whether a vector that contradicts the one that is there replaces it. Vectors of one
             key that differ by rounding, as those of two machines do, do not: the older one stays.
@@ -351,28 +402,43 @@ class Cache:
             If the file cannot be read, or the cache not be written.
         """
         source = Path(path)
+        if source.name == self.file.name:
+            source = source.parent
+        told = {
+            "model": model,
+            "layer": layer,
+            "pooling": pooling,
+            "precision": precision,
+            "cache_dtype": cache_dtype,
+        }
         if source.is_dir():
-            other = Cache(source)
+            refuse_told(source, told)
+            other = Cache(source.absolute())
             if not other.file.exists():
                 raise InputError(f"There is no cache in {source}: it has no {other.file.name}.")
-            parts = other._parts(None)
+            parts = other._parts()
         else:
-            parts = read_parts(
-                source,
-                model=model,
-                layer=layer,
-                pooling=pooling,
-                precision=precision,
-                dtype=cache_dtype,
-            )
-        added, present, conflicts = 0, 0, []
+            parts = read_parts(source, **told)  # type: ignore[arg-type]
+        n, added, dropped, conflicts = 0, 0, 0, list[Conflict]()
         for part in parts:
             merge = partial(self._vectors.merge, part=part, replace=replace)
-            new, agreeing, contradicting = self._link.run("written", merge) or (0, 0, [])
-            added += new
-            present += agreeing
-            conflicts += contradicting
-        return Imported(added, present, tuple(conflicts))
+            new, contradicting, of_today = self._link.run("written", merge) or (0, [], 0)
+            for conflict in contradicting:
+                # Only a file of sequences has an order that people see.
+                row = None if model is None or conflict.row is None else n + conflict.row
+                conflicts.append(conflict._replace(row=row))
+            n, added, dropped = n + len(part.keys), added + new, dropped + of_today
+        self._warn_of_little_room(dropped)
+        return Imported(added, n - added - len(conflicts), tuple(conflicts))
+
+    def _warn_of_little_room(self, dropped: int) -> None:
+        if dropped:
+            self._link.warn(
+                "room",
+                f"The cache {self.file} may not be larger than max_bytes={self.max_bytes}, which "
+                "is less than what is used in a day: vectors that were written or used today had "
+                "to make room, and will be computed again. Raise max_bytes, or store less.",
+            )
 
 
 # One for each folder, however often it is named: what has been warned of, and which failing disk
@@ -395,14 +461,12 @@ def open_cache(cache: str | os.PathLike[str] | Cache | None) -> Cache | None:
     Raises
     ------
     TypeError, InputError
-        If it is something else; if it is the empty string, which would be the current folder.
+        If it is something else; if it is a word that is no folder's, such as the empty string.
     """
     if cache is None or isinstance(cache, Cache):
         return cache
     if not isinstance(cache, str | os.PathLike):
         raise TypeError(f'Got cache={cache!r}; pass None, "auto", the path of a folder, or a Cache')
-    if cache == "":
-        raise InputError('Got cache=""; pass None for no cache, "auto", or the path of a folder')
     opened = Cache(None if cache == "auto" else cache)
     return _OPEN.setdefault(opened.path, opened)
 
@@ -411,3 +475,12 @@ def default_folder() -> Path:
     """Say which folder is "auto": ``ESM2_FEATURES_CACHE``, or else one in the user's caches."""
     chosen = os.environ.get("ESM2_FEATURES_CACHE")
     return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")
+
+
+def _check_limit(max_bytes: object) -> None:
+    if max_bytes is not None and (
+        not isinstance(max_bytes, Integral) or int(max_bytes) < _SMALLEST
+    ):
+        raise InputError(
+            f"Got max_bytes={max_bytes!r}; expected None, or a whole number from {_SMALLEST}."
+        )

@@ -31,6 +31,7 @@ except ImportError:
 _BLOCK_BYTES = 262144
 _FETCH = 16  # blocks in one query: 4 MB in memory at a time
 _LIST = 2000  # blocks whose keys are listed in one query
+_MOST_BLOCKS = 1 << 47  # more than fit into any file
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,9 @@ def spaces(connection: Connection) -> dict[int, Spec]:
         words = [
             word.decode(errors="replace") if isinstance(word, bytes) else word for word in fields
         ]
-        spec = Spec(*words)  # type: ignore[arg-type]  # of whatever types: the digest tells
+        # Of whatever types, because the digest tells; but it does not cover the name.
+        *identity, model = words
+        spec = Spec(*identity, model=str(model or ""))  # type: ignore[arg-type,misc]
         if spec.digest == digest:
             found[number] = spec
     return found
@@ -120,16 +123,17 @@ def listed(
     query = f"select id, keys from block where space = ? and id > ? order by id limit {_LIST}"
     while rows := connection.execute(query, (space, after)).fetchall():
         numbers = [number for number, _ in rows]
-        if any(later <= earlier for earlier, later in pairwise([after, *numbers])):
-            raise damage("its blocks are not in order")
+        rising = all(earlier < later for earlier, later in pairwise([after, *numbers]))
+        if not rising or numbers[-1] >= _MOST_BLOCKS:
+            raise damage("the numbers of its blocks are not in order")
         yield numbers, [_keys(keys) for _, keys in rows]
         after = numbers[-1]
 
 
-def blocks_of(connection: Connection, space: int) -> list[int]:
-    """List the numbers of all blocks of a space."""
-    query = "select id from block where space = ? order by id"
-    return [row[0] for row in connection.execute(query, (space,)).fetchall()]
+def blocks_of(connection: Connection, space: int, after: int = 0, *, most: int = -1) -> list[int]:
+    """List the numbers of the first blocks of a space that were written after block `after`."""
+    query = "select id from block where space = ? and id > ? order by id limit ?"
+    return [row[0] for row in connection.execute(query, (space, after, most)).fetchall()]
 
 
 def read_blocks(
@@ -245,18 +249,18 @@ def make_room(connection: Connection, max_bytes: int, needed: int = 0) -> int:
     Returns
     -------
     dropped : int
-        Number of vectors that are no longer there.
+        Number of vectors used today that are no longer there: a sign of too little room.
     """
     dropped = 0
     needed += -needed % PAGE_BYTES + (PAGE_BYTES if needed else 0)  # and their keys
-    query = "select id, length(keys) from block order by day, id limit 64"
+    query = "select id, day, coalesce(length(keys), 0) from block order by day, id limit 8"
     while _used_bytes(connection) + needed > max_bytes:
         oldest = connection.execute(query).fetchall()
         if not oldest:
             break
-        for number, key_bytes in oldest:
+        for number, day, key_bytes in oldest:
             delete_blocks(connection, [number])
-            dropped += key_bytes // KEY_BYTES
+            dropped += key_bytes // KEY_BYTES if day == today() else 0
             if _used_bytes(connection) + needed <= max_bytes:
                 break
     return dropped
@@ -302,7 +306,7 @@ def _used_bytes(connection: Connection) -> int:
     return int(size * (count - free))
 
 
-@lru_cache
+@lru_cache(maxsize=4096)
 def _seed(spec: Spec) -> int:
     """Where checksums start, so that they cover what a vector is taken for."""
     return crc32(spec.digest)

@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -51,14 +52,32 @@ _SCHEMA = (
         id integer primary key autoincrement, space integer not null, day integer not null,
         keys blob not null, checks blob not null, crc integer not null)""",
     "create index block_of_space on block(space)",
+    "create index block_of_day on block(day)",
     "create table value(block integer primary key, vectors blob not null)",
 )
 
 
+# A fork waits for this lock, and so never copies a transaction that is half done, which the child
+# would roll back under its parent's hands, nor a lock inside SQLite, on which it would hang.
+FORK_LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=FORK_LOCK.acquire,
+        after_in_parent=FORK_LOCK.release,
+        after_in_child=FORK_LOCK.release,
+    )
+
+
 class Connection(sqlite3.Connection):
-    """One that knows which process opened it; closed with its thread, or with its `Cache`."""
+    """One that knows its process and its file; closed with its thread, or with its `Cache`."""
 
     pid = -1
+    identity: tuple[int, int] | None = None  # device and inode
+
+    def close(self) -> None:
+        """Close it, but not while another thread forks."""
+        with FORK_LOCK:
+            super().close()
 
     def __del__(self) -> None:
         if self.pid == os.getpid():
@@ -139,24 +158,22 @@ def _as_stored(statement: str) -> bytes:
 @contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
     """Read as if nobody wrote: what is found is there when it is fetched."""
-    connection.execute("begin")
     try:
+        connection.execute("begin")
         yield
     finally:
         with suppress(sqlite3.Error):
             connection.execute("commit")
 
 
-def connect(file: Path, busy_seconds: float, *, mode: str = "rw") -> Connection:
+def connect(file: Path, busy_seconds: float) -> Connection:
     """Connect to an SQLite file with the settings that all files of the cache share.
 
     Parameters
     ----------
     file : Path
+        It has to exist.
     busy_seconds : float
-    mode : {"rw", "rwc"}, default="rw"
-        Whether a file that is not there is made. Where writing is not allowed, SQLite opens it
-        for reading.
 
     Returns
     -------
@@ -167,7 +184,7 @@ def connect(file: Path, busy_seconds: float, *, mode: str = "rw") -> Connection:
     sqlite3.Error
     """
     connection = sqlite3.connect(
-        f"{file.as_uri()}?mode={mode}",
+        f"{file.as_uri()}?mode=rw",  # where writing is not allowed, SQLite opens to read
         uri=True,
         timeout=busy_seconds,
         isolation_level=None,
@@ -190,8 +207,9 @@ def connect(file: Path, busy_seconds: float, *, mode: str = "rw") -> Connection:
 @contextmanager
 def transaction(connection: Connection) -> Iterator[Connection]:
     """Write all or nothing."""
-    connection.execute("begin immediate")
     try:
+        # Inside, because Ctrl-C while it waits for the lock is raised when it has the lock.
+        connection.execute("begin immediate")
         yield connection
         connection.execute("commit")
     except BaseException:

@@ -21,7 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
-from esm2_features._cache_file import Connection, open_file
+from filelock import FileLock
+
+from esm2_features._cache_file import FORK_LOCK, Connection, open_file
 from esm2_features.exceptions import CacheWarning
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
@@ -120,6 +122,8 @@ class Link:
                 self._drop()
                 if last or not mend or not self._make_way(error):
                     message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
+                    if not mend and is_damage(error):
+                        message += ". It is set aside, and a new one begun, when it is next used"
                     raise OSError(message) from error
         raise AssertionError("the second try returns or raises")
 
@@ -148,14 +152,18 @@ class Link:
             if not os.access(self.file, os.W_OK):
                 return False  # a reader of a shared cache leaves that to its owner
             aside = f"{self.file}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            # The journal first: left behind, it would be played into the file that comes next.
-            with suppress(FileNotFoundError):
-                Path(f"{self.file}-journal").rename(f"{aside}-journal")
-            self.file.rename(aside)
+            with FileLock(f"{self.file}.lock", timeout=self.busy_seconds):
+                # Now that nobody else does this: it may have been done.
+                if self._identity() != self._local.identity:
+                    return True
+                # The journal first: left behind, it would be played into the file that comes next.
+                with suppress(FileNotFoundError):
+                    Path(f"{self.file}-journal").rename(f"{aside}-journal")
+                self.file.rename(aside)
         except OSError:
             return False
         message = f"The cache {self.file} is damaged: {_cause(error)}. It was set aside as {aside}"
-        self.warn(aside, f"{message}, which you may delete, and a new one is begun.")
+        self.warn(aside, f"{message}, and a new one is begun.")
         return True
 
     def _connection(self, *, create: bool) -> Connection | None:
@@ -172,6 +180,7 @@ class Link:
         if identity is None:
             return None
         self._local.connection = connection = open_file(self.file, self.busy_seconds)
+        connection.identity = identity
         return connection
 
     def _drop(self) -> None:
@@ -199,17 +208,8 @@ def make_private(file: Path) -> None:
         os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
 
 
-# A fork waits for this lock, and so never copies a transaction that is half done: the child would
-# roll it back under its parent's hands. Inherited connections are kept from being closed, as
-# SQLite demands.
-FORK_LOCK = threading.RLock()
+# Connections that a parent opened are kept from being closed in its children, as SQLite demands.
 _INHERITED: list[Connection] = []
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=FORK_LOCK.acquire,
-        after_in_parent=FORK_LOCK.release,
-        after_in_child=FORK_LOCK.release,
-    )
 
 
 class _PerThread(threading.local):

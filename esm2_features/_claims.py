@@ -28,8 +28,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache_file import Connection, connect, transaction
-from esm2_features._cache_link import FORK_LOCK, is_damage, make_private
+from esm2_features._cache_file import FORK_LOCK, Connection, connect, transaction
+from esm2_features._cache_link import is_damage, make_private
 
 _SCHEMA = """
 create table if not exists claim(
@@ -147,7 +147,8 @@ class Claims:
                 "and typeof(owner) = 'text' and typeof(until) = 'real'"
             )
             for key, owner, until in connection.execute(query, some).fetchall():
-                if owner == self._owner.encode() or until <= now:
+                # A lease that ends too late was written by a clock that is wrong.
+                if owner == self._owner.encode() or not now < until <= now + self.lease_seconds:
                     continue
                 if owner not in alive:
                     alive[owner] = _may_be_alive(owner.decode(errors="replace"))
@@ -172,10 +173,10 @@ class Claims:
     def _give_up(self, error: Exception) -> None:
         """Go on without claims in this run; the next one finds a damaged file gone."""
         self._given_up = True
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
         if is_damage(error):
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
             for name in (f"{self._file}-journal", self._file):
                 with suppress(OSError):
                     Path(name).unlink()

@@ -77,14 +77,3 @@ def examples(*lines: str) -> str:
     return "\n".join(
         ["\b", "Examples:" if len(lines) > 1 else "Example:", *map("  {}".format, lines)]
     )
-
-
-def readable(count: int | None) -> str:
-    """Write a number of bytes for people."""
-    if count is None:
-        return "unknown"
-    unit, scale = next(
-        ((unit, scale) for unit, scale in (("GB", 1e9), ("MB", 1e6)) if count >= scale),
-        ("kB", 1e3),
-    )
-    return f"{count / scale:.1f} {unit}"

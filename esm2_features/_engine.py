@@ -36,7 +36,12 @@ from esm2_features._residues import Cuts, are_normal, fit_length, normalise, war
 from esm2_features._sequences import columns
 from esm2_features._spec import Spec
 from esm2_features._storage import Storage
-from esm2_features.exceptions import InputError, NumericalError, OutOfMemoryError
+from esm2_features.exceptions import (
+    CheckpointError,
+    InputError,
+    NumericalError,
+    OutOfMemoryError,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -47,8 +52,11 @@ if TYPE_CHECKING:
 _STREAM_SEQUENCES, _STREAM_BYTES = 4096, 1 << 28
 """Sequences that `Engine.stream` holds at a time, and bytes of their features."""
 
-_SPREAD = 1024
-"""Rows that are copied at a time."""
+_SPREAD_BYTES = 1 << 24
+"""Bytes that are copied at a time when items that repeat get their rows."""
+
+_BATCH_BYTES = 1 << 28
+"""Bytes of vectors that come from one forward pass."""
 
 
 class Engine:
@@ -89,6 +97,12 @@ class Engine:
         or all that this model has, at once.
     verbose : bool, default=False
         Show progress on a terminal.
+
+    Attributes
+    ----------
+    n_computed : int
+        Number of sequences that this engine has computed: the others were in the cache, came from
+        another process, or were given twice.
 
     Raises
     ------
@@ -143,6 +157,7 @@ class Engine:
                 "how vectors are kept. Give them a cache, or leave these two options out."
             )
         self.verbose = bool(verbose)
+        self.n_computed = 0
         self._wanted = [(layer, pooling) for layer in self.layers for pooling in self.poolings]
         self._computed = self._wanted
         if self.store == "all":
@@ -273,12 +288,16 @@ class Engine:
             counted.say(self.max_residues)
         return fitting
 
-    def embed_normalised(self, sequences: Sequence[str]) -> NDArray[np.float32]:
+    def embed_normalised(
+        self, sequences: Sequence[str | None], *, fill: float = np.nan
+    ) -> NDArray[np.float32]:
         """Compute features of sequences that `normalise` has given.
 
         Parameters
         ----------
-        sequences : sequence of str
+        sequences : sequence of str or None
+        fill : float, default=nan
+            What the features of None are.
 
         Returns
         -------
@@ -289,8 +308,9 @@ class Engine:
         CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
             As `embed`.
         """
-        first, back = dedupe(sequences)
-        unique = [sequences[i] for i in first]
+        present = [sequence for sequence in sequences if sequence is not None]
+        first, back = dedupe(present)
+        unique = [present[i] for i in first]
         shape = (len(sequences), len(self._wanted), self.checkpoint.architecture.dim)
         features = np.empty(shape, np.float32)
         rows = features[: len(unique)]
@@ -299,9 +319,14 @@ class Engine:
             while missing:
                 for batch, vectors in self._compute(unique, missing, storage):
                     rows[batch] = vectors[:, self._picked]
+                    self.n_computed += len(batch)
                     storage.add(batch, vectors)
                 missing = storage.settle()  # what other processes began, and did not end
-        _spread(features, back)
+        if len(unique) < len(sequences):
+            is_present = np.array([sequence is not None for sequence in sequences], np.bool_)
+            source = np.full(len(sequences), -1)
+            source[is_present] = back
+            _spread(features, source, fill)
         return features.reshape(len(sequences), shape[1] * shape[2])
 
     def precompute_normalised(self, sequences: Sequence[str]) -> None:
@@ -356,12 +381,18 @@ class Engine:
         """
         from esm2_features._devices import default_batch_tokens, is_out_of_memory, release_memory
 
-        network = self._network()
+        network = self._network_for([sequences[i] for i in missing])
         budget = self.batch_tokens or default_batch_tokens(network.device)
+        row_bytes = 4 * len(self._computed) * self.checkpoint.architecture.dim
+        most = max(1, _BATCH_BYTES // row_bytes)
 
         def planned(some: Sequence[int]) -> deque[list[int]]:
             plan = batches([len(sequences[i]) for i in some], budget)
-            return deque([some[k] for k in batch] for batch in plan)
+            return deque(
+                [some[k] for k in batch[start : start + most]]
+                for batch in plan
+                for start in range(0, len(batch), most)
+            )
 
         def residues(some: Sequence[int]) -> int:
             return sum(len(sequences[i]) for i in some)
@@ -414,6 +445,24 @@ class Engine:
             raise _not_finite(sequences[int(np.argmin(np.isfinite(found).all((1, 2))))], self)
         return found
 
+    def _network_for(self, sequences: Sequence[str]) -> Network:
+        """Get the network; without its weights, say for which sequences it is needed."""
+        try:
+            return self._network()
+        except CheckpointError as error:
+            if self.cache is not None:
+                columns = ", ".join(f"layer {at} {pooling}" for at, pooling in self._wanted[:3])
+                columns += ", ..." if len(self._wanted) > 3 else ""
+                first = sequences[0] if len(sequences[0]) <= 40 else f"{sequences[0][:37]}..."
+                error.args = (
+                    f"{len(sequences)} different sequences (such as {first!r}) lack vectors in the "
+                    f"cache {self.cache.path} ({columns}, {self.precision}, kept in "
+                    f"{self.cache_dtype}), and there are no weights to compute them with: {error} "
+                    "Or compute them where there are weights, and take them in with "
+                    "`esm2-features cache import`.",
+                )
+            raise
+
     def _network(self) -> Network:
         return get_network(self.checkpoint, device=self.device, precision=self.precision)
 
@@ -430,16 +479,18 @@ class Engine:
         )
 
 
-def _spread(features: NDArray[np.float32], back: NDArray[np.intp]) -> None:
+def _spread(features: NDArray[np.float32], source: NDArray[np.int64], fill: float) -> None:
     """Turn the rows of unique items, which stand in front, into those of all items, in place.
 
-    No item's row stands behind it: ``back[i] <= i``. So the last can be filled in first.
+    No item's row stands behind it: ``source[i] <= i``. So the last can be filled in first. Where
+    there is no source, -1, all numbers are `fill`.
     """
-    for stop in range(len(back), 0, -_SPREAD):
-        start = max(0, stop - _SPREAD)
-        some = back[start:stop]
-        if (some != np.arange(start, stop)).any():
-            features[start:stop] = features[some]
+    at_a_time = max(1, _SPREAD_BYTES // max(1, features[:1].nbytes))
+    for stop in range(len(source), 0, -at_a_time):
+        start = max(0, stop - at_a_time)
+        some = source[start:stop]
+        features[start:stop] = features[some]
+        features[start:stop][some < 0] = fill
 
 
 def _only_column(sequences: object) -> list[object]:

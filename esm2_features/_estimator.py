@@ -206,17 +206,11 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         chains = self._chains(X)
         self._check_same_chains(chains)
         cuts = Cuts()
-        sequences, present = self._normalised(engine, chains, cuts)
+        sequences = self._normalised(engine, chains, cuts)
         cuts.say(engine.max_residues)
-        vectors = engine.embed_normalised(sequences)
-        if present.all():
-            filled = vectors
-        else:
-            filled = np.full((present.size, vectors.shape[1]), _FILL[self.on_missing], np.float32)
-            filled[present.ravel()] = vectors
-        # (chains x rows, d) -> (rows, chains x d)
-        by_chain = filled.reshape(*present.shape, -1)
-        return np.ascontiguousarray(by_chain.swapaxes(0, 1)).reshape(present.shape[1], -1)
+        vectors = engine.embed_normalised(sequences, fill=_FILL.get(self.on_missing, np.nan))
+        # (rows x chains, d) -> (rows, chains x d)
+        return vectors.reshape(len(chains[0].values), len(chains) * vectors.shape[1])
 
     def precompute(
         self,
@@ -262,9 +256,9 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         engine = self._engine(layers=layers, pooling=pooling)
         cuts = Cuts()
-        sequences, _ = self._normalised(engine, self._chains(X), cuts)
+        sequences = self._normalised(engine, self._chains(X), cuts)
         cuts.say(engine.max_residues)
-        engine.precompute_normalised(sequences)
+        engine.precompute_normalised([s for s in sequences if s is not None])
         return self
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
@@ -317,27 +311,27 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """Read the columns of X; the one place that a test replaces to feed other input."""
         return columns(X, owner=type(self).__name__)
 
-    def _normalised(
-        self, engine: Engine, chains: Sequence[Column], cuts: Cuts
-    ) -> tuple[list[str], NDArray[np.bool_]]:
-        """All sequences that are present, chain after chain, and where: (chains, rows)."""
-        sequences: list[str] = []
-        present = np.ones((len(chains), len(chains[0].values)), dtype=np.bool_)
+    def _normalised(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+        """Sequences by row, and in a row by chain; None where one is missing."""
+        sequences: list[str | None] = [None] * (len(chains) * len(chains[0].values))
         for i, chain in enumerate(chains):
-            missing = [
+            missing = {
                 row
                 for row, value in enumerate(chain.values)
                 if not isinstance(value, str) and is_missing(value)
-            ]
+            }
             if missing and self.on_missing == "raise":
-                raise _missing_sequence(missing, chain.name)
-            present[i, missing] = False
-            rows = np.flatnonzero(present[i]).tolist()
+                raise _missing_sequence(sorted(missing), chain.name)
+            rows = [row for row in range(len(chain.values)) if row not in missing]
             column = chain.name if len(chains) > 1 else None
-            sequences += engine.normalise(
-                [chain.values[row] for row in rows], rows=rows, column=column, cuts=cuts
+            values = [chain.values[row] for row in rows] if missing else chain.values
+            found = iter(engine.normalise(values, rows=rows, column=column, cuts=cuts))
+            sequences[i :: len(chains)] = (
+                [None if row in missing else next(found) for row in range(len(chain.values))]
+                if missing
+                else found
             )
-        return sequences, present
+        return sequences
 
     def _check_same_chains(self, chains: Sequence[Column]) -> None:
         """Refuse other columns than those seen in `fit`, if there was one."""

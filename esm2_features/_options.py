@@ -16,7 +16,9 @@ CACHE_DTYPES = ("float32", "float16")
 STORES = ("requested", "all")
 
 
-def absolute_layers(layers: object, *, depth: int, model: str) -> tuple[int, ...]:
+def absolute_layers(
+    layers: object, *, depth: int, model: str, option: str = "layers"
+) -> tuple[int, ...]:
     """Turn what was asked for into layer numbers from 0 to ``depth``.
 
     Parameters
@@ -27,6 +29,8 @@ def absolute_layers(layers: object, *, depth: int, model: str) -> tuple[int, ...
         Number of blocks; there are ``depth + 1`` representations.
     model : str
         For messages.
+    option : str, default="layers"
+        Name of the option, for messages.
 
     Returns
     -------
@@ -56,7 +60,7 @@ def absolute_layers(layers: object, *, depth: int, model: str) -> tuple[int, ...
             raise TypeError(f'Got layers={layers!r}; pass an int, a list of int, or "all".')
         if not -depth - 1 <= int(layer) <= depth:
             raise InputError(
-                f"Got layers={layers!r}, but {model} has the representations 0 (the embedding) "
+                f"Got {option}={layers!r}, but {model} has the representations 0 (the embedding) "
                 f"to {depth}; negative numbers count from the end, down to {-depth - 1}."
             )
         found.append(int(layer) % (depth + 1))

@@ -95,7 +95,7 @@ def write_parquet(path: Path, parts: Iterable[Part]) -> int:
             n = _write_groups(parquet, file, first, filled)
         growing.replace(path)
     except OSError as error:
-        if error.filename is None:  # what a full disk says does not say where it is
+        if error.filename in (None, str(growing)):  # what people know is the other name
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     finally:
@@ -125,7 +125,7 @@ def _write_groups(parquet: ModuleType, file: BinaryIO, first: Part, others: Iter
                     f"Vectors of {first.spec.model or first.spec.checkpoint} have {dim} "
                     f"components and those of {part.spec.model or part.spec.checkpoint} "
                     f"{part.rows.shape[1]}, and in one file all have the same number. Choose one "
-                    "model, and write a file for each."
+                    "(model=...), and write a file for each."
                 )
             waiting = pa.concat_tables([waiting, _table(part, schema)])
             while len(waiting) >= _GROUP_ROWS:

@@ -15,7 +15,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -57,14 +58,7 @@ class Spec:
     @property
     def digest(self) -> bytes:
         """BLAKE2b-256 digest of everything that is compared, 32 bytes."""
-        identity = {
-            "checkpoint": self.checkpoint,
-            "layer": self.layer,
-            "pooling": self.pooling,
-            "precision": self.precision,
-            "dtype": self.dtype,
-        }
-        return _digest(identity)
+        return _digest_of(self)
 
     def keys(self, sequences: Iterable[str]) -> NDArray[np.uint8]:
         """Key of each sequence's vector.
@@ -115,6 +109,12 @@ def computation_keys(
     keys : ndarray of shape (n, 32), uint8
     """
     return _keyed(_digest({"checkpoint": checkpoint, "precision": precision}), sequences)
+
+
+@lru_cache(maxsize=4096)
+def _digest_of(spec: Spec) -> bytes:
+    compared = {f.name: getattr(spec, f.name) for f in fields(spec) if f.compare}
+    return _digest(compared)
 
 
 def _digest(identity: dict[str, object]) -> bytes:

@@ -19,6 +19,9 @@ from esm2_features._spec import Part, Spec, computation_keys
 _SECONDS_BETWEEN_WRITES = 1.0
 """A killed run loses at most what was computed since the last write."""
 
+_MOST_UNWRITTEN = 1 << 26
+"""Bytes of vectors that wait for the next write."""
+
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 """Seconds between two looks at what others are computing."""
 
@@ -59,6 +62,7 @@ class Storage:
         self._claims = None if cache is None else Claims(cache.path)
         self._others: list[int] = []
         self._unwritten: list[tuple[list[int], NDArray[np.float32]]] = []
+        self._unwritten_bytes = 0
         self._written = time.monotonic()
 
     def __enter__(self) -> Storage:
@@ -91,7 +95,7 @@ class Storage:
         if self._cache is None or not len(which):
             return list(which)
         at = np.asarray(which)
-        everything = len(at) == len(self._rows)  # written in place, without a copy
+        everything = np.array_equal(at, np.arange(len(self._rows)))  # read in place, not copied
         complete = np.ones(len(at), np.bool_)
         for column, (spec, keys) in enumerate(self._wanted):
             out = self._rows[:, column] if everything else self._rows[at, column]
@@ -137,7 +141,9 @@ class Storage:
         if self._cache is None:
             return
         self._unwritten.append((list(which), vectors))
-        if time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES:
+        self._unwritten_bytes += vectors.nbytes
+        is_time = time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES
+        if is_time or self._unwritten_bytes > _MOST_UNWRITTEN:
             self._write()
 
     def settle(self) -> list[int]:
@@ -171,14 +177,20 @@ class Storage:
     def _write(self) -> None:
         if self._cache is not None and self._claims is not None and self._unwritten:
             which = [i for some, _ in self._unwritten for i in some]
-            vectors = np.concatenate([vectors for _, vectors in self._unwritten])
             sequences = [self._sequences[i] for i in which]
-            self._unwritten = []
-            self._cache.put_many(
+            stored = self._cache.put_many(
                 [
-                    Part(spec, spec.keys(sequences), vectors[:, column])
+                    Part(
+                        spec,
+                        spec.keys(sequences),
+                        np.concatenate([vectors[:, column] for _, vectors in self._unwritten]),
+                    )
                     for column, spec in enumerate(self._stored)
                 ]
             )
+            # What could not be stored now may be stored later, unless it is too much to keep.
+            if stored or self._unwritten_bytes > _MOST_UNWRITTEN:
+                self._unwritten = []
+                self._unwritten_bytes = 0
             self._claims.release(self._computations(which))
         self._written = time.monotonic()

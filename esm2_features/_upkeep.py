@@ -5,15 +5,13 @@ Never here: what to do when something fails, formats of other files.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features import _cache_blocks as store
 from esm2_features._cache_blocks import Block
-from esm2_features._cache_file import Connection, transaction
+from esm2_features._cache_file import Connection, snapshot, transaction
+from esm2_features._cache_reports import CacheCheck, SpaceInfo, describe
 from esm2_features._spec import KEY_BYTES, Part, Spec
 from esm2_features.exceptions import InputError
 
@@ -22,53 +20,6 @@ _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
 
 _TIDIED = 64
 """Blocks that are read at a time, 16 MB at most."""
-
-
-class SpaceInfo(NamedTuple):
-    """What a cache holds of one model, layer and pooling."""
-
-    spec: Spec
-    rows: int  # number of vectors
-    bytes: int  # of the vectors, their keys and checksums
-
-
-class CacheInfo(NamedTuple):
-    """What a cache holds."""
-
-    path: Path  # the folder
-    rows: int  # number of vectors
-    bytes: int  # size of the file
-    spaces: tuple[SpaceInfo, ...]  # by model, layer and pooling
-
-
-class CacheCheck(NamedTuple):
-    """What a reading of the whole cache found."""
-
-    rows: int  # number of vectors that are as they were written
-    damaged: tuple[str, ...]  # what is not, a sentence each
-
-
-class Pruned(NamedTuple):
-    """What has gone from a cache."""
-
-    rows: int  # number of vectors
-    bytes: int  # by which the file is smaller
-
-
-class Conflict(NamedTuple):
-    """A vector that contradicts the one that is there under the same key."""
-
-    spec: Spec
-    key: str  # hexadecimal
-    difference: float  # the largest of any component
-
-
-class Imported(NamedTuple):
-    """What came of taking in vectors."""
-
-    added: int  # number of vectors that are new
-    present: int  # that were there, equal but for rounding
-    conflicts: tuple[Conflict, ...]
 
 
 def count(connection: Connection) -> tuple[SpaceInfo, ...]:
@@ -84,7 +35,8 @@ def count(connection: Connection) -> tuple[SpaceInfo, ...]:
         By model, layer, pooling and precision.
     """
     query = (
-        "select space, sum(length(keys)), sum(length(keys) + length(checks) + length(vectors)) "
+        "select space, coalesce(sum(length(keys)), 0), "
+        "coalesce(sum(length(keys) + length(checks) + length(vectors)), 0) "
         "from block join value on block = id group by space"
     )
     specs = store.spaces(connection)
@@ -122,7 +74,8 @@ def check(connection: Connection) -> CacheCheck:
         rows += good
         if bad:
             damaged.append(f"{bad} of {good + bad} vectors of {describe(spec)}.")
-    lost = len(_lost_blocks(connection))
+    with snapshot(connection):
+        lost = len(_lost_blocks(connection))
     if lost:
         damaged.append(f"{lost} blocks of vectors whose model or content is unreadable.")
     return CacheCheck(rows, tuple(damaged))
@@ -134,13 +87,15 @@ def prune(
     max_bytes: int | None = None,
     unused_days: int | None = None,
     model: str | None = None,
+    layer: int | None = None,
+    pooling: str | None = None,
 ) -> int:
     """Remove what is damaged or not wanted, join what is scattered, give the space back.
 
     Parameters
     ----------
     connection : Connection
-    max_bytes, unused_days, model
+    max_bytes, unused_days, model, layer, pooling
         As for `Cache.prune`.
 
     Returns
@@ -151,11 +106,13 @@ def prune(
     Raises
     ------
     InputError
-        If there are no vectors of that model.
+        If something is to go that is not there.
     """
     connection.execute("reindex")
     before = _rows(connection)
-    unwanted = [] if model is None else contents(connection, model)
+    unwanted = []
+    if (model, layer, pooling) != (None, None, None):
+        unwanted = contents(connection, model=model, layer=layer, pooling=pooling)
     with transaction(connection):
         store.delete_blocks(connection, _lost_blocks(connection))
         for _, numbers in unwanted:
@@ -193,14 +150,22 @@ def clear(connection: Connection) -> int:
     return before
 
 
-def contents(connection: Connection, model: str | None = None) -> list[tuple[Spec, list[int]]]:
-    """List the specs and the numbers of their blocks.
+def contents(
+    connection: Connection,
+    *,
+    model: str | None = None,
+    layer: int | None = None,
+    pooling: str | None = None,
+) -> list[tuple[Spec, list[int]]]:
+    """List the specs that have vectors, and the numbers of their blocks.
 
     Parameters
     ----------
     connection : Connection
     model : str, optional
-        Name or identity of the model that is wanted; all by default.
+        Name or identity of the model that is wanted; all by default, as with the next two.
+    layer : int, optional
+    pooling : str, optional
 
     Returns
     -------
@@ -210,22 +175,47 @@ def contents(connection: Connection, model: str | None = None) -> list[tuple[Spe
     Raises
     ------
     InputError
-        If there are no vectors of that model.
+        If something is wanted that is not there.
     """
+    specs = store.spaces(connection)
     everything = [
         (spec, store.blocks_of(connection, number))
-        for number, spec in sorted(
-            store.spaces(connection).items(), key=lambda item: _order(item[1])
-        )
+        for number, spec in sorted(specs.items(), key=lambda item: _order(item[1]))
     ]
     there = [(spec, numbers) for spec, numbers in everything if numbers]
-    found = [item for item in there if model in (None, item[0].model, item[0].checkpoint)]
-    if model is not None and not found:
+    found = [
+        (spec, numbers)
+        for spec, numbers in there
+        if model in (None, spec.model, spec.checkpoint)
+        and layer in (None, spec.layer)
+        and pooling in (None, spec.pooling)
+    ]
+    if not found and (model, layer, pooling) != (None, None, None):
+        wanted = {"model": model, "layer": layer, "pooling": pooling}
+        words = ", ".join(f"{name} {word}" for name, word in wanted.items() if word is not None)
         names = dict.fromkeys(spec.model or spec.checkpoint for spec, _ in there)
         raise InputError(
-            f"The cache holds no vectors of {model!r}, only of: {', '.join(names) or 'no model'}."
+            f"The cache holds no vectors of {words}. Its models are: {', '.join(names) or 'none'}; "
+            "`esm2-features cache info` shows all that it holds."
         )
     return found
+
+
+def blocks_after(connection: Connection, spec: Spec, after: int, most: int) -> list[int]:
+    """List the first blocks of a spec that were written after block `after`.
+
+    Parameters
+    ----------
+    connection : Connection
+    spec : Spec
+    after, most : int
+
+    Returns
+    -------
+    numbers : list of int
+    """
+    space = store.space_of(connection, spec)
+    return [] if space is None else store.blocks_of(connection, space, after, most=most)
 
 
 def read_parts(connection: Connection, spec: Spec, numbers: list[int]) -> tuple[list[Part], int]:
@@ -274,12 +264,6 @@ def contradicting(
     tolerance = max(_TOLERANCE[spec.precision], _TOLERANCE[spec.dtype])
     scale = np.maximum(1.0, np.sqrt(np.mean(np.square(rows), axis=1, keepdims=True)))
     return np.asarray((np.abs(rows - others) > tolerance * (scale + np.abs(rows))).any(axis=1))
-
-
-def describe(spec: Spec) -> str:
-    """Name what a spec stands for, for people."""
-    name = f"{spec.model or spec.checkpoint}, layer {spec.layer}, {spec.pooling}, {spec.precision}"
-    return name if spec.dtype == "float32" else f"{name}, kept in {spec.dtype}"
 
 
 def _tidy(connection: Connection, spec: Spec, numbers: list[int]) -> None:

@@ -60,20 +60,31 @@ def read_vectors(path: Path, *, dim: int) -> SequenceVectors:
     OSError
         If there is no such file, or it may not be read.
     """
-    name = path.name.lower()
-    if name.endswith(".npz"):
-        vectors = _read_npz(path, dim)
-    elif name.endswith((".csv", ".csv.gz")):
-        vectors = _read_csv(path, dim)
-    else:
-        raise InputError(
-            f"{path} ends in {path.suffix!r}. Vectors come from .parquet, as exported from a "
-            "cache, or from .npz, .csv or .csv.gz, with sequences. Convert it to one of these."
-        )
+    check_ending(path)
+    is_npz = path.name.lower().endswith(".npz")
+    vectors = _read_npz(path, dim) if is_npz else _read_csv(path, dim)
     if not vectors.sequences:
         raise InputError(f"{path} holds no sequences. Give a file that has some.")
     check_finite(path, vectors.rows)
     return vectors
+
+
+def check_ending(path: Path) -> None:
+    """Refuse a file whose name does not say what it is.
+
+    Parameters
+    ----------
+    path : Path
+
+    Raises
+    ------
+    InputError
+    """
+    if not path.name.lower().endswith((".npz", ".csv", ".csv.gz")):
+        raise InputError(
+            f"{path} ends in {path.suffix!r}. Vectors come from .parquet, as exported from a "
+            "cache, or from .npz, .csv or .csv.gz, with sequences. Convert it to one of these."
+        )
 
 
 def _read_npz(path: Path, dim: int) -> SequenceVectors:
@@ -99,7 +110,8 @@ def _read_npz(path: Path, dim: int) -> SequenceVectors:
     if sequence.dtype.kind not in "US" or embedding.dtype.kind != "f":
         raise InputError(
             f"{path}: the array 'sequence' is {sequence.dtype} and 'embedding' is "
-            f"{embedding.dtype}, where text and float32 are needed. Write it with {recipe}."
+            f"{embedding.dtype}, where text and float32 (or float64, float16) are needed. Write "
+            f"it with {recipe}."
         )
     if sequence.ndim != 1 or embedding.shape != (len(sequence), dim):
         raise InputError(

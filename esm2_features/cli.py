@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING
 import click
 
 from esm2_features._cache_commands import cache
+from esm2_features._cache_reports import readable
 from esm2_features._catalogue import DEFAULT_MODEL, EMBEDDED_MODEL, available_models
-from esm2_features._console import INTERRUPTED, Commands, Stop, examples, readable
+from esm2_features._console import INTERRUPTED, Commands, Stop, examples
 from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES
 from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features.exceptions import InputError
@@ -241,7 +242,11 @@ def embed(
     write(place, features)
     n, d = values.shape
     seconds = time.perf_counter() - start
-    click.echo(f"{n} sequences x {d} features -> {place.path} ({seconds:.1f} s)", err=True)
+    click.echo(
+        f"{n} sequences x {d} features, {engine.n_computed} of them computed -> {place.path} "
+        f"({seconds:.1f} s)",
+        err=True,
+    )
 
 
 @main.command(epilog=examples("esm2-features models"))

@@ -44,11 +44,11 @@ from esm2_features._spec import Part, Spec
 from esm2_features.exceptions import (
     CacheWarning,
     InputError,
-    InvalidSequenceError,
     MissingDependencyError,
 )
 
 T6 = "esm2_t6_8M_UR50D"
+OF_T6 = {"model": T6, "layer": -1, "pooling": "mean"}
 T6_MEAN = Spec(OFFICIAL[T6].identity, 6, "mean", "float32", model=T6)
 
 
@@ -131,7 +131,7 @@ def test_reading_creates_nothing(tmp_path):
     assert found(cache, range(3)) == 0
     assert cache.info() == (tmp_path / "new", 0, 0, ())
     assert cache.verify() == (0, ())
-    assert cache.prune(max_bytes=0, unused_days=0) == (0, 0)
+    assert cache.prune(max_bytes=1 << 23, unused_days=0) == (0, 0)
     cache.clear()
     cache.put_many([])
     cache.put_many([part_of([])])
@@ -177,7 +177,7 @@ def test_caches_are_told_apart_by_their_paths_and_limits(tmp_path):
 
 @pytest.mark.parametrize("limit", [0, -1, (4 << 20) - 1, float("nan")])
 def test_too_small_a_limit_is_refused(tmp_path, limit):
-    with pytest.raises(InputError, match=r"expected None or at least 4194304"):
+    with pytest.raises(InputError, match=r"expected None, or a whole number from 4194304"):
         Cache(tmp_path, max_bytes=limit)
 
 
@@ -192,7 +192,7 @@ def test_what_may_be_passed_as_cache(tmp_path, monkeypatch):
     for wrong in (True, 3, b"folder", [tmp_path]):
         with pytest.raises(TypeError, match='pass None, "auto", the path of a folder, or a Cache'):
             open_cache(wrong)
-    with pytest.raises(InputError, match="pass None for no cache"):
+    with pytest.raises(InputError, match="cache=None is no cache"):
         open_cache("")
 
 
@@ -400,15 +400,15 @@ def test_prune__the_models_by_name_and_by_identity(tmp_path):
 def test_prune__an_unknown_model_is_refused_and_nothing_goes(tmp_path):
     cache = filled(tmp_path, range(3))
     cache.put_many([part_of(range(2), OTHER, 8)])
-    with pytest.raises(InputError, match="no vectors of 'tine', only of: other, tiny"):
-        cache.prune(model="tine", max_bytes=0)
+    with pytest.raises(InputError, match=r"no vectors of model tine\. Its models are: other, tiny"):
+        cache.prune(model="tine", unused_days=0)
     assert cache.info().rows == 5
 
 
 @pytest.mark.parametrize("number", ["max_bytes", "unused_days"])
 def test_prune__negative_numbers_are_refused(tmp_path, number):
     cache = filled(tmp_path, range(3))
-    with pytest.raises(InputError, match=f"Got {number}=-1; expected None or a number from 0"):
+    with pytest.raises(InputError, match=f"Got {number}=-1; expected None"):
         cache.prune(**{number: -1})
     assert cache.info().rows == 3
 
@@ -442,7 +442,7 @@ def test_export__of_two_widths_needs_a_model(tmp_path):
     cache = filled(tmp_path / "a", range(5))
     cache.put_many([part_of(range(7), OTHER, 8)])
     path = tmp_path / "x.parquet"
-    with pytest.raises(InputError, match="Choose one model, and write a file for each"):
+    with pytest.raises(InputError, match=r"Choose one \(model=\.\.\.\), and write a file for each"):
         cache.export(path)
     assert not path.exists()
     for model, n, spec, dim in (("tiny", 5, SPEC, DIM), ("sha256:beef", 7, OTHER, 8)):
@@ -450,7 +450,7 @@ def test_export__of_two_widths_needs_a_model(tmp_path):
         imported = Cache(tmp_path / model.replace(":", "-"))
         assert imported.import_(path).added == n
         assert found(imported, range(n), spec, dim) == n
-    with pytest.raises(InputError, match="no vectors of 'mini', only of: other, tiny"):
+    with pytest.raises(InputError, match=r"no vectors of model mini\. Its models are: other, tiny"):
         cache.export(path, model="mini")
 
 
@@ -579,7 +579,7 @@ def test_import__npz_for_a_model_by_name(tmp_path):
     rows = rows_of(range(3))
     np.savez(tmp_path / "x.npz", sequence=sequences, embedding=rows)
     cache = Cache(tmp_path / "a")
-    assert cache.import_(tmp_path / "x.npz", model=T6) == (3, 0, ())
+    assert cache.import_(tmp_path / "x.npz", **OF_T6) == (3, 0, ())
     out = np.zeros((3, DIM), np.float32)
     assert cache.get_many(T6_MEAN, T6_MEAN.keys(["GIGAVLKV", "ACD", "MKT"]), out).all()
     np.testing.assert_array_equal(out, rows)
@@ -602,13 +602,13 @@ def test_import__csv_of_a_layer_and_a_pooling(tmp_path):
 
 def test_import__sequences_that_are_the_same_count_once(tmp_path):
     np.savez(tmp_path / "x.npz", sequence=["ACD", "acd"], embedding=rows_of([4, 4]))
-    assert Cache(tmp_path / "a").import_(tmp_path / "x.npz", model=T6) == (1, 1, ())
+    assert Cache(tmp_path / "a").import_(tmp_path / "x.npz", **OF_T6) == (1, 1, ())
 
 
 def test_import__residues_that_are_none_are_named_by_their_row(tmp_path):
     np.savez(tmp_path / "x.npz", sequence=["ACD", "AC1"], embedding=rows_of(range(2)))
-    with pytest.raises(InvalidSequenceError, match="position 3 of the sequence in row 1"):
-        Cache(tmp_path / "a").import_(tmp_path / "x.npz", model=T6)
+    with pytest.raises(InputError, match=r"x\.npz, row 1: '1' at position 3 of 'AC1'"):
+        Cache(tmp_path / "a").import_(tmp_path / "x.npz", **OF_T6)
     assert not (tmp_path / "a").exists()
 
 
@@ -616,7 +616,7 @@ def test_import__float16_that_would_overflow_is_refused(tmp_path):
     np.savez(tmp_path / "x.npz", sequence=["ACD"], embedding=np.full((1, DIM), 1e6, np.float32))
     cache = Cache(tmp_path / "a")
     with pytest.raises(InputError, match="float16"):
-        cache.import_(tmp_path / "x.npz", model=T6, cache_dtype="float16")
+        cache.import_(tmp_path / "x.npz", **OF_T6, cache_dtype="float16")
     assert cache.info().rows == 0
 
 
@@ -625,6 +625,65 @@ def test_import__large_numbers_are_compared_without_warnings(tmp_path):
     for name, factor in (("x", 1), ("y", 2)):
         np.savez(tmp_path / f"{name}.npz", sequence=["ACD"], embedding=rows * np.float32(factor))
     cache = Cache(tmp_path / "a")
-    assert cache.import_(tmp_path / "x.npz", model=T6).added == 1
-    assert cache.import_(tmp_path / "x.npz", model=T6).present == 1
-    assert len(cache.import_(tmp_path / "y.npz", model=T6).conflicts) == 1
+    assert cache.import_(tmp_path / "x.npz", **OF_T6).added == 1
+    assert cache.import_(tmp_path / "x.npz", **OF_T6).present == 1
+    assert len(cache.import_(tmp_path / "y.npz", **OF_T6).conflicts) == 1
+
+
+def test_import__of_another_width_never_replaces_what_is_there(tmp_path):
+    cache = filled(tmp_path / "a", range(5))
+    write_parquet(tmp_path / "x.parquet", [part_of(range(5), dim=7)])
+    with pytest.raises(InputError, match="have 7 components, and those in the cache"):
+        cache.import_(tmp_path / "x.parquet")
+    assert found(cache, range(5)) == 5
+
+
+def test_import__of_a_key_twice_keeps_the_first_even_if_it_may_replace(tmp_path):
+    keys = SPEC.keys(["ACD", "ACD"])
+    rows = rows_of(range(2))
+    write_parquet(tmp_path / "x.parquet", [Part(SPEC, keys, rows)])
+    cache = Cache(tmp_path / "a")
+    added, present, conflicts = cache.import_(tmp_path / "x.parquet", replace=True)
+    assert (added, present, len(conflicts)) == (1, 0, 1)
+    out = np.zeros((1, DIM), np.float32)
+    assert cache.get_many(SPEC, keys[:1], out).all()
+    np.testing.assert_array_equal(out, rows[:1])
+
+
+def test_export__has_everything_though_another_process_tidies_up_meanwhile(tmp_path, monkeypatch):
+    monkeypatch.setattr("esm2_features._cache._AT_A_TIME", 2)
+    cache = Cache(tmp_path / "a")
+    for number in range(12):
+        cache.put_many([part_of(range(10 * number, 10 * number + 10))])
+    parts = cache._parts()
+    seen = [next(parts)]
+    Cache(tmp_path / "a").prune()
+    seen += parts
+    assert {bytes(key) for part in seen for key in part.keys} == {
+        bytes(key) for key in part_of(range(120)).keys
+    }
+
+
+def test_limit__what_is_used_in_a_day_does_not_fit(tmp_path):
+    cache = Cache(tmp_path, max_bytes=4 << 20)
+    with caches_warn() as messages:
+        for number in range(4):
+            cache.put_many([part_of(range(2000 * number, 2000 * number + 2000))])
+    assert len(messages) == 1
+    assert "Raise max_bytes" in messages[0]
+
+
+def test_info__is_a_table_to_people(tmp_path):
+    shown = str(filled(tmp_path, range(3)).info()).splitlines()
+    assert shown[0].startswith(f"{tmp_path}: 3 vectors, ")
+    assert shown[1].split() == [
+        "model",
+        "layer",
+        "pooling",
+        "precision",
+        "kept",
+        "in",
+        "vectors",
+        "size",
+    ]
+    assert shown[2].split()[:6] == ["tiny", "6", "mean", "float32", "float32", "3"]

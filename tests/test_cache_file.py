@@ -26,7 +26,7 @@ from cache_helpers import (
 )
 
 from esm2_features._cache import Cache
-from esm2_features._cache_file import Connection, connect, open_file, transaction
+from esm2_features._cache_file import connect, open_file, snapshot, transaction
 from esm2_features.exceptions import CacheVersionError
 
 
@@ -69,7 +69,7 @@ def test_numbers_of_blocks_are_never_used_again(tmp_path):
     cache = filled(tmp_path, range(3))
     cache.clear()
     cache.put_many([part_of(range(3))])
-    cache.prune(max_bytes=0)
+    cache.prune(model=SPEC.checkpoint)
     cache.put_many([part_of(range(3))])
     with raw(cache) as file:
         assert file.execute("select id from block").fetchall() == [(3,)]
@@ -198,9 +198,23 @@ def test_a_child_lets_go_of_a_connection_of_its_parent_without_closing_it(tmp_pa
     connection.close()
 
 
-def test_connect__makes_a_file_only_if_asked(tmp_path):
-    connection = connect(tmp_path / "new.sqlite3", 1.0, mode="rwc")
-    assert isinstance(connection, Connection)
-    connection.execute("create table x(y)")
+def test_connect__makes_no_file(tmp_path):
+    with pytest.raises(sqlite3.OperationalError):
+        connect(tmp_path / "new.sqlite3", 1.0)
+    assert not (tmp_path / "new.sqlite3").exists()
+
+
+@pytest.mark.parametrize("manager", [transaction, snapshot])
+def test_an_interrupt_while_it_begins_leaves_no_transaction(tmp_path, manager):
+    connection = opened(tmp_path)
+
+    class Interrupted:
+        def execute(self, statement):
+            connection.execute(statement)
+            if statement.startswith("begin"):
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), manager(Interrupted()):
+        pass
+    assert not connection.in_transaction
     connection.close()
-    assert (tmp_path / "new.sqlite3").exists()

@@ -274,7 +274,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(tmp_path, damage):
     assert its_journal.name == f"{aside.name}-journal"
     assert its_journal.read_bytes() == b"\0an old journal"
     assert not journal.exists()
-    assert f"set aside as {aside}, which" in message
+    assert f"set aside as {aside}, and a new one is begun" in message
 
 
 def test_no_truncation_gives_a_wrong_vector(tmp_path, pristine):

@@ -305,7 +305,7 @@ def test_a_file_that_was_emptied_and_filled_by_others_is_found_as_it_is_now(tmp_
     assert len(stored_keys(cache)) == 60
 
 
-@pytest.mark.parametrize("emptied", [Cache.clear, lambda cache: cache.prune(max_bytes=0)])
+@pytest.mark.parametrize("emptied", [Cache.clear, lambda cache: cache.prune(model=SPEC.checkpoint)])
 def test_a_cache_that_another_process_emptied_is_found_as_it_is_now(tmp_path, emptied):
     cache, other = filled(tmp_path, range(10)), Cache(tmp_path)
     assert found(cache, range(10)) == 10
@@ -394,7 +394,8 @@ def test_max_bytes_is_not_exceeded(tmp_path):
     for number in range(40):
         spec = [SPEC, CLS, HALF][number % 3]
         numbers = range(number * 300, number * 300 + 300)
-        cache.put_many([part_of(numbers, spec)])
+        with caches_warn():  # that all this is used in a day
+            cache.put_many([part_of(numbers, spec)])
         assert found(cache, numbers, spec) == 300
         largest = max(largest, cache.file.stat().st_size)
     assert 0.8 * limit < largest < limit + 4 * 65536
@@ -402,7 +403,10 @@ def test_max_bytes_is_not_exceeded(tmp_path):
 
 
 def test_one_write_of_more_than_max_bytes_keeps_the_last(tmp_path):
-    cache = filled(tmp_path, range(8000), max_bytes=4 << 20)
+    with caches_warn() as messages:
+        cache = filled(tmp_path, range(8000), max_bytes=4 << 20)
+    assert len(messages) == 1
+    assert "which is less than what is used in a day" in messages[0]
     assert cache.file.stat().st_size < (4 << 20) + 4 * 65536
     assert found(cache, range(7800, 8000)) == 200
     assert 2000 < found(cache, range(8000)) < 4000

@@ -9,6 +9,7 @@ import sqlite3
 import stat
 import tempfile
 import threading
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -29,8 +30,9 @@ def raw(folder, query, *values):
         return file.execute(query, values).fetchall()
 
 
-def claimed_by(folder, owner, numbers, until=2.0**40):
+def claimed_by(folder, owner, numbers, until=None):
     """Let somebody else claim."""
+    until = time.time() + 300 if until is None else until
     with Claims(folder) as claims:
         claims.take(keys_of([999]))
     for key in keys_of(numbers):
@@ -320,6 +322,23 @@ def test_another_table_of_that_name_grants_everything(tmp_path):
     raw(tmp_path, "create table claim(something integer)")
     with Claims(tmp_path) as claims:
         assert claims.take(keys_of(range(5))).all()
+
+
+def test_a_lease_that_a_wrong_clock_wrote_is_not_believed(tmp_path):
+    claimed_by(tmp_path, "elsewhere 1 x", range(5), until=time.time() + 10 * 365 * 86400)
+    with Claims(tmp_path) as claims:
+        assert claims.take(keys_of(range(5))).all()
+
+
+def test_a_file_that_was_locked_for_a_moment_keeps_no_claims(tmp_path, monkeypatch):
+    monkeypatch.setattr(Claims, "busy_seconds", 0.0)
+    with Claims(tmp_path) as claims:
+        assert claims.take(keys_of(range(3))).all()
+        with closing(sqlite3.connect(tmp_path / "claims.sqlite3", isolation_level=None)) as file:
+            file.execute("begin exclusive")
+            assert claims.take(keys_of(range(3, 5))).all()
+    with Claims(tmp_path) as others:
+        assert others.take(keys_of(range(5))).all()
 
 
 def test_a_locked_file_grants_everything(tmp_path, monkeypatch):

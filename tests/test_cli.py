@@ -125,7 +125,10 @@ def test__embed__writes_what_the_engine_computes(embed, tiny_checkpoint):
         np.testing.assert_array_equal(archive["embedding"], engine.embed(SEQUENCES.values()))
         assert archive["feature"].tolist() == engine.feature_names
         assert archive["id"].tolist() == IDS
-    assert re.fullmatch(rf"3 sequences x 128 features -> {re.escape(str(path))} \(.* s\)\n", said)
+    assert re.fullmatch(
+        rf"3 sequences x 128 features, 3 of them computed -> {re.escape(str(path))} \(.* s\)\n",
+        said,
+    )
 
 
 @pytest.mark.parametrize("kind", FORMATS)

@@ -155,7 +155,7 @@ BAD_PARAMETERS = [
     ({"on_missing": "drop"}, InputError, "on_missing='drop'"),
     ({"on_missing": None}, InputError, "on_missing=None"),
     ({"cache": 3}, TypeError, "cache=3"),
-    ({"cache": ""}, InputError, 'cache=""'),
+    ({"cache": ""}, InputError, "cache=None is no cache"),
 ]
 
 

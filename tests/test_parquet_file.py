@@ -208,7 +208,7 @@ def test__write_parquet__nothing_to_write(tmp_path, parts):
 
 def test__write_parquet__two_dimensions(tmp_path):
     parts = [some_part(), some_part(spec=OTHERS[1], dim=5)]
-    with pytest.raises(InputError, match=r"of tiny have 3 .* sha256:beef 5,.* Choose one model"):
+    with pytest.raises(InputError, match=r"of tiny have 3 .* sha256:beef 5,.* Choose one"):
         write_parquet(tmp_path / "x.parquet", parts)
     assert listed(tmp_path) == []
 
