@@ -418,7 +418,7 @@ class Cache:
                 raise InputError(f"There is no cache in {source}: it has no {other.file.name}.")
             parts = other._parts()
         else:
-            parts = read_parts(source, **told)  # type: ignore[arg-type]
+            parts = read_parts(source, told)
         n, added, dropped, conflicts = 0, 0, 0, list[Conflict]()
         for part in parts:
             merge = partial(self._vectors.merge, part=part, replace=replace)

@@ -24,15 +24,7 @@ _ROWS = 4096
 """Vectors that are handed on at a time."""
 
 
-def read_parts(
-    path: Path,
-    *,
-    model: str | None,
-    layer: int | None,
-    pooling: str | None,
-    precision: str | None,
-    cache_dtype: str | None,
-) -> Iterator[Part]:
+def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[Part]:
     """Read the vectors of a file.
 
     Parameters
@@ -40,10 +32,9 @@ def read_parts(
     path : Path
         ``.parquet``, as a cache exports it, which says what its vectors are; or ``.npz`` or
         ``.csv`` with sequences, which does not.
-    model : str or None
-        Official name of the model that computed them.
-    layer, pooling, precision, cache_dtype
-        The rest of their `Spec`; a negative layer counts from the end.
+    told : mapping of str to object
+        ``"model"``, an official name; ``"layer"``, where a negative one counts from the end;
+        ``"pooling"``, ``"precision"`` and ``"cache_dtype"``. None is what nobody said.
 
     Yields
     ------
@@ -61,13 +52,6 @@ def read_parts(
         If there is no such file, or it may not be read.
     """
     path.stat()  # a name that is wrong is what is said first
-    told = {
-        "model": model,
-        "layer": layer,
-        "pooling": pooling,
-        "precision": precision,
-        "cache_dtype": cache_dtype,
-    }
     if path.suffix.lower() == ".parquet":
         refuse_told(path, told)
         for part in read_parquet(path):
