@@ -67,7 +67,7 @@ class Vectors:
             Whether a block that was read holds a damaged vector.
         """
         used, damaged = list[int](), list[int]()
-        at_a_time = max(1, _SNAPSHOT_BYTES // max(1, out.strides[0]))
+        at_a_time = max(1, _SNAPSHOT_BYTES // max(1, out.shape[1] * out.itemsize))
         left = np.arange(len(keys))
         while len(left):
             with snapshot(connection):
