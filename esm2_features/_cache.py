@@ -130,22 +130,24 @@ class Cache:
             self._link.warn(
                 "value",
                 f"The cache {self.file} holds damaged vectors, which are computed again and "
-                "overwritten. If this happens often, check the disk.",
+                "overwritten where that is allowed. If this happens often, check the disk.",
             )
         return hit
 
-    def put_many(self, parts: Sequence[Part]) -> bool:
+    def put_many(self, parts: Sequence[Part], *, last_chance: bool = False) -> bool:
         """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`.
 
         Parameters
         ----------
         parts : sequence of Part
             Vectors with their keys; where a key repeats, its last row stays.
+        last_chance : bool, default=False
+            Try even if it failed a moment ago, but wait for nobody.
 
         Returns
         -------
         stored : bool
-            Whether they are there now.
+            Whether they were written.
 
         Raises
         ------
@@ -162,7 +164,8 @@ class Cache:
                 )
         if not any(len(part.keys) for part in parts):
             return True
-        dropped = self._link.attempt("written", partial(self._vectors.write, parts=parts))
+        write = partial(self._vectors.write, parts=parts, wait=not last_chance)
+        dropped = self._link.attempt("written", write, insist=last_chance)
         self._warn_of_little_room(dropped or 0)
         return dropped is not None
 

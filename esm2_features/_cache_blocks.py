@@ -19,7 +19,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache_file import PAGE_BYTES, Connection, damage, transaction
+from esm2_features._cache_file import PAGE_BYTES, Connection, damage, impatient, transaction
 from esm2_features._cache_index import SLOTS
 from esm2_features._spec import KEY_BYTES, Spec
 
@@ -268,17 +268,12 @@ def make_room(connection: Connection, max_bytes: int, needed: int = 0) -> int:
 
 def renew(connection: Connection, numbers: Sequence[int]) -> None:
     """Note that blocks were used today, unless the file is locked or read-only."""
-    wait = connection.execute("pragma busy_timeout").fetchone()[0]
-    try:
-        # Mere book-keeping: nobody is kept waiting for it.
-        connection.execute("pragma busy_timeout=0")
-        with suppress(sqlite3.OperationalError), transaction(connection):
-            day = today()
-            connection.executemany(
-                "update block set day = ? where id = ?", [(day, number) for number in numbers]
-            )
-    finally:
-        connection.execute(f"pragma busy_timeout={wait}")
+    # Mere book-keeping: nobody is kept waiting for it.
+    with impatient(connection), suppress(sqlite3.OperationalError), transaction(connection):
+        day = today()
+        connection.executemany(
+            "update block set day = ? where id = ?", [(day, number) for number in numbers]
+        )
 
 
 def last_block(connection: Connection) -> int:

@@ -68,8 +68,12 @@ if hasattr(os, "register_at_fork"):
     )
 
 
+_LEFT_OPEN: list[Connection] = []
+"""What could not be closed when it was collected, and is closed when the next one is opened."""
+
+
 class Connection(sqlite3.Connection):
-    """One that knows its process and its file; closed with its thread, or with its `Cache`."""
+    """One that knows its process and its file; closed when it is collected, at the latest."""
 
     pid = -1
     identity: tuple[int, int] | None = None  # device and inode
@@ -80,8 +84,14 @@ class Connection(sqlite3.Connection):
             super().close()
 
     def __del__(self) -> None:
-        if self.pid == os.getpid():
+        # It may be collected in the middle of anything, so it must not wait for the lock.
+        if self.pid != os.getpid():
+            return
+        if FORK_LOCK.acquire(blocking=False):
             self.close()
+            FORK_LOCK.release()
+        else:
+            _LEFT_OPEN.append(self)
 
 
 def open_file(file: Path, busy_seconds: float) -> Connection:
@@ -156,6 +166,17 @@ def _as_stored(statement: str) -> bytes:
 
 
 @contextmanager
+def impatient(connection: Connection) -> Iterator[None]:
+    """Do not wait for a file that is locked."""
+    wait = connection.execute("pragma busy_timeout").fetchone()[0]
+    try:
+        connection.execute("pragma busy_timeout=0")
+        yield
+    finally:
+        connection.execute(f"pragma busy_timeout={wait}")
+
+
+@contextmanager
 def snapshot(connection: Connection) -> Iterator[None]:
     """Read as if nobody wrote: what is found is there when it is fetched."""
     try:
@@ -183,6 +204,10 @@ def connect(file: Path, busy_seconds: float) -> Connection:
     ------
     sqlite3.Error
     """
+    while _LEFT_OPEN:
+        left = _LEFT_OPEN.pop()
+        if left.pid == os.getpid():
+            left.close()
     connection = sqlite3.connect(
         f"{file.as_uri()}?mode=rw",  # where writing is not allowed, SQLite opens to read
         uri=True,

@@ -58,7 +58,9 @@ class Link:
         self._resting_until = {"read": 0.0, "written": 0.0}
         self._warned: dict[tuple[int, str], object] = {}
 
-    def attempt(self, purpose: str, action: Callable[[Connection], _T]) -> _T | None:
+    def attempt(
+        self, purpose: str, action: Callable[[Connection], _T], *, insist: bool = False
+    ) -> _T | None:
         """Run an action; where that fails, warn, let the file rest, and return None.
 
         Parameters
@@ -67,6 +69,8 @@ class Link:
             What the action does to the file; only a writer makes one that is not there.
         action : callable
             Takes a connection. It may run twice, if the first file turns out to be damaged.
+        insist : bool, default=False
+            Whether to try even while the file is left alone.
 
         Returns
         -------
@@ -77,7 +81,7 @@ class Link:
         ------
         CacheVersionError
         """
-        if time.monotonic() < self._resting_until[purpose]:
+        if time.monotonic() < self._resting_until[purpose] and not insist:
             return None
         try:
             return self.run(purpose, action)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from itertools import pairwise
 
 import numpy as np
@@ -17,14 +17,14 @@ from numpy.typing import NDArray
 from esm2_features import _cache_blocks as store
 from esm2_features import _upkeep
 from esm2_features._cache_blocks import Block
-from esm2_features._cache_file import Connection, snapshot, transaction
+from esm2_features._cache_file import Connection, impatient, snapshot, transaction
 from esm2_features._cache_index import SLOTS, Index
 from esm2_features._cache_reports import Conflict, describe
 from esm2_features._spec import Part, Spec
 from esm2_features.exceptions import InputError
 
 _SNAPSHOT_BYTES = 1 << 30
-"""Bytes that are read at once: whoever writes has to wait so long."""
+"""Bytes of vectors that are read at once: whoever writes has to wait so long."""
 
 
 class Vectors:
@@ -88,7 +88,7 @@ class Vectors:
                     store.rewrite_block(connection, spec, number)
         return bool(damaged)
 
-    def write(self, connection: Connection, parts: Sequence[Part]) -> int:
+    def write(self, connection: Connection, parts: Sequence[Part], *, wait: bool = True) -> int:
         """Write vectors over what is there, all or none.
 
         Parameters
@@ -96,13 +96,15 @@ class Vectors:
         connection : Connection
         parts : sequence of Part
             Where a key repeats, its last row stays.
+        wait : bool, default=True
+            Whether to wait while the file is locked.
 
         Returns
         -------
         dropped : int
             Number of vectors used today that had to make room.
         """
-        with self._writing(connection):
+        with nullcontext() if wait else impatient(connection), self._writing(connection):
             return sum(self._insert(connection, part) for part in parts)
 
     def merge(
@@ -114,9 +116,10 @@ class Vectors:
         ----------
         connection : Connection
         part : Part
-            Where a key repeats, its first row counts, and the others are compared with it.
+            Where a key repeats, the others are compared with its first row.
         replace : bool, default=False
-            Whether a vector that contradicts the one that is there takes its place.
+            Whether a vector that contradicts the one that is there, or the one before it, takes
+            its place.
 
         Returns
         -------
@@ -140,7 +143,7 @@ class Vectors:
                     _copy(block, slots, at, intact, keys, there, hit)
             contradicting = _upkeep.contradicting(spec, there, rows)
             new = ~hit & (taken == np.arange(len(keys)))
-            written = new | (contradicting & hit if replace else False)
+            written = new | (contradicting if replace else False)
             dropped = self._insert(connection, Part(spec, keys[written], rows[written]))
         conflicts = [
             Conflict(spec, keys[i].tobytes().hex(), i, float(np.abs(there[i] - rows[i]).max()))

@@ -147,8 +147,9 @@ class Claims:
                 "and typeof(owner) = 'text' and typeof(until) = 'real'"
             )
             for key, owner, until in connection.execute(query, some).fetchall():
-                # A lease that ends too late was written by a clock that is wrong.
-                if owner == self._owner.encode() or not now < until <= now + self.lease_seconds:
+                # A lease that ends much too late was written by a clock that is wrong.
+                latest = now + 2 * self.lease_seconds
+                if owner == self._owner.encode() or not now < until <= latest:
                     continue
                 if owner not in alive:
                     alive[owner] = _may_be_alive(owner.decode(errors="replace"))
@@ -159,7 +160,11 @@ class Claims:
     def _delete(self, query: str, values: list[tuple[object, ...]]) -> None:
         assert self._connection is not None
         # What is not deleted is free when its lease ends, or this process.
-        with suppress(sqlite3.Error), FORK_LOCK, transaction(self._connection):
+        with (
+            suppress(sqlite3.Error, UnicodeDecodeError),
+            FORK_LOCK,
+            transaction(self._connection),
+        ):
             self._connection.executemany(query, values)
 
     def _opened(self) -> Connection:

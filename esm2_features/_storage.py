@@ -63,6 +63,7 @@ class Storage:
         self._others: list[int] = []
         self._unwritten: list[tuple[list[int], NDArray[np.float32]]] = []
         self._unwritten_bytes = 0
+        self._failed = False
         self._written = time.monotonic()
 
     def __enter__(self) -> Storage:
@@ -75,7 +76,7 @@ class Storage:
         traceback: TracebackType | None,
     ) -> None:
         try:
-            self._write()
+            self._write(last_chance=True)
         finally:
             if self._claims is not None:
                 self._claims.__exit__(kind, error, traceback)
@@ -174,7 +175,7 @@ class Storage:
         sequences = [self._sequences[i] for i in which]
         return computation_keys(spec.checkpoint, spec.precision, sequences)
 
-    def _write(self) -> None:
+    def _write(self, *, last_chance: bool = False) -> None:
         if self._cache is not None and self._claims is not None and self._unwritten:
             which = [i for some, _ in self._unwritten for i in some]
             sequences = [self._sequences[i] for i in which]
@@ -186,8 +187,11 @@ class Storage:
                         np.concatenate([vectors[:, column] for _, vectors in self._unwritten]),
                     )
                     for column, spec in enumerate(self._stored)
-                ]
+                ],
+                # If it failed before, this is another try; if not, it may take its time.
+                last_chance=last_chance and self._failed,
             )
+            self._failed = not stored
             # What could not be stored now may be stored later, unless it is too much to keep.
             if stored or self._unwritten_bytes > _MOST_UNWRITTEN:
                 self._unwritten = []

@@ -70,7 +70,9 @@ def check(connection: Connection) -> CacheCheck:
         for block in store.read_blocks(connection, numbers, spec.dtype):
             intact = block.intact(spec)
             good += int(intact.sum())
-            bad += max(1, len(intact)) - int(intact.sum()) if not intact.all() else 0
+            bad += max(1, len(intact)) - int(
+                intact.sum()
+            )  # keys that are no keys are one, at least
         rows += good
         if bad:
             damaged.append(f"{bad} of {good + bad} vectors of {describe(spec)}.")
@@ -238,7 +240,7 @@ def read_parts(connection: Connection, spec: Spec, numbers: list[int]) -> tuple[
     parts, damaged = [], 0
     for block in store.read_blocks(connection, numbers, spec.dtype):
         intact = block.intact(spec)
-        damaged += len(intact) - int(intact.sum())
+        damaged += max(1, len(intact)) - int(intact.sum())
         if block.vectors is not None and intact.any():
             parts.append(Part(spec, block.keys[intact], block.vectors[intact].astype(np.float32)))
     return parts, damaged

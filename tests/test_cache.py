@@ -638,16 +638,31 @@ def test_import__of_another_width_never_replaces_what_is_there(tmp_path):
     assert found(cache, range(5)) == 5
 
 
-def test_import__of_a_key_twice_keeps_the_first_even_if_it_may_replace(tmp_path):
+@pytest.mark.parametrize("replaced", [False, True])
+def test_import__of_a_key_twice_keeps_the_first_unless_it_may_be_replaced(tmp_path, replaced):
     keys = SPEC.keys(["ACD", "ACD"])
     rows = rows_of(range(2))
     write_parquet(tmp_path / "x.parquet", [Part(SPEC, keys, rows)])
     cache = Cache(tmp_path / "a")
-    added, present, conflicts = cache.import_(tmp_path / "x.parquet", replace=True)
+    added, present, conflicts = cache.import_(tmp_path / "x.parquet", replace=replaced)
     assert (added, present, len(conflicts)) == (1, 0, 1)
     out = np.zeros((1, DIM), np.float32)
     assert cache.get_many(SPEC, keys[:1], out).all()
-    np.testing.assert_array_equal(out, rows[:1])
+    np.testing.assert_array_equal(out[0], rows[int(replaced)])
+
+
+@pytest.mark.parametrize("keys", ["substr(keys, 1, 31)", "x''"])
+def test_verify_and_export__keys_that_cannot_be_read(tmp_path, keys):
+    cache = filled(tmp_path / "a", range(3))
+    cache.put_many([part_of(range(3, 6))])
+    with raw(cache) as file:
+        file.execute(f"update block set keys = {keys} where id = 1")
+    assert cache.verify().damaged
+    with caches_warn() as messages:
+        assert cache.export(tmp_path / "x.parquet") == 3
+    assert "left out" in messages[0]
+    cache.prune()
+    assert cache.verify() == (3, ())
 
 
 def test_export__has_everything_though_another_process_tidies_up_meanwhile(tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sqlite3
+import threading
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,7 +27,7 @@ from cache_helpers import (
 )
 
 from esm2_features._cache import Cache
-from esm2_features._cache_file import connect, open_file, snapshot, transaction
+from esm2_features._cache_file import FORK_LOCK, connect, open_file, snapshot, transaction
 from esm2_features.exceptions import CacheVersionError
 
 
@@ -218,3 +219,26 @@ def test_an_interrupt_while_it_begins_leaves_no_transaction(tmp_path, manager):
         pass
     assert not connection.in_transaction
     connection.close()
+
+
+def test_a_connection_that_is_collected_waits_for_nobody_and_is_closed_later(tmp_path):
+    opened(tmp_path).close()
+    file = tmp_path / "embeddings.sqlite3"
+    held, release = threading.Event(), threading.Event()
+
+    def hold():
+        with FORK_LOCK:
+            held.set()
+            release.wait()
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    held.wait()
+    connection = connect(file, 1.0)
+    connection.__del__()
+    release.set()
+    thread.join()
+    connection.execute("select 1")
+    connect(file, 1.0).close()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("select 1")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from cache_helpers import filled
+from cache_helpers import caches_warn, filled, raw
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -73,7 +73,7 @@ def test__add__what_cannot_be_stored_now_is_stored_later(tmp_path, monkeypatch):
     put_many = Cache.put_many
     with one:
         one.take([0, 1])
-        monkeypatch.setattr(Cache, "put_many", lambda *_: False)
+        monkeypatch.setattr(Cache, "put_many", lambda *_, **__: False)
         one.add([0], ROWS[:1])
         assert one.settle() == []
         monkeypatch.setattr(Cache, "put_many", put_many)
@@ -86,7 +86,7 @@ def test__add__an_interrupted_write_is_made_again_on_leaving(tmp_path, monkeypat
     one, _ = storage(cache)
     put_many = Cache.put_many
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         monkeypatch.setattr(Cache, "put_many", put_many)
         raise KeyboardInterrupt
 
@@ -121,3 +121,17 @@ def test__read_only__is_nothing_to_a_run(tmp_path):
     with one:
         assert one.read([]) == []
         assert one.take([]) == []
+
+
+def test_leaving__after_a_lock_that_is_gone_stores_what_was_computed(tmp_path):
+    cache = Cache(tmp_path)
+    put(cache, [5], 0)
+    cache._link.busy_seconds = 0.0
+    one, _ = storage(cache)
+    with one:
+        with raw(cache) as file, caches_warn() as messages:
+            file.execute("begin exclusive")
+            one.add([0, 1], ROWS[:2])
+            assert one.settle() == []
+        assert len(messages) == 1
+    assert storage(Cache(tmp_path))[0].read([0, 1]) == []
