@@ -254,9 +254,9 @@ def computing(folder: Path, n_peptides: int, n_proteins: int) -> None:
 
 
 def _timing(function: Callable[..., Any], times: list[float]) -> Callable[..., Any]:
-    def run(*args: Any) -> Any:
+    def run(*args: Any, **options: Any) -> Any:
         with timed(times):
-            return function(*args)
+            return function(*args, **options)
 
     return run
 
