@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from functools import partial
-from numbers import Integral
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,10 @@ from esm2_features._cache_link import Link, is_damage
 from esm2_features._cache_reports import CacheCheck, CacheInfo, Conflict, Imported, Pruned
 from esm2_features._cache_vectors import Vectors
 from esm2_features._exchange import read_parts, refuse_told
+from esm2_features._options import cache_limit
 from esm2_features._parquet_file import write_parquet
 from esm2_features._spec import KEY_BYTES, Part, Spec
 from esm2_features.exceptions import InputError
-
-_SMALLEST = 1 << 22
-"""Least `max_bytes`: a few blocks."""
 
 _WORDS = ("", "auto", "none", "None")
 """What somebody may mean who does not mean a folder."""
@@ -73,7 +70,7 @@ class Cache:
                 f"Got {path!r} as the folder of a cache: cache=None is no cache, and Cache() the "
                 f'user\'s own. If a folder of this name is meant, write "./{path}".'
             )
-        _check_limit(max_bytes)
+        cache_limit(max_bytes)
         folder = default_folder() if path is None else Path(path)
         self.path = folder.expanduser().absolute()
         self.file = self.path / "embeddings.sqlite3"
@@ -253,7 +250,7 @@ class Cache:
         OSError
             If it cannot be written.
         """
-        _check_limit(max_bytes)
+        cache_limit(max_bytes)
         if unused_days is not None and unused_days < 0:
             raise InputError(f"Got unused_days={unused_days!r}; expected None or a number from 0.")
         if not self.file.exists():
@@ -478,12 +475,3 @@ def default_folder() -> Path:
     """Say which folder is "auto": ``ESM2_FEATURES_CACHE``, or else one in the user's caches."""
     chosen = os.environ.get("ESM2_FEATURES_CACHE")
     return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")
-
-
-def _check_limit(max_bytes: object) -> None:
-    if max_bytes is not None and (
-        not isinstance(max_bytes, Integral) or int(max_bytes) < _SMALLEST
-    ):
-        raise InputError(
-            f"Got max_bytes={max_bytes!r}; expected None, or a whole number from {_SMALLEST}."
-        )

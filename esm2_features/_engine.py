@@ -30,7 +30,7 @@ from esm2_features._options import (
     one_of,
     positive,
 )
-from esm2_features._plan import batches, dedupe, pack
+from esm2_features._plan import batches, dedupe, pack, spread
 from esm2_features._registry import get_network
 from esm2_features._residues import Cuts, are_normal, fit_length, normalise, warn_of_nucleotides
 from esm2_features._sequences import columns
@@ -44,16 +44,12 @@ from esm2_features.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from tqdm.std import tqdm
 
     from esm2_features._model import Network
 
 _STREAM_SEQUENCES, _STREAM_BYTES = 4096, 1 << 28
 """Sequences that `Engine.stream` holds at a time, and bytes of their features."""
-
-_SPREAD_BYTES = 1 << 24
-"""Bytes that are copied at a time when items that repeat get their rows."""
 
 _BATCH_BYTES = 1 << 28
 """Bytes of vectors that come from one forward pass."""
@@ -326,7 +322,7 @@ class Engine:
             is_present = np.array([sequence is not None for sequence in sequences], np.bool_)
             source = np.full(len(sequences), -1)
             source[is_present] = back
-            _spread(features, source, fill)
+            spread(features, source, fill=fill)
         return features.reshape(len(sequences), shape[1] * shape[2])
 
     def precompute_normalised(self, sequences: Sequence[str]) -> None:
@@ -427,16 +423,13 @@ class Engine:
         import torch
 
         from esm2_features._devices import exact_arithmetic
-        from esm2_features._pool import pool
+        from esm2_features._pool import pool_columns
 
         batch = pack(sequences)
         layers = sorted({layer for layer, _ in self._computed})
-        pooled: dict[tuple[int, str], Tensor] = {}
         with exact_arithmetic(network.device), torch.inference_mode():
-            for layer, x_TD in network.representations(batch, layers):
-                for pooling in {pooling for at, pooling in self._computed if at == layer}:
-                    pooled[layer, pooling] = pool(x_TD, batch.groups, pooling)
-            vectors = torch.stack([pooled[column] for column in self._computed], dim=1)
+            representations = network.representations(batch, layers)
+            vectors = pool_columns(representations, batch.groups, self._computed)
         found: NDArray[np.float32] = vectors.cpu().numpy()
         if self.cache_dtype == "float16":
             with np.errstate(over="ignore"):  # infinities are reported below
@@ -457,8 +450,8 @@ class Engine:
                 error.args = (
                     f"{len(sequences)} different sequences (such as {first!r}) lack vectors in the "
                     f"cache {self.cache.path} ({columns}, {self.precision}, kept in "
-                    f"{self.cache_dtype}), and there are no weights to compute them with: {error} "
-                    "Or compute them where there are weights, and take them in with "
+                    f"{self.cache_dtype}), and the weights to compute them cannot be had: {error} "
+                    "Or compute them on a machine that has them, and take them in with "
                     "`esm2-features cache import`.",
                 )
             raise
@@ -477,20 +470,6 @@ class Engine:
             unit_scale=True,
             disable=None if self.verbose else True,
         )
-
-
-def _spread(features: NDArray[np.float32], source: NDArray[np.int64], fill: float) -> None:
-    """Turn the rows of unique items, which stand in front, into those of all items, in place.
-
-    No item's row stands behind it: ``source[i] <= i``. So the last can be filled in first. Where
-    there is no source, -1, all numbers are `fill`.
-    """
-    at_a_time = max(1, _SPREAD_BYTES // max(1, features[:1].nbytes))
-    for stop in range(len(source), 0, -at_a_time):
-        start = max(0, stop - at_a_time)
-        some = source[start:stop]
-        features[start:stop] = features[some]
-        features[start:stop][some < 0] = fill
 
 
 def _only_column(sequences: object) -> list[object]:

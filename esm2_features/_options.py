@@ -15,6 +15,8 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "float16")
 STORES = ("requested", "all")
 
+_LEAST_CACHE_BYTES = 1 << 22
+
 
 def absolute_layers(
     layers: object, *, depth: int, model: str, option: str = "layers"
@@ -139,6 +141,27 @@ def positive(option: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
         raise InputError(f"Got {option}={value!r}; expected a positive whole number.")
     return int(value)
+
+
+def cache_limit(max_bytes: object) -> None:
+    """Check the size that a cache may reach.
+
+    Parameters
+    ----------
+    max_bytes : int or None
+
+    Raises
+    ------
+    InputError
+        If it is neither None nor at least 4 MiB, which a few blocks of vectors take.
+    """
+    if max_bytes is not None and (
+        not isinstance(max_bytes, Integral) or int(max_bytes) < _LEAST_CACHE_BYTES
+    ):
+        raise InputError(
+            f"Got max_bytes={max_bytes!r}; expected None, or a whole number from "
+            f"{_LEAST_CACHE_BYTES}."
+        )
 
 
 def device_name(device: object) -> str:

@@ -22,6 +22,9 @@ from numpy.typing import NDArray
 
 from esm2_features._alphabet import MASK_TOKEN, encode
 
+_SPREAD_BYTES = 1 << 24
+"""Bytes that are copied at a time."""
+
 EMBEDDING_SCALE = 0.88
 """ESM-2 was trained with 15 % of residues selected, 80 % of those masked: 1 - 0.15 x 0.8."""
 
@@ -97,6 +100,34 @@ def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
     back = np.array([rank.setdefault(item, len(rank)) for item in items], dtype=np.intp)
     _, first = np.unique(back, return_index=True)
     return first.tolist(), back
+
+
+def spread(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) -> None:
+    """Turn the rows of distinct items, which stand in front, into those of all items, in place.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, ...), float32
+        Overwritten.
+    source : ndarray of shape (n,), intp
+        Where each item's row stands: never behind the item, as `dedupe` has it; -1 if nowhere.
+    fill : float
+        All numbers of an item that has no row.
+
+    Examples
+    --------
+    >>> rows = np.array([[1.0], [2.0], [0.0], [0.0]], np.float32)
+    >>> spread(rows, np.array([0, -1, 1, 0]), fill=-1.0)
+    >>> rows.ravel().tolist()
+    [1.0, -1.0, 2.0, 1.0]
+    """
+    at_a_time = max(1, _SPREAD_BYTES // max(1, rows[:1].nbytes))
+    # From the end, where nothing stands that is still needed.
+    for stop in range(len(source), 0, -at_a_time):
+        start = max(0, stop - at_a_time)
+        some = source[start:stop]
+        rows[start:stop] = rows[some]
+        rows[start:stop][some < 0] = fill
 
 
 def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:

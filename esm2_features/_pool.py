@@ -5,7 +5,7 @@ Never here: padding, masks; there are none.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -47,3 +47,30 @@ def pool(x_TD: Tensor, groups: Sequence[Group], pooling: str) -> Tensor:
             for group in groups
         ]
     )
+
+
+def pool_columns(
+    representations: Iterable[tuple[int, Tensor]],
+    groups: Sequence[Group],
+    columns: Sequence[tuple[int, str]],
+) -> Tensor:
+    """Pool several layers in several ways, as the layers come.
+
+    Parameters
+    ----------
+    representations : iterable of (int, Tensor of shape (total_tokens, dim))
+        Layers and what they represent.
+    groups : sequence of Group
+    columns : sequence of (int, str)
+        Layer and pooling of each column.
+
+    Returns
+    -------
+    vectors : Tensor of shape (sequences, columns, dim)
+    """
+    pooled = {
+        (layer, how): pool(x_TD, groups, how)
+        for layer, x_TD in representations
+        for how in {how for at, how in columns if at == layer}
+    }
+    return torch.stack([pooled[column] for column in columns], dim=1)

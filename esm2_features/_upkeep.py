@@ -70,9 +70,8 @@ def check(connection: Connection) -> CacheCheck:
         for block in store.read_blocks(connection, numbers, spec.dtype):
             intact = block.intact(spec)
             good += int(intact.sum())
-            bad += max(1, len(intact)) - int(
-                intact.sum()
-            )  # keys that are no keys are one, at least
+            # Keys that cannot be read are those of one vector at least.
+            bad += max(1, len(intact)) - int(intact.sum())
         rows += good
         if bad:
             damaged.append(f"{bad} of {good + bad} vectors of {describe(spec)}.")

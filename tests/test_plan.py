@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esm2_features import _plan
 from esm2_features._alphabet import MASK, RESIDUES, encode
-from esm2_features._plan import batches, dedupe, pack
+from esm2_features._plan import batches, dedupe, pack, spread
 
 lengths = st.lists(st.integers(1, 300), max_size=60)
 sequences = st.lists(st.text(alphabet=RESIDUES + MASK, min_size=1, max_size=40), min_size=1)
@@ -22,6 +23,21 @@ def test__dedupe__gives_each_item_once_and_the_way_back(items):
     assert [items[first[k]] for k in back] == items
     assert len({items[i] for i in first}) == len(first) == len(set(items))
     assert first == sorted(first)
+
+
+@given(st.lists(st.none() | st.text(alphabet="AC", max_size=2)), st.integers(1, 40))
+def test__spread__gives_every_item_its_row_and_the_others_the_fill(items, at_a_time):
+    present = [item for item in items if item is not None]
+    first, back = dedupe(present)
+    source = np.full(len(items), -1)
+    source[[item is not None for item in items]] = back
+    rows = np.full((len(items), 2), 99, np.float32)
+    rows[: len(first)] = [[k, -k] for k in range(len(first))] or np.empty((0, 2))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(_plan, "_SPREAD_BYTES", at_a_time)  # a row is 8
+        spread(rows, source, fill=-7)
+    expected = [[-7, -7] if k < 0 else [k, -k] for k in source]
+    np.testing.assert_array_equal(rows, np.reshape(expected, (-1, 2)))
 
 
 @given(lengths, st.integers(1, 500))

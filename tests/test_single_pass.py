@@ -18,7 +18,7 @@ from esm2_features import Cache, Engine
 from esm2_features._claims import Claims
 from esm2_features._engine import Engine as PlainEngine
 from esm2_features._spec import computation_keys
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import DownloadError, InputError
 
 RNG = np.random.default_rng(5)
 UNIQUE = ["".join(RNG.choice(list("ACDEFGHIKLMNPQRSTVWY"), size=n)) for n in range(6, 46)]
@@ -208,3 +208,14 @@ def test__options_of_storing__without_a_cache_are_refused(option):
 def test__options_of_storing__that_are_unknown_are_refused(option, tmp_path):
     with pytest.raises(InputError, match="expected one of"):
         Engine("mini", cache=tmp_path, **option)
+
+
+def test__weights__that_are_missing_are_said_with_the_sequences_that_need_them(tmp_path):
+    engine = Engine("esm2_t12_35M_UR50D", pooling=["mean", "max"], cache=tmp_path)
+    with pytest.raises(DownloadError) as caught:
+        engine.embed([*UNIQUE[:3], UNIQUE[0]])
+    message = str(caught.value)
+    assert f"3 different sequences (such as '{UNIQUE[0]}') lack vectors in the cache" in message
+    assert f"{tmp_path} (layer 12 mean, layer 12 max, float32, kept in float32)" in message
+    assert "ESM2_FEATURES_OFFLINE" in message
+    assert "`esm2-features cache import`" in message

@@ -116,7 +116,7 @@ def test__without_a_cache__everything_is_missing_and_ours():
     assert (rows == UNFILLED).all()
 
 
-def test__read_only__is_nothing_to_a_run(tmp_path):
+def test__nothing_asked__nothing_missing_and_nothing_claimed(tmp_path):
     one, _ = storage(filled(tmp_path, range(3)))
     with one:
         assert one.read([]) == []
