@@ -29,6 +29,7 @@ EOS_TOKEN = TOKENS.index("<eos>")
 MASK_TOKEN = TOKENS.index("<mask>")
 
 CANONICAL_RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
+CANONICAL_TOKENS = [TOKENS.index(letter) for letter in CANONICAL_RESIDUES]
 RESIDUES = CANONICAL_RESIDUES + "XBUZO"
 """Letters that a normalised sequence may hold, besides `MASK`."""
 

@@ -1,6 +1,7 @@
-"""The run: from sequences to vectors, through the cache or the network.
+"""`Engine`: everything that ESM-2 says of sequences, as arrays.
 
-`Engine.embed_normalised` is the data flow of the whole library on one page.
+What a method gives is read off one forward pass by a reader (`_readers`), over which `Run` goes;
+here stands what may be asked for, and what of.
 
 Never here: scikit-learn, pandas, HTTP, file formats.
 """
@@ -8,21 +9,26 @@ Never here: scikit-learn, pandas, HTTP, file formats.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from esm2_features._alphabet import CANONICAL_TOKENS, MASK, TOKENS
 from esm2_features._cache import Cache, open_cache
 from esm2_features._catalogue import DEFAULT_MODEL
-from esm2_features._checkpoint import Checkpoint, open_checkpoint
+from esm2_features._checkpoint import open_checkpoint
+from esm2_features._intake import Intake
 from esm2_features._options import (
     CACHE_DTYPES,
+    EVERY_POOLING,
+    PARTIAL_POOLINGS,
     POOLINGS,
     PRECISIONS,
+    SPECIAL_TOKENS,
     STORES,
     absolute_layers,
     device_name,
@@ -30,32 +36,21 @@ from esm2_features._options import (
     one_of,
     positive,
 )
-from esm2_features._plan import batches, dedupe, pack, spread
-from esm2_features._registry import get_network
-from esm2_features._residues import Cuts, are_normal, fit_length, normalise, warn_of_nucleotides
+from esm2_features._products import CACHED, PRODUCTS, MaskedResidues, reader_of, refuse_given
+from esm2_features._regions import read_region
+from esm2_features._residues import Cuts
+from esm2_features._run import Run
 from esm2_features._sequences import columns
-from esm2_features._spec import Spec
-from esm2_features._storage import Storage
-from esm2_features.exceptions import (
-    CheckpointError,
-    InputError,
-    NumericalError,
-    OutOfMemoryError,
-)
+from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
-    from tqdm.std import tqdm
-
-    from esm2_features._model import Network
+    from esm2_features._readers import Reader
 
 _STREAM_SEQUENCES, _STREAM_BYTES = 4096, 1 << 28
-"""Sequences that `Engine.stream` holds at a time, and bytes of their features."""
-
-_BATCH_BYTES = 1 << 28
-"""Bytes of vectors that come from one forward pass."""
+"""Sequences that `Engine.stream` holds at a time, and bytes of their results."""
 
 
-class Engine:
+class Engine(Intake, Run):
     """Compute features of protein sequences with ESM-2.
 
     It does what `ESM2Transformer` does, without scikit-learn: strings in, an array out.
@@ -69,7 +64,13 @@ class Engine:
         Representations to give; 0 is the embedding, negatives count from the end.
     pooling : str, list of str or "all", default="mean"
         ``"mean"``, ``"max"`` and ``"std"`` (population) over the residues; ``"cls"``,
-        ``"eos"``. A list concatenates.
+        ``"eos"``. A list concatenates. ``"parti"`` is a mean that weights residues by their
+        importance (PageRank over the attention maps, Tartici et al. 2025); the maps cost time
+        and memory that grow with the square of the length, so "all" does not mean it.
+    region : (int, int), optional
+        Pool over the residues from the first to before the second, counted from 0, as
+        ``sequence[start:stop]`` does, with the whole sequence as their context. "all" poolings
+        are then those that are not of special tokens.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the products. On random weights, the error of bfloat16 is 20 to 34 % of
         the differences between single mutants of one protein; that of float32 is 8e-6.
@@ -79,8 +80,10 @@ class Engine:
         Tokens (residues + 2) per forward pass. It changes speed and memory, no number.
     max_residues : int or None, default=1022
         Longest sequence allowed; ESM-2 was trained on up to 1022 residues. None allows any.
-    too_long : {"raise", "truncate"}, default="raise"
-        What to do with longer ones; ``"truncate"`` keeps the first ``max_residues``.
+    too_long : {"raise", "truncate", "window"}, default="raise"
+        What to do with longer ones. ``"truncate"`` keeps the first ``max_residues``;
+        ``"window"`` runs windows of ``max_residues`` that overlap by a quarter or more, and
+        averages what they say of a residue, with weights that fall off towards their edges.
     unknown : {"raise", "X", "mask"}, default="raise"
         What to do with letters outside the 20 amino acids and X, B, U, Z, O.
     cache : "auto", None, path or Cache, default="auto"
@@ -97,8 +100,8 @@ class Engine:
     Attributes
     ----------
     n_computed : int
-        Number of sequences that this engine has computed: the others were in the cache, came from
-        another process, or were given twice.
+        Number of sequences that have gone through the network: the others were in the cache,
+        came from another process, or were given twice.
 
     Raises
     ------
@@ -120,31 +123,36 @@ class Engine:
         *,
         layers: int | Sequence[int] | Literal["all"] = -1,
         pooling: str | Sequence[str] = "mean",
+        region: tuple[int, int] | None = None,
         precision: str = "float32",
         device: str = "auto",
         batch_tokens: int | Literal["auto"] = "auto",
         max_residues: int | None = 1022,
-        too_long: Literal["raise", "truncate"] = "raise",
+        too_long: Literal["raise", "truncate", "window"] = "raise",
         unknown: Literal["raise", "X", "mask"] = "raise",
         cache: str | os.PathLike[str] | Cache | None = "auto",
         cache_dtype: Literal["float32", "float16"] = "float32",
         store: Literal["requested", "all"] = "requested",
         verbose: bool = False,
     ) -> None:
-        self.checkpoint: Checkpoint = open_checkpoint(model)
+        Intake.__init__(
+            self, max_residues=max_residues, too_long=too_long, unknown=unknown, region=region
+        )
+        Run.__init__(
+            self,
+            open_checkpoint(model),
+            precision=one_of("precision", precision, PRECISIONS),
+            device=device_name(device),
+            batch_tokens=None if batch_tokens == "auto" else positive("batch_tokens", batch_tokens),
+            cache=open_cache(cache),
+            verbose=bool(verbose),
+        )
         depth = self.checkpoint.architecture.layers
         self.layers = absolute_layers(layers, depth=depth, model=self.checkpoint.name)
+        self._one_or_more_layers = layers
         wants_all = isinstance(pooling, str) and pooling == "all"
-        self.poolings = POOLINGS if wants_all else names("pooling", pooling, POOLINGS)
-        self.precision = one_of("precision", precision, PRECISIONS)
-        self.device = device_name(device)
-        self.batch_tokens = (
-            None if batch_tokens == "auto" else positive("batch_tokens", batch_tokens)
-        )
-        self.max_residues = None if max_residues is None else positive("max_residues", max_residues)
-        self.too_long = one_of("too_long", too_long, ("raise", "truncate"))
-        self.unknown = one_of("unknown", unknown, ("raise", "X", "mask"))
-        self.cache = open_cache(cache)
+        possible = POOLINGS if self.region is None else PARTIAL_POOLINGS
+        self.poolings = possible if wants_all else names("pooling", pooling, EVERY_POOLING)
         self.cache_dtype = one_of("cache_dtype", cache_dtype, CACHE_DTYPES)
         self.store = one_of("store", store, STORES)
         if self.cache is None and (self.cache_dtype, self.store) != ("float32", "requested"):
@@ -152,30 +160,44 @@ class Engine:
                 f"Got cache=None with cache_dtype={cache_dtype!r} and store={store!r}, which say "
                 "how vectors are kept. Give them a cache, or leave these two options out."
             )
-        self.verbose = bool(verbose)
-        self.n_computed = 0
+        if self.region is not None:
+            _refuse_special_tokens(self.poolings)
+        if self.too_long == "window" and "parti" in self.poolings:
+            raise InputError(
+                'Got pooling="parti" with too_long="window": importance is read off attention '
+                "between all residues of a sequence, and windows attend to their own only. Pass "
+                "max_residues=None to run long sequences whole, or another pooling."
+            )
         self._wanted = [(layer, pooling) for layer in self.layers for pooling in self.poolings]
-        self._computed = self._wanted
+        self._computed = list(self._wanted)
         if self.store == "all":
-            self._computed = [(layer, word) for layer in range(depth + 1) for word in POOLINGS]
-        self._picked = [self._computed.index(column) for column in self._wanted]
+            everything = [(layer, word) for layer in range(depth + 1) for word in POOLINGS]
+            self._computed = list(dict.fromkeys([*everything, *self._wanted]))
+
+    # ------------------------------------------------------------------ vectors
 
     @property
     def feature_names(self) -> list[str]:
-        """Name of each column: model, layer, pooling and component."""
+        """Name of each column of `embed`: model, layer, pooling and component."""
         return [
             f"{self.checkpoint.name}_L{layer}_{pooling}_{i}"
             for layer, pooling in self._wanted
             for i in range(self.checkpoint.architecture.dim)
         ]
 
-    def embed(self, sequences: object) -> NDArray[np.float32]:
+    def embed(
+        self, sequences: object, *, regions: Sequence[object] | None = None
+    ) -> NDArray[np.float32]:
         """Compute one row of features for each sequence.
 
         Parameters
         ----------
         sequences : list of str, or one column of an array, Series, frame or table
             Or of objects with a ``.seq``, such as Biopython's records.
+        regions : sequence of length n, optional
+            Residues of each sequence to pool over, counted from 0, instead of the same region
+            for all: a position, a tuple (start, stop), a list of positions, text such as
+            ``"26:33,50:58"``, or None for all residues.
 
         Returns
         -------
@@ -184,7 +206,7 @@ class Engine:
 
         Raises
         ------
-        InvalidSequenceError, MissingSequenceError, SequenceTooLongError
+        InvalidSequenceError, MissingSequenceError, SequenceTooLongError, InvalidRegionError
             With the row, the position and the offending value.
         CheckpointError
             If the weights are needed and cannot be loaded.
@@ -199,99 +221,295 @@ class Engine:
         TypeError
             If it is not a container of sequences.
         """
-        if isinstance(sequences, (list, tuple)) and not sequences:
-            return self.embed_normalised([])
-        return self.embed_normalised(self.normalise(_only_column(sequences)))
+        found = self._read(sequences)
+        spans = None
+        if regions is not None:
+            if len(regions) != len(found):
+                raise InputError(
+                    f"Got {len(regions)} regions for {len(found)} sequences; pass one for each."
+                )
+            spans = [
+                () if region is None else read_region(region, length=len(sequence), index=row)
+                for row, (region, sequence) in enumerate(zip(regions, found, strict=True))
+            ]
+        return self.embed_normalised(self.subjects(found, regions=spans))
 
-    def stream(self, sequences: object) -> Iterator[NDArray[np.float32]]:
-        """Compute features of more sequences than fit into memory.
+    # ------------------------------------------------------------------ residue by residue
+
+    def residues(
+        self, sequences: object, *, layers: int | Sequence[int] | Literal["all"] | None = None
+    ) -> list[Any]:
+        """Give the representation of every residue.
+
+        Parameters
+        ----------
+        sequences : as in `embed`
+        layers : int, list of int, "all" or None, default=None
+            Which representations; by default the engine's own ``layers``, the last one if it was
+            told nothing.
+
+        Returns
+        -------
+        residues : list of ndarray of shape (L, dim), float32
+            Without special tokens, in the order of the input. With several layers, a list of
+            dicts, from the layer's number to such an array.
+
+        Raises
+        ------
+        As `embed`.
+        """
+        return self._products("residues", sequences, layers=layers)
+
+    def logits(self, sequences: object) -> list[NDArray[np.float32]]:
+        """Give the raw scores of all tokens at every residue.
+
+        Parameters
+        ----------
+        sequences : as in `embed`
+            ``<mask>`` may stand for a residue.
+
+        Returns
+        -------
+        logits : list of ndarray of shape (L, 33), float32
+            In the order of ESM-2's alphabet: ``<cls> <pad> <eos> <unk>``, the residues
+            ``LAGVSERTIDPKQNFYMHWCXBUZO``, ``. - <null_1> <mask>``.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint holds no language-model head.
+        Others as `embed`.
+        """
+        return self._products("logits", sequences)
+
+    def log_probs(
+        self, sequences: object, *, over: Literal["residues", "tokens"] = "residues"
+    ) -> list[NDArray[np.float32]]:
+        """Give natural-log probabilities at every residue, none of which is masked for it.
+
+        Parameters
+        ----------
+        sequences : as in `embed`
+            ``<mask>`` may stand for a residue.
+        over : {"residues", "tokens"}, default="residues"
+            The 20 canonical residues, whose probabilities then sum to 1; or all 33 tokens.
+
+        Returns
+        -------
+        log_probs : list of ndarray of shape (L, 20) or (L, 33), float32
+            Residues in the order ``ACDEFGHIKLMNPQRSTVWY``; tokens in that of `logits`.
+
+        Raises
+        ------
+        As `logits`.
+        """
+        return self._products("log_probs", sequences, over=over)
+
+    def predict_masked(self, sequences: object) -> list[MaskedResidues]:
+        """Predict what stands at masked positions.
+
+        Parameters
+        ----------
+        sequences : as in `embed`
+            Each holds ``<mask>`` at least once.
+
+        Returns
+        -------
+        predictions : list of (positions, probabilities)
+            Positions of shape (n_masks,), counted from 0; probabilities of shape (n_masks, 20),
+            float32, of the residues ``ACDEFGHIKLMNPQRSTVWY``. They are cached.
+
+        Raises
+        ------
+        InputError
+            If a sequence holds no mask.
+        Others as `logits`.
+        """
+        return self._products("predict_masked", sequences)
+
+    def contacts(self, sequences: object) -> list[NDArray[np.float32]]:
+        """Predict which residues are in contact (C-beta atoms within 8 angstroms).
+
+        Parameters
+        ----------
+        sequences : as in `embed`
+
+        Returns
+        -------
+        contacts : list of ndarray of shape (L, L), float32
+            Probabilities; symmetric up to rounding. As trained, they mean residues that are at
+            least 6 apart in the sequence.
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint has no contact regression.
+        SequenceTooLongError
+            If a sequence is longer than ``max_residues``, whatever ``too_long="window"`` says:
+            residues of different windows do not attend to each other.
+        Others as `embed`.
+
+        References
+        ----------
+        Rao et al., "Transformer protein language models are unsupervised structure learners",
+        ICLR 2021.
+        """
+        return self._products("contacts", sequences)
+
+    def attentions(
+        self, sequences: object, *, layers: int | Sequence[int] | Literal["all"] | None = None
+    ) -> list[NDArray[np.float32]]:
+        """Give the attention maps.
+
+        Parameters
+        ----------
+        sequences : as in `embed`
+        layers : int, list of int, "all" or None, default=None
+            Blocks, from 1: the maps of block k lead to representation k. All by default.
+
+        Returns
+        -------
+        attentions : list of ndarray of shape (layers, heads, L + 2, L + 2), float32
+            With ``<cls>`` first and ``<eos>`` last; rows attend to columns, and sum to 1.
+
+        Raises
+        ------
+        As `contacts`, which needs nothing of the checkpoint here.
+        """
+        return self._products("attentions", sequences, layers=layers)
+
+    def stream(
+        self,
+        sequences: object,
+        product: str = "embedding",
+        *,
+        layers: int | Sequence[int] | Literal["all"] | None = None,
+        over: Literal["residues", "tokens"] | None = None,
+    ) -> Iterator[Any]:
+        """Compute what does not fit into memory as a whole.
 
         Parameters
         ----------
         sequences : iterator, or a container as in `embed`
             Read as it is needed, a few thousand sequences ahead at most.
+        product : str, default="embedding"
+            ``"embedding"`` for the rows of `embed`, or the name of another method:
+            ``"residues"``, ``"logits"``, ``"log_probs"``, ``"predict_masked"``, ``"contacts"``,
+            ``"attentions"``.
+        layers : optional
+            As in `residues` and `attentions`, for these two.
+        over : optional
+            As in `log_probs`, for this one.
 
         Yields
         ------
-        features : ndarray of shape (layers x poolings x dim,), float32
-            One for each sequence, in the order of the input.
+        result
+            What the method gives for one sequence, in the order of the input; for
+            ``"embedding"``, an ndarray of shape (layers x poolings x dim,), float32.
 
         Raises
         ------
-        As `embed`; what was yielded before remains valid.
+        As the method; what was yielded before remains valid.
         """
         # Not a generator itself, so that what is no container is refused here and now.
+        one_of("product", product, PRODUCTS)
+        reader = self._reader(product, layers, over)
         remaining = sequences if isinstance(sequences, Iterator) else iter(_only_column(sequences))
-        return self._stream(remaining)
+        return self._stream(remaining, product, reader)
 
-    def _stream(self, remaining: Iterator[object]) -> Iterator[NDArray[np.float32]]:
+    def _stream(
+        self, remaining: Iterator[object], product: str, reader: Reader | None
+    ) -> Iterator[Any]:
         cuts = Cuts()
-        while window := list(islice(remaining, self._window_size)):
-            rows = range(cuts.seen, cuts.seen + len(window))
-            yield from self.embed_normalised(self.normalise(window, rows=rows, cuts=cuts))
+        at_a_time = self._rows_at_a_time if product == "embedding" else _STREAM_SEQUENCES
+        while some := list(islice(remaining, at_a_time)):
+            rows = range(cuts.seen, cuts.seen + len(some))
+            found = self.normalise(some, rows=rows, cuts=cuts)
+            if product == "embedding":
+                yield from self.embed_normalised(self.subjects(found, rows=rows))
+            elif reader is None:
+                yield from self._masked(found, rows)
+            else:
+                yield from self._in_portions(product, found, rows, reader)
         cuts.say(self.max_residues)
 
-    def normalise(
-        self,
-        sequences: Iterable[object],
-        *,
-        rows: Iterable[int] | None = None,
-        column: str | None = None,
-        cuts: Cuts | None = None,
-    ) -> list[str]:
-        """Check sequences and bring them into the one form that is encoded and cached.
+    def _in_portions(
+        self, product: str, sequences: Sequence[str], rows: Sequence[int], reader: Reader
+    ) -> Iterator[Any]:
+        """Give results of as many sequences at a time as memory holds."""
+        subjects = self._whole(product, sequences, rows)
+        portion: list[str] = []
+        size = 0
+        for subject, sequence in zip(subjects, sequences, strict=True):
+            more = reader.bytes(len(sequence))
+            if portion and size + more > _STREAM_BYTES:
+                yield from self.results(portion, reader)
+                portion, size = [], 0
+            portion.append(subject)
+            size += more
+        yield from self.results(portion, reader)
 
-        Parameters
-        ----------
-        sequences : iterable of str
-        rows : iterable of int, optional
-            Row numbers for error messages, if they are not 0, 1, 2, ...
-        column : str, optional
-            Name of the column for error messages.
-        cuts : Cuts, optional
-            Counts the sequences that are cut, for a caller that has more of them and says so
-            itself at the end.
+    def _products(
+        self, product: str, sequences: object, *, layers: object = None, over: object = None
+    ) -> list[Any]:
+        reader = self._reader(product, layers, over)
+        found = self._read(sequences)
+        if reader is None:
+            return self._masked(found, range(len(found)))
+        return self.results(self._whole(product, found, range(len(found))), reader)
 
-        Returns
-        -------
-        sequences : list of str
-            Upper case, one character per residue.
+    def _reader(self, product: str, layers: object, over: object) -> Reader | None:
+        """Make the reader of what is not cached."""
+        if product != "embedding" and self.region is not None:
+            raise InputError(
+                f"Got region={self.region!r}, which is for pooling: {product} are of every "
+                "residue. Use an engine without a region, and take the part of the result."
+            )
+        if product in CACHED:
+            refuse_given(product, layers=layers, over=over)
+            return None
+        if product == "residues" and layers is None:
+            layers = self._one_or_more_layers
+        return reader_of(product, self.checkpoint, layers=layers, over=over)
 
-        Raises
-        ------
-        InvalidSequenceError, MissingSequenceError, SequenceTooLongError
-        """
-        values = list(sequences)
-        numbers = list(range(len(values)) if rows is None else rows)
-        if are_normal(values):
-            residues = values
-        else:
-            residues = [
-                normalise(value, index=row, unknown=self.unknown, column=column)
-                for row, value in zip(numbers, values, strict=True)
-            ]
-        warn_of_nucleotides(residues, rows=numbers, column=column)
-        counted = Cuts() if cuts is None else cuts
-        fitting = fit_length(
-            residues,
-            max_residues=self.max_residues,
-            too_long=self.too_long,
-            cuts=counted,
-            rows=numbers,
-            column=column,
-        )
-        if cuts is None:
-            counted.say(self.max_residues)
-        return fitting
+    def _whole(self, product: str, sequences: Sequence[str], rows: Sequence[int]) -> list[str]:
+        """Subjects of whole sequences; in windows only where that has a meaning."""
+        if product in ("contacts", "attentions"):
+            self.refuse_windows(sequences, rows=rows, product=product)
+        return [subject for subject in self.subjects(sequences) if subject is not None]
+
+    def _masked(self, sequences: Sequence[str], rows: Sequence[int]) -> list[MaskedResidues]:
+        positions = [
+            np.flatnonzero(np.frombuffer(sequence.encode(), np.uint8) == ord(MASK))
+            for sequence in sequences
+        ]
+        for row, at in zip(rows, positions, strict=True):
+            if not len(at):
+                raise InputError(
+                    f"The sequence in row {row} holds no <mask>, so there is nothing to predict. "
+                    "Put <mask> in the place of each residue that is asked for."
+                )
+        counts = [len(at) for at in positions]
+        log_probs = self.log_probs_at(
+            [sequence for sequence, n in zip(sequences, counts, strict=True) for _ in range(n)],
+            np.concatenate(positions).tolist() if positions else [],
+            masked=True,
+        )[:, CANONICAL_TOKENS]
+        probabilities = np.exp(log_probs - log_probs.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        parts = np.split(probabilities, np.cumsum(counts)[:-1]) if positions else []
+        return [MaskedResidues(*pair) for pair in zip(positions, parts, strict=True)]
+
+    # ------------------------------------------------------------------ what others build on
 
     def embed_normalised(
-        self, sequences: Sequence[str | None], *, fill: float = np.nan
+        self, subjects: Sequence[str | None], *, fill: float = np.nan
     ) -> NDArray[np.float32]:
-        """Compute features of sequences that `normalise` has given.
+        """Compute features of what `subjects` has given.
 
         Parameters
         ----------
-        sequences : sequence of str or None
+        subjects : sequence of str or None
         fill : float, default=nan
             What the features of None are.
 
@@ -304,33 +522,28 @@ class Engine:
         CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
             As `embed`.
         """
-        present = [sequence for sequence in sequences if sequence is not None]
-        first, back = dedupe(present)
-        unique = [present[i] for i in first]
-        shape = (len(sequences), len(self._wanted), self.checkpoint.architecture.dim)
-        features = np.empty(shape, np.float32)
-        rows = features[: len(unique)]
-        with self._storage(unique, rows) as storage:
-            missing = storage.read(range(len(unique)))
-            while missing:
-                for batch, vectors in self._compute(unique, missing, storage):
-                    rows[batch] = vectors[:, self._picked]
-                    self.n_computed += len(batch)
-                    storage.add(batch, vectors)
-                missing = storage.settle()  # what other processes began, and did not end
-        if len(unique) < len(sequences):
-            is_present = np.array([sequence is not None for sequence in sequences], np.bool_)
-            source = np.full(len(sequences), -1)
-            source[is_present] = back
-            spread(features, source, fill=fill)
-        return features.reshape(len(sequences), shape[1] * shape[2])
+        computed = self._computed
+        if any("@" in subject for subject in subjects if subject is not None):
+            _refuse_special_tokens(self.poolings)
+            computed = [column for column in computed if column[1] not in SPECIAL_TOKENS]
+        dim = self.checkpoint.architecture.dim
+        rows = self.rows(
+            subjects,
+            partial(_vectors, computed, dim, self.cache_dtype),
+            wanted=self._wanted,
+            computed=computed,
+            width=dim,
+            dtype=self.cache_dtype,
+            fill=fill,
+        )
+        return rows.reshape(len(subjects), len(self._wanted) * dim)
 
-    def precompute_normalised(self, sequences: Sequence[str]) -> None:
-        """Fill the cache with the features of sequences that `normalise` has given.
+    def precompute_normalised(self, subjects: Sequence[str]) -> None:
+        """Fill the cache with the features of what `subjects` has given.
 
         Parameters
         ----------
-        sequences : sequence of str
+        subjects : sequence of str
 
         Raises
         ------
@@ -341,134 +554,81 @@ class Engine:
         """
         if self.cache is None:
             raise InputError("Got cache=None, so there is nothing to be filled. Choose a cache.")
-        for start in range(0, len(sequences), self._window_size):
-            self.embed_normalised(sequences[start : start + self._window_size])
+        for start in range(0, len(subjects), self._rows_at_a_time):
+            self.embed_normalised(subjects[start : start + self._rows_at_a_time])
+
+    def log_probs_at(
+        self, sequences: Sequence[str], positions: Sequence[int], *, masked: bool
+    ) -> NDArray[np.float32]:
+        """Give natural-log probabilities at one residue of each sequence, through the cache.
+
+        Parameters
+        ----------
+        sequences : sequence of str
+            As `normalise` gives them. Those of one sequence share a forward pass, unless masked.
+        positions : sequence of int
+            Counted from 0, one for each sequence.
+        masked : bool
+            Whether the residue is hidden behind ``<mask>``, so that it is its context that speaks.
+
+        Returns
+        -------
+        log_probs : ndarray of shape (n, 33), float32
+            Over all tokens, in the order of `logits`.
+
+        Raises
+        ------
+        As `logits`.
+
+        Notes
+        -----
+        With ``too_long="window"``, a masked residue of a longer sequence is seen in the window of
+        ``max_residues`` around it; one that is not masked, in all windows that hold it.
+        """
+        depth = self.checkpoint.architecture.layers
+        site = [(depth, "log_probs")]
+        rows = self.rows(
+            [
+                self.site(sequence, position, masked=masked)
+                for sequence, position in zip(sequences, positions, strict=True)
+            ],
+            _site_log_probs,
+            wanted=site,
+            computed=site,
+            width=len(TOKENS),
+        )
+        return rows[:, 0]
+
+    def _read(self, sequences: object) -> list[str]:
+        if isinstance(sequences, (list, tuple)) and not sequences:
+            return []
+        return self.normalise(_only_column(sequences))
 
     @property
-    def _window_size(self) -> int:
+    def _rows_at_a_time(self) -> int:
         """Sequences whose features are held in memory at a time."""
         row_bytes = 4 * len(self._wanted) * self.checkpoint.architecture.dim
         return max(1, min(_STREAM_SEQUENCES, _STREAM_BYTES // row_bytes))
 
-    def _storage(self, sequences: Sequence[str], rows: NDArray[np.float32]) -> Storage:
-        def specs(columns: Sequence[tuple[int, str]]) -> list[Spec]:
-            if self.cache is None:
-                return []  # the identity of the weights may cost a reading of their file
-            identity, name = self.checkpoint.identity, self.checkpoint.name
-            return [
-                Spec(identity, layer, pooling, self.precision, self.cache_dtype, name)
-                for layer, pooling in columns
-            ]
 
-        return Storage(
-            self.cache,
-            sequences,
-            wanted=specs(self._wanted),
-            stored=specs(self._computed),
-            rows=rows,
-        )
+def _vectors(columns: Sequence[tuple[int, str]], dim: int, dtype: str) -> Reader:
+    from esm2_features._readers import Vectors
 
-    def _compute(
-        self, sequences: Sequence[str], missing: Sequence[int], storage: Storage
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Run the network over what is missing: a batch, and its (B, columns, dim) vectors.
+    return Vectors(tuple(columns), dim, dtype)
 
-        What other processes turn out to compute, or to have computed, is left out.
-        """
-        from esm2_features._devices import default_batch_tokens, is_out_of_memory, release_memory
 
-        network = self._network_for([sequences[i] for i in missing])
-        budget = self.batch_tokens or default_batch_tokens(network.device)
-        row_bytes = 4 * len(self._computed) * self.checkpoint.architecture.dim
-        most = max(1, _BATCH_BYTES // row_bytes)
+def _site_log_probs() -> Reader:
+    from esm2_features._readers import SiteLogProbs
 
-        def planned(some: Sequence[int]) -> deque[list[int]]:
-            plan = batches([len(sequences[i]) for i in some], budget)
-            return deque(
-                [some[k] for k in batch[start : start + most]]
-                for batch in plan
-                for start in range(0, len(batch), most)
-            )
+    return SiteLogProbs()
 
-        def residues(some: Sequence[int]) -> int:
-            return sum(len(sequences[i]) for i in some)
 
-        pending = planned(missing)
-        with self._progress(residues(missing)) as progress:
-            while pending:
-                offered = pending.popleft()
-                batch = storage.take(offered)
-                progress.update(residues(offered) - residues(batch))
-                if not batch:
-                    continue
-                try:
-                    vectors = self._forward(network, [sequences[i] for i in batch])
-                except (RuntimeError, MemoryError) as error:
-                    if not is_out_of_memory(error):
-                        raise
-                    if len(batch) == 1:
-                        raise _out_of_memory(residues(batch), str(network.device)) from error
-                    vectors = None
-                if vectors is None:
-                    # Only here, after the error and its frames are gone, can memory be freed.
-                    release_memory(network.device)
-                    budget = (residues(batch) + 2 * len(batch)) // 2
-                    pending = planned([*batch, *chain.from_iterable(pending)])
-                    continue
-                yield batch, vectors
-                progress.update(residues(batch))
-
-    def _forward(self, network: Network, sequences: Sequence[str]) -> NDArray[np.float32]:
-        """One forward pass: (B, columns that are computed, dim), in the order of the sequences."""
-        import torch
-
-        from esm2_features._devices import exact_arithmetic
-        from esm2_features._pool import pool_columns
-
-        batch = pack(sequences)
-        layers = sorted({layer for layer, _ in self._computed})
-        with exact_arithmetic(network.device), torch.inference_mode():
-            representations = network.representations(batch, layers)
-            vectors = pool_columns(representations, batch.groups, self._computed)
-        found: NDArray[np.float32] = vectors.cpu().numpy()
-        if self.cache_dtype == "float16":
-            with np.errstate(over="ignore"):  # infinities are reported below
-                found = found.astype(np.float16).astype(np.float32)
-        if not np.isfinite(found).all():
-            raise _not_finite(sequences[int(np.argmin(np.isfinite(found).all((1, 2))))], self)
-        return found
-
-    def _network_for(self, sequences: Sequence[str]) -> Network:
-        """Get the network; without its weights, say for which sequences it is needed."""
-        try:
-            return self._network()
-        except CheckpointError as error:
-            if self.cache is not None:
-                columns = ", ".join(f"layer {at} {pooling}" for at, pooling in self._wanted[:3])
-                columns += ", ..." if len(self._wanted) > 3 else ""
-                first = sequences[0] if len(sequences[0]) <= 40 else f"{sequences[0][:37]}..."
-                error.args = (
-                    f"{len(sequences)} different sequences (such as {first!r}) lack vectors in the "
-                    f"cache {self.cache.path} ({columns}, {self.precision}, kept in "
-                    f"{self.cache_dtype}), and the weights to compute them cannot be had: {error} "
-                    "Or compute them on a machine that has them, and take them in with "
-                    "`esm2-features cache import`.",
-                )
-            raise
-
-    def _network(self) -> Network:
-        return get_network(self.checkpoint, device=self.device, precision=self.precision)
-
-    def _progress(self, residues: int) -> tqdm[None]:
-        from tqdm.auto import tqdm
-
-        # disable=None draws on a terminal only, so log files stay clean.
-        return tqdm(
-            total=residues,
-            desc=self.checkpoint.name,
-            unit=" residues",
-            unit_scale=True,
-            disable=None if self.verbose else True,
+def _refuse_special_tokens(poolings: Sequence[str]) -> None:
+    odd = [word for word in poolings if word in SPECIAL_TOKENS]
+    if odd:
+        raise InputError(
+            f"Got pooling={odd[0]!r} with a region: the special tokens belong to the whole "
+            'sequence. Pool a region by "mean", "max", "std" or "parti".'
         )
 
 
@@ -481,23 +641,3 @@ def _only_column(sequences: object) -> list[object]:
             "ESM2Transformer, which embeds several chains side by side."
         )
     return found[0].values
-
-
-def _not_finite(sequence: str, engine: Engine) -> NumericalError:
-    kept = f", kept in {engine.cache_dtype}," if engine.cache_dtype != "float32" else ""
-    return NumericalError(
-        f"{engine.checkpoint.name} gave infinities or NaN in {engine.precision}{kept} for a "
-        f"sequence of {len(sequence)} residues ({sequence[:40]!r}...). Nothing of its batch was "
-        'cached. float16 overflows in some models: use precision="float32" or "bfloat16", and '
-        'cache_dtype="float32"; in float32, the checkpoint is damaged.'
-    )
-
-
-def _out_of_memory(length: int, device: str) -> OutOfMemoryError:
-    return OutOfMemoryError(
-        f"One sequence of {length} residues does not fit into the memory of {device}, alone in "
-        "its batch. Everything computed before it is in the cache. Use a device with more memory "
-        '(device="cpu", say), a smaller model, or a lower max_residues with too_long="truncate".',
-        length=length,
-        device=device,
-    )

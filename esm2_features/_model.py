@@ -20,7 +20,8 @@ Never here: files, tokenising, foreign names of weights, a choice of kernel.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -36,6 +37,9 @@ from esm2_features._plan import Batch, Group
 from esm2_features.exceptions import CheckpointError
 
 _ROTARY_BASE = 10000.0
+
+Watch = Callable[[int, Tensor, Tensor], None]
+"""Told each block's number, from 1, and its queries and keys, from which attention follows."""
 
 
 class Weights:
@@ -139,13 +143,20 @@ class Block:
         self._dtype = dtype
 
     def __call__(
-        self, x_TD: Tensor, angles: tuple[Tensor, Tensor], groups: Sequence[Group]
+        self,
+        x_TD: Tensor,
+        angles: tuple[Tensor, Tensor],
+        groups: Sequence[Group],
+        watch: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         """Add what attention and feed-forward have to say to the residual stream."""
         normed_TD = self._attention_norm(x_TD).to(self._dtype)
         qkv_T3NH = self._qkv(normed_TD).view(len(x_TD), 3, self._heads, -1)
         q_TNH, k_TNH, v_TNH = qkv_T3NH.unbind(1)
-        a_TNH = attend(Rotary.turn(q_TNH, angles), Rotary.turn(k_TNH, angles), v_TNH, groups)
+        q_TNH, k_TNH = Rotary.turn(q_TNH, angles), Rotary.turn(k_TNH, angles)
+        if watch is not None:
+            watch(q_TNH, k_TNH)
+        a_TNH = attend(q_TNH, k_TNH, v_TNH, groups)
         x_TD = x_TD + self._out(a_TNH.flatten(1))
         h_TF = self._fc1(self._feed_forward_norm(x_TD).to(self._dtype), gelu=True)
         return x_TD + self._fc2(h_TF)
@@ -219,7 +230,7 @@ class Network:
 
     @torch.inference_mode()
     def representations(
-        self, batch: Batch, layers: Collection[int]
+        self, batch: Batch, layers: Collection[int], watch: Watch | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Run a batch up to the highest layer that is asked for.
 
@@ -229,6 +240,9 @@ class Network:
         layers : collection of int
             Representations to give, from 0 (the embedding) to the number of blocks. Only
             the last one has the final norm, as in fair-esm.
+        watch : callable, optional
+            Called in each block with its number, from 1, and its queries and keys of shape
+            (tokens, heads, head width), rotary embedding already applied.
 
         Yields
         ------
@@ -242,7 +256,7 @@ class Network:
             yield 0, x_TD
         angles = self._rotary.angles(self._on_device(batch.positions))
         for layer, block in enumerate(self._blocks[: max(layers)], start=1):
-            x_TD = block(x_TD, angles, batch.groups)
+            x_TD = block(x_TD, angles, batch.groups, watch and partial(watch, layer))
             if layer == self.depth:
                 x_TD = self._last_norm(x_TD)
             if layer in layers:

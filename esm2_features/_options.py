@@ -11,6 +11,12 @@ from numbers import Integral
 from esm2_features.exceptions import InputError
 
 POOLINGS = ("mean", "max", "std", "cls", "eos")
+"""Those that cost nothing besides the forward pass, and are meant by "all"."""
+SPECIAL_TOKENS = ("cls", "eos")
+PARTIAL_POOLINGS = tuple(word for word in POOLINGS if word not in SPECIAL_TOKENS)
+"""Those that a part of a sequence can have."""
+EVERY_POOLING = (*POOLINGS, "parti")
+TOO_LONG = ("raise", "truncate", "window")
 PRECISIONS = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "float16")
 STORES = ("requested", "all")
@@ -141,6 +147,36 @@ def positive(option: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
         raise InputError(f"Got {option}={value!r}; expected a positive whole number.")
     return int(value)
+
+
+def fixed_region(value: object) -> tuple[int, int] | None:
+    """Check the part of every sequence that is to be pooled.
+
+    Parameters
+    ----------
+    value : (int, int) or None
+        Start and stop, counted from 0, as in ``sequence[start:stop]``.
+
+    Returns
+    -------
+    region : (int, int) or None
+
+    Raises
+    ------
+    InputError
+        If it is anything else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, tuple) and len(value) == 2:
+        start, stop = value
+        are_whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in value)
+        if are_whole and 0 <= start < stop:
+            return int(start), int(stop)
+    raise InputError(
+        f"Got region={value!r}; expected None, or a tuple (start, stop) with 0 <= start < stop, "
+        "counted from 0, as in sequence[start:stop]."
+    )
 
 
 def cache_limit(max_bytes: object) -> None:

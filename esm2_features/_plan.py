@@ -130,7 +130,13 @@ def spread(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) 
         rows[start:stop][some < 0] = fill
 
 
-def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
+def batches(
+    tokens: Sequence[int],
+    budget: int,
+    *,
+    sizes: Sequence[int] | None = None,
+    most: int = 0,
+) -> list[list[int]]:
     """Divide sequences into batches of at most ``budget`` tokens, longest first.
 
     Longest first, so that a sequence which does not fit into memory is known at once and
@@ -138,27 +144,32 @@ def batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
 
     Parameters
     ----------
-    lengths : sequence of int
-        Residues of each sequence.
+    tokens : sequence of int
+        Tokens of each sequence: residues + 2, over all of its windows.
     budget : int
         Tokens per batch, at least 1.
+    sizes : sequence of int, optional
+        Bytes that come of each sequence.
+    most : int
+        Bytes per batch, if there are ``sizes``; one sequence may come to more.
 
     Returns
     -------
     batches : list of list of int
-        Indices into ``lengths``. Each index appears exactly once, and equal lengths are
+        Indices into ``tokens``. Each index appears exactly once, and equal lengths are
         neighbours.
     """
-    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
+    order = np.argsort(-np.asarray(tokens, dtype=np.int64), kind="stable")
     planned: list[list[int]] = []
-    room = 0
+    room = room_in_bytes = 0
     for i in order.tolist():
-        tokens = lengths[i] + 2
-        if tokens > room:
+        size = 0 if sizes is None else sizes[i]
+        if tokens[i] > room or size > room_in_bytes:
             planned.append([])
-            room = budget
+            room, room_in_bytes = budget, most
         planned[-1].append(i)
-        room -= tokens
+        room -= tokens[i]
+        room_in_bytes -= size
     return planned
 
 

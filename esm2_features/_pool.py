@@ -1,76 +1,57 @@
-"""From tokens to one vector per sequence: reductions over the segments of a packed batch.
+"""From residues to one vector per subject: reductions over the segments of a pass.
 
 Never here: padding, masks; there are none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from esm2_features._plan import Group
+from esm2_features._layout import Segment
 
-# Each takes the tokens of one group, x_BTD with <cls> first and <eos> last, and gives (B, D).
-_REDUCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mean": lambda x_BTD: x_BTD[:, 1:-1].mean(1),
-    "max": lambda x_BTD: x_BTD[:, 1:-1].amax(1),
+# Each takes the residues of some subjects, x_BRD, and gives (B, D).
+_OF_RESIDUES: dict[str, Callable[[Tensor], Tensor]] = {
+    "mean": lambda x_BRD: x_BRD.mean(1),
+    "max": lambda x_BRD: x_BRD.amax(1),
     # Over the residues as a population: one residue has spread 0, not NaN.
-    "std": lambda x_BTD: x_BTD[:, 1:-1].std(1, correction=0),
-    "cls": lambda x_BTD: x_BTD[:, 0],
-    "eos": lambda x_BTD: x_BTD[:, -1],
+    "std": lambda x_BRD: x_BRD.std(1, correction=0),
 }
+_SPECIAL_TOKENS = {"cls": 0, "eos": -1}
 
 
-def pool(x_TD: Tensor, groups: Sequence[Group], pooling: str) -> Tensor:
-    """Reduce each sequence of a packed batch to one vector.
+def pool(
+    x_TD: Tensor, segments: Sequence[Segment], pooling: str, weights_T: Tensor | None = None
+) -> Tensor:
+    """Reduce the residues of each subject to one vector.
 
     Parameters
     ----------
     x_TD : Tensor of shape (tokens, dim), float32
-    groups : sequence of Group
-        They cover all tokens, in order.
+    segments : sequence of Segment
+        They cover all subjects.
     pooling : str
-        ``"mean"``, ``"max"`` and ``"std"`` (population) over the residues alone, or the
-        token ``"cls"`` or ``"eos"``.
+        ``"mean"``, ``"max"`` and ``"std"`` (population) over the residues alone; the token
+        ``"cls"`` or ``"eos"`` of whole sequences; or ``"parti"``, the mean with weights.
+    weights_T : Tensor of shape (tokens,), optional
+        What each residue counts for in ``"parti"``, on any scale.
 
     Returns
     -------
-    pooled_BD : Tensor of shape (sequences, dim), float32
-        In the order of the batch.
+    pooled_BD : Tensor of shape (subjects, dim), float32
+        In the order of the subjects.
     """
-    reduce = _REDUCTIONS[pooling]
-    return torch.cat(
-        [
-            reduce(x_TD[group.start : group.stop].view(group.count, group.tokens, -1))
-            for group in groups
-        ]
-    )
-
-
-def pool_columns(
-    representations: Iterable[tuple[int, Tensor]],
-    groups: Sequence[Group],
-    columns: Sequence[tuple[int, str]],
-) -> Tensor:
-    """Pool several layers in several ways, as the layers come.
-
-    Parameters
-    ----------
-    representations : iterable of (int, Tensor of shape (total_tokens, dim))
-        Layers and what they represent.
-    groups : sequence of Group
-    columns : sequence of (int, str)
-        Layer and pooling of each column.
-
-    Returns
-    -------
-    vectors : Tensor of shape (sequences, columns, dim)
-    """
-    pooled = {
-        (layer, how): pool(x_TD, groups, how)
-        for layer, x_TD in representations
-        for how in {how for at, how in columns if at == layer}
-    }
-    return torch.stack([pooled[column] for column in columns], dim=1)
+    pooled_BD = x_TD.new_empty(sum(len(segment.members) for segment in segments), x_TD.shape[1])
+    for segment in segments:
+        if pooling in _SPECIAL_TOKENS:
+            vectors = segment.tokens(x_TD)[:, _SPECIAL_TOKENS[pooling]]
+        elif pooling in _OF_RESIDUES:
+            vectors = _OF_RESIDUES[pooling](segment.residues(x_TD))
+        else:
+            assert weights_T is not None, pooling
+            weights_BR1 = segment.residues(weights_T.unsqueeze(1))
+            vectors = (segment.residues(x_TD) * weights_BR1).sum(1) / weights_BR1.sum(1)
+        pooled_BD[torch.tensor(segment.members, device=x_TD.device)] = vectors
+    return pooled_BD

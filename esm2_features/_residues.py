@@ -367,7 +367,7 @@ def fit_length(
     rows: Sequence[int] | None = None,
     column: str | None = None,
 ) -> list[str]:
-    """Refuse or cut sequences that are too long.
+    """Refuse or cut sequences that are too long, unless windows will do.
 
     Parameters
     ----------
@@ -375,8 +375,8 @@ def fit_length(
         Normalised, so that one character is one residue.
     max_residues : int or None
         The number of residues allowed; None allows any.
-    too_long : {"raise", "truncate"}
-        ``"truncate"`` keeps the first ``max_residues`` residues.
+    too_long : {"raise", "truncate", "window"}
+        ``"truncate"`` keeps the first ``max_residues`` residues, ``"window"`` all of them.
     cuts : Cuts
         Counts on.
     rows : sequence of int, optional
@@ -395,7 +395,9 @@ def fit_length(
         If one is too long and ``too_long="raise"``.
     """
     cuts.seen += len(sequences)
-    if max_residues is None or max(map(len, sequences), default=0) <= max_residues:
+    if too_long == "window" or max_residues is None:
+        return sequences
+    if max(map(len, sequences), default=0) <= max_residues:
         return sequences
     long = [i for i, sequence in enumerate(sequences) if len(sequence) > max_residues]
     if too_long == "raise":
@@ -403,9 +405,10 @@ def fit_length(
         index = long[0] if rows is None else rows[long[0]]
         raise SequenceTooLongError(
             f"The sequence in {_place(index, column)} has {length} residues, more than "
-            f'max_residues={max_residues}. Pass too_long="truncate" to keep the first '
-            f"{max_residues}, max_residues=None to embed it whole (memory grows with the square "
-            "of the length), or split the protein into its domains.",
+            f'max_residues={max_residues}. Pass too_long="window" to run it in overlapping '
+            f'windows, too_long="truncate" to keep the first {max_residues}, max_residues=None to '
+            "run it whole (memory grows with the square of the length), or split the protein into "
+            "its domains.",
             index=index,
             length=length,
             limit=max_residues,

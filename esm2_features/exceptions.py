@@ -5,6 +5,8 @@
     │   ├─ InvalidSequenceError           .index .position .residue
     │   ├─ MissingSequenceError           .index
     │   ├─ SequenceTooLongError           .index .length .limit
+    │   ├─ InvalidRegionError             .index .region .length
+    │   ├─ InvalidVariantError            .index .variant .expected .found
     │   └─ FastaError                     .path
     ├─ CheckpointError(RuntimeError)      .path
     │   └─ DownloadError                  .path .url
@@ -97,6 +99,51 @@ class SequenceTooLongError(InputError):
         self.index = index
         self.length = length
         self.limit = limit
+
+
+class InvalidVariantError(InputError):
+    """A variant cannot be read, or does not fit the wild type.
+
+    Attributes
+    ----------
+    index : int
+        Row of the variant in the input, from 0.
+    variant : str
+        The variant, as it was given.
+    expected : str
+        What would be right there: a letter of the wild type, a range of positions, a length.
+    found : str
+        What the variant has instead.
+    """
+
+    def __init__(
+        self, message: str, *, index: int, variant: str, expected: str, found: str
+    ) -> None:
+        super().__init__(message)
+        self.index = index
+        self.variant = variant
+        self.expected = expected
+        self.found = found
+
+
+class InvalidRegionError(InputError):
+    """A region is not a part of its sequence, or cannot be read.
+
+    Attributes
+    ----------
+    index : int
+        Row of the region in the input, from 0.
+    region : object
+        The region as it was given.
+    length : int
+        Number of residues of the sequence that it should be a part of.
+    """
+
+    def __init__(self, message: str, *, index: int, region: object, length: int) -> None:
+        super().__init__(message)
+        self.index = index
+        self.region = region
+        self.length = length
 
 
 class FastaError(InputError):

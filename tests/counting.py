@@ -12,9 +12,9 @@ LOADED = "a network"
 
 
 class CountingEngine(Engine):
-    def _forward(self, network, sequences):
+    def _forward(self, network, sequences, reader):
         self._note(sequences)
-        return super()._forward(network, sequences)
+        return super()._forward(network, sequences, reader)
 
     def _network(self):
         self._note([LOADED])

@@ -46,7 +46,7 @@ def test__batches__cover_everything_once_within_the_budget(lengths, budget):
     assert sorted(i for batch in planned for i in batch) == list(range(len(lengths)))
     for batch in planned:
         assert batch, "no batch is empty"
-        assert sum(lengths[i] + 2 for i in batch) <= budget or len(batch) == 1
+        assert sum(lengths[i] for i in batch) <= budget or len(batch) == 1
 
 
 @given(lengths, st.integers(1, 500))
@@ -59,8 +59,16 @@ def test__batches__are_longest_first_with_equal_lengths_together(lengths, budget
 def test__batches__are_full(lengths, budget):
     planned = batches(lengths, budget)
     for batch, following in pairwise(planned):
-        tokens = sum(lengths[i] + 2 for i in batch) + lengths[following[0]] + 2
+        tokens = sum(lengths[i] for i in batch) + lengths[following[0]]
         assert tokens > budget, "the first of the next batch would have fitted"
+
+
+@given(st.lists(st.tuples(st.integers(1, 300), st.integers(0, 50)), max_size=60))
+def test__batches__keep_to_the_bytes_that_come_of_them(items):
+    tokens, sizes = [list(some) for some in zip(*items, strict=True)] or [[], []]
+    planned = batches(tokens, 500, sizes=sizes, most=60)
+    assert sorted(i for batch in planned for i in batch) == list(range(len(items)))
+    assert all(sum(sizes[i] for i in batch) <= 60 for batch in planned)
 
 
 @given(sequences)

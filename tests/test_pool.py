@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from esm2_features._layout import Layout
 from esm2_features._options import POOLINGS
-from esm2_features._plan import pack
-from esm2_features._pool import _REDUCTIONS, pool
+from esm2_features._pool import pool
 
 SEQUENCES = ["MKTAY", "GGGGG", "AC", "W"]
 DEFINITIONS = {
@@ -22,17 +22,12 @@ DEFINITIONS = {
 
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test__pool__equals_its_definition(pooling):
-    batch = pack(SEQUENCES)
-    x_TD = torch.randn(len(batch.tokens), 8, generator=torch.Generator().manual_seed(0))
+    layout = Layout(SEQUENCES)
+    x_TD = torch.randn(len(layout.batch.tokens), 8, generator=torch.Generator().manual_seed(0))
     parts = x_TD.split([len(s) + 2 for s in SEQUENCES])
     expected = np.stack([DEFINITIONS[pooling](part.numpy()) for part in parts])
-    np.testing.assert_allclose(pool(x_TD, batch.groups, pooling), expected, atol=1e-6)
+    np.testing.assert_allclose(pool(x_TD, layout.segments, pooling), expected, atol=1e-6)
 
 
 def test__pool__spread_of_one_residue_is_zero():
-    batch = pack(["W"])
-    assert (pool(torch.randn(3, 4), batch.groups, "std") == 0).all()
-
-
-def test__pool__knows_the_names_that_may_be_asked_for():
-    assert tuple(_REDUCTIONS) == POOLINGS
+    assert (pool(torch.randn(3, 4), Layout(["W"]).segments, "std") == 0).all()

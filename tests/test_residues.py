@@ -259,8 +259,9 @@ def test__fit_length__whole_message():
     assert (error.index, error.length, error.limit) == (1, 5, 3)
     assert str(error) == (
         "The sequence in row 1 has 5 residues, more than max_residues=3. Pass "
-        'too_long="truncate" to keep the first 3, max_residues=None to embed it whole (memory '
-        "grows with the square of the length), or split the protein into its domains."
+        'too_long="window" to run it in overlapping windows, too_long="truncate" to keep the '
+        "first 3, max_residues=None to run it whole (memory grows with the square of the length), "
+        "or split the protein into its domains."
     )
 
 

@@ -1,0 +1,134 @@
+"""What a region may look like: one position, a slice, a list of positions, or text.
+
+`read_region` gives the parts of the sequence that are meant, checked against its length.
+
+Never here: which sequence or column a region belongs to, pooling, what is missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from itertools import chain
+from numbers import Integral
+
+import numpy as np
+
+from esm2_features._subjects import Spans, spans_of
+from esm2_features.exceptions import InvalidRegionError
+
+_PART = re.compile(r"\s*(-?\d+)\s*(?::\s*(-?\d+)\s*)?", re.ASCII)
+_LONGEST_SHOWN = 60
+
+
+def read_region(value: object, *, length: int, index: int, column: str | None = None) -> Spans:
+    """Read one region, and check that it is a part of its sequence.
+
+    Parameters
+    ----------
+    value : int, tuple of two int, sequence of int, or str
+        One position; ``(start, stop)``, as in Python's ``sequence[start:stop]``; any other
+        sequence: positions, in any order, of which duplicates count once; or text such as
+        ``"26:33,50:58"`` or ``"7"``. Whole numbers may be floats, which is what pandas makes of a
+        column of int that has gaps.
+    length : int
+        Number of residues of the sequence.
+    index : int
+        Row, from 0, for messages.
+    column : str or None, default=None
+        The name of its column, for messages.
+
+    Returns
+    -------
+    spans : Spans
+        Counted from 0, in order and apart. A region that is the whole sequence gives (), which
+        stands for it, so that both share one vector.
+
+    Raises
+    ------
+    InvalidRegionError
+        If it cannot be read, is empty, has a negative number, or reaches beyond the sequence.
+
+    Examples
+    --------
+    >>> read_region("2:5,8", length=10, index=0)
+    ((2, 5), (8, 9))
+    >>> read_region((0, 10), length=10, index=0)
+    ()
+    """
+    try:
+        parts = _parts(value)
+        for start, stop in parts:
+            _check_part(start, stop, length)
+    except ValueError as error:
+        place = f"row {index}" + (f" of column {column!r}" if column is not None else "")
+        raise InvalidRegionError(
+            f"The region {_shown(value)} in {place} {error}. Its sequence has {length} residues. "
+            "Positions count from 0 (residue 1 of a paper is position 0): give one position, "
+            "(start, stop) as in sequence[start:stop], a list of positions, or text such as "
+            '"26:33,50:58".',
+            index=index,
+            region=value,
+            length=length,
+        ) from None
+    spans = (
+        tuple(parts)
+        if len(parts) == 1
+        else spans_of(chain.from_iterable(range(start, stop) for start, stop in parts))
+    )
+    return () if spans == ((0, length),) else spans
+
+
+def _parts(value: object) -> list[tuple[int, int]]:
+    """Read starts and stops; what is wrong with the value is the text of a ValueError."""
+    if isinstance(value, str):
+        return _parts_of_text(value)
+    if isinstance(value, tuple):
+        if len(value) != 2:
+            raise ValueError(
+                f"is a tuple of {len(value)}, but (start, stop) has two; positions are a list"
+            )
+        return [(_whole(value[0]), _whole(value[1]))]
+    if isinstance(value, Collection) and not isinstance(value, bytes | bytearray | Mapping):
+        if isinstance(value, np.ndarray) and value.ndim != 1:
+            raise ValueError(f"is an array of {value.ndim} dimensions, but positions have one")
+        if not len(value):
+            raise ValueError("is empty")
+        positions = map(_whole, value)
+    else:
+        positions = map(_whole, (value,))
+    return [(position, position + 1) for position in positions]
+
+
+def _parts_of_text(text: str) -> list[tuple[int, int]]:
+    parts = []
+    for part in text.split(","):
+        found = _PART.fullmatch(part)
+        if found is None:
+            raise ValueError(f"cannot be read: {part.strip()!r} is neither start:stop nor a number")
+        start, stop = found.groups()
+        parts.append((int(start), int(start) + 1 if stop is None else int(stop)))
+    return parts
+
+
+def _whole(number: object) -> int:
+    # A mask of True and False would be read as the positions 0 and 1.
+    if isinstance(number, Integral) and not isinstance(number, bool):
+        return int(number)
+    if isinstance(number, float | np.floating) and float(number).is_integer():
+        return int(number)
+    raise ValueError(f"cannot be read: {_shown(number)} is not a whole number")
+
+
+def _check_part(start: int, stop: int, length: int) -> None:
+    if start < 0 or stop < 0:
+        raise ValueError(f"has the negative number {min(start, stop)}")
+    if start >= stop:
+        raise ValueError(f"holds no residue: {start}:{stop} stops before it starts")
+    if stop > length:
+        raise ValueError(f"reaches to position {stop - 1}, beyond the last one, {length - 1}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

@@ -1,0 +1,214 @@
+"""What a row of features is about: a sequence, or a part of one in the context of all of it.
+
+A subject is written as one string, because that is what is de-duplicated, keyed and claimed:
+
+    MKTAYIAKQR            the sequence, pooled as a whole
+    MKTAYIAKQR@2:5,8:9    its residues 2, 3, 4 and 8, counted from 0
+    MKTA...QR~1022        a long one, in overlapping windows of 1022 residues
+    MKTA...QR~1022@2:5
+
+Never here: tokens, what a region cell of a table may look like.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Spans = tuple[tuple[int, int], ...]
+"""Parts of a sequence: starts and stops, counted from 0, in order and apart; () is all of it."""
+
+
+class Subject(NamedTuple):
+    """What a subject's string says.
+
+    Attributes
+    ----------
+    sequence : str
+        Normalised.
+    window : int
+        Residues of each window; 0 if the sequence goes through the network in one piece.
+    spans : Spans
+        The residues that the row is about; () for all.
+    """
+
+    sequence: str
+    window: int = 0
+    spans: Spans = ()
+
+    def __str__(self) -> str:
+        text = self.sequence
+        if self.window:
+            text += f"~{self.window}"
+        if self.spans:
+            text += "@" + ",".join(f"{start}:{stop}" for start, stop in self.spans)
+        return text
+
+
+def parse(text: str) -> Subject:
+    """Read what `Subject` writes.
+
+    Parameters
+    ----------
+    text : str
+
+    Returns
+    -------
+    subject : Subject
+
+    Examples
+    --------
+    >>> parse("MKTAYIAKQR@2:5,8:9")
+    Subject(sequence='MKTAYIAKQR', window=0, spans=((2, 5), (8, 9)))
+    """
+    sequence, at, spans = text.partition("@")
+    sequence, tilde, window = sequence.partition("~")
+    return Subject(sequence, int(window) if tilde else 0, _spans(spans) if at else ())
+
+
+@lru_cache(maxsize=4096)
+def _spans(text: str) -> Spans:
+    pairs = (span.split(":") for span in text.split(","))
+    return tuple((int(start), int(stop)) for start, stop in pairs)
+
+
+def spans_of(positions: Iterable[int]) -> Spans:
+    """Write positions as the fewest spans.
+
+    Parameters
+    ----------
+    positions : iterable of int
+        Counted from 0, in any order; what occurs twice counts once.
+
+    Returns
+    -------
+    spans : Spans
+
+    Examples
+    --------
+    >>> spans_of([8, 2, 3, 4, 3])
+    ((2, 5), (8, 9))
+    """
+    spans: list[tuple[int, int]] = []
+    for position in sorted(set(positions)):
+        if spans and spans[-1][1] == position:
+            spans[-1] = (spans[-1][0], position + 1)
+        else:
+            spans.append((position, position + 1))
+    return tuple(spans)
+
+
+def positions_of(spans: Spans) -> NDArray[np.intp]:
+    """List the positions of spans.
+
+    Parameters
+    ----------
+    spans : Spans
+        At least one.
+
+    Returns
+    -------
+    positions : ndarray of shape (n,), intp
+        Ascending.
+    """
+    return np.concatenate([np.arange(start, stop) for start, stop in spans])
+
+
+class Window(NamedTuple):
+    """One window of a long sequence.
+
+    Attributes
+    ----------
+    start, stop : int
+        Its residues, counted from 0.
+    """
+
+    start: int
+    stop: int
+
+
+def windows(residues: int, size: int) -> list[Window]:
+    """Cover a long sequence with windows of one size that overlap by a quarter of it or more.
+
+    Parameters
+    ----------
+    residues : int
+        More than ``size``.
+    size : int
+        Residues of each window.
+
+    Returns
+    -------
+    windows : list of Window
+        In order, as evenly spread as whole numbers allow; the first starts at 0, the last stops
+        at the end.
+
+    Examples
+    --------
+    >>> windows(20, 12)
+    [Window(start=0, stop=12), Window(start=8, stop=20)]
+    """
+    step = size - size // 4
+    count = 1 + -(-(residues - size) // step)
+    starts = [round(i * (residues - size) / (count - 1)) for i in range(count)]
+    return [Window(start, start + size) for start in starts]
+
+
+def window_weights(size: int) -> NDArray[np.float32]:
+    """Weight of each residue of a window, where it overlaps with others.
+
+    Parameters
+    ----------
+    size : int
+
+    Returns
+    -------
+    weights : ndarray of shape (size,), float32
+        1 at both edges, where a residue has the least context, and rising by 1 towards the
+        middle. They are meant to be divided by the sum of all windows' weights at a residue.
+
+    Examples
+    --------
+    >>> window_weights(5).tolist()
+    [1.0, 2.0, 3.0, 2.0, 1.0]
+    """
+    from_left = np.arange(1, size + 1, dtype=np.float32)
+    return np.minimum(from_left, from_left[::-1])
+
+
+def around(position: int, residues: int, size: int) -> Window:
+    """Choose the window of a long sequence in which a position has the most even context.
+
+    Parameters
+    ----------
+    position, residues, size : int
+
+    Returns
+    -------
+    window : Window
+        With the position in its middle, unless an end of the sequence is nearer.
+    """
+    start = min(max(0, position - size // 2), max(0, residues - size))
+    return Window(start, min(residues, start + size))
+
+
+def distinct_sequences(subjects: Sequence[Subject]) -> dict[tuple[str, int], list[int]]:
+    """Find which subjects come from one forward pass.
+
+    Parameters
+    ----------
+    subjects : sequence of Subject
+
+    Returns
+    -------
+    members : dict of (str, int) to list of int
+        For each sequence with its window, in order of first occurrence, its subjects' numbers.
+    """
+    members: dict[tuple[str, int], list[int]] = {}
+    for i, subject in enumerate(subjects):
+        members.setdefault((subject.sequence, subject.window), []).append(i)
+    return members
