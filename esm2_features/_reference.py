@@ -100,3 +100,31 @@ class Reference:
         result = self._network(tokens, repr_layers=layers)
         representations = {layer: x[0] for layer, x in result["representations"].items()}
         return representations, result["logits"][0]
+
+    @torch.no_grad()
+    def maps(
+        self, sequence: str, regression: tuple[Tensor, Tensor] | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Run one sequence by itself, for its attention and contacts.
+
+        Parameters
+        ----------
+        sequence : str
+            Normalised. All maps are held at once, several times.
+        regression : (Tensor, Tensor) or None
+            Weight and bias of the contact regression.
+
+        Returns
+        -------
+        attentions : Tensor of shape (layers, heads, residues + 2, residues + 2), float32
+        contacts : Tensor of shape (residues, residues), float32, or None
+            None without a regression.
+        """
+        tokens = torch.from_numpy(encode(sequence)).long()[None]
+        attentions = self._network(tokens, need_head_weights=True)["attentions"]
+        if regression is None:
+            return attentions[0], None
+        head = self._network.contact_head
+        weight, bias = (torch.nn.Parameter(part.float()) for part in regression)
+        head.regression.weight, head.regression.bias = weight, bias
+        return attentions[0], head(tokens, attentions)[0]

@@ -2,7 +2,7 @@
 
 Both networks get the same checkpoint. fair-esm's runs every sequence by itself, padded by
 nothing, in float32 on the CPU; ours runs all of them packed, as `transform` would. Every
-number of every layer is compared.
+number of every layer is compared, and attention and contacts of the shorter sequences.
 
 For ``esm2_t6_8M_UR50D`` there are published values, too, which do not depend on the copy of
 fair-esm that is installed here.
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from esm2_features._checkpoint import Checkpoint, open_checkpoint
@@ -24,9 +25,11 @@ from esm2_features._devices import exact_arithmetic, resolve_device
 from esm2_features._model import Network
 from esm2_features._options import PRECISIONS, names
 from esm2_features._plan import batches, pack, pack_tokens
+from esm2_features._readers import Attentions, Contacts, Reader
 from esm2_features._reference import Reference
 from esm2_features._registry import get_network
 from esm2_features._residues import normalise
+from esm2_features.exceptions import CheckpointError
 
 TOLERANCE = 1e-5
 """float32 passes if |ours - theirs| <= 1e-5 s + 1e-5 |theirs| for every number.
@@ -40,17 +43,27 @@ fair-esm's own result is further than 1e-5 from the exact one.
 LOGITS_TOLERANCE = 1e-4
 """The same bound for logits, which sum over the width of the model once more."""
 
+MAPS_TOLERANCE = 1e-4
+"""The bound for attention and contacts, with s = 1.
+
+Attention is the exponential of products that a trained network makes large: in the model that ships
+here, fair-esm's own float32 is up to 1.5e-5 from what it gives in float64.
+"""
+
 HALF_PRECISION_TOLERANCE = 0.05
 """Half precisions pass if no residue is off by more than 5 % of its representation's length.
 
 They are coarse by nature; the bound tells rounding from a fault, not good from bad.
 """
 
-_CRITERION = f"""Allowed: in float32, {TOLERANCE:.0e} (s + |theirs|), where s is the larger of 1 and
-the rms of the residue's representation ({LOGITS_TOLERANCE:.0e} for logits); in half precision,
-{HALF_PRECISION_TOLERANCE:.0%} of the length of the representation."""
+_CRITERION = f"""Allowed: in float32, {TOLERANCE:.0e} (s + |theirs|), where s is the larger of 1
+and the rms of the residue's representation; {LOGITS_TOLERANCE:.0e} for logits, attention and
+contacts; in half precision, {HALF_PRECISION_TOLERANCE:.0%} of the length of the representation,
+or of a row of a map."""
 
 _BATCH_TOKENS = 2048
+_LONGEST_MAPS = 200
+"""Residues up to which maps are compared: fair-esm holds all of them at once."""
 
 # One sequence for each thing that may go wrong: the shortest one, every letter, unknown
 # letters, masks (which change the scale of the embedding), equal lengths, and a long one.
@@ -92,7 +105,8 @@ class Difference:
     ----------
     precision : str
     layer : str
-        Number of the representation, ``"logits"``, or what was published.
+        Number of the representation, ``"logits"``, ``"attention"``, ``"contacts"``, or what was
+        published.
     largest : float
         Largest absolute difference of two numbers.
     relative : float
@@ -186,6 +200,7 @@ def verify(
     for precision in checked:
         network = get_network(checkpoint, device=str(place), precision=precision)
         found += _layer_by_layer(network, reference, checkpoint, residues, precision)
+        found += _maps(network, reference, checkpoint, residues, precision)
         if checkpoint.identity == open_checkpoint(_PUBLISHED_MODEL).identity:
             found += _with_published_values(network, precision)
     title = (
@@ -219,7 +234,7 @@ def _packed(
     network: Network, sequences: Sequence[str], layers: list[int]
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
     """Run all sequences as `transform` would: index, and its rows of every layer."""
-    for batch in batches([len(sequence) for sequence in sequences], _BATCH_TOKENS):
+    for batch in batches([len(sequence) + 2 for sequence in sequences], _BATCH_TOKENS):
         packed = pack([sequences[i] for i in batch])
         rows: dict[str, NDArray[np.float32]] = {}
         with exact_arithmetic(network.device):
@@ -231,6 +246,42 @@ def _packed(
         for i in batch:
             start, stop = stop, stop + len(sequences[i]) + 2
             yield i, {layer: x[start:stop] for layer, x in rows.items()}
+
+
+def _maps(
+    network: Network,
+    reference: Reference,
+    checkpoint: Checkpoint,
+    sequences: Sequence[str],
+    precision: str,
+) -> list[Difference]:
+    """Compare attention, and contacts where the checkpoint has a regression at hand."""
+    short = sorted((s for s in sequences if len(s) <= _LONGEST_MAPS), key=len, reverse=True)
+    if not short:
+        return []
+    heads = checkpoint.architecture.heads
+    readers: dict[str, Reader] = {
+        "attention": Attentions(tuple(range(1, network.depth + 1)), heads)
+    }
+    try:
+        regression = checkpoint.contact_regression()
+        readers["contacts"] = Contacts(*regression, heads=heads)
+    except CheckpointError:  # who asks for contacts is told; there is nothing to compare here
+        regression = None
+    distinct = list(dict.fromkeys(short))
+    with exact_arithmetic(network.device), torch.inference_mode():
+        ours = {name: reader(network, distinct) for name, reader in readers.items()}
+    worst: dict[str, Difference] = {}
+    for i, sequence in enumerate(distinct):
+        attentions, contacts = reference.maps(sequence, regression)
+        theirs = {"attention": attentions.numpy()}
+        if contacts is not None:
+            theirs["contacts"] = contacts.numpy()
+        for name in readers:
+            rows, expected = (x.reshape(-1, x.shape[-1]) for x in (ours[name][i], theirs[name]))
+            difference = _compare(precision, name, rows, expected, MAPS_TOLERANCE)
+            worst[name] = _worse(worst.get(name), difference)
+    return list(worst.values())
 
 
 def _with_published_values(network: Network, precision: str) -> list[Difference]:

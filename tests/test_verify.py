@@ -17,7 +17,9 @@ from esm2_features.exceptions import InputError
 def test__verify__passes_on_every_layer_and_precision(tiny_checkpoint):
     report = verify(tiny_checkpoint, precisions=["float32", "bfloat16", "float16"], device="cpu")
     assert report.passed, report.text
-    assert [d.layer for d in report.differences] == ["0", "1", "2", "logits"] * 3
+    assert [d.layer for d in report.differences] == [
+        *("0", "1", "2", "logits", "attention", "contacts")
+    ] * 3
     assert max(d.largest for d in report.differences if d.precision == "bfloat16") > 1e-4
 
 
@@ -42,6 +44,22 @@ def test__verify__names_the_layers_of_a_network_that_is_wrong(tiny_checkpoint, m
     assert not report.passed
     assert [d.layer for d in report.differences if d.of_tolerance > 1] == ["2", "logits"]
     assert report.text.count("FAILED") == 3
+
+
+def test__verify__sees_attention_and_contacts_that_are_wrong(tiny_checkpoint, monkeypatch):
+    wrong = random_esm2(2, 32, 2, seed=7)
+    with torch.no_grad():
+        wrong.layers[1].self_attn.q_proj.bias[0] += 0.1
+
+    def load(checkpoint, **_):
+        return Network(
+            "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
+        )
+
+    monkeypatch.setattr(_verify, "get_network", load)
+    report = verify(tiny_checkpoint, device="cpu")
+    failed = {d.layer for d in report.differences if d.of_tolerance > 1}
+    assert failed == {"2", "logits", "attention", "contacts"}
 
 
 def test__verify__checks_the_published_values_where_there_are_some(tmp_path, monkeypatch):
