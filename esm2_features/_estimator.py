@@ -6,26 +6,26 @@ Never here: torch, files, batching, a reduction that nobody asked for.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, TransformerMixin
 
 from esm2_features._cache import Cache
 from esm2_features._catalogue import DEFAULT_MODEL
+from esm2_features._chains import LINKER_LENGTH, check_join, join_chains
 from esm2_features._engine import Engine
-from esm2_features._options import one_of
-from esm2_features._residues import Cuts, is_missing
+from esm2_features._options import PARTIAL_POOLINGS, SPECIAL_TOKENS
+from esm2_features._regions import read_region
+from esm2_features._residues import Cuts
 from esm2_features._sequences import Column, columns
-from esm2_features.exceptions import MissingSequenceError
+from esm2_features._subjects import Spans
+from esm2_features._transformer import SequenceTransformer
+from esm2_features.exceptions import InputError
 
-_FILL = {"nan": np.nan, "zero": 0.0}
 
-
-class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
+class ESM2Transformer(SequenceTransformer):
     """Turn protein sequences into ESM-2 embeddings.
 
     The transformer learns nothing: `fit` checks, `transform` works without it. Weights are
@@ -44,7 +44,22 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     pooling : str, list of str or "all", default="mean"
         How the residues of a sequence become one vector: ``"mean"``, ``"max"`` or ``"std"``
         (of the population) over the residues, without the special tokens; or the
-        representation of the special token ``"cls"`` or ``"eos"``. Several are concatenated.
+        representation of the special token ``"cls"`` or ``"eos"``. ``"parti"`` is the mean
+        weighted by how much attention each residue gets (PageRank over the attention maps);
+        it costs the maps of all layers, so ``"all"`` leaves it out. Several are concatenated.
+    region : (start, stop), str or None, default=None
+        Residues to pool over; the network sees the whole sequence all the same. ``(start,
+        stop)`` is the part ``sequence[start:stop]`` of every sequence, counted from 0. A str
+        is the name of a column of X that gives each row its own (see Notes). Not for
+        ``"cls"`` and ``"eos"``.
+    join : {"concatenate", "linker", "linker-per-chain"}, default="concatenate"
+        What the chains of a row become. ``"concatenate"``: each goes through the network by
+        itself, and their vectors are concatenated. ``"linker"``: they go through it together,
+        as one sequence with linkers of glycine in between, and are pooled into one vector,
+        without the linkers. ``"linker-per-chain"``: the same, with one vector for each chain.
+        A linker goes with neither ``region`` nor ``"cls"`` and ``"eos"``.
+    linker_length : int, default=25
+        Glycines between two chains that are joined; 0 joins them directly.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the products. Half precision is faster on hardware that has it, and too
         coarse to compare variants of one protein: on random weights, the error of bfloat16
@@ -56,14 +71,20 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         and no result.
     max_residues : int or None, default=1022
         Longest sequence that is allowed. ESM-2 was trained on up to 1022 residues. None
-        allows any length; memory for a long one grows faster than its length.
-    too_long : {"raise", "truncate"}, default="raise"
+        allows any length; memory for a long one grows faster than its length. With a linker,
+        it is the joined sequence that is measured.
+    too_long : {"raise", "truncate", "window"}, default="raise"
         What to do with longer ones. ``"truncate"`` keeps the first ``max_residues`` and warns.
+        ``"window"`` runs windows of ``max_residues`` that overlap by a quarter or more, and
+        averages what a residue is in several of them, with weights that fall off towards the
+        edges of a window, before it pools over the whole sequence.
     unknown : {"raise", "X", "mask"}, default="raise"
         What to do with characters that are neither one of the 20 amino acids nor X, B, U, Z,
         O: refuse them, read them as X, or as ``<mask>``.
     on_missing : {"raise", "nan", "zero"}, default="raise"
-        What to do with missing values (None, NaN, NA): refuse them, or give rows of NaN or 0.
+        What to do with missing values (None, NaN, NA), be they sequences or regions: refuse
+        them, or give NaN or 0 in place of their vectors. With a linker, a row in which a chain
+        is missing has no vector at all, because the molecule is not complete.
     cache : "auto", None, path or Cache, default="auto"
         Where vectors are kept. ``"auto"`` is the user's cache folder, or the folder that the
         environment variable ``ESM2_FEATURES_CACHE`` names; None keeps none.
@@ -80,7 +101,7 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Attributes
     ----------
     n_features_in_ : int
-        Number of columns (chains) seen during `fit`.
+        Number of columns (chains, and that of the regions) seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,), object
         Their names, if all of them have one.
 
@@ -91,13 +112,24 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     Notes
     -----
     White space around a sequence and one trailing ``*`` are removed, lower case is accepted.
-    A frame of several columns is several chains of one molecule: each is embedded by itself,
-    and their vectors are concatenated.
+    A frame of several columns is several chains of one molecule; see ``join``.
+
+    A column of regions stands beside one column of sequences. Its cells are
+
+    - an int: one position;
+    - a tuple ``(start, stop)``: the residues from ``start`` to before ``stop``;
+    - a list or array of int: positions, such as those of all mutations;
+    - text: ``"26:33"``, ``"26:33,50:58"`` or ``"7"``.
+
+    Positions count from 0, so residue 1 of a paper is position 0. Polars, Arrow and Parquet
+    have no tuples and make lists of them, which are positions: write slices as text there.
 
     References
     ----------
     Lin et al., "Evolutionary-scale prediction of atomic-level protein structure with a
-    language model", Science 379 (2023) 1123-1130.
+    language model", Science 379 (2023) 1123-1130: the models, and linkers of 25 glycines.
+
+    Tartici et al., Bioinformatics 41 (2025) btaf330: ``pooling="parti"``.
 
     Examples
     --------
@@ -105,10 +137,17 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
     >>> embedding = ESM2Transformer("mini", cache=None).fit_transform(["MKTAYIAKQR", "GSHM"])
     >>> embedding.shape, embedding.dtype
     ((2, 192), dtype('float32'))
-    """
 
-    _doc_link_module = "esm2_features"
-    _doc_link_template = "https://esm2-features.readthedocs.io/en/stable/{estimator_name}.html"
+    The surroundings of each row's own mutation, and two chains that see each other:
+
+    >>> import pandas as pd
+    >>> X = pd.DataFrame({"seq": ["MKTAYIAKQR", "MKTAYIGKQR"], "site": ["4:9", "4:9"]})
+    >>> ESM2Transformer("mini", cache=None, region="site").fit_transform(X).shape
+    (2, 192)
+    >>> pair = pd.DataFrame({"heavy": ["MKTAYIAKQR"], "light": ["GSHM"]})
+    >>> ESM2Transformer("mini", cache=None, join="linker").fit_transform(pair).shape
+    (1, 192)
+    """
 
     def __init__(
         self,
@@ -116,11 +155,14 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         *,
         layers: int | Sequence[int] | Literal["all"] = -1,
         pooling: str | Sequence[str] = "mean",
+        region: tuple[int, int] | str | None = None,
+        join: Literal["concatenate", "linker", "linker-per-chain"] = "concatenate",
+        linker_length: int = LINKER_LENGTH,
         precision: str = "float32",
         device: str = "auto",
         batch_tokens: int | Literal["auto"] = "auto",
         max_residues: int | None = 1022,
-        too_long: Literal["raise", "truncate"] = "raise",
+        too_long: Literal["raise", "truncate", "window"] = "raise",
         unknown: Literal["raise", "X", "mask"] = "raise",
         on_missing: Literal["raise", "nan", "zero"] = "raise",
         cache: str | os.PathLike[str] | Cache | None = "auto",
@@ -131,6 +173,9 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.model = model
         self.layers = layers
         self.pooling = pooling
+        self.region = region
+        self.join = join
+        self.linker_length = linker_length
         self.precision = precision
         self.device = device
         self.batch_tokens = batch_tokens
@@ -142,75 +187,6 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         self.cache_dtype = cache_dtype
         self.store = store
         self.verbose = verbose
-
-    def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
-        """Check the parameters and the sequences. Nothing is loaded or computed.
-
-        Parameters
-        ----------
-        X : sequences of length n, or frame of shape (n, n_chains)
-            List, tuple, NumPy array, pandas or polars Series or frame, Arrow array or table,
-            or list of Biopython records.
-        y : ignored
-            Present because scikit-learn passes it.
-
-        Returns
-        -------
-        self : ESM2Transformer
-
-        Raises
-        ------
-        InputError
-            If a parameter or a sequence is wrong; the message names the row and the remedy.
-        TypeError
-            If X is not a container of sequences.
-        CheckpointError
-            If ``model`` is not a name that is known, nor a checkpoint.
-        """
-        engine = self._engine()
-        chains = self._chains(X)
-        self._normalised(engine, chains, Cuts())  # of cuts, `transform` speaks
-        self.n_features_in_ = len(chains)
-        names = [chain.name for chain in chains]
-        if all(name is not None for name in names):
-            self.feature_names_in_ = np.array(names, dtype=object)
-        elif hasattr(self, "feature_names_in_"):
-            del self.feature_names_in_
-        return self
-
-    def transform(self, X: object) -> NDArray[np.float32]:
-        """Embed sequences.
-
-        Parameters
-        ----------
-        X : sequences of length n, or frame of shape (n, n_chains)
-            As in `fit`.
-
-        Returns
-        -------
-        embedding : ndarray of shape (n, n_chains x layers x poolings x dim), float32
-            Rows in the order of X; a frame if `set_output` says so.
-
-        Raises
-        ------
-        InputError
-            If a sequence is wrong; the message names the row, the position and the remedy.
-        TypeError
-            If X is not a container of sequences.
-        CheckpointError
-            If weights are needed and cannot be loaded.
-        OutOfMemoryError
-            If one sequence alone does not fit into memory.
-        """
-        engine = self._engine()
-        chains = self._chains(X)
-        self._check_same_chains(chains)
-        cuts = Cuts()
-        sequences = self._normalised(engine, chains, cuts)
-        cuts.say(engine.max_residues)
-        vectors = engine.embed_normalised(sequences, fill=_FILL.get(self.on_missing, np.nan))
-        # (rows x chains, d) -> (rows, chains x d)
-        return vectors.reshape(len(chains[0].values), len(chains) * vectors.shape[1])
 
     def precompute(
         self,
@@ -231,7 +207,7 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         layers : int, list of int or "all", default="all"
             Representations to compute.
         pooling : str, list of str or "all", default="all"
-            Poolings to compute.
+            Poolings to compute; "all" is those that ``region`` and ``join`` allow.
 
         Returns
         -------
@@ -256,141 +232,83 @@ class ESM2Transformer(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """
         engine = self._engine(layers=layers, pooling=pooling)
         cuts = Cuts()
-        sequences = self._normalised(engine, self._chains(X), cuts)
+        subjects = self._subjects(engine, self._chains(X), cuts)
         cuts.say(engine.max_residues)
-        engine.precompute_normalised([s for s in sequences if s is not None])
+        # Sorted, all regions of a sequence are neighbours, and so come from one forward pass.
+        engine.precompute_normalised(sorted({subject for subject in subjects if subject}))
         return self
-
-    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
-        """Names of the columns that `transform` gives.
-
-        Parameters
-        ----------
-        input_features : array-like of str, optional
-            Names of the chains, if X has several and had no names.
-
-        Returns
-        -------
-        names : ndarray of str objects
-            Such as ``esm2_t33_650M_UR50D_L33_mean_0``; with several chains, preceded by the
-            name of the chain: ``heavy__esm2_t33_650M_UR50D_L33_mean_0``. Before `fit`, which
-            says how many chains there are, those of one chain.
-
-        Raises
-        ------
-        ValueError
-            If ``input_features`` does not fit what was seen during `fit`.
-        """
-        names = np.array(self._engine().feature_names, dtype=object)
-        chains = self._chain_names(input_features)
-        if len(chains) == 1:
-            return names
-        return np.concatenate([f"{chain}__" + names for chain in chains])
-
-    def __sklearn_is_fitted__(self) -> bool:
-        """There is nothing to learn, so it is always ready."""
-        return True
-
-    def __sklearn_tags__(self) -> Any:
-        """Say that one-dimensional strings go in, and that `fit` is not required."""
-        tags = super().__sklearn_tags__()
-        tags.requires_fit = False
-        tags.input_tags.one_d_array = True
-        tags.input_tags.two_d_array = False
-        tags.input_tags.string = True
-        tags.input_tags.allow_nan = self.on_missing != "raise"
-        tags.transformer_tags.preserves_dtype = []
-        return tags
 
     def _engine(self, **changed: object) -> Engine:
         parameters = {**self.get_params(deep=False), **changed}
-        one_of("on_missing", parameters.pop("on_missing"), ("raise", *_FILL))
-        return Engine(**parameters)
+        for name in ("on_missing", "join", "linker_length"):
+            del parameters[name]
+        check_join(self.join, self.linker_length, region=self.region, too_long=self.too_long)
+        if self.join == "concatenate" and self.region is None:
+            return Engine(**parameters)
+        if isinstance(self.region, str):
+            parameters["region"] = None  # each row has its own
+        if isinstance(parameters["pooling"], str) and parameters["pooling"] == "all":
+            parameters["pooling"] = PARTIAL_POOLINGS
+        engine = Engine(**parameters)
+        special = [word for word in engine.poolings if word in SPECIAL_TOKENS]
+        if special:
+            option = "region" if self.join == "concatenate" else "join"
+            raise InputError(
+                f"Got pooling={parameters['pooling']!r} with {option}={getattr(self, option)!r}, "
+                f'which pools over residues; the special token "{special[0]}" is none. Leave it '
+                "out."
+            )
+        return engine
 
     def _chains(self, X: object) -> list[Column]:
-        """Read the columns of X; the one place that a test replaces to feed other input."""
-        return columns(X, owner=type(self).__name__)
+        region = self.region if isinstance(self.region, str) else None
+        return columns(X, owner=type(self).__name__, region=region)
 
-    def _normalised(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
-        """Sequences by row, and in a row by chain; None where one is missing."""
-        sequences: list[str | None] = [None] * (len(chains) * len(chains[0].values))
+    def _subjects(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+        if self.join != "concatenate":
+            joined, regions = join_chains(
+                self._normalised(engine, chains, cuts),
+                len(chains),
+                linker_length=self.linker_length,
+                per_chain=self.join == "linker-per-chain",
+                longest=engine.max_residues if self.too_long == "raise" else None,
+            )
+            return engine.subjects(joined, regions=regions)
+        if isinstance(self.region, str):
+            sequence, region = sorted(chains, key=lambda column: column.name == self.region)
+            sequences = self._normalised(engine, [sequence], cuts)
+            return engine.subjects(sequences, regions=self._regions(sequences, region))
+        sequences = self._normalised(engine, chains, cuts)
+        subjects: list[str | None] = [None] * len(sequences)
         for i, chain in enumerate(chains):
-            missing = {
-                row
-                for row, value in enumerate(chain.values)
-                if not isinstance(value, str) and is_missing(value)
-            }
-            if missing and self.on_missing == "raise":
-                raise _missing_sequence(sorted(missing), chain.name)
-            rows = [row for row in range(len(chain.values)) if row not in missing]
             column = chain.name if len(chains) > 1 else None
-            values = [chain.values[row] for row in rows] if missing else chain.values
-            found = iter(engine.normalise(values, rows=rows, column=column, cuts=cuts))
-            sequences[i :: len(chains)] = (
-                [None if row in missing else next(found) for row in range(len(chain.values))]
-                if missing
-                else found
-            )
-        return sequences
+            subjects[i :: len(chains)] = engine.subjects(sequences[i :: len(chains)], column=column)
+        return subjects
 
-    def _check_same_chains(self, chains: Sequence[Column]) -> None:
-        """Refuse other columns than those seen in `fit`, if there was one."""
-        names = [chain.name for chain in chains]
-        fitted = list(getattr(self, "feature_names_in_", []))
-        # One column is unambiguous, whatever it is called; of several, two could be swapped.
-        order_matters = len(fitted) > 1
-        if order_matters and None not in names and names != fitted:
-            raise ValueError(_other_names(fitted, names))
-        expected = getattr(self, "n_features_in_", len(chains))
-        if len(chains) != expected:
-            raise ValueError(
-                f"X has {len(chains)} features, but {type(self).__name__} is expecting {expected} "
-                "features as input"
-            )
-        if order_matters and None in names:
-            warnings.warn(
-                f"X does not have valid feature names, but {type(self).__name__} was fitted with "
-                f"feature names: its columns are taken to be {fitted}, in this order.",
-                UserWarning,
-                stacklevel=4,  # scikit-learn wraps `transform`
-            )
+    def _regions(self, sequences: list[str | None], column: Column) -> list[Spans | None]:
+        """Read each row's region; the sequences of rows without one become None."""
+        for row in self._missing_rows(column, "region"):
+            sequences[row] = None
+        return [
+            None
+            if sequence is None
+            else read_region(value, length=len(sequence), index=row, column=column.name)
+            for row, (sequence, value) in enumerate(zip(sequences, column.values, strict=True))
+        ]
 
-    def _chain_names(self, input_features: object) -> list[str]:
-        fitted = getattr(self, "feature_names_in_", None)
-        n = getattr(self, "n_features_in_", 1)
-        if input_features is None:
-            return list(fitted) if fitted is not None else [f"x{i}" for i in range(n)]
-        names = [str(name) for name in np.asarray(input_features, dtype=object)]
-        if fitted is not None and n > 1 and names != list(fitted):
-            raise ValueError("input_features is not equal to feature_names_in_")
-        if len(names) != n:
-            raise ValueError(
-                "input_features should have length equal to number of features "
-                f"({n}), got {len(names)}"
-            )
-        return names
+    def _features(
+        self,
+        engine: Engine,
+        sequences: list[str | None],
+        n_chains: int,  # noqa: ARG002
+        fill: float,
+    ) -> NDArray[np.float32]:
+        return engine.embed_normalised(sequences, fill=fill)
 
+    def _names(self, engine: Engine) -> list[str]:
+        return engine.feature_names
 
-def _other_names(fitted: Sequence[str], names: Sequence[str | None]) -> str:
-    """Say in the words of scikit-learn how the names differ from those seen in `fit`."""
-    message = "The feature names should match those that were passed during fit.\n"
-    if set(names) == set(fitted):
-        return f"{message}Feature names must be in the same order as they were in fit.\n"
-    for what, differing in (
-        ("unseen at fit time", {str(name) for name in names} - set(fitted)),
-        ("seen at fit time, yet now missing", set(fitted) - set(names)),
-    ):
-        if differing:
-            message += f"Feature names {what}:\n"
-            message += "".join(f"- {name}\n" for name in sorted(differing))
-    return message
-
-
-def _missing_sequence(rows: Sequence[int], column: str | None) -> MissingSequenceError:
-    place = f"row {rows[0]}" + (f" of column {column!r}" if column else "")
-    others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
-    return MissingSequenceError(
-        f"Missing value in {place}{others}, where a protein sequence is expected. Drop such rows, "
-        'or pass on_missing="nan" or on_missing="zero" to get rows of NaN or 0 for them.',
-        index=rows[0],
-    )
+    def _chains_out(self, chains: list[str]) -> list[str]:
+        if self.join == "linker":
+            return chains[:1]
+        return [chain for chain in chains if chain != self.region]

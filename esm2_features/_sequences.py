@@ -1,7 +1,8 @@
 """Where sequences come from: containers of every kind, read as columns of cells.
 
-`columns` gives one column for each chain. Containers are told by what they can do, not by
-what they are, so that no data frame library is imported for a list of strings.
+`columns` gives one column for each chain, and that of the regions. Containers are told by what
+they can do, not by what they are, so that no data frame library is imported for a list of
+strings.
 
 Never here: what is in a cell, files, an import of pandas, Polars, PyArrow or Biopython.
 """
@@ -21,7 +22,7 @@ from esm2_features.exceptions import InputError
 
 
 class Column(NamedTuple):
-    """One chain: a column of the input.
+    """One chain, or the regions: a column of the input.
 
     Attributes
     ----------
@@ -38,7 +39,7 @@ class Column(NamedTuple):
 _TO_LIST = ("to_pylist", "to_list", "tolist")  # as Arrow, Polars and pandas, and NumPy say it
 
 
-def columns(X: object, *, owner: str) -> list[Column]:
+def columns(X: object, *, owner: str, region: str | None = None) -> list[Column]:
     """Read a container of sequences, column by column.
 
     Parameters
@@ -49,11 +50,14 @@ def columns(X: object, *, owner: str) -> list[Column]:
         ``.seq``.
     owner : str
         Who needs the sequences, for messages.
+    region : str or None, default=None
+        Name of a column that holds regions, and so may hold numbers.
 
     Returns
     -------
     columns : list of Column
-        At least one, all of the same length, which is at least one.
+        At least one, all of the same length, which is at least one; with ``region``, that column
+        and one other, in their order in ``X``.
 
     Raises
     ------
@@ -61,7 +65,8 @@ def columns(X: object, *, owner: str) -> list[Column]:
         If ``X`` is not a container of rows (a single sequence, a dict, a set, an iterator, a
         lazy or sparse one), holds numbers, or has column names that are strings in part.
     ValueError
-        If there are no rows, no columns, or rows of different lengths.
+        If there are no rows, no columns, or rows of different lengths; or if there is no column
+        of the name ``region``, or not exactly one beside it.
 
     Examples
     --------
@@ -80,8 +85,11 @@ def columns(X: object, *, owner: str) -> list[Column]:
         _refuse_what_is_no_container(X, owner)
         found = _from_list(list(X))  # type: ignore[call-overload]
     _refuse_empty(found, X, owner)
+    if region is not None:
+        _check_region_column(found, region)
     for column in found:
-        _refuse_numbers(column, owner)
+        if region is None or column.name != region:
+            _refuse_numbers(column, owner)
     return found
 
 
@@ -206,6 +214,27 @@ def _refuse_numbers(column: Column, owner: str) -> None:
         raise TypeError(
             f"{owner} needs protein sequences as text, but {which} holds numbers (such as "
             f"{first!s:.20}). Select the columns that hold sequences."
+        )
+
+
+def _check_region_column(found: list[Column], region: str) -> None:
+    """Refuse all but one column of sequences and one, by name, of their regions."""
+    names = [column.name for column in found]
+    if None in names:
+        raise InputError(
+            f"Got region={region!r}, the name of a column, but the columns of X have no names. "
+            "Pass a data frame, or region=(start, stop) for a region that all sequences share."
+        )
+    if region not in names:
+        raise InputError(
+            f"Got region={region!r}, but X has no column of this name; it has {names}. Pass a "
+            "frame with a column of sequences and this one."
+        )
+    if len(found) != 2 or names.count(region) != 1:
+        raise InputError(
+            f"Got region={region!r} and the columns {names}. Beside one column of regions there "
+            "must be exactly one of sequences; for several chains, use a ColumnTransformer with "
+            "one transformer for each chain and its regions."
         )
 
 

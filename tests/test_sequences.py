@@ -259,6 +259,54 @@ def test__columns__names_that_are_strings_in_part():
         columns(frame, owner="Test")
 
 
+WITH_REGIONS = {
+    "frame": pd.DataFrame({"seq": SEQUENCES, "site": [2, 3, 4]}),
+    "Polars frame": pl.DataFrame({"seq": SEQUENCES, "site": [2, 3, 4]}),
+    "Arrow table": pa.table({"seq": SEQUENCES, "site": [2, 3, 4]}),
+}
+
+
+@parametrize(WITH_REGIONS)
+def test__columns__regions_may_be_numbers(X):
+    found = columns(X, owner="Test", region="site")
+    assert found == [("seq", SEQUENCES), ("site", [2, 3, 4])]
+    with pytest.raises(TypeError, match="column 'site' holds numbers"):
+        columns(X, owner="Test")
+
+
+LISTS = {
+    "frame": pd.DataFrame({"seq": SEQUENCES, "site": [[2, 3], [4], [5]]}),
+    "Polars frame": pl.DataFrame({"seq": SEQUENCES, "site": [[2, 3], [4], [5]]}),
+    "Arrow table": pa.table({"seq": SEQUENCES, "site": [[2, 3], [4], [5]]}),
+}
+
+
+@parametrize(LISTS)
+def test__columns__regions_may_be_lists(X):
+    [_, (name, cells)] = columns(X, owner="Test", region="site")
+    assert name == "site"
+    assert cells == [[2, 3], [4], [5]]
+
+
+@pytest.mark.parametrize(
+    ("X", "message"),
+    [
+        (np.array([["MKT", 1]], dtype=object), "the columns of X have no names"),
+        (pd.DataFrame({"seq": ["MKT"]}), "no column of this name; it has ['seq']"),
+        (pd.DataFrame({"site": [1]}), "there must be exactly one of sequences"),
+        (
+            pd.DataFrame({"heavy": ["MKT"], "light": ["MKT"], "site": [1]}),
+            "use a ColumnTransformer with one transformer for each chain and its regions",
+        ),
+    ],
+    ids=["no names", "absent", "alone", "beside two"],
+)
+def test__columns__regions_stand_beside_one_column_of_sequences(X, message):
+    with pytest.raises(InputError, match="Got region='site'") as caught:
+        columns(X, owner="Test", region="site")
+    assert message in str(caught.value)
+
+
 NO_ROWS = {
     "list": ([], "(0,)"),
     "tuple": ((), "(0,)"),
