@@ -23,17 +23,32 @@ if TYPE_CHECKING:
     from esm2_features._engine import Engine
     from esm2_features._estimator import ESM2Transformer
     from esm2_features._fasta import read_fasta
+    from esm2_features._likelihood import ESM2LikelihoodTransformer
+    from esm2_features._variants import scan_variants, score_variants
 
 _HOME_OF_NAME = {
     "Cache": "esm2_features._cache",
+    "ESM2LikelihoodTransformer": "esm2_features._likelihood",
     "ESM2Transformer": "esm2_features._estimator",
     "Engine": "esm2_features._engine",
     "available_models": "esm2_features._catalogue",
     "exceptions": "esm2_features.exceptions",
     "read_fasta": "esm2_features._fasta",
+    "scan_variants": "esm2_features._variants",
+    "score_variants": "esm2_features._variants",
 }
 
-__all__ = ["Cache", "ESM2Transformer", "Engine", "available_models", "exceptions", "read_fasta"]
+__all__ = [
+    "Cache",
+    "ESM2LikelihoodTransformer",
+    "ESM2Transformer",
+    "Engine",
+    "available_models",
+    "exceptions",
+    "read_fasta",
+    "scan_variants",
+    "score_variants",
+]
 
 
 def __getattr__(name: str) -> object:

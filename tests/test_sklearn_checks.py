@@ -18,7 +18,7 @@ from sklearn.exceptions import SkipTestWarning
 from sklearn.utils import check_array
 from sklearn.utils import estimator_checks as checks
 
-from esm2_features import ESM2Transformer
+from esm2_features import ESM2LikelihoodTransformer, ESM2Transformer
 from esm2_features._sequences import Column
 
 _HEX_TO_RESIDUES = str.maketrans("0123456789abcdef", "ACDEFGHIKLMNPQRS")
@@ -135,3 +135,57 @@ def test__numeric_esm2__is_given_the_checks_that_matter(estimator):
         "check_transformer_general",
         "check_transformers_unfitted_stateless",
     }
+
+
+class NumericLikelihood(ESM2LikelihoodTransformer):
+    """Takes numbers, as `NumericESM2` does."""
+
+    _chains = NumericESM2._chains
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.input_tags.one_d_array = False
+        tags.input_tags.two_d_array = True
+        tags.input_tags.string = False
+        return tags
+
+
+class NumericVariants(NumericLikelihood):
+    """Has a wild type as long as the eight residues of a number, for as many chains as come."""
+
+    def _wildtypes(self, engine, n_chains, cuts=None):
+        self_of_chains = clone(self).set_params(wildtype=["ACDEFGHI"] * n_chains)
+        return ESM2LikelihoodTransformer._wildtypes(self_of_chains, engine, n_chains, cuts)
+
+
+LIKELIHOODS = [
+    NumericLikelihood(cache="auto"),
+    NumericLikelihood(cache=None, method="wildtype-marginals", on_missing="zero"),
+    NumericVariants(cache=None, wildtype="ACDEFGHI"),
+    NumericVariants(cache="auto", wildtype="ACDEFGHI", method="pseudo-perplexity"),
+]
+
+with pytest.warns(SkipTestWarning, match="Can't test estimator ESM2LikelihoodTransformer"):
+    likelihood_on_strings = checks.parametrize_with_checks([ESM2LikelihoodTransformer(cache=None)])
+
+
+@likelihood_on_strings
+def test__esm2_likelihood__passes_what_scikit_learn_checks_of_it(estimator, check, tiny_checkpoint):
+    run(check, clone(estimator).set_params(model=tiny_checkpoint))
+
+
+@checks.parametrize_with_checks(LIKELIHOODS)
+def test__numeric_likelihood__passes_every_check(estimator, check, tiny_checkpoint):
+    run(check, clone(estimator).set_params(model=tiny_checkpoint))
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # as it shall warn
+@pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
+def test__numeric_likelihood__passes_further_checks(check, tiny_checkpoint):
+    estimator = NumericVariants(tiny_checkpoint, cache=None, wildtype="ACDEFGHI")
+    run(lambda estimator: check("NumericVariants", estimator), estimator)
+
+
+@pytest.mark.parametrize("estimator", LIKELIHOODS, ids=str)
+def test__numeric_likelihood__is_given_the_checks_that_matter(estimator):
+    test__numeric_esm2__is_given_the_checks_that_matter(estimator)

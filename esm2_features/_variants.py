@@ -1,0 +1,365 @@
+"""Variants of a protein: how likely the model finds them, compared with the wild type.
+
+Never here: scikit-learn, torch, how a variant is written, how probabilities are cached.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from numbers import Integral
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
+from esm2_features._engine import Engine
+from esm2_features._mutations import Mutation, mutate, mutations_between, read_variants
+from esm2_features._options import one_of
+from esm2_features._residues import Cuts, is_biopython_seq, is_missing
+from esm2_features.exceptions import InputError, InvalidSequenceError
+
+MASKED, UNMASKED, PSEUDO = "masked-marginals", "wildtype-marginals", "pseudo-perplexity"
+METHODS = (MASKED, UNMASKED, PSEUDO)
+
+_ROWS_AT_A_TIME = 50_000
+"""Positions asked of the engine at a time; their log-probabilities take 6.6 MB."""
+
+
+def score_variants(
+    model: Engine | str | os.PathLike[str],
+    wildtype: str,
+    variants: Iterable[str],
+    method: str = MASKED,
+    *,
+    offset: int = 0,
+) -> NDArray[np.float64]:
+    """Score variants of a protein by their log-likelihood ratio to the wild type.
+
+    Parameters
+    ----------
+    model : Engine, str or path
+        An `Engine`, whose options and cache are used, or what ``Engine(model)`` takes.
+    wildtype : str
+        The protein that the variants are of.
+    variants : iterable of str
+        Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), the sequence of the
+        mutant, or ``"WT"`` for the wild type. Letters may be in lower case.
+    method : {"masked-marginals", "wildtype-marginals", "pseudo-perplexity"}
+        How probabilities are computed; see the notes. The default is ``"masked-marginals"``.
+    offset : int, default=0
+        Number of the residue before the first one: with ``offset=23``, ``"M24V"`` mutates the
+        first residue.
+
+    Returns
+    -------
+    scores : ndarray of shape (n,), float64
+        Natural logarithms, in the order of the variants: 0 for the wild type, and higher for
+        what the model finds more likely.
+
+    Raises
+    ------
+    InvalidVariantError
+        If a variant cannot be read or does not fit the wild type, with its row and a remedy.
+        Nothing has been computed then.
+    InvalidSequenceError, MissingSequenceError, SequenceTooLongError
+        If the wild type, or the sequence of a mutant, is none.
+    InputError, TypeError
+        If another argument is wrong.
+    CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
+        As `Engine.embed`.
+
+    See Also
+    --------
+    scan_variants : All single substitutions at once.
+    ESM2LikelihoodTransformer : The same as features.
+
+    Notes
+    -----
+    ``"masked-marginals"`` adds, over the mutated positions i,
+    log p(mutant residue | wild type without i) - log p(wild-type residue | wild type without i).
+    Every position is masked by itself, and computed once however many variants mutate it: the
+    cost is one forward pass for each position that any of them mutates. Meier et al. write the
+    formula with all mutated positions masked at once; their code, and the sums over ``:`` of
+    ProteinGym, mask one at a time, as here. The two differ for multiple mutants.
+
+    ``"wildtype-marginals"`` adds the same terms from one forward pass of the wild type with
+    nothing masked. It is the cheapest.
+
+    ``"pseudo-perplexity"`` is PLL(mutant) - PLL(wild type), where the pseudo-log-likelihood
+    PLL(x) adds log p(residue | x without i) over all L positions i of x, so that the
+    pseudo-perplexity is exp(-PLL / L). It costs L forward passes for every variant, and is the
+    only method for insertions and deletions, which Brandes et al. score by the same ratio. The
+    code of Meier et al. masks a position, reads there the probability of the next residue, and
+    leaves out the last two positions; this function does not.
+
+    Probabilities are over all 33 tokens of the vocabulary, as in the code of Meier et al.
+
+    References
+    ----------
+    Meier et al., "Language models enable zero-shot prediction of the effects of mutations on
+    protein function", NeurIPS 34 (2021) 29287-29303; ``examples/variant-prediction/predict.py``
+    of fair-esm.
+
+    Brandes et al., "Genome-wide prediction of disease variant effects with a deep protein
+    language model", Nature Genetics 55 (2023) 1512-1522.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, score_variants
+    >>> engine = Engine("mini", cache=None)
+    >>> score_variants(engine, "MKTAYIAKQR", ["K2R", "K2R:Q9E", "WT"]).shape
+    (3,)
+    """
+    one_of("method", method, METHODS)
+    engine = _engine_of(model)
+    protein = normalise_wildtype(engine, wildtype)
+    if isinstance(offset, bool) or not isinstance(offset, Integral):
+        raise TypeError(f"Got offset={offset!r}; expected a whole number.")
+    found = read_variants(
+        _listed(variants), protein, offset=int(offset), normalise=engine.normalise
+    )
+    if method == PSEUDO:
+        mutants = [v if isinstance(v, str) else mutate(protein, v) for v in found]
+        return _pseudo_ratios(engine, protein, mutants)
+    mutations = [
+        mutations_between(protein, variant, index=index) if isinstance(variant, str) else variant
+        for index, variant in enumerate(found)
+    ]
+    return _marginals(engine, protein, mutations, masked=method == MASKED)
+
+
+def scan_variants(
+    model: Engine | str | os.PathLike[str], wildtype: str, method: str = MASKED
+) -> NDArray[np.float64]:
+    """Score all single substitutions of a protein.
+
+    Parameters
+    ----------
+    model : Engine, str or path
+        An `Engine`, whose options and cache are used, or what ``Engine(model)`` takes.
+    wildtype : str
+        The protein, of L residues.
+    method : {"masked-marginals", "wildtype-marginals"}
+        As in `score_variants`. The default is ``"masked-marginals"``, which takes L forward
+        passes; ``"wildtype-marginals"`` takes one.
+
+    Returns
+    -------
+    scores : ndarray of shape (L, 20), float64
+        Natural logarithms: of position i and residue ``"ACDEFGHIKLMNPQRSTVWY"[j]``, what
+        `score_variants` gives for that substitution. 0 at the residue of the wild type.
+
+    Raises
+    ------
+    InputError
+        If the method is another, or the wild type is none.
+    TypeError
+        If an argument is of a wrong type.
+    CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
+        As `Engine.embed`.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, scan_variants
+    >>> scan_variants(Engine("mini", cache=None), "MKTAYIAKQR").shape
+    (10, 20)
+    """
+    if method == PSEUDO:
+        raise InputError(
+            'Got method="pseudo-perplexity", which would mask each residue of each of the 19 L '
+            "single mutants, 19 L x L forward passes. Use one of the marginals for a scan, or "
+            "score_variants for a few variants."
+        )
+    one_of("method", method, (MASKED, UNMASKED))
+    engine = _engine_of(model)
+    protein = normalise_wildtype(engine, wildtype)
+    log_probs = position_log_probs(engine, protein, range(len(protein)), masked=method == MASKED)
+    of_wildtype = log_probs[np.arange(len(protein)), tokens(protein)]
+    return log_probs[:, tokens(CANONICAL_RESIDUES)] - of_wildtype[:, None]
+
+
+def normalise_wildtype(engine: Engine, wildtype: object, cuts: Cuts | None = None) -> str:
+    """Check a wild type.
+
+    Parameters
+    ----------
+    engine : Engine
+        Whose options say what a sequence may hold, and how long it may be.
+    wildtype : str, bytes, or object with a ``.seq``
+    cuts : Cuts, optional
+        Counts whether it is cut, for a caller that says so itself.
+
+    Returns
+    -------
+    wildtype : str
+        Normalised.
+
+    Raises
+    ------
+    InvalidSequenceError, MissingSequenceError, SequenceTooLongError
+        If it is no sequence, or holds a mask.
+    TypeError
+        If it is none, or several.
+    """
+    if is_missing(wildtype) or isinstance(wildtype, list | tuple | np.ndarray):
+        raise TypeError(
+            f"Got wildtype={wildtype!r:.60}; pass one sequence, as text. Score the variants of "
+            "several proteins one protein at a time."
+        )
+    protein = engine.normalise([wildtype], column="wildtype", cuts=cuts)[0]
+    if MASK in protein:
+        position = protein.index(MASK) + 1
+        raise InvalidSequenceError(
+            f"The wild type holds a <mask> at position {position}, which has no likelihood. Write "
+            "the residue, or X if it is not known.",
+            index=0,
+            position=position,
+            residue="<mask>",
+        )
+    return protein
+
+
+def tokens(sequence: str) -> NDArray[np.intp]:
+    """Give the token of each residue, without those at the ends.
+
+    Parameters
+    ----------
+    sequence : str
+        Normalised.
+
+    Returns
+    -------
+    tokens : ndarray of shape (residues,), intp
+    """
+    return encode(sequence)[1:-1].astype(np.intp)
+
+
+def position_log_probs(
+    engine: Engine, sequence: str, positions: Sequence[int], *, masked: bool
+) -> NDArray[np.float64]:
+    """Compute the log-probabilities of all tokens at positions of one sequence.
+
+    Parameters
+    ----------
+    engine : Engine
+    sequence : str
+        Normalised.
+    positions : sequence of int
+        From 0.
+    masked : bool
+        Whether each position is masked, by itself.
+
+    Returns
+    -------
+    log_probs : ndarray of shape (n, 33), float64
+        Natural logarithms.
+    """
+    found = engine.log_probs_at([sequence] * len(positions), positions, masked=masked)
+    return np.asarray(found, dtype=np.float64)
+
+
+def residue_log_probs(
+    engine: Engine, sequences: Sequence[str], *, masked: bool
+) -> list[NDArray[np.float64]]:
+    """Compute the log-probability of each residue of sequences, in its own sequence.
+
+    Parameters
+    ----------
+    engine : Engine
+    sequences : sequence of str
+        Normalised.
+    masked : bool
+        Whether each residue is masked when its probability is computed, which takes a forward
+        pass for every residue of every sequence.
+
+    Returns
+    -------
+    log_probs : list of ndarray of shape (residues that are no mask,), float64
+        Natural logarithms.
+    """
+    found: list[NDArray[np.float64]] = []
+    for group in _groups(sequences):
+        letters = [tokens(sequence) for sequence in group]
+        positions = [np.flatnonzero(of_one != MASK_TOKEN) for of_one in letters]
+        contexts = [s for s, at in zip(group, positions, strict=True) for _ in at]
+        log_probs = engine.log_probs_at(contexts, np.concatenate(positions).tolist(), masked=masked)
+        given = np.concatenate([x[at] for x, at in zip(letters, positions, strict=True)])
+        of_residues = log_probs[np.arange(len(given)), given].astype(np.float64)
+        found += np.split(of_residues, np.cumsum([len(at) for at in positions])[:-1])
+    return found
+
+
+def _groups(sequences: Sequence[str]) -> Iterator[list[str]]:
+    """Cut a list of sequences into parts of few enough residues, or of one sequence."""
+    group: list[str] = []
+    n_rows = 0
+    for sequence in sequences:
+        if group and n_rows + len(sequence) > _ROWS_AT_A_TIME:
+            yield group
+            group, n_rows = [], 0
+        group.append(sequence)
+        n_rows += len(sequence)
+    if group:
+        yield group
+
+
+def _pseudo_ratios(engine: Engine, wildtype: str, mutants: Sequence[str]) -> NDArray[np.float64]:
+    """Compute PLL(mutant) - PLL(wild type), each distinct sequence once.
+
+    Parameters
+    ----------
+    engine : Engine
+    wildtype : str
+        Normalised.
+    mutants : sequence of str
+        Normalised, of any length.
+
+    Returns
+    -------
+    ratios : ndarray of shape (n,), float64
+        Natural logarithms.
+    """
+    distinct = list(dict.fromkeys([wildtype, *mutants]))
+    if len(distinct) == 1:
+        return np.zeros(len(mutants))
+    log_probs = residue_log_probs(engine, distinct, masked=True)
+    pll = {sequence: row.sum() for sequence, row in zip(distinct, log_probs, strict=True)}
+    return np.array([pll[mutant] - pll[wildtype] for mutant in mutants])
+
+
+def _marginals(
+    engine: Engine, wildtype: str, variants: Sequence[Sequence[Mutation]], *, masked: bool
+) -> NDArray[np.float64]:
+    """Add up the log-ratios of mutations; each position is computed once."""
+    owners = [i for i, variant in enumerate(variants) for m in variant if m.wildtype != m.mutant]
+    mutations = [m for variant in variants for m in variant if m.wildtype != m.mutant]
+    scores = np.zeros(len(variants))
+    if mutations:
+        positions, rows = np.unique([m.position for m in mutations], return_inverse=True)
+        log_probs = position_log_probs(engine, wildtype, positions.tolist(), masked=masked)
+        mutants = log_probs[rows, tokens("".join(m.mutant for m in mutations))]
+        wildtypes = log_probs[rows, tokens("".join(m.wildtype for m in mutations))]
+        np.add.at(scores, owners, mutants - wildtypes)
+    return scores
+
+
+def _engine_of(model: Engine | str | os.PathLike[str]) -> Engine:
+    return model if isinstance(model, Engine) else Engine(model)
+
+
+def _listed(variants: Iterable[object]) -> list[object]:
+    """List the variants: the rows of a column, and nothing else that can be iterated over."""
+    if isinstance(variants, str | bytes) or is_biopython_seq(variants):
+        raise TypeError(
+            f"Got a single string as variants, {variants!r:.60}. Pass a list: [{variants!r:.60}]."
+        )
+    # A table iterates over its columns, a mapping over its keys, a record over its letters.
+    is_other = hasattr(type(variants), "columns") or hasattr(type(variants), "seq")
+    if is_other or isinstance(variants, Mapping | set) or not isinstance(variants, Iterable):
+        raise TypeError(
+            f"Got {type(variants).__name__} as variants. Pass a list, or one column of a table."
+        )
+    if hasattr(variants, "to_pylist"):  # Arrow, whose arrays iterate over objects of their own
+        variants = variants.to_pylist()
+    return list(variants)
