@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any
 
 import click
 
-from esm2_features.exceptions import Esm2FeaturesError
+from esm2_features.exceptions import Esm2FeaturesError, InputError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -50,14 +53,61 @@ class Commands(click.Group):
                 raise Stop("Interrupted.", INTERRUPTED) from error
 
 
+@contextmanager
+def naming(places: Sequence[str]) -> Iterator[None]:
+    """Say where it stands if one of the rows is wrong; the library knows but its number.
+
+    Parameters
+    ----------
+    places : sequence of str
+        Where each row stands, such as ``"Record 2, P01308"``.
+    """
+    try:
+        yield
+    except InputError as error:
+        index = getattr(error, "index", None)
+        if index is None:
+            raise
+        raise Stop(f"{places[index]}: {error}", 2) from error
+
+
+def records_called(ids: Sequence[str]) -> list[str]:
+    """Name the records of a file for `naming`."""
+    return [f"Record {number}, {identifier}" for number, identifier in enumerate(ids, start=1)]
+
+
+@contextmanager
+def interruptible(output: Path, *, kept: str) -> Iterator[None]:
+    """Say after Ctrl-C what is lost, and what is not.
+
+    Parameters
+    ----------
+    output : Path
+        What will not be there.
+    kept : str
+        The end of the sentence.
+    """
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise Stop(f"Interrupted; {output} was not written, and {kept}", INTERRUPTED) from error
+
+
+def kept_in(cache: Path | None) -> str:
+    """Say where the results of an interrupted command are."""
+    if cache is None:
+        return "nothing is kept, because of --cache none."
+    return f"what was computed is in the cache, {cache}: repeat the command."
+
+
 def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
     click.echo(f"Warning: {as_options(str(message))}", err=True)
 
 
 _ARGUMENT = re.compile(
-    r"\b(model|layers?|pooling|precision|device|batch_tokens|max_residues|too_long|unknown|cache"
-    r"|cache_dtype|store|max_bytes|unused_days)="
-    r"""(?:"([^"]*)"|'([^']*)'|(-?\w+)|(?=[\s,.;:)]|$))"""
+    r"\b(model|layers?|pooling|region|precision|device|batch_tokens|max_residues|too_long|unknown"
+    r"|cache|cache_dtype|store|max_bytes|unused_days|over|method|offset)="
+    r"""(?:"([^"]*)"|'([^']*)'|(-?\w+)|\((\d+), (\d+)\)|(?=[\s,.;:)]|$))"""
 )
 
 
@@ -66,7 +116,7 @@ def as_options(message: str) -> str:
 
     def option(found: re.Match[str]) -> str:
         name, *values = found.groups(default="")
-        value = "".join(values)
+        value = ":".join(filter(None, values))  # two are START:STOP of a region
         return f"--{name.replace('_', '-')} {'none' if value == 'None' else value}".rstrip()
 
     return _ARGUMENT.sub(option, message)

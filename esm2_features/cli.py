@@ -12,70 +12,46 @@ takes no time.
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from esm2_features._cache_commands import cache
 from esm2_features._cache_reports import readable
-from esm2_features._catalogue import DEFAULT_MODEL, EMBEDDED_MODEL, available_models
-from esm2_features._console import INTERRUPTED, Commands, Stop, examples
-from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES
+from esm2_features._catalogue import EMBEDDED_MODEL, available_models
+from esm2_features._command_options import (
+    MODEL_HELP,
+    cache_option,
+    device_option,
+    force_option,
+    format_option,
+    layers_of,
+    model_option,
+    output_option,
+    region_of,
+    run_options,
+    words_of,
+)
+from esm2_features._console import (
+    Commands,
+    Stop,
+    examples,
+    interruptible,
+    kept_in,
+    naming,
+    records_called,
+)
+from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, TOO_LONG
 from esm2_features._outputs import FORMATS, Features, prepare, write
-from esm2_features.exceptions import InputError
+from esm2_features._places import refuse_inputs
+from esm2_features._product_commands import attentions, contacts, logits, residues
+from esm2_features._variant_commands import scan, score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-
     from esm2_features._catalogue import ModelCard
-    from esm2_features._fasta import FastaRecord
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
-
-# ------------------------------------------------------------------ options
-
-
-def _layers(_: click.Context, __: click.Parameter, value: str) -> list[int] | str:
-    if value == "all":
-        return value
-    try:
-        return [int(word) for word in value.split(",")]
-    except ValueError:
-        raise click.BadParameter(
-            f'{value!r} is neither "all" nor numbers such as -1 or 0,6,-1.'
-        ) from None
-
-
-def _words(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    return [word.strip() for word in value.split(",")]
-
-
-def _number_or(word: str, meaning: str | None) -> Callable[..., int | str | None]:
-    """Read a number, or one word that stands for something else."""
-
-    def read(_: click.Context, __: click.Parameter, value: str) -> int | str | None:
-        if value == word:
-            return meaning
-        try:
-            return int(value)
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is neither a whole number nor {word!r}.") from None
-
-    return read
-
-
-_model_help = (
-    "Official name (see `esm2-features models`), mini (the demonstration model that is included), "
-    "or the path of a checkpoint: .pt, .safetensors, or a Hugging Face folder."
-)
-_device = click.option(
-    "--device",
-    default="auto",
-    help="auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, mps.",
-)
-
 
 # ------------------------------------------------------------------ commands
 
@@ -97,19 +73,15 @@ def main() -> None:
     )
 )
 @click.argument("fasta", metavar="IN")
-@click.option(
-    "-o",
-    "--output",
-    metavar="OUT",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Where to write: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder of one "
+@output_option(
+    "OUT",
+    "Where to write: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder of one "
     ".pt for each sequence, as fair-esm's scripts/extract.py writes.",
 )
-@click.option("--model", default=DEFAULT_MODEL, help=_model_help)
+@model_option
 @click.option(
     "--layers",
-    callback=_layers,
+    callback=layers_of,
     metavar="N[,N...]|all",
     default="-1",
     help="Representations to give. 0 is the embedding, negatives count from the end; several "
@@ -117,51 +89,23 @@ def main() -> None:
 )
 @click.option(
     "--pooling",
-    callback=_words,
+    callback=words_of,
     metavar="WORD[,WORD...]|all",
     default="mean",
-    help=f"How residues become one vector: {', '.join(POOLINGS)}. Several are concatenated.",
+    help=f"How residues become one vector: {', '.join(POOLINGS)}, which are all; or parti, a mean "
+    "that weights residues by PageRank over the attention maps, and takes time and memory for "
+    "these. Several are concatenated.",
 )
 @click.option(
-    "--precision",
-    type=click.Choice(PRECISIONS),
-    default="float32",
-    help="Arithmetic; half precisions are faster on hardware that has them, and too coarse to "
-    "compare variants of one protein.",
+    "--region",
+    callback=region_of,
+    metavar="START:STOP",
+    default=None,
+    help="Pool over a part of every sequence, in the context of all of it; counted from 0, as "
+    "sequence[START:STOP].",
 )
-@_device
-@click.option(
-    "--batch-tokens",
-    callback=_number_or("auto", "auto"),
-    metavar="N|auto",
-    default="auto",
-    help="Tokens (residues + 2) in one forward pass. Changes speed and memory, no number.",
-)
-@click.option(
-    "--max-residues",
-    callback=_number_or("none", None),
-    metavar="N|none",
-    default="1022",
-    help="Longest sequence that is allowed. ESM-2 was trained on up to 1022 residues.",
-)
-@click.option(
-    "--too-long",
-    type=click.Choice(["raise", "truncate"]),
-    default="raise",
-    help="Refuse longer sequences, or keep their first residues.",
-)
-@click.option(
-    "--unknown",
-    type=click.Choice(["raise", "X", "mask"]),
-    default="raise",
-    help="Refuse characters that stand for no residue, or read them as X or as a mask.",
-)
-@click.option(
-    "--cache",
-    metavar="FOLDER|auto|none",
-    default="auto",
-    help="Where vectors are kept; auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
-)
+@run_options(too_long=TOO_LONG)
+@cache_option
 @click.option(
     "--cache-dtype",
     type=click.Choice(CACHE_DTYPES),
@@ -174,25 +118,10 @@ def main() -> None:
     default="requested",
     help="Keep the layers and poolings that are asked for, or all that the model has.",
 )
-@click.option("--format", "kind", type=click.Choice(FORMATS), help="Whatever OUT ends in.")
-@click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+@format_option(FORMATS)
+@force_option
 def embed(
-    fasta: str,
-    output: Path,
-    model: str,
-    layers: list[int] | str,
-    pooling: list[str],
-    precision: str,
-    device: str,
-    batch_tokens: int | str | None,
-    max_residues: int | str | None,
-    too_long: str,
-    unknown: str,
-    cache: str,
-    cache_dtype: str,
-    store: str,
-    kind: str | None,
-    force: bool,
+    fasta: str, output: Path, pooling: list[str], kind: str | None, force: bool, **run: Any
 ) -> None:
     """Embed the sequences of a FASTA file.
 
@@ -204,35 +133,17 @@ def embed(
     from esm2_features._fasta import read_fasta
 
     start = time.perf_counter()
-    engine = Engine(
-        model,
-        layers=layers,  # type: ignore[arg-type]  # checked by the engine, as all of these
-        pooling=pooling[0] if pooling == ["all"] else pooling,
-        precision=precision,
-        device=device,
-        batch_tokens=batch_tokens,  # type: ignore[arg-type]
-        max_residues=max_residues,  # type: ignore[arg-type]
-        too_long=too_long,  # type: ignore[arg-type]
-        unknown=unknown,  # type: ignore[arg-type]
-        cache=None if cache == "none" else cache,
-        cache_dtype=cache_dtype,  # type: ignore[arg-type]
-        store=store,  # type: ignore[arg-type]
-        verbose=True,
-    )
-    if output.exists() and Path(fasta).exists() and output.samefile(fasta):
-        raise InputError(f"OUT is IN, {fasta}, which would be lost. Choose another name.")
+    engine = Engine(pooling=pooling[0] if pooling == ["all"] else pooling, verbose=True, **run)
+    refuse_inputs(output, fasta)
     place = prepare(output, format=kind, poolings=engine.poolings, force=force)
-    try:
+    kept = kept_in(engine.cache.path if engine.cache is not None else None)
+    with interruptible(place.path, kept=kept):
         records = read_fasta(fasta)
-        with _naming_the_record(records):
+        ids = [record.id for record in records]
+        with naming(records_called(ids)):
             values = engine.embed(records)
-    except KeyboardInterrupt as error:
-        kept = "nothing is kept, because of --cache none."
-        if engine.cache is not None:
-            kept = f"what was computed is in the cache, {engine.cache.path}: repeat the command."
-        raise Stop(f"Interrupted; {place.path} was not written, and {kept}", INTERRUPTED) from error
     features = Features(
-        ids=[record.id for record in records],
+        ids=ids,
         labels=[record.description for record in records],
         values=values,
         names=engine.feature_names,
@@ -267,7 +178,7 @@ def models() -> None:
         "esm2-features verify --model esm2_t6_8M_UR50D --precision float32,bfloat16",
     )
 )
-@click.option("--model", default=EMBEDDED_MODEL, help=_model_help)
+@click.option("--model", default=EMBEDDED_MODEL, help=MODEL_HELP)
 @click.option(
     "--sequences",
     metavar="FASTA",
@@ -276,12 +187,12 @@ def models() -> None:
 )
 @click.option(
     "--precision",
-    callback=_words,
+    callback=words_of,
     metavar="WORD[,WORD...]",
     default="float32",
     help=f"Arithmetic to compare: {', '.join(PRECISIONS)}.",
 )
-@_device
+@device_option
 def verify(model: str, sequences: str | None, precision: list[str], device: str) -> None:
     """Compare every layer with fair-esm's own network, on this machine.
 
@@ -291,7 +202,7 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
     from esm2_features._verify import verify as compare
 
     records = None if sequences is None else read_fasta(sequences)
-    with _naming_the_record(records or []):
+    with naming(records_called([record.id for record in records or []])):
         report = compare(model, sequences=records, precisions=precision, device=device)
     click.echo(report.text)
     if not report.passed:
@@ -306,7 +217,7 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
     default="demo",
     help="Where the picture goes; made if need be.",
 )
-@click.option("--model", default=EMBEDDED_MODEL, help=_model_help)
+@click.option("--model", default=EMBEDDED_MODEL, help=MODEL_HELP)
 def demo(output: Path, model: str) -> None:
     """Tell toxins from hormones, and draw a map of them.
 
@@ -317,22 +228,11 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, say=click.echo)
 
 
-main.add_command(cache)
+for command in (residues, logits, contacts, attentions, score, scan, cache):
+    main.add_command(command)
 
 
 # ------------------------------------------------------------------ the parts of a command
-
-
-@contextmanager
-def _naming_the_record(records: Sequence[FastaRecord]) -> Iterator[None]:
-    """Name the record when one of them is wrong; the library knows it as a row."""
-    try:
-        yield
-    except InputError as error:
-        index = getattr(error, "index", None)
-        if index is None:
-            raise
-        raise Stop(f"Record {index + 1}, {records[index].id}: {error}", 2) from error
 
 
 def _row(card: ModelCard) -> tuple[str, ...]:

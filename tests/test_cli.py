@@ -101,12 +101,16 @@ def test__options__mirror_the_estimators():
     ours = {parameter.name: parameter.default for parameter in main.commands["embed"].params}
     theirs = ESM2Transformer().get_params()
     # A FASTA record without residues is refused, and progress is shown on terminals only.
-    del theirs["on_missing"], theirs["verbose"]
+    # Chains are joined in tables; a FASTA file has no columns.
+    for name in ("on_missing", "verbose", "join", "linker_length"):
+        del theirs[name]
+    assert theirs.pop("region") is ours["region"] is None
     assert {name: str(default) for name, default in theirs.items()}.items() <= ours.items()
 
 
-def test__import__needs_neither_torch_nor_numpy():
-    code = "import sys, esm2_features.cli; print({'torch', 'numpy', 'sklearn'} & {*sys.modules})"
+def test__import__needs_nothing_that_takes_time():
+    heavy = {"torch", "numpy", "sklearn", "matplotlib", "h5py", "pyarrow"}
+    code = f"import sys, esm2_features.cli; print({heavy} & {{*sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
 
@@ -129,6 +133,27 @@ def test__embed__writes_what_the_engine_computes(embed, tiny_checkpoint):
         rf"3 sequences x 128 features, 3 of them computed -> {re.escape(str(path))} \(.* s\)\n",
         said,
     )
+
+
+def test__embed__pools_a_region(embed, tiny_checkpoint):
+    path, _ = embed("--region", "1:9")
+    engine = Engine(tiny_checkpoint, region=(1, 9), cache=None)
+    with np.load(path) as archive:
+        np.testing.assert_array_equal(archive["embedding"], engine.embed(SEQUENCES.values()))
+
+
+def test__embed__windows_for_long_sequences(embed, tiny_checkpoint):
+    path, _ = embed("--too-long", "window", "--max-residues", "10")
+    engine = Engine(tiny_checkpoint, too_long="window", max_residues=10, cache=None)
+    with np.load(path) as archive:
+        np.testing.assert_array_equal(archive["embedding"], engine.embed(SEQUENCES.values()))
+
+
+def test__embed__parti_where_it_is_asked_for(embed, tiny_checkpoint):
+    path, _ = embed("--pooling", "parti,mean")
+    engine = Engine(tiny_checkpoint, pooling=["parti", "mean"], cache=None)
+    with np.load(path) as archive:
+        np.testing.assert_array_equal(archive["embedding"], engine.embed(SEQUENCES.values()))
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -240,6 +265,11 @@ def test__embed__no_such_input(embed, tmp_path):
         (["--layers", "3"], "Got layers=[3], but tiny has the representations 0"),
         (["--layers", "last"], "'last' is neither \"all\" nor numbers"),
         (["--layers", "0,0"], "occurs twice"),
+        (["--region", "3"], "'3' is not two whole numbers such as 0:120"),
+        (["--region", "5:3"], "Got --region 5:3; expected None, or"),
+        (["--region", "0:12"], "Record 2, oxt: The region (0, 12)"),
+        (["--region", "0:3", "--pooling", "cls"], "Got --pooling cls with a region"),
+        (["--pooling", "parti", "--too-long", "window"], "with --too-long window: importance"),
         (["--pooling", "mean,median"], "Got --pooling median; expected one of"),
         (["--precision", "int8"], "'int8' is not one of"),
         (["--device", "tpu"], "Got --device tpu; expected"),
@@ -366,6 +396,11 @@ def test__demo__folder_that_cannot_be_made(tmp_path):
         ("or pass its path as model=.", "or pass its path as --model."),
         ('model="/path/to/x.pt", with', "--model /path/to/x.pt, with"),
         ("Got batch_tokens=-1; expected", "Got --batch-tokens -1; expected"),
+        ("Got region=(5, 3); expected", "Got --region 5:3; expected"),
+        ('use over="tokens", or', "use --over tokens, or"),
+        ("but with offset=-3 the wild type", "but with --offset -3 the wild type"),
+        ('pass method="pseudo-perplexity".', "pass --method pseudo-perplexity."),
+        ('model="/a, b.pt" is', "--model /a, b.pt is"),
     ],
 )
 def test__messages__name_options_as_the_shell_does(python, shell):

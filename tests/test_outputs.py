@@ -6,16 +6,13 @@ import csv
 import json
 import os
 import sys
-from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from full_disk import no_room
 
-from esm2_features._outputs import FORMATS, Features, file_names, prepare, write
+from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features.exceptions import InputError, MissingDependencyError
 
 LAYERS, POOLINGS, DIM = (0, 2), ("cls", "mean"), 3
@@ -147,7 +144,7 @@ def test__prepare__existing_output_needs_force(tmp_path, kind):
 def test__prepare__never_replaces_a_folder_with_other_things(tmp_path):
     (tmp_path / "thesis.tex").touch()
     for force in (False, True):
-        with pytest.raises(InputError, match=r"other things than features \(thesis.tex, say\)"):
+        with pytest.raises(InputError, match=r"other things than .pt files \(thesis.tex, say\)"):
             prepare(tmp_path, poolings=["mean"], format="pt", force=force)
 
 
@@ -193,18 +190,6 @@ def test__write__permissions_are_the_usual_ones(tmp_path):
     assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
-@contextmanager
-def no_room():
-    """Let no file grow beyond 100 bytes, as if the disk were full."""
-    resource = pytest.importorskip("resource", reason="limits are POSIX")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 @pytest.mark.parametrize("kind", FORMATS)
 def test__write__leaves_nothing_behind_when_the_disk_is_full(tmp_path, kind):
     path = tmp_path / f"x.{kind}"
@@ -245,29 +230,3 @@ def test__parquet__without_pyarrow(tmp_path, monkeypatch):
         "Writing Parquet needs the package pyarrow, which is not installed. "
         'Install it with: pip install "esm2-features[parquet]"'
     )
-
-
-def test__file_names__labels_that_can_be_names_stay():
-    labels = ["sp|P01308|INS_HUMAN Insulin OS=Homo sapiens", "a_b", "a-2", "-x", "a"]
-    assert file_names(["a/b", *labels])[1:] == labels
-
-
-def test__file_names__upper_and_lower_case_differ_by_more_than_case():
-    assert file_names(["abc", "ABC", "Abc"]) == ["abc", "ABC-2", "Abc-3"]
-
-
-def test__file_names__long_labels_are_cut_and_differ():
-    names = file_names(["x" * 1000 + "1", "x" * 1000 + "2"])
-    assert len(set(names)) == 2
-    assert max(map(len, names)) < 250
-
-
-@given(st.lists(st.text(st.characters(max_codepoint=127), min_size=1), unique=True))
-def test__file_names__are_safe_and_different(labels):
-    names = file_names(labels)
-    assert len({name.casefold() for name in names}) == len(labels)
-    for name in names:
-        assert Path("folder", f"{name}.pt").parent == Path("folder")
-        assert not name.startswith(".")
-        assert "\\" not in name
-        assert all(ord(character) >= 32 for character in name)

@@ -1,0 +1,245 @@
+"""Where an output goes: checked before hours of computing, and there when it is complete.
+
+An output is a file, or a folder of files, as a whole or not at all: it grows under a temporary
+name in the same folder, and takes its own name at the end.
+
+Never here: what is in the files.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from esm2_features.exceptions import InputError
+
+_FOLDERS = ("npy", "pt")
+"""Formats, of features and of other things, that are folders of one file for each sequence."""
+
+_LONGEST_STEM = 200
+"""Characters of a label in a file name: file systems end at 255, and numbers may follow."""
+
+_UNFIT = re.compile(r"[/\\\x00-\x1f\x7f]|^\.+" + (r'|[<>:"|?*]' if os.name == "nt" else ""))
+"""What leads out of a folder, hides a file, or cannot be in its name (Windows knows more of it)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A place that is fit to be written to.
+
+    Attributes
+    ----------
+    path : Path
+        The file or the folder.
+    format : str
+        Which of the formats of whoever writes.
+    force : bool
+        Whether what is there may be replaced.
+    is_folder : bool
+        Whether it is a folder, of files that all end in the name of the format.
+    """
+
+    path: Path
+    format: str
+    force: bool = False
+    is_folder: bool = False
+
+
+def find_place(
+    path: str | os.PathLike[str],
+    *,
+    formats: Sequence[str],
+    format: str | None = None,  # noqa: A002 - the name of the option
+    force: bool = False,
+    is_folder: bool | None = None,
+) -> Output:
+    """Check that there is a place for an output.
+
+    Parameters
+    ----------
+    path : str or path-like
+    formats : sequence of str
+        Those that there are; each is also its ending.
+    format : str, optional
+        One of them; by default it is told by the path's ending.
+    force : bool, default=False
+        Whether an output that is there already may be replaced.
+    is_folder : bool, optional
+        Whether it is a folder of files; by default the format says so.
+
+    Returns
+    -------
+    output : Output
+
+    Raises
+    ------
+    InputError
+        If the ending says nothing, the folder is not there or may not be written to, or the
+        place is taken.
+    """
+    if os.fspath(path) == "-" or os.fspath(path).startswith(("/dev/", "/proc/")):
+        raise InputError(
+            f"The output {os.fspath(path)!r} is no file. Results are written as a whole, to a "
+            "file or a folder with a name."
+        )
+    # A link stays a link: what it points to is replaced.
+    place = Path(path).resolve()
+    kind = format or _format_of(path, formats)
+    output = Output(place, kind, force, kind in _FOLDERS if is_folder is None else is_folder)
+    _check_folder(place.parent)
+    if os.path.lexists(place):
+        _check_replaceable(output)
+    return output
+
+
+def refuse_inputs(output: Path, *inputs: str) -> None:
+    """Refuse to replace what is read.
+
+    Parameters
+    ----------
+    output : Path
+    *inputs : str
+        Files, or ``"-"`` for standard input.
+
+    Raises
+    ------
+    InputError
+        If the output is one of them.
+    """
+    for path in inputs:
+        if output.exists() and Path(path).exists() and output.samefile(path):
+            raise InputError(f"OUT is IN, {path}, which would be lost. Choose another name.")
+
+
+@contextmanager
+def growing(output: Output) -> Iterator[Path]:
+    """Give a temporary name beside an output, and move what is there to its own at the end.
+
+    Parameters
+    ----------
+    output : Output
+        If it is a folder, an empty one is there under the temporary name.
+
+    Yields
+    ------
+    part : Path
+
+    Raises
+    ------
+    OSError
+        If something cannot be written; nothing is left behind then, as after any error.
+    InputError
+        If the place has been taken in the meantime.
+    """
+    path = output.path
+    # Not `tempfile`, whose files are their owner's only: an output has the usual permissions.
+    part = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        if output.is_folder:
+            part.mkdir()
+        yield part
+        # Hours may have gone by since `find_place` looked.
+        if os.path.lexists(path):
+            _check_replaceable(output)
+        if path.is_dir():  # a folder cannot be replaced in one step, so one is always there
+            aside = path.rename(part.with_suffix(".old"))
+            try:
+                part.rename(path)
+            except OSError:
+                aside.rename(path)
+                raise
+            shutil.rmtree(aside)
+        else:
+            part.replace(path)
+    except OSError as error:
+        if error.filename is None:  # what a full disk says does not say where it is
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    finally:
+        if part.is_dir():
+            shutil.rmtree(part, ignore_errors=True)
+        else:
+            part.unlink(missing_ok=True)
+
+
+def file_names(labels: Iterable[str]) -> list[str]:
+    """Make a file name of each label, without an ending.
+
+    A label that can be a file name stays as it is, as fair-esm would write it. Names differ
+    even where a file system tells no upper from lower case.
+
+    Parameters
+    ----------
+    labels : iterable of str
+        All different.
+
+    Returns
+    -------
+    names : list of str
+        All different, none of which leads out of its folder or is hidden.
+
+    Examples
+    --------
+    >>> file_names(["sp|P01308|INS_HUMAN", "../etc/passwd", "a/b", "a_b"])
+    ['sp|P01308|INS_HUMAN', '___etc_passwd', 'a_b-2', 'a_b']
+    """
+    wanted = list(labels)
+    stems = [_UNFIT.sub(lambda found: "_" * len(found[0]), label) for label in wanted]
+    stems = [stem[:_LONGEST_STEM] for stem in stems]
+    names, taken = [""] * len(stems), set[str]()
+    # Labels that stay as they are come first, so that no other takes their name.
+    for i in sorted(range(len(stems)), key=lambda i: stems[i] != wanted[i]):
+        numbered = itertools.chain([stems[i]], (f"{stems[i]}-{k}" for k in itertools.count(2)))
+        names[i] = next(name for name in numbered if name.casefold() not in taken)
+        taken.add(names[i].casefold())
+    return names
+
+
+def _format_of(path: str | os.PathLike[str], formats: Sequence[str]) -> str:
+    ending = Path(path).suffix
+    if ending[1:] in formats:
+        return ending[1:]
+    files = ", ".join(f".{name}" for name in formats if name not in _FOLDERS)
+    folders = " or ".join(f".{name}" for name in formats if name in _FOLDERS)
+    remedy = f"{files} (a file) or {folders} (a folder), or name a format" if folders else files
+    raise InputError(
+        f"The output {os.fspath(path)!r} ends in {ending!r}, which says no format. "
+        f"Let it end in {remedy}."
+    )
+
+
+def _check_folder(folder: Path) -> None:
+    if not folder.exists():
+        raise InputError(f"There is no folder {folder} to write to. Make it first.")
+    if not folder.is_dir():
+        raise InputError(f"{folder} is not a folder, so nothing can be written into it.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise InputError(f"The folder {folder} may not be written to. Choose another one.")
+
+
+def _check_replaceable(output: Output) -> None:
+    """Refuse to replace what was not asked for, and what was not written from here."""
+    place, kind = output.path, output.format
+    there = "a folder" if place.is_dir() else "a file" if place.is_file() else "no file"
+    wanted = "a folder" if output.is_folder else "a file"
+    if there != wanted:
+        raise InputError(
+            f"{place} is {there}, and the format {kind} is {wanted}. Choose another name."
+        )
+    # To replace a folder is to delete it: never one that holds anything else.
+    files = place.iterdir() if output.is_folder else ()
+    odd = [item.name for item in files if item.suffix != f".{kind}"]
+    if odd:
+        raise InputError(
+            f"{place} holds other things than .{kind} files ({min(odd)}, say), so it will not be "
+            "replaced. Choose a folder that does not exist yet."
+        )
+    if not output.force:
+        raise InputError(f"{place} exists already. Choose another name, or replace it: --force.")

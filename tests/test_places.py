@@ -1,0 +1,100 @@
+"""An output takes no other's place, and is there when it is complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from esm2_features._places import file_names, find_place, growing, refuse_inputs
+from esm2_features.exceptions import InputError
+
+
+def listed(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test__find_place__one_format_needs_no_other_name(tmp_path):
+    with pytest.raises(InputError, match=r"which says no format\. Let it end in \.csv\.$"):
+        find_place(tmp_path / "x.txt", formats=("csv",))
+    assert find_place(tmp_path / "x.csv", formats=("csv",)).format == "csv"
+
+
+def test__find_place__folders_by_format_or_as_said(tmp_path):
+    formats = ("npz", "npy", "png")
+    assert not find_place(tmp_path / "x.npz", formats=formats).is_folder
+    assert find_place(tmp_path / "x.npy", formats=formats).is_folder
+    assert find_place(tmp_path / "x", formats=formats, format="png", is_folder=True).is_folder
+
+
+def test__growing__is_there_at_the_end(tmp_path):
+    output = find_place(tmp_path / "x.npy", formats=("npy",))
+    with growing(output) as part:
+        (part / "a.npy").touch()
+        assert not output.path.exists()
+    assert listed(output.path) == ["a.npy"]
+    assert listed(tmp_path) == ["x.npy"]
+
+
+@pytest.mark.parametrize("name", ["x.npy", "x.npz"])
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test__growing__leaves_nothing_behind_after_any_error(tmp_path, name, error):
+    output = find_place(tmp_path / name, formats=("npy", "npz"))
+
+    def interrupted():
+        with growing(output) as part:
+            (part / "a.npy" if output.is_folder else part).touch()
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert listed(tmp_path) == []
+
+
+def test__growing__replaces_a_folder_of_its_own_kind_only(tmp_path):
+    output = find_place(tmp_path / "x", formats=("png",), format="png", is_folder=True, force=True)
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "a.png").touch()
+    with growing(output) as part:
+        (part / "b.png").touch()
+    assert listed(tmp_path / "x") == ["b.png"]
+    (tmp_path / "x" / "thesis.tex").touch()
+    with pytest.raises(InputError, match=r"other things than \.png files"), growing(output):
+        pass
+    assert listed(tmp_path / "x") == ["b.png", "thesis.tex"]
+
+
+def test__refuse_inputs__names_the_one_that_would_be_lost(tmp_path):
+    (tmp_path / "x.csv").touch()
+    (tmp_path / "link.csv").symlink_to(tmp_path / "x.csv")
+    refuse_inputs(tmp_path / "y.csv", str(tmp_path / "x.csv"), "-")
+    with pytest.raises(InputError, match=r"OUT is IN, .*x\.csv"):
+        refuse_inputs(tmp_path / "link.csv", "-", str(tmp_path / "x.csv"))
+
+
+def test__file_names__labels_that_can_be_names_stay():
+    labels = ["sp|P01308|INS_HUMAN Insulin OS=Homo sapiens", "a_b", "a-2", "-x", "a"]
+    assert file_names(["a/b", *labels])[1:] == labels
+
+
+def test__file_names__upper_and_lower_case_differ_by_more_than_case():
+    assert file_names(["abc", "ABC", "Abc"]) == ["abc", "ABC-2", "Abc-3"]
+
+
+def test__file_names__long_labels_are_cut_and_differ():
+    names = file_names(["x" * 1000 + "1", "x" * 1000 + "2"])
+    assert len(set(names)) == 2
+    assert max(map(len, names)) < 250
+
+
+@given(st.lists(st.text(st.characters(max_codepoint=127), min_size=1), unique=True))
+def test__file_names__are_safe_and_different(labels):
+    names = file_names(labels)
+    assert len({name.casefold() for name in names}) == len(labels)
+    for name in names:
+        assert Path("folder", f"{name}.pt").parent == Path("folder")
+        assert not name.startswith(".")
+        assert "\\" not in name
+        assert all(ord(character) >= 32 for character in name)
