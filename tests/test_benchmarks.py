@@ -79,3 +79,13 @@ def test__cache_speed__runs(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("esm2_features") == 2
+
+
+@pytest.mark.parametrize("script", ["contacts_memory.py", "variants.py"])
+def test__contacts_and_variants__run(script):
+    if script == "contacts_memory.py" and not Path("/proc/self/clear_refs").exists():
+        pytest.skip("the peak of memory can be begun anew on Linux only")
+    command = [sys.executable, str(BENCHMARKS / script), "--quick"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "largest difference" in done.stdout

@@ -125,8 +125,8 @@ def test__nothing_asked__nothing_missing_and_nothing_claimed(tmp_path):
 
 def test_leaving__after_a_lock_that_is_gone_stores_what_was_computed(tmp_path):
     cache = Cache(tmp_path)
+    cache._link.busy_seconds = 0.0  # before the first connection is made
     put(cache, [5], 0)
-    cache._link.busy_seconds = 0.0
     one, _ = storage(cache)
     with one:
         with raw(cache) as file, caches_warn() as messages:
