@@ -144,7 +144,7 @@ def test__stream__reads_no_further_ahead_than_a_portion(engine, monkeypatch, pro
 
 
 def test__stream__holds_no_more_results_than_a_portion(engine, monkeypatch):
-    monkeypatch.setattr("esm2_features._engine._STREAM_BYTES", 1)
+    monkeypatch.setattr("esm2_features._per_residue._PORTION_BYTES", 1)
     one = engine()
     expected = one.contacts(SEQUENCES)
     portions = []
