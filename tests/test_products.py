@@ -35,15 +35,24 @@ LAYERS, DIM, HEADS = 4, 64, 4
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    path = tmp_path_factory.mktemp("products") / "small.pt"
-    return write_fair_esm(random_esm2(layers=LAYERS, dim=DIM, heads=HEADS, seed=5), path)
+def model():
+    """A random network whose attention is not nearly uniform, so that contacts differ."""
+    model = random_esm2(layers=LAYERS, dim=DIM, heads=HEADS, seed=5)
+    with torch.no_grad():
+        for layer in model.layers:
+            layer.self_attn.q_proj.weight *= 4
+        model.contact_head.regression.weight *= 100
+    return model
 
 
 @pytest.fixture(scope="module")
-def fair_esm():
+def checkpoint(model, tmp_path_factory):
+    return write_fair_esm(model, tmp_path_factory.mktemp("products") / "small.pt")
+
+
+@pytest.fixture(scope="module")
+def fair_esm(model):
     """What fair-esm gives for one sequence by itself."""
-    model = random_esm2(layers=LAYERS, dim=DIM, heads=HEADS, seed=5)
 
     @torch.no_grad()
     def of(sequence):
@@ -103,6 +112,12 @@ def test__products__equal_those_of_fair_esm(
             assert array.dtype == np.float32
             assert array.shape == theirs[key].shape
             np.testing.assert_allclose(array, theirs[key], atol=atol, rtol=1e-5)
+
+
+def test__contacts__of_this_network_differ_enough_to_tell_right_from_wrong(fair_esm):
+    contacts = fair_esm(SEQUENCES[4])["contacts"]
+    assert contacts.std() > 0.1
+    assert fair_esm(SEQUENCES[4])["attentions"].std() > 0.02
 
 
 def test__products__are_those_of_a_list_of_nothing(engine):
