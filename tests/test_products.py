@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from esm2_features import Engine
 from esm2_features._alphabet import CANONICAL_RESIDUES, CANONICAL_TOKENS, encode
 from esm2_features._checkpoint import open_checkpoint
+from esm2_features._linear import _can_pack
 from esm2_features._maps import page_rank
 from esm2_features._reference import Reference
 from esm2_features._subjects import Subject, window_weights, windows
@@ -32,6 +33,8 @@ SEQUENCES = [
     "PEPTIDEPEP",
 ]
 LAYERS, DIM, HEADS = 4, 64, 4
+# Where products are packed (x86), batch mates change nothing by a bit; elsewhere, hardly.
+EXACT = 0.0 if _can_pack(torch.zeros(1, 1)) else 1e-5
 
 
 @pytest.fixture(scope="module")
@@ -302,14 +305,14 @@ def test__window__is_part_of_the_key(engine):
     assert not np.allclose(found[1], found[2], atol=1e-3)
 
 
-@settings(max_examples=20)
+@settings(max_examples=20, deadline=None)
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.sampled_from([1, 64, 4096]))
 def test__window__vectors_do_not_depend_on_batch_mates(lengths, budget):
     sequences = [(CANONICAL_RESIDUES * 2)[:n] for n in lengths]
     options = {"max_residues": 12, "too_long": "window", "cache": None}
     alone = np.concatenate([Engine("mini", **options).embed([s]) for s in sequences])
     together = Engine("mini", batch_tokens=budget, **options).embed(sequences)
-    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together, alone, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize("product", ["contacts", "attentions"])
@@ -346,6 +349,24 @@ def test__regions__are_pooled_with_the_whole_sequence_as_context(
     found = one.embed(["GG", "MKTAYIAKQR"], regions=[None, region])
     residues = fair_esm("MKTAYIAKQR")["residues"][LAYERS][list(positions)]
     np.testing.assert_allclose(found[1], getattr(residues, pooling)(0), atol=1e-5)
+
+
+parts = st.none() | st.tuples(st.integers(0, 8), st.integers(1, 8)).map(lambda p: (p[0], sum(p)))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(16, 40), parts), min_size=1, max_size=8),
+    st.sampled_from([1, 100, 2048]),
+)
+def test__regions__vectors_do_not_depend_on_batch_mates(rows, budget):
+    sequences = [(CANONICAL_RESIDUES * 3)[n : 2 * n] for n, _ in rows]
+    regions = [region for _, region in rows]
+    options = {"cache": None, "pooling": ["mean", "max", "std", "parti"]}
+    together = Engine("mini", batch_tokens=budget, **options).embed(sequences, regions=regions)
+    one = Engine("mini", **options)
+    alone = [one.embed([s], regions=[r])[0] for s, r in zip(sequences, regions, strict=True)]
+    np.testing.assert_allclose(together, alone, rtol=0, atol=EXACT)
 
 
 def test__regions__of_one_sequence_come_of_one_pass(engine):
