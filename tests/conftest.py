@@ -6,9 +6,13 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 # Before anything is imported, so that worker processes inherit it: no test may reach the
 # user's own cache, official weights that happen to be on this machine, or the network.
@@ -24,6 +28,10 @@ for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
 
 from checkpoints import random_esm2, write_fair_esm  # noqa: E402
 
+from esm2_features import ESM2Transformer  # noqa: E402
+from esm2_features._checkpoint import open_checkpoint  # noqa: E402
+from esm2_features._reference import Reference  # noqa: E402
+
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
@@ -33,6 +41,23 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.pt"
     write_fair_esm(random_esm2(layers=2, dim=32, heads=2, seed=7), path)
     return path
+
+
+@pytest.fixture
+def esm2(tiny_checkpoint: Path) -> Callable[..., ESM2Transformer]:
+    """Make an estimator of the tiny checkpoint, without a cache unless one is asked for."""
+
+    def make(model: str | Path = tiny_checkpoint, **parameters: Any) -> ESM2Transformer:
+        return ESM2Transformer(model, **{"device": "cpu", "cache": None, **parameters})
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def residues(tiny_checkpoint: Path) -> Callable[..., NDArray[np.float32]]:
+    """Representations of the residues, (residues, dim), as fair-esm computes them."""
+    reference = Reference(open_checkpoint(tiny_checkpoint))
+    return lambda sequence, layer=2: reference(sequence, [layer])[0][layer][1:-1].numpy()
 
 
 @pytest.fixture

@@ -16,11 +16,9 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from esm2_features import Cache, ESM2Transformer
+from esm2_features import Cache
 from esm2_features._chains import join_chains
-from esm2_features._checkpoint import open_checkpoint
 from esm2_features._engine import Engine
-from esm2_features._reference import Reference
 from esm2_features._subjects import positions_of
 from esm2_features.exceptions import (
     InputError,
@@ -36,23 +34,6 @@ POOLED = {"mean": np.mean, "max": np.max, "std": np.std}
 LINKERS = ["linker", "linker-per-chain"]
 
 chains = st.lists(st.text(alphabet="ACDEFW", min_size=1, max_size=9), min_size=1, max_size=4)
-
-
-@pytest.fixture
-def esm2(tiny_checkpoint):
-    """Make an estimator of the tiny checkpoint, without a cache unless one is asked for."""
-
-    def make(**parameters):
-        return ESM2Transformer(tiny_checkpoint, **{"device": "cpu", "cache": None, **parameters})
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def residues(tiny_checkpoint):
-    """Representations of the residues, (residues, dim), as fair-esm computes them."""
-    reference = Reference(open_checkpoint(tiny_checkpoint))
-    return lambda sequence: reference(sequence, [2])[0][2][1:-1].numpy()
 
 
 def assert_close(actual, expected, tolerance=1e-6):

@@ -51,16 +51,6 @@ ATOL = 1e-6
 
 
 @pytest.fixture
-def esm2(tiny_checkpoint):
-    """Make an estimator of the tiny checkpoint, without a cache unless one is asked for."""
-
-    def make(model=tiny_checkpoint, **parameters):
-        return ESM2Transformer(model, **{"device": "cpu", "cache": None, **parameters})
-
-    return make
-
-
-@pytest.fixture
 def nowhere(tmp_path, monkeypatch):
     """A machine on which no official weights lie in any of the folders that are searched."""
     for variable in ("TORCH_HOME", "HF_HUB_CACHE", "ESM2_FEATURES_HOME"):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from full_disk import no_room
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -231,18 +231,6 @@ def test__write_parquet__leaves_the_previous_file_when_parts_fail(tmp_path):
         write_parquet(path, parts())
     assert listed(tmp_path) == ["x.parquet"]
     assert path.read_text() == "precious"
-
-
-@contextmanager
-def no_room(size):
-    """Let no file grow beyond a size in bytes, as if the disk were full."""
-    resource = pytest.importorskip("resource", reason="limits are POSIX")
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize("size", [0, 100, 100_000])

@@ -19,10 +19,8 @@ from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
-from esm2_features import Cache, ESM2Transformer
-from esm2_features._checkpoint import open_checkpoint
+from esm2_features import Cache
 from esm2_features._engine import Engine
-from esm2_features._reference import Reference
 from esm2_features._regions import read_region
 from esm2_features._subjects import positions_of
 from esm2_features.exceptions import InputError, InvalidRegionError, MissingSequenceError
@@ -32,23 +30,6 @@ REGIONS = ["2:5", "0:3,7", "13", "4:6"]
 POSITIONS = [[2, 3, 4], [0, 1, 2, 7], [13], [4, 5]]
 FRAME = pd.DataFrame({"seq": SEQUENCES, "site": REGIONS}, index=["a", "b", "c", "d"])
 POOLED = {"mean": np.mean, "max": np.max, "std": np.std}
-
-
-@pytest.fixture
-def esm2(tiny_checkpoint):
-    """Make an estimator of the tiny checkpoint, without a cache unless one is asked for."""
-
-    def make(**parameters):
-        return ESM2Transformer(tiny_checkpoint, **{"device": "cpu", "cache": None, **parameters})
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def residues(tiny_checkpoint):
-    """Representations of the residues, (residues, dim), as fair-esm computes them."""
-    reference = Reference(open_checkpoint(tiny_checkpoint))
-    return lambda sequence, layer=2: reference(sequence, [layer])[0][layer][1:-1].numpy()
 
 
 def assert_close(actual, expected):
