@@ -6,6 +6,7 @@ Never here: what is computed, formats, pictures; every command is one call of th
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -179,6 +180,7 @@ def _write_product(
 ) -> None:
     from esm2_features._engine import Engine
     from esm2_features._fasta import read_fasta
+    from esm2_features._residues import Cuts
 
     start = time.perf_counter()
     engine = Engine(cache=None, verbose=True, **run)
@@ -190,10 +192,11 @@ def _write_product(
         records = read_fasta(fasta)
         ids = [record.id for record in records]
         check_ids(place, ids)
-        with naming(records_called(ids)):
-            sequences = engine.normalise(records)
+        # A bad record is known before hours of computing; what is to be warned of, is said later.
+        with naming(records_called(ids)), warnings.catch_warnings(action="ignore"):
+            engine.normalise(records, cuts=Cuts())
         # Nothing is computed yet, but the options are checked.
-        found = engine.stream(sequences, product, layers=chosen, over=over)
+        found = engine.stream(records, product, layers=chosen, over=over)
         arrays: Iterator[NDArray[np.float32]] = map(_stacked, found)
         if pictures is not None:
             folder = stack.enter_context(growing(pictures))

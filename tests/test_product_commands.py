@@ -67,6 +67,25 @@ def test__residues__are_those_of_the_engine(run, engine):
     assert re.fullmatch(rf"residues of 3 sequences -> {re.escape(str(path))} \(\d+\.\d s\)\n", said)
 
 
+def test__logits__of_masked_residues(run, engine, tmp_path):
+    masked = tmp_path / "masked.fasta"
+    masked.write_text(">a\nMKT<mask>YI\n>b\n<mask>\n")
+    path, _ = run("logits", fasta=masked)
+    with np.load(path) as archive:
+        for array, expected in zip(
+            archive.values(), engine.logits(["MKT<mask>YI", "<mask>"]), strict=True
+        ):
+            np.testing.assert_array_equal(array, expected)
+
+
+def test__warnings__of_sequences_are_said_once(run, tmp_path):
+    odd = tmp_path / "odd.fasta"
+    odd.write_text(f">a\n{'ACGT' * 6}\n>b\n{'MKTAYIAKQR' * 3}\n")
+    _, said = run("logits", "--max-residues", 25, "--too-long", "truncate", fasta=odd)
+    assert said.count("is it DNA") == 1
+    assert said.count("1 of 2 sequences were cut") == 1
+
+
 def test__residues__several_layers_in_the_order_asked(run, engine):
     path, _ = run("residues", "--layers", "-1,0")
     found = engine.residues(list(SEQUENCES.values()), layers=[2, 0])
