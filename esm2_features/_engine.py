@@ -9,9 +9,10 @@ Never here: scikit-learn, pandas, HTTP, file formats.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -37,8 +38,8 @@ from esm2_features._options import (
 )
 from esm2_features._per_residue import PerResidue, only_column
 from esm2_features._products import PRODUCTS
-from esm2_features._regions import read_region
-from esm2_features._residues import Cuts
+from esm2_features._regions import read_region, region_cells
+from esm2_features._residues import Cuts, is_missing
 from esm2_features._run import Run
 from esm2_features.exceptions import InputError
 
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
 _STREAM_SEQUENCES, _STREAM_BYTES = 4096, 1 << 28
 """Sequences that `Engine.stream` holds at a time, and bytes of their results."""
+_STREAM_MASKED = 64
 
 
 class Engine(PerResidue):
@@ -84,13 +86,14 @@ class Engine(PerResidue):
         What to do with longer ones. ``"truncate"`` keeps the first ``max_residues``;
         ``"window"`` runs windows of ``max_residues`` that overlap by a quarter or more, and
         averages what they say of a residue, with weights that fall off towards their edges.
+        Nothing is too long for ``max_residues=None``.
     unknown : {"raise", "X", "mask"}, default="raise"
         What to do with letters outside the 20 amino acids and X, B, U, Z, O.
     cache : "auto", None, path or Cache, default="auto"
         Where vectors are kept; None keeps none.
     cache_dtype : {"float32", "float16"}, default="float32"
         What they are kept in. ``"float16"`` halves the cache and rounds the features, whether
-        they come from the cache or not, to about 3 digits.
+        they come from the cache or not, to about 3 digits. Likelihoods are kept in float32.
     store : {"requested", "all"}, default="requested"
         What is kept of a sequence that is computed: the layers and poolings that were asked for,
         or all that this model has, at once.
@@ -101,7 +104,7 @@ class Engine(PerResidue):
     ----------
     n_computed : int
         Number of sequences that have gone through the network: the others were in the cache,
-        came from another process, or were given twice.
+        came from another process, or were given twice in one call.
 
     Raises
     ------
@@ -149,7 +152,7 @@ class Engine(PerResidue):
         )
         depth = self.checkpoint.architecture.layers
         self.layers = absolute_layers(layers, depth=depth, model=self.checkpoint.name)
-        self.default_layers = layers
+        self.default_layers = layers if isinstance(layers, Integral) else self.layers
         wants_all = isinstance(pooling, str) and pooling == "all"
         possible = POOLINGS if self.region is None else PARTIAL_POOLINGS
         self.poolings = possible if wants_all else names("pooling", pooling, EVERY_POOLING)
@@ -162,7 +165,8 @@ class Engine(PerResidue):
             )
         if self.region is not None:
             _refuse_special_tokens(self.poolings)
-        if self.too_long == "window" and "parti" in self.poolings:
+        windows = self.too_long == "window" and self.max_residues is not None
+        if windows and "parti" in self.poolings:
             raise InputError(
                 'Got pooling="parti" with too_long="window": importance is read off attention '
                 "between all residues of a sequence, and windows attend to their own only. Pass "
@@ -184,7 +188,7 @@ class Engine(PerResidue):
         ]
 
     def embed(
-        self, sequences: object, *, regions: Sequence[object] | None = None
+        self, sequences: object, *, regions: Collection[object] | None = None
     ) -> NDArray[np.float32]:
         """Compute one row of features for each sequence.
 
@@ -192,10 +196,10 @@ class Engine(PerResidue):
         ----------
         sequences : list of str, or one column of an array, Series, frame or table
             Or of objects with a ``.seq``, such as Biopython's records.
-        regions : sequence of length n, optional
+        regions : list, array or Series of length n, optional
             Residues of each sequence to pool over, counted from 0, instead of the same region
             for all: a position, a tuple (start, stop), a list of positions, text such as
-            ``"26:33,50:58"``, or None for all residues.
+            ``"26:33,50:58"``, or None (or NaN) for all residues.
 
         Returns
         -------
@@ -222,13 +226,14 @@ class Engine(PerResidue):
         found = self._read(sequences)
         spans = None
         if regions is not None:
-            if len(regions) != len(found):
+            cells = region_cells(regions)
+            if len(cells) != len(found):
                 raise InputError(
-                    f"Got {len(regions)} regions for {len(found)} sequences; pass one for each."
+                    f"Got {len(cells)} regions for {len(found)} sequences; pass one for each."
                 )
             spans = [
-                () if region is None else read_region(region, length=len(sequence), index=row)
-                for row, (region, sequence) in enumerate(zip(regions, found, strict=True))
+                () if is_missing(cell) else read_region(cell, length=len(sequence), index=row)
+                for row, (cell, sequence) in enumerate(zip(cells, found, strict=True))
             ]
         return self.embed_normalised(self.subjects(found, regions=spans))
 
@@ -275,7 +280,10 @@ class Engine(PerResidue):
         self, remaining: Iterator[object], product: str, reader: Reader | None
     ) -> Iterator[Any]:
         cuts = Cuts()
-        at_a_time = self._rows_at_a_time if product == "embedding" else _STREAM_SEQUENCES
+        at_a_time = {
+            "embedding": self._rows_at_a_time,
+            "predict_masked": _STREAM_MASKED,  # each mask is a row of its own
+        }.get(product, _STREAM_SEQUENCES)
         while some := list(islice(remaining, at_a_time)):
             rows = range(cuts.seen, cuts.seen + len(some))
             found = self.normalise(some, rows=rows, cuts=cuts)
@@ -307,21 +315,17 @@ class Engine(PerResidue):
         CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
             As `embed`.
         """
-        computed = self._computed
-        if any("@" in subject for subject in subjects if subject is not None):
-            _refuse_special_tokens(self.poolings)
-            computed = [column for column in computed if column[1] not in SPECIAL_TOKENS]
-        dim = self.checkpoint.architecture.dim
-        rows = self.rows(
-            subjects,
-            partial(_vectors, computed, dim, self.cache_dtype),
-            wanted=self._wanted,
-            computed=computed,
-            width=dim,
-            dtype=self.cache_dtype,
-            fill=fill,
-        )
-        return rows.reshape(len(subjects), len(self._wanted) * dim)
+        is_part = np.array(["@" in subject for subject in subjects if subject is not None], bool)
+        if not is_part.any():
+            return self._vectors(subjects, self._computed, fill)
+        _refuse_special_tokens(self.poolings)
+        of_parts = [column for column in self._computed if column[1] not in SPECIAL_TOKENS]
+        if is_part.all() or of_parts == self._computed:
+            return self._vectors(subjects, of_parts, fill)
+        # More is kept of whole sequences than of parts: whole ones first, and then all.
+        whole = [subject for subject in subjects if subject is not None and "@" not in subject]
+        self._vectors(whole, self._computed, fill)
+        return self._vectors(subjects, of_parts, fill)
 
     def precompute_normalised(self, subjects: Sequence[str]) -> None:
         """Fill the cache with the features of what `subjects` has given.
@@ -342,6 +346,21 @@ class Engine(PerResidue):
         for start in range(0, len(subjects), self._rows_at_a_time):
             self.embed_normalised(subjects[start : start + self._rows_at_a_time])
 
+    def _vectors(
+        self, subjects: Sequence[str | None], computed: list[tuple[int, str]], fill: float
+    ) -> NDArray[np.float32]:
+        dim = self.checkpoint.architecture.dim
+        rows = self.rows(
+            subjects,
+            partial(_vectors_reader, computed, dim, self.cache_dtype),
+            wanted=self._wanted,
+            computed=computed,
+            width=dim,
+            dtype=self.cache_dtype,
+            fill=fill,
+        )
+        return rows.reshape(len(subjects), len(self._wanted) * dim)
+
     @property
     def _rows_at_a_time(self) -> int:
         """Sequences whose features are held in memory at a time."""
@@ -349,7 +368,7 @@ class Engine(PerResidue):
         return max(1, min(_STREAM_SEQUENCES, _STREAM_BYTES // row_bytes))
 
 
-def _vectors(columns: Sequence[tuple[int, str]], dim: int, dtype: str) -> Reader:
+def _vectors_reader(columns: Sequence[tuple[int, str]], dim: int, dtype: str) -> Reader:
     from esm2_features._readers import Vectors
 
     return Vectors(tuple(columns), dim, dtype)

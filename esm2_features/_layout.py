@@ -14,7 +14,7 @@ Never here: what is computed of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from esm2_features._plan import Group, pack
+from esm2_features._plan import Batch, Group, pack
 from esm2_features._subjects import (
     distinct_sequences,
     parse,
@@ -31,6 +31,9 @@ from esm2_features._subjects import (
     window_weights,
     windows,
 )
+
+_COPIED_BYTES = 1 << 25
+"""Bytes of residues that are copied at a time."""
 
 
 class Segment(NamedTuple):
@@ -53,6 +56,16 @@ class Segment(NamedTuple):
     rows: NDArray[np.int64]
     owners: NDArray[np.int64]
 
+    def parts(self, dim: int) -> Iterator[Segment]:
+        """Cut it where picking residues would copy too much; whole sequences are not copied."""
+        at_a_time = max(1, _COPIED_BYTES // max(1, 4 * dim * self.rows.shape[1]))
+        if self.group is not None or len(self.members) <= at_a_time:
+            yield self
+            return
+        for start in range(0, len(self.members), at_a_time):
+            some = slice(start, start + at_a_time)
+            yield Segment(self.members[some], None, self.rows[some], self.owners[some])
+
     def residues(self, x_TD: Tensor) -> Tensor:
         """Pick the residues, without special tokens: (subjects, residues, dim)."""
         if self.group is not None:
@@ -73,24 +86,28 @@ class Layout:
     ----------
     subjects : sequence of str
         Those of one sequence come from one pass. Sequences of equal length should be neighbours.
+    budget : int, optional
+        Tokens that windows may go through the network with at a time.
 
     Attributes
     ----------
-    batch : Batch
-        What goes through the network.
+    batches : list of Batch
+        What goes through the network: all at once, unless there are too many windows.
     groups : tuple of Group
         How the sequences lie after `unite`.
+    is_windowed : bool
+        Whether some go in windows.
     count : int
         Number of subjects.
     """
 
-    def __init__(self, subjects: Sequence[str]) -> None:
+    def __init__(self, subjects: Sequence[str], budget: int | None = None) -> None:
         parsed = [parse(subject) for subject in subjects]
         members = distinct_sequences(parsed)
         self.count = len(parsed)
         self._sizes = np.array([len(sequence) + 2 for sequence, _ in members])
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
-        self._is_windowed = any(window for _, window in members)
+        self.is_windowed = any(window for _, window in members)
         pieces: list[str] = []
         targets: list[NDArray[np.int64]] = []
         weights: list[NDArray[np.float32]] = []
@@ -106,9 +123,9 @@ class Layout:
                 ends = (start, start + len(sequence) + 1)  # <cls> and <eos>, of all windows alike
                 targets.append(np.concatenate([[ends[0]], residues, [ends[1]]]))
                 weights.append(np.pad(window_weights(window), 1, constant_values=1.0))
-        self.batch = pack(pieces)
-        self.groups = self.batch.groups
-        if self._is_windowed:
+        self.batches = _packed(pieces, budget if self.is_windowed else None)
+        self.groups = self.batches[0].groups
+        if self.is_windowed:
             self._targets = torch.from_numpy(np.concatenate(targets))
             total = np.bincount(self._targets.numpy(), np.concatenate(weights))
             share = np.concatenate(weights) / total[self._targets.numpy()]
@@ -121,7 +138,7 @@ class Layout:
 
         Parameters
         ----------
-        x_TD : Tensor of shape (tokens of the batch, dim)
+        x_TD : Tensor of shape (tokens of all batches, dim)
 
         Returns
         -------
@@ -129,7 +146,7 @@ class Layout:
             Where windows overlap, their weighted mean; special tokens are the mean of all
             windows'. What is in one piece stays as it is, bit for bit.
         """
-        if not self._is_windowed:
+        if not self.is_windowed:
             return x_TD
         united = x_TD.new_zeros(int(self._starts[-1]), x_TD.shape[1])
         shares = self._shares.to(x_TD.device).unsqueeze(1)
@@ -195,3 +212,17 @@ class Layout:
             )
             for some in rows_of.values()
         ]
+
+
+def _packed(pieces: Sequence[str], budget: int | None) -> list[Batch]:
+    """Pack pieces in their order, as many at a time as the budget holds."""
+    portions: list[list[str]] = []
+    room = 0
+    for piece in pieces:
+        tokens = len(piece) + 2
+        if not portions or (budget is not None and tokens > room):
+            portions.append([])
+            room = budget or 0
+        portions[-1].append(piece)
+        room -= tokens
+    return [pack(portion) for portion in portions]

@@ -121,12 +121,7 @@ def _write_groups(parquet: ModuleType, file: BinaryIO, first: Part, others: Iter
     ) as writer:
         for part in itertools.chain([first], others):
             if part.rows.shape[1] != dim:
-                raise InputError(
-                    f"Vectors of {first.spec.model or first.spec.checkpoint} have {dim} "
-                    f"components and those of {part.spec.model or part.spec.checkpoint} "
-                    f"{part.rows.shape[1]}, and in one file all have the same number. Choose one "
-                    "(model=...), and write a file for each."
-                )
+                raise _of_two_widths(first, part)
             waiting = pa.concat_tables([waiting, _table(part, schema)])
             while len(waiting) >= _GROUP_ROWS:
                 writer.write_table(waiting.slice(0, _GROUP_ROWS))
@@ -135,6 +130,19 @@ def _write_groups(parquet: ModuleType, file: BinaryIO, first: Part, others: Iter
         if len(waiting):
             writer.write_table(waiting)
     return n
+
+
+def _of_two_widths(first: Part, other: Part) -> InputError:
+    names = [part.spec.model or part.spec.checkpoint for part in (first, other)]
+    option = "model"
+    if names[0] == names[1]:  # vectors of the network's width, and log-probabilities of residues
+        option = "pooling"
+        names = [f"{names[0]} ({part.spec.pooling})" for part in (first, other)]
+    return InputError(
+        f"Vectors of {names[0]} have {first.rows.shape[1]} components and those of {names[1]} "
+        f"{other.rows.shape[1]}, and in one file all have the same number. Choose one "
+        f"({option}=...), and write a file for each."
+    )
 
 
 def read_parquet(path: Path) -> Iterator[Part]:

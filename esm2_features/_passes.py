@@ -24,7 +24,7 @@ def passes(
     subjects: Sequence[str],
     which: Sequence[int],
     *,
-    forward: Callable[[list[str]], Sequence[Any]],
+    forward: Callable[[list[str], int], Sequence[Any]],
     bytes_of: Callable[[int], int],
     take: Callable[[list[int]], list[int]],
     device: torch.device,
@@ -41,7 +41,7 @@ def passes(
     which : sequence of int
         Numbers of those that are to be computed, all different.
     forward : callable
-        Takes the subjects of a batch, and gives a result for each.
+        Takes the subjects of a batch and the budget, and gives a result for each.
     bytes_of : callable
         Size of the result for a sequence of so many residues.
     take : callable
@@ -95,22 +95,32 @@ def passes(
         if not batch:
             continue
         try:
-            results = forward([subjects[i] for i in batch])
+            results = forward([subjects[i] for i in batch], budget)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            distinct = distinct_sequences([parsed[i] for i in batch])
-            if len(distinct) == 1:
+            if not _can_be_less([parsed[i] for i in batch], budget):
                 raise _out_of_memory(residues(batch), str(device)) from error
             results = None
         if results is None:
             # Only here, after the error and its frames are gone, can memory be freed.
             release_memory(device)
-            budget = sum(_tokens(Subject(*sequence)) for sequence in distinct) // 2
-            pending = planned([*batch, *(i for later in pending for i in later)])
+            distinct = distinct_sequences([parsed[i] for i in batch])
+            if len(distinct) == 1 and len(batch) > 1:  # parts of one sequence
+                half = len(batch) // 2
+                pending.extendleft([batch[half:], batch[:half]])
+            else:
+                budget = min(budget, sum(_tokens(Subject(*one)) for one in distinct)) // 2
+                pending = planned([*batch, *(i for later in pending for i in later)])
             continue
         yield batch, results
         progress(residues(batch))
+
+
+def _can_be_less(subjects: Sequence[Subject], budget: int) -> bool:
+    """Tell whether a batch can be divided: into sequences, parts of one, or its windows."""
+    window = subjects[0].window
+    return len(subjects) > 1 or (window > 0 and window + 2 < min(budget, _tokens(subjects[0])))
 
 
 def _tokens(subject: Subject) -> int:
@@ -123,8 +133,8 @@ def _tokens(subject: Subject) -> int:
 def _out_of_memory(length: int, device: str) -> OutOfMemoryError:
     return OutOfMemoryError(
         f"One sequence of {length} residues does not fit into the memory of {device}, alone in "
-        "its batch. Everything computed before it is in the cache. Use a device with more memory "
-        '(device="cpu", say), a smaller model, or a lower max_residues with too_long="truncate".',
+        "its batch. What was put into the cache before it is kept. Use a device with more memory, "
+        'a smaller model, or a lower max_residues with too_long="window" or too_long="truncate".',
         length=length,
         device=device,
     )

@@ -8,7 +8,7 @@ Never here: pooling, how a pass is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set, Sized
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -287,8 +287,6 @@ class PerResidue(Intake, Run):
         return [MaskedResidues(*pair) for pair in zip(positions, parts, strict=True)]
 
     def _read(self, sequences: object) -> list[str]:
-        if isinstance(sequences, (list, tuple)) and not sequences:
-            return []
         return self.normalise(only_column(sequences))
 
 
@@ -314,6 +312,9 @@ def only_column(sequences: object) -> list[object]:
     TypeError, InputError
         If it is no container, or has several columns.
     """
+    is_other = isinstance(sequences, str | bytes | Mapping | Set)
+    if isinstance(sequences, Sized) and not is_other and not len(sequences):
+        return []  # where scikit-learn would have no rows refused
     found = columns(sequences, owner="Engine")
     if len(found) > 1:
         raise InputError(

@@ -44,7 +44,7 @@ def pool(
         In the order of the subjects.
     """
     pooled_BD = x_TD.new_empty(sum(len(segment.members) for segment in segments), x_TD.shape[1])
-    for segment in segments:
+    for segment in (part for whole in segments for part in whole.parts(x_TD.shape[1])):
         if pooling in _SPECIAL_TOKENS:
             vectors = segment.tokens(x_TD)[:, _SPECIAL_TOKENS[pooling]]
         elif pooling in _OF_RESIDUES:

@@ -11,7 +11,7 @@ Never here: batches, caches, order.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,8 +33,11 @@ class Reader(Protocol):
     def bytes(self, residues: int) -> int:
         """Size of the result for a subject of so many residues."""
 
-    def __call__(self, network: Network, subjects: Sequence[str]) -> Any:
-        """Run the network over the subjects of a batch, and give a result for each."""
+    def __call__(self, network: Network, subjects: Sequence[str], budget: int | None = None) -> Any:
+        """Run the network over the subjects of a batch, and give a result for each.
+
+        Windows go through it at most ``budget`` tokens at a time.
+        """
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,11 @@ class Vectors:
         with_map = any(how == "parti" for _, how in self.columns)
         return 4 * len(self.columns) * self.dim + with_map * 4 * (residues + 2) ** 2
 
-    def __call__(self, network: Network, subjects: Sequence[str]) -> NDArray[np.float32]:
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> NDArray[np.float32]:
         """Pool the subjects: (subjects, columns, dim)."""
-        layout = Layout(subjects)
+        layout = Layout(subjects, budget)
         layers = {layer for layer, _ in self.columns}
         importance = None
         if any(how == "parti" for _, how in self.columns):
@@ -70,7 +75,7 @@ class Vectors:
             layers.add(network.depth)  # the maps of all blocks have to pass
         pooled: dict[tuple[int, str], Tensor] = {}
         waiting: dict[int, Tensor] = {}
-        for layer, x_TD in network.representations(layout.batch, sorted(layers), importance):
+        for layer, x_TD in _passed(network, layout, sorted(layers), importance):
             united_TD = layout.unite(x_TD)
             for how in {how for at, how in self.columns if at == layer}:
                 if how == "parti":
@@ -98,11 +103,13 @@ class SiteLogProbs:
         """Size of a row."""
         return 4 * len(TOKENS)
 
-    def __call__(self, network: Network, subjects: Sequence[str]) -> NDArray[np.float32]:
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> NDArray[np.float32]:
         """Score the sites: (subjects, 1, 33)."""
-        layout = Layout(subjects)
-        [(_, x_TD)] = network.representations(layout.batch, [network.depth])
-        if layout.groups is layout.batch.groups:
+        layout = Layout(subjects, budget)
+        [(_, x_TD)] = _passed(network, layout, [network.depth])
+        if not layout.is_windowed:
             sites_BD = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
             logits_BV = network.logits(sites_BD)
         else:
@@ -132,12 +139,14 @@ class Residues:
         """Size of all layers."""
         return 4 * len(self.layers) * self.dim * residues
 
-    def __call__(self, network: Network, subjects: Sequence[str]) -> list[Any]:
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> list[Any]:
         """Give the subjects' residues."""
-        layout = Layout(subjects)
+        layout = Layout(subjects, budget)
         found = {
             layer: layout.sequences(layout.unite(x_TD))
-            for layer, x_TD in network.representations(layout.batch, self.layers)
+            for layer, x_TD in _passed(network, layout, self.layers)
         }
         if not self.by_layer:
             return found[self.layers[0]]
@@ -163,10 +172,12 @@ class Logits:
         """Size of a result."""
         return 4 * len(TOKENS) * residues
 
-    def __call__(self, network: Network, subjects: Sequence[str]) -> list[NDArray[np.float32]]:
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> list[NDArray[np.float32]]:
         """Score the subjects' residues."""
-        layout = Layout(subjects)
-        [(_, x_TD)] = network.representations(layout.batch, [network.depth])
+        layout = Layout(subjects, budget)
+        [(_, x_TD)] = _passed(network, layout, [network.depth])
         logits_TV = layout.unite(network.logits(x_TD))
         if self.over == "residues":
             logits_TV = logits_TV[:, CANONICAL_TOKENS]
@@ -194,9 +205,11 @@ class Contacts:
         """Size of a result, and of what is added up for it."""
         return 8 * residues**2
 
-    def __call__(self, network: Network, subjects: Sequence[str]) -> list[NDArray[np.float32]]:
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> list[NDArray[np.float32]]:
         """Predict the subjects' contacts."""
-        layout = Layout(subjects)
+        layout = Layout(subjects, budget)
         maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
         _run(network, layout, maps, network.depth)
         return _in_order(layout, maps.probabilities())
@@ -220,17 +233,38 @@ class Attentions:
         """Size of a result."""
         return 4 * len(self.layers) * self.heads * (residues + 2) ** 2
 
-    def __call__(self, network: Network, subjects: Sequence[str]) -> list[NDArray[np.float32]]:
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> list[NDArray[np.float32]]:
         """Give the subjects' attention maps."""
-        layout = Layout(subjects)
+        layout = Layout(subjects, budget)
         maps = AllMaps(layout.groups, self.layers, heads=self.heads)
         _run(network, layout, maps, max(self.layers))
         return _in_order(layout, maps.maps())
 
 
+def _passed(
+    network: Network,
+    layout: Layout,
+    layers: Collection[int],
+    watch: ContactMaps | AllMaps | Importance | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Run the network over all batches of a layout: layers, and the rows of all batches."""
+    if len(layout.batches) == 1:
+        yield from network.representations(layout.batches[0], layers, watch)
+        return
+    assert watch is None, "maps are of sequences that go in one piece"
+    rows: dict[int, list[Tensor]] = {}
+    for batch in layout.batches:
+        for layer, x_TD in network.representations(batch, layers):
+            rows.setdefault(layer, []).append(x_TD)
+    for layer in sorted(rows):
+        yield layer, torch.cat(rows.pop(layer))
+
+
 def _run(network: Network, layout: Layout, maps: ContactMaps | AllMaps, depth: int) -> None:
     """Let the maps of all blocks up to one pass by."""
-    for _ in network.representations(layout.batch, [depth], maps):
+    for _ in _passed(network, layout, [depth], maps):
         pass
 
 

@@ -8,9 +8,10 @@ Never here: which sequence or column a region belongs to, pooling, what is missi
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Set
 from itertools import chain
 from numbers import Integral
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,41 @@ def read_region(value: object, *, length: int, index: int, column: str | None = 
         else spans_of(chain.from_iterable(range(start, stop) for start, stop in parts))
     )
     return () if spans == ((0, length),) else spans
+
+
+def region_cells(regions: Any) -> list[object]:
+    """List the regions of several sequences, one cell for each.
+
+    Parameters
+    ----------
+    regions : list, array, Series or another column
+
+    Returns
+    -------
+    cells : list of object
+
+    Raises
+    ------
+    TypeError
+        If it is one region, or has no order.
+    """
+    is_one = isinstance(regions, str | bytes | int) or (
+        isinstance(regions, tuple) and all(isinstance(cell, Integral) for cell in regions)
+    )
+    if is_one:
+        raise TypeError(
+            f"Got regions={regions!r}, which is one region, and each sequence needs its own: pass "
+            "a list of them. One region for all is for Engine(region=(start, stop))."
+        )
+    convert = next((n for n in ("to_pylist", "tolist") if hasattr(type(regions), n)), None)
+    has_rows = isinstance(regions, Collection) or convert is not None
+    is_other = isinstance(regions, Mapping | Set) or hasattr(type(regions), "columns")
+    if is_other or not has_rows:
+        raise TypeError(
+            f"Got {type(regions).__name__} as regions. Pass a list with one for each sequence, in "
+            "their order, or one column of a table."
+        )
+    return list(regions if convert is None else getattr(regions, convert)())
 
 
 def _parts(value: object) -> list[tuple[int, int]]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from esm2_features._alphabet import MASK
 from esm2_features._cache import Cache
 from esm2_features._checkpoint import Checkpoint
 from esm2_features._passes import passes
@@ -172,7 +173,7 @@ class Run:
             for batch, results in passes(
                 subjects,
                 missing,
-                forward=lambda some: self._forward(network, some, reader),
+                forward=lambda some, budget: self._forward(network, some, reader, budget),
                 bytes_of=reader.bytes,
                 take=list if storage is None else storage.take,
                 device=network.device,
@@ -182,14 +183,16 @@ class Run:
                 self.n_computed += len(distinct_sequences([parse(subjects[i]) for i in batch]))
                 yield batch, results
 
-    def _forward(self, network: Network, subjects: Sequence[str], reader: Reader) -> Any:
+    def _forward(
+        self, network: Network, subjects: Sequence[str], reader: Reader, budget: int
+    ) -> Any:
         """One forward pass: a result for each subject."""
         import torch
 
         from esm2_features._devices import exact_arithmetic
 
         with exact_arithmetic(network.device), torch.inference_mode():
-            results = reader(network, subjects)
+            results = reader(network, subjects, budget)
         if isinstance(results, np.ndarray) and np.isfinite(results).all():
             return results  # the usual case, all at once
         for subject, result in zip(subjects, results, strict=True):
@@ -217,9 +220,10 @@ class Run:
             if self.cache is not None:
                 columns = ", ".join(f"layer {at} {pooling}" for at, pooling in wanted[:3])
                 columns += ", ..." if len(wanted) > 3 else ""
-                first = subjects[0] if len(subjects[0]) <= 40 else f"{subjects[0][:37]}..."
+                distinct = distinct_sequences([parse(subject) for subject in subjects])
+                first = _shown(next(iter(distinct))[0])
                 error.args = (
-                    f"{len(subjects)} different sequences (such as {first!r}) lack vectors in the "
+                    f"{len(distinct)} different sequences (such as {first!r}) lack vectors in the "
                     f"cache {self.cache.path} ({columns}, {self.precision}, kept in {dtype}), and "
                     f"the weights to compute them cannot be had: {error} "
                     "Or compute them on a machine that has them, and take them in with "
@@ -246,10 +250,16 @@ class Run:
         kept = f", kept in {dtype}," if dtype != "float32" else ""
         return NumericalError(
             f"{self.checkpoint.name} gave infinities or NaN in {self.precision}{kept} for a "
-            f"sequence of {len(sequence)} residues ({sequence[:40]!r}...). Nothing of its batch "
+            f"sequence of {len(sequence)} residues ({_shown(sequence)!r}). Nothing of its batch "
             'was cached. float16 overflows in some models: use precision="float32" or "bfloat16", '
             'and cache_dtype="float32"; in float32, the checkpoint is damaged.'
         )
+
+
+def _shown(sequence: str) -> str:
+    """Shorten a sequence for a message, and write it as people do."""
+    short = sequence if len(sequence) <= 40 else f"{sequence[:37]}..."
+    return short.replace(MASK, "<mask>")
 
 
 def _copied(result: Any) -> Any:

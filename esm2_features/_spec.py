@@ -1,9 +1,10 @@
 """What identifies a number: the one record of everything that changes a vector.
 
 A vector is determined by the weights, the layer, the pooling, the precision of the
-arithmetic, the precision it is kept in, and the residues that went through the network.
-All but the last are a `Spec`; the residues are the *normalised* sequence, after unknown
-letters were mapped and long sequences were cut: two policies that lead to the same
+arithmetic, the precision it is kept in, and what it is about: the residues that went through the
+network, in which windows, and which of them count. All but the last are a `Spec`; the last is a
+*subject*, written by `_subjects` as one string, which for most is the *normalised* sequence, after
+unknown letters were mapped and long sequences were cut: two policies that lead to the same
 residues lead to the same vector, and share it. Device, batch size, paths and the names of
 sequences change nothing and are not here.
 
@@ -60,20 +61,20 @@ class Spec:
         """BLAKE2b-256 digest of everything that is compared, 32 bytes."""
         return _digest_of(self)
 
-    def keys(self, sequences: Iterable[str]) -> NDArray[np.uint8]:
-        """Key of each sequence's vector.
+    def keys(self, subjects: Iterable[str]) -> NDArray[np.uint8]:
+        """Key of each subject's vector.
 
         Parameters
         ----------
-        sequences : iterable of str
-            Normalised sequences.
+        subjects : iterable of str
+            Normalised sequences, or parts of them as `Subject` writes them.
 
         Returns
         -------
         keys : ndarray of shape (n, 32), uint8
             BLAKE2b-256 digests.
         """
-        return _keyed(self.digest, sequences)
+        return _keyed(self.digest, subjects)
 
 
 class Part(NamedTuple):
@@ -92,23 +93,21 @@ class Part(NamedTuple):
     rows: NDArray[np.float32]
 
 
-def computation_keys(
-    checkpoint: str, precision: str, sequences: Iterable[str]
-) -> NDArray[np.uint8]:
-    """Key of each sequence's forward pass, from which all its vectors come.
+def computation_keys(checkpoint: str, precision: str, subjects: Iterable[str]) -> NDArray[np.uint8]:
+    """Key of each subject's forward pass, from which all its vectors come.
 
     Parameters
     ----------
     checkpoint, precision : str
         As in `Spec`.
-    sequences : iterable of str
-        Normalised sequences.
+    subjects : iterable of str
+        As for `Spec.keys`.
 
     Returns
     -------
     keys : ndarray of shape (n, 32), uint8
     """
-    return _keyed(_digest({"checkpoint": checkpoint, "precision": precision}), sequences)
+    return _keyed(_digest({"checkpoint": checkpoint, "precision": precision}), subjects)
 
 
 @lru_cache(maxsize=4096)
@@ -122,12 +121,12 @@ def _digest(identity: dict[str, object]) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
 
-def _keyed(namespace: bytes, sequences: Iterable[str]) -> NDArray[np.uint8]:
+def _keyed(namespace: bytes, subjects: Iterable[str]) -> NDArray[np.uint8]:
     # A namespace is of a fixed length, so no two pairs make the same text. As BLAKE2's own key
     # it would take a block of the hash to itself, and most of the time.
     blake2b = hashlib.blake2b
     digests = [
-        blake2b(namespace + sequence.encode("ascii"), digest_size=KEY_BYTES).digest()
-        for sequence in sequences
+        blake2b(namespace + subject.encode("ascii"), digest_size=KEY_BYTES).digest()
+        for subject in subjects
     ]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES)

@@ -27,16 +27,16 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 
 
 class Storage:
-    """The vectors of some sequences, on their way from a cache and into it.
+    """The vectors of some subjects, on their way from a cache and into it.
 
-    Sequences are named by their numbers. A context manager: on leaving, also by an error or
+    Subjects are named by their numbers. A context manager: on leaving, also by an error or
     Ctrl-C, everything that was computed is written, and all claims are released.
 
     Parameters
     ----------
     cache : Cache or None
-    sequences : sequence of str
-        Normalised, all different.
+    subjects : sequence of str
+        Normalised sequences, or parts of them; all different.
     wanted : sequence of Spec
         Columns of `rows`.
     stored : sequence of Spec
@@ -48,15 +48,15 @@ class Storage:
     def __init__(
         self,
         cache: Cache | None,
-        sequences: Sequence[str],
+        subjects: Sequence[str],
         *,
         wanted: Sequence[Spec],
         stored: Sequence[Spec],
         rows: NDArray[np.float32],
     ) -> None:
         self._cache = cache
-        self._sequences = sequences
-        self._wanted = [] if cache is None else [(spec, spec.keys(sequences)) for spec in wanted]
+        self._subjects = subjects
+        self._wanted = [] if cache is None else [(spec, spec.keys(subjects)) for spec in wanted]
         self._stored = stored
         self._rows = rows
         self._claims = None if cache is None else Claims(cache.path)
@@ -172,18 +172,18 @@ class Storage:
 
     def _computations(self, which: Sequence[int]) -> NDArray[np.uint8]:
         spec = self._stored[0]
-        sequences = [self._sequences[i] for i in which]
-        return computation_keys(spec.checkpoint, spec.precision, sequences)
+        subjects = [self._subjects[i] for i in which]
+        return computation_keys(spec.checkpoint, spec.precision, subjects)
 
     def _write(self, *, last_chance: bool = False) -> None:
         if self._cache is not None and self._claims is not None and self._unwritten:
             which = [i for some, _ in self._unwritten for i in some]
-            sequences = [self._sequences[i] for i in which]
+            subjects = [self._subjects[i] for i in which]
             stored = self._cache.put_many(
                 [
                     Part(
                         spec,
-                        spec.keys(sequences),
+                        spec.keys(subjects),
                         np.concatenate([vectors[:, column] for _, vectors in self._unwritten]),
                     )
                     for column, spec in enumerate(self._stored)

@@ -152,7 +152,7 @@ def windows(residues: int, size: int) -> list[Window]:
     >>> windows(20, 12)
     [Window(start=0, stop=12), Window(start=8, stop=20)]
     """
-    step = size - size // 4
+    step = max(1, size - -(-size // 4))
     count = 1 + -(-(residues - size) // step)
     starts = [round(i * (residues - size) / (count - 1)) for i in range(count)]
     return [Window(start, start + size) for start in starts]

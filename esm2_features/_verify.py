@@ -256,7 +256,7 @@ def _maps(
     precision: str,
 ) -> list[Difference]:
     """Compare attention, and contacts where the checkpoint has a regression at hand."""
-    short = sorted((s for s in sequences if len(s) <= _LONGEST_MAPS), key=len, reverse=True)
+    short = list(dict.fromkeys(s for s in sequences if len(s) <= _LONGEST_MAPS))
     if not short:
         return []
     heads = checkpoint.architecture.heads
@@ -268,19 +268,20 @@ def _maps(
         readers["contacts"] = Contacts(*regression, heads=heads)
     except CheckpointError:  # who asks for contacts is told; there is nothing to compare here
         regression = None
-    distinct = list(dict.fromkeys(short))
-    with exact_arithmetic(network.device), torch.inference_mode():
-        ours = {name: reader(network, distinct) for name, reader in readers.items()}
     worst: dict[str, Difference] = {}
-    for i, sequence in enumerate(distinct):
-        attentions, contacts = reference.maps(sequence, regression)
-        theirs = {"attention": attentions.numpy()}
-        if contacts is not None:
-            theirs["contacts"] = contacts.numpy()
-        for name in readers:
-            rows, expected = (x.reshape(-1, x.shape[-1]) for x in (ours[name][i], theirs[name]))
-            difference = _compare(precision, name, rows, expected, MAPS_TOLERANCE)
-            worst[name] = _worse(worst.get(name), difference)
+    for batch in batches([len(sequence) + 2 for sequence in short], _BATCH_TOKENS):
+        some = [short[i] for i in batch]
+        with exact_arithmetic(network.device), torch.inference_mode():
+            ours = {name: reader(network, some) for name, reader in readers.items()}
+        for i, sequence in enumerate(some):
+            attentions, contacts = reference.maps(sequence, regression)
+            theirs = {"attention": attentions.numpy()}
+            if contacts is not None:
+                theirs["contacts"] = contacts.numpy()
+            for name in readers:
+                rows, expected = (x.reshape(-1, x.shape[-1]) for x in (ours[name][i], theirs[name]))
+                difference = _compare(precision, name, rows, expected, MAPS_TOLERANCE)
+                worst[name] = _worse(worst.get(name), difference)
     return list(worst.values())
 
 

@@ -12,9 +12,9 @@ LOADED = "a network"
 
 
 class CountingEngine(Engine):
-    def _forward(self, network, sequences, reader):
+    def _forward(self, network, sequences, reader, budget):
         self._note(sequences)
-        return super()._forward(network, sequences, reader)
+        return super()._forward(network, sequences, reader, budget)
 
     def _network(self):
         self._note([LOADED])

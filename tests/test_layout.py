@@ -15,7 +15,7 @@ SEQUENCES = ["MKTAYIAKQRQI", "ACDEFGHIKLMN", "GGGG", "W"]
 
 
 def numbered(layout, dim=3):
-    rows = torch.arange(len(layout.batch.tokens) * dim, dtype=torch.float32)
+    rows = torch.arange(len(layout.batches[0].tokens) * dim, dtype=torch.float32)
     return rows.view(-1, dim)
 
 
@@ -33,7 +33,7 @@ def mixed(draw):
 @given(mixed())
 def test__segments__hold_every_subject_once_with_its_own_residues(subjects):
     layout = Layout([str(subject) for subject in subjects])
-    tokens = torch.from_numpy(layout.batch.tokens).unsqueeze(1)
+    tokens = torch.from_numpy(layout.batches[0].tokens).unsqueeze(1)
     seen = []
     for segment in layout.segments:
         for member, found in zip(segment.members, segment.residues(tokens), strict=True):
@@ -47,7 +47,7 @@ def test__segments__hold_every_subject_once_with_its_own_residues(subjects):
 @given(mixed())
 def test__sequences__are_cut_out_for_each_subject(subjects):
     layout = Layout([str(subject) for subject in subjects])
-    parts = layout.sequences(torch.from_numpy(layout.batch.tokens).unsqueeze(1))
+    parts = layout.sequences(torch.from_numpy(layout.batches[0].tokens).unsqueeze(1))
     for (sequence, _, spans), part in zip(subjects, parts, strict=True):
         start, stop = spans[0] if spans else (0, len(sequence))
         assert part.ravel().tolist() == encode(sequence)[1:-1][start:stop].tolist()
@@ -64,7 +64,7 @@ def test__unite__leaves_what_is_in_one_piece_as_it_is():
     x_TD = numbered(layout)
     assert layout.unite(x_TD) is x_TD
     with_windows = Layout([str(Subject("MKTAYIAKQR", 4)), *SEQUENCES])
-    x_TD = torch.randn(len(with_windows.batch.tokens), 3)
+    x_TD = torch.randn(len(with_windows.batches[0].tokens), 3)
     pieces = 6 * len(windows(10, 4))
     assert torch.equal(with_windows.unite(x_TD)[12:], x_TD[pieces:])
 
@@ -73,8 +73,8 @@ def test__unite__of_windows_is_their_weighted_mean():
     sequence, size = "ACDEFGHIKLMNPQRSTVWY", 8
     layout = Layout([str(Subject(sequence, size))])
     pieces = windows(len(sequence), size)
-    assert [g.tokens for g in layout.batch.groups] == [size + 2]
-    x_TD = torch.randn(len(layout.batch.tokens), 5, generator=torch.Generator().manual_seed(0))
+    assert [g.tokens for g in layout.batches[0].groups] == [size + 2]
+    x_TD = torch.randn(len(layout.batches[0].tokens), 5, generator=torch.Generator().manual_seed(0))
     by_window = x_TD.view(len(pieces), size + 2, 5).double().numpy()
     expected = np.zeros((len(sequence), 5))
     total = np.zeros((len(sequence), 1))

@@ -23,7 +23,7 @@ DEFINITIONS = {
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test__pool__equals_its_definition(pooling):
     layout = Layout(SEQUENCES)
-    x_TD = torch.randn(len(layout.batch.tokens), 8, generator=torch.Generator().manual_seed(0))
+    x_TD = torch.randn(len(layout.batches[0].tokens), 8, generator=torch.Generator().manual_seed(0))
     parts = x_TD.split([len(s) + 2 for s in SEQUENCES])
     expected = np.stack([DEFINITIONS[pooling](part.numpy()) for part in parts])
     np.testing.assert_allclose(pool(x_TD, layout.segments, pooling), expected, atol=1e-6)

@@ -78,6 +78,7 @@ def test__logits__of_masked_residues(run, engine, tmp_path):
             np.testing.assert_array_equal(array, expected)
 
 
+@pytest.mark.filterwarnings("default")
 def test__warnings__of_sequences_are_said_once(run, tmp_path):
     odd = tmp_path / "odd.fasta"
     odd.write_text(f">a\n{'ACGT' * 6}\n>b\n{'MKTAYIAKQR' * 3}\n")

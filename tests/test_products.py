@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from checkpoints import random_esm2, write_fair_esm
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from esm2_features import Engine
 from esm2_features._alphabet import CANONICAL_RESIDUES, CANONICAL_TOKENS, encode
 from esm2_features._checkpoint import open_checkpoint
+from esm2_features._layout import Layout
 from esm2_features._linear import _can_pack
 from esm2_features._maps import page_rank
 from esm2_features._reference import Reference
@@ -20,6 +22,7 @@ from esm2_features.exceptions import (
     CheckpointError,
     InputError,
     InvalidRegionError,
+    OutOfMemoryError,
     SequenceTooLongError,
 )
 
@@ -493,3 +496,130 @@ def test__subjects__in_the_cache_are_told_apart(engine):
     found = one.embed_normalised(texts)
     assert len({row.tobytes() for row in found}) == 3
     np.testing.assert_array_equal(engine(max_residues=None).embed_normalised(texts), found)
+
+
+# ------------------------------------------------------------------ memory
+
+
+class Small(Engine):
+    """Runs out of memory above so many parts of sequences, or tokens."""
+
+    most_parts = most_tokens = 10**6
+
+    def _forward(self, network, subjects, reader, budget):
+        tokens = max(len(batch.tokens) for batch in Layout(subjects, budget).batches)
+        if len(subjects) > self.most_parts or tokens > self.most_tokens:
+            raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
+        self.__dict__.setdefault("passes", []).append((len(subjects), tokens))
+        return super()._forward(network, subjects, reader, budget)
+
+
+def test__memory__parts_of_one_sequence_are_divided(checkpoint):
+    regions = [(start, start + 5) for start in range(10)]
+    sequences = ["MKTAYIAKQRQISFVKSHFSRQ"] * 10
+    one = Small(checkpoint, cache=None)
+    one.most_parts = 3
+    found = one.embed(sequences, regions=regions)
+    assert max(parts for parts, _ in one.passes) <= 3
+    expected = Engine(checkpoint, cache=None).embed(sequences, regions=regions)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test__memory__windows_keep_to_the_budget(checkpoint):
+    one = Small(checkpoint, cache=None, max_residues=12, too_long="window", batch_tokens=30)
+    found = one.embed([LONG * 4])
+    assert max(tokens for _, tokens in one.passes) <= 30
+    whole = Engine(checkpoint, cache=None, max_residues=12, too_long="window")
+    np.testing.assert_allclose(found, whole.embed([LONG * 4]), rtol=0, atol=EXACT)
+
+
+def test__memory__windows_that_do_not_fit_together_go_one_by_one(checkpoint):
+    one = Small(checkpoint, cache=None, max_residues=12, too_long="window")
+    one.most_tokens = 14
+    whole = Engine(checkpoint, cache=None, max_residues=12, too_long="window")
+    np.testing.assert_allclose(one.embed([LONG]), whole.embed([LONG]), rtol=0, atol=EXACT)
+    one.most_tokens = 13
+    with pytest.raises(OutOfMemoryError) as caught:
+        one.embed([LONG + "M"])
+    assert caught.value.length == len(LONG) + 1
+
+
+def test__memory__residues_of_many_parts_are_not_copied_at_once(checkpoint, monkeypatch):
+    monkeypatch.setattr("esm2_features._layout._COPIED_BYTES", 1)
+    regions = [(start, start + 5) for start in range(10)]
+    sequences = ["MKTAYIAKQRQISFVKSHFSRQ"] * 10
+    options = {"cache": None, "pooling": ["mean", "std", "parti"]}
+    found = Engine(checkpoint, **options).embed(sequences, regions=regions)
+    monkeypatch.undo()
+    expected = Engine(checkpoint, **options).embed(sequences, regions=regions)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=EXACT)
+
+
+# ------------------------------------------------------------------ what is odd
+
+
+@pytest.mark.parametrize(
+    ("regions", "match"),
+    [
+        ((2, 5), r"Got regions=\(2, 5\), which is one region"),
+        ("25", "Got regions='25', which is one region"),
+        (3, "Got regions=3, which is one region"),
+        ({0: (1, 3), 1: (2, 4)}, "Got dict as regions"),
+        ({(1, 3), (2, 4)}, "Got set as regions"),
+        (pd.DataFrame({"a": [1, 2], "b": [1, 2]}), "Got DataFrame as regions"),
+        ((cell for cell in [1, 2]), "Got generator as regions"),
+    ],
+)
+def test__regions__that_are_no_list_are_refused(engine, regions, match):
+    with pytest.raises(TypeError, match=match):
+        engine().embed(["MKTAYI", "GSHMVL"], regions=regions)
+
+
+def test__regions__may_be_a_column_with_gaps(engine):
+    one = engine()
+    expected = one.embed(["MKTAYI", "GSHMVL"], regions=[None, 3])
+    found = one.embed(["MKTAYI", "GSHMVL"], regions=pd.Series([None, 3]))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test__store__all_keeps_all_of_whole_sequences_beside_parts(engine):
+    engine(store="all").embed(["MKTAYI", "GSHMVL"], regions=[None, (1, 3)])
+    one = engine(pooling="cls")
+    one.embed(["MKTAYI"])
+    assert one.n_computed == 0
+
+
+@pytest.mark.parametrize("nothing", [[], (), np.array([], dtype=object), pd.Series([], dtype=str)])
+def test__nothing__gives_nothing(engine, nothing):
+    one = engine()
+    assert one.embed(nothing).shape == (0, DIM)
+    assert one.logits(nothing) == []
+    assert list(one.stream(nothing)) == []
+
+
+def test__parti__goes_with_windows_where_nothing_is_too_long(engine):
+    one = engine(pooling="parti", too_long="window", max_residues=None)
+    np.testing.assert_array_equal(one.embed([LONG]), engine(pooling="parti").embed([LONG]))
+
+
+def test__message__without_weights_shows_sequences_as_they_were_written(tmp_path):
+    # Weights of its own: a network that is in memory needs no file.
+    moved = write_fair_esm(random_esm2(2, 32, 2, seed=99), tmp_path / "moved.pt")
+    one = Engine(moved, cache=tmp_path / "cache")
+    one.checkpoint.identity  # noqa: B018 - known from now on
+    moved.unlink()
+    with pytest.raises(CheckpointError, match=r"1 different sequences \(such as 'AC<mask>D'\)"):
+        one.predict_masked(["AC<mask>D"])
+
+
+def test__layers__that_can_be_read_once_are_remembered(engine):
+    assert list(engine(layers=iter([0, 2])).residues(["MKTA"])[0]) == [0, 2]
+
+
+def test__export__of_vectors_and_likelihoods_says_which_to_choose(engine, tmp_path):
+    one = engine()
+    one.embed(["MKTA"])
+    one.predict_masked(["MK<mask>A"])
+    with pytest.raises(InputError, match=r"Choose one \(pooling=\.\.\.\)"):
+        one.cache.export(tmp_path / "x.parquet")
+    one.cache.export(tmp_path / "x.parquet", pooling="log_probs")
