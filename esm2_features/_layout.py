@@ -14,7 +14,7 @@ Never here: what is computed of the rows.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -108,29 +108,11 @@ class Layout:
         self._sizes = np.array([len(sequence) + 2 for sequence, _ in members])
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.is_windowed = any(window for _, window in members)
-        pieces: list[str] = []
-        targets: list[NDArray[np.int64]] = []
-        weights: list[NDArray[np.float32]] = []
-        for (sequence, window), start in zip(members, self._starts, strict=False):
-            if not window:
-                pieces.append(sequence)
-                targets.append(start + np.arange(len(sequence) + 2))
-                weights.append(np.ones(len(sequence) + 2, np.float32))
-                continue
-            for part in windows(len(sequence), window):
-                pieces.append(sequence[part.start : part.stop])
-                residues = start + 1 + np.arange(part.start, part.stop)
-                ends = (start, start + len(sequence) + 1)  # <cls> and <eos>, of all windows alike
-                targets.append(np.concatenate([[ends[0]], residues, [ends[1]]]))
-                weights.append(np.pad(window_weights(window), 1, constant_values=1.0))
-        self.batches = _packed(pieces, budget if self.is_windowed else None)
-        self.groups = self.batches[0].groups
+        pieces = [sequence for sequence, _ in members]
         if self.is_windowed:
-            self._targets = torch.from_numpy(np.concatenate(targets))
-            total = np.bincount(self._targets.numpy(), np.concatenate(weights))
-            share = np.concatenate(weights) / total[self._targets.numpy()]
-            self._shares = torch.from_numpy(share.astype(np.float32))
-            self.groups = self._united_groups()
+            pieces = self._cut(members)
+        self.batches = _packed(pieces, budget if self.is_windowed else None)
+        self.groups = self._united_groups() if self.is_windowed else self.batches[0].groups
         self.segments = self._segments([parsed[i].spans for i in range(self.count)], members)
 
     def unite(self, x_TD: Tensor) -> Tensor:
@@ -172,6 +154,29 @@ class Layout:
                 whole = slice(start, start + int(self._sizes[segment.owners[k]]) - 2)
                 found[member] = rows[whole if segment.group else segment.rows[k]].copy()
         return found
+
+    def _cut(self, members: Iterable[tuple[str, int]]) -> list[str]:
+        """Cut sequences into their windows, and note which row each of these belongs to."""
+        pieces: list[str] = []
+        targets: list[NDArray[np.int64]] = []
+        weights: list[NDArray[np.float32]] = []
+        for (sequence, window), start in zip(members, self._starts, strict=False):
+            if not window:
+                pieces.append(sequence)
+                targets.append(start + np.arange(len(sequence) + 2))
+                weights.append(np.ones(len(sequence) + 2, np.float32))
+                continue
+            for part in windows(len(sequence), window):
+                pieces.append(sequence[part.start : part.stop])
+                residues = start + 1 + np.arange(part.start, part.stop)
+                ends = (start, start + len(sequence) + 1)  # <cls> and <eos>, of all windows alike
+                targets.append(np.concatenate([[ends[0]], residues, [ends[1]]]))
+                weights.append(np.pad(window_weights(window), 1, constant_values=1.0))
+        target, weight = np.concatenate(targets), np.concatenate(weights)
+        share = weight / np.bincount(target, weight)[target]
+        self._targets = torch.from_numpy(target)
+        self._shares = torch.from_numpy(share.astype(np.float32))
+        return pieces
 
     def _united_groups(self) -> tuple[Group, ...]:
         edges = [0, *(np.flatnonzero(np.diff(self._sizes)) + 1).tolist(), len(self._sizes)]
