@@ -67,8 +67,9 @@ class Engine(PerResidue):
     pooling : str, list of str or "all", default="mean"
         ``"mean"``, ``"max"`` and ``"std"`` (population) over the residues; ``"cls"``,
         ``"eos"``. A list concatenates. ``"parti"`` is a mean that weights residues by their
-        importance (PageRank over the attention maps, Tartici et al. 2025); the maps cost time
-        and memory that grow with the square of the length, so "all" does not mean it.
+        importance (PageRank over the attention maps, Tartici et al. 2025). The maps cost time
+        that grows with the square of the length (on a CPU, a tenth more for peptides, up to a
+        half for 300 residues, nearly 3 times for 1000), so "all" does not mean it.
     region : (int, int), optional
         Pool over the residues from the first to before the second, counted from 0, as
         ``sequence[start:stop]`` does, with the whole sequence as their context. "all" poolings
