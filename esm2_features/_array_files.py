@@ -1,9 +1,13 @@
-"""Files of one array for each sequence, written as they come: nothing is held but one array.
+"""Files of one array for each sequence, written as they come.
 
     .npz   an archive of arrays, each under its id; `numpy.load` reads one at a time
     .h5    a dataset for each id, in input order, and what they are in the attributes of the file
-    .npy   a folder of one .npy for each id
+    .npy   a folder of one .npy for each id; where an id cannot be the name of a file, ids.csv
+           says which file is whose
     .pt    a folder of one .pt for each header, with the keys of fair-esm's scripts/extract.py
+
+One array is held at a time (for .pt, also the file that is made of it), besides the ids and
+headers of all.
 
 None is compressed: most bits of such numbers are noise, which no compression shrinks. In HDF5,
 where a ``/`` would make a group, it is ``%2F`` in the name of a dataset (and ``%`` is ``%25``, so
@@ -24,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from esm2_features._outputs import save_pt
-from esm2_features._places import Output, file_names, find_place, growing
+from esm2_features._places import Output, file_names, find_place, growing, write_index
 from esm2_features.exceptions import InputError, import_optional
 
 if TYPE_CHECKING:
@@ -179,8 +183,18 @@ def _npz(part: Path, contents: Arrays) -> Iterator[_Add]:
 def _npy(part: Path, contents: Arrays) -> Iterator[_Add]:
     import numpy as np
 
+    write_index(part, contents.ids, "npy")
     names = iter(file_names(contents.ids))
-    yield lambda array: np.save(part / f"{next(names)}.npy", array, allow_pickle=False)
+
+    def add(array: NDArray[np.float32]) -> None:
+        rows = np.ascontiguousarray(array)
+        # Not np.save, which hides from whoever has no room what the system said of it.
+        with (part / f"{next(names)}.npy").open("xb") as file:
+            header = np.lib.format.header_data_from_array_1_0(rows)
+            np.lib.format.write_array_header_1_0(file, header)
+            file.write(rows.data)
+
+    yield add
 
 
 @contextmanager

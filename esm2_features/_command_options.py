@@ -94,6 +94,11 @@ cache_option = click.option(
     help="Where results are kept; auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
 )
 force_option = click.option("--force", is_flag=True, help="Replace OUT if it exists.")
+force_plot_option = click.option(
+    "--force",
+    is_flag=True,
+    help="Replace OUT if it exists, and so the picture, or folder of pictures, of --plot.",
+)
 
 
 def output_option(metavar: str, text: str) -> Decorator:

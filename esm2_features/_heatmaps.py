@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._alphabet import CANONICAL_RESIDUES
-from esm2_features._places import Output, find_place
-from esm2_features.exceptions import InputError, import_optional
+from esm2_features._places import Output, find_place, refuse_nesting
+from esm2_features.exceptions import import_optional
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -59,11 +59,10 @@ def find_picture_place(path: Path, *, beside: Output, is_folder: bool = False) -
     MissingDependencyError
         If matplotlib is not installed.
     InputError
-        If there is no place.
+        If there is no place, or it is that of the numbers, in it, or around it.
     """
     import_optional("matplotlib.figure", extra="plot", purpose="Drawing")
-    if path.resolve() == beside.path:
-        raise InputError(f"Pictures and numbers have the same name, {path}. Choose another one.")
+    refuse_nesting(path, beside.path)
     return find_place(
         path,
         formats=("png",),

@@ -5,6 +5,7 @@ Never here: torch, files, how variants are written, how probabilities are comput
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from typing import Literal
@@ -16,9 +17,10 @@ from esm2_features._alphabet import MASK
 from esm2_features._cache import Cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
-from esm2_features._mutations import refuse_mask, refuse_other_length
+from esm2_features._mutations import refuse_mask, refuse_other_length, uncut
 from esm2_features._options import one_of
 from esm2_features._residues import Cuts
+from esm2_features._sequences import Column
 from esm2_features._transformer import SequenceTransformer
 from esm2_features._variants import (
     MASKED,
@@ -27,13 +29,16 @@ from esm2_features._variants import (
     UNMASKED,
     normalise_wildtype,
     position_log_probs,
+    refuse_truncation,
     residue_log_probs,
     tokens,
 )
-from esm2_features.exceptions import InputError, InvalidSequenceError
+from esm2_features.exceptions import InputError, InvalidSequenceError, SequenceTooLongError
 
 _OF_SEQUENCE = ("mean_log_prob", "pseudo_perplexity")
 _OF_VARIANT = ("llr", "n_mutations")
+
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 class ESM2LikelihoodTransformer(SequenceTransformer):
@@ -44,7 +49,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     ``mean_log_prob``
         The mean over its residues of log p(residue | context), a natural logarithm.
     ``pseudo_perplexity``
-        exp(-mean_log_prob): 1 if the model is sure of every residue, about 20 if of none.
+        exp(-mean_log_prob): 1 if the model is sure of every residue, about 20 if of none. At most
+        3.4e38, the largest float32, instead of infinity.
     ``llr``
         The log-likelihood ratio to the wild type, as `score_variants` gives it: 0 for the
         wild type, higher for what is more likely. Only if there is a ``wildtype``.
@@ -74,7 +80,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         Longest sequence that is allowed; None allows any.
     too_long, unknown, on_missing, cache
         As in `ESM2Transformer`. The mean leaves out residues that ``unknown="mask"``, or a
-        ``<mask>``, has masked; with a ``wildtype`` they are errors.
+        ``<mask>``, has masked; with a ``wildtype`` they are errors, and so is
+        ``too_long="truncate"``, which would lose mutations.
     verbose : bool, default=False
         Show progress on a terminal.
 
@@ -178,6 +185,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     def _engine(self, **changed: object) -> Engine:
         parameters = {**self.get_params(deep=False), **changed}
         one_of("method", parameters.pop("method"), METHODS)
+        if self.wildtype is not None:
+            refuse_truncation(parameters["too_long"])
         for not_of_the_engine in ("wildtype", "on_missing"):
             del parameters[not_of_the_engine]
         return Engine(**parameters)
@@ -185,12 +194,22 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     def _names(self, engine: Engine) -> list[str]:  # noqa: ARG002
         return [*_OF_SEQUENCE, *(() if self.wildtype is None else _OF_VARIANT)]
 
-    def _check(self, engine: Engine, sequences: list[str | None], n_chains: int) -> None:
-        wildtypes = self._wildtypes(engine, n_chains, Cuts())  # of cuts, `_features` speaks
+    def _normalised(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+        try:
+            return super()._normalised(engine, chains, cuts)
+        except SequenceTooLongError as error:
+            if self.wildtype is None:
+                raise
+            raise uncut(error) from error
+
+    def _check(self, engine: Engine, sequences: list[str | None], chains: Sequence[Column]) -> None:
+        names = [chain.name or f"x{i}" for i, chain in enumerate(chains)]
+        wildtypes = self._wildtypes(engine, len(chains), names)
         for i, sequence in enumerate(sequences):
             if sequence is None:
                 continue
-            row, wildtype = i // n_chains, wildtypes[i % n_chains]
+            row, k = divmod(i, len(chains))
+            wildtype = wildtypes[k]
             if wildtype is None:
                 if sequence.count(MASK) == len(sequence):
                     raise InvalidSequenceError(
@@ -201,9 +220,10 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
                         residue="<mask>",
                     )
                 continue
-            refuse_mask(sequence, index=row)
+            given, column = chains[k].values[row], names[k] if len(chains) > 1 else None
+            refuse_mask(sequence, index=row, given=given, column=column)
             if self.method != PSEUDO:
-                refuse_other_length(wildtype, sequence, index=row)
+                refuse_other_length(wildtype, sequence, index=row, given=given, column=column)
 
     def _features(
         self, engine: Engine, sequences: list[str | None], n_chains: int, fill: float
@@ -222,9 +242,9 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         return features
 
     def _wildtypes(
-        self, engine: Engine, n_chains: int, cuts: Cuts | None = None
+        self, engine: Engine, n_chains: int, names: Sequence[str] = ()
     ) -> list[str] | list[None]:
-        """Normalise the wild types, one for each chain."""
+        """Normalise the wild types, one for each chain; the names are for messages."""
         if self.wildtype is None:
             return [None] * n_chains
         several = isinstance(self.wildtype, list | tuple)
@@ -234,7 +254,9 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
                 f"Got {len(wildtypes)} wild type(s) for {n_chains} chain(s). Pass wildtype=[...] "
                 "with one for each column of X, in their order."
             )
-        return [normalise_wildtype(engine, wildtype, cuts) for wildtype in wildtypes]
+        called = [f"the wild type of {name!r}" for name in names if n_chains > 1]
+        called = called or ["the wild type"] * n_chains
+        return [normalise_wildtype(engine, *pair) for pair in zip(wildtypes, called, strict=True)]
 
 
 def _of_chain(
@@ -265,7 +287,8 @@ def _of_chain(
 
 def _of_sequence(log_probs: NDArray[np.float64]) -> tuple[float, float]:
     mean = float(log_probs.mean())
-    return mean, float(np.exp(-mean))
+    # 700 is more than the logarithm of any float32, and less than what overflows here.
+    return mean, min(math.exp(min(-mean, 700.0)), _LARGEST)
 
 
 def _edits(first: str, second: str) -> int:

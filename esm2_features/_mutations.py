@@ -10,18 +10,22 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
 from esm2_features._alphabet import MASK, RESIDUES
-from esm2_features._residues import is_missing
-from esm2_features.exceptions import InvalidVariantError
+from esm2_features._residues import is_missing, is_record
+from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError
 
 _MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")
 _NOTATION = re.compile(r"[0-9:]")  # a text with neither is the sequence of a mutant
 _THREE_LETTERS = re.compile(r"p\.|[A-Za-z]{3}[0-9]+[A-Za-z]{3}")
 _NO_SUBSTITUTION = re.compile(r"[*=-]|del|ins|dup|fs|ter", re.IGNORECASE)
+
+_FEWEST_THAT_HINT = 3
+"""Positions that have to agree on an offset: fewer of them do so by chance."""
 
 
 class Mutation(NamedTuple):
@@ -53,7 +57,7 @@ def read_variants(
 
     Parameters
     ----------
-    values : sequence of str
+    values : sequence of str or bytes
         Mutations (``"A123G"``, ``"A123G:D42N"``), sequences of mutants, or ``"WT"``.
     wildtype : str
         Normalised.
@@ -89,18 +93,59 @@ def read_variants(
                 expected="a variant",
                 found="a missing value",
             )
-        text = value.strip() if isinstance(value, str) else None
-        if text is not None and (text.upper() == "WT" or _NOTATION.search(text)):
-            found.append(_read_mutations(text, index, wildtype, offset, known, hint))
+        if _is_written(value):
+            found.append(_read_mutations(as_text(value), index, wildtype, offset, known, hint))
         else:
             found.append("")
             sequence_rows.append(index)
     texts = [values[index] for index in sequence_rows]
-    sequences = normalise(texts, rows=sequence_rows, column="variants")
+    try:
+        sequences = normalise(texts, rows=sequence_rows, column="variants")
+    except SequenceTooLongError as error:
+        raise uncut(error) from error
     for index, sequence in zip(sequence_rows, sequences, strict=True):
-        refuse_mask(sequence, index=index)
+        refuse_mask(sequence, index=index, given=values[index])
         found[index] = sequence
     return found
+
+
+def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
+    """Say the same without the advice to cut the sequence, which could lose mutations.
+
+    Parameters
+    ----------
+    error : SequenceTooLongError
+
+    Returns
+    -------
+    error : SequenceTooLongError
+    """
+    what = str(error).partition(". Pass ")[0]
+    return SequenceTooLongError(
+        f'{what}. Pass too_long="window" to run it in overlapping windows, or max_residues=None to '
+        "run it whole (memory grows with the square of the length).",
+        index=error.index,
+        length=error.length,
+        limit=error.limit,
+    )
+
+
+def as_text(value: object) -> str:
+    """Write a cell as the text that it holds, whatever holds it.
+
+    Parameters
+    ----------
+    value : str, bytes, or object with a ``.seq``
+
+    Returns
+    -------
+    text : str
+    """
+    if is_record(value):
+        value = value.seq  # type: ignore[attr-defined]
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)
 
 
 def mutate(wildtype: str, mutations: Sequence[Mutation]) -> str:
@@ -128,32 +173,26 @@ def mutate(wildtype: str, mutations: Sequence[Mutation]) -> str:
     return "".join(residues)
 
 
-def mutations_between(wildtype: str, sequence: str, *, index: int) -> tuple[Mutation, ...]:
+def mutations_between(wildtype: str, sequence: str) -> tuple[Mutation, ...]:
     """List the substitutions that turn the wild type into a sequence of the same length.
 
     Parameters
     ----------
     wildtype, sequence : str
         Normalised.
-    index : int
-        Row of the sequence, for the message.
 
     Returns
     -------
     mutations : tuple of Mutation
         By position.
-
-    Raises
-    ------
-    InvalidVariantError
-        If the lengths differ.
     """
-    refuse_other_length(wildtype, sequence, index=index)
     pairs = enumerate(zip(wildtype, sequence, strict=True))
     return tuple(Mutation(before, i, after) for i, (before, after) in pairs if before != after)
 
 
-def refuse_other_length(wildtype: str, sequence: str, *, index: int) -> None:
+def refuse_other_length(
+    wildtype: str, sequence: str, *, index: int, given: object, column: str | None = None
+) -> None:
     """Refuse a sequence that substitutions alone cannot have made.
 
     Parameters
@@ -162,6 +201,10 @@ def refuse_other_length(wildtype: str, sequence: str, *, index: int) -> None:
         Normalised.
     index : int
         Row of the sequence, for the message.
+    given : object
+        The cell that the sequence was read from, for the error.
+    column : str, optional
+        The name of its column, for the message.
 
     Raises
     ------
@@ -170,17 +213,17 @@ def refuse_other_length(wildtype: str, sequence: str, *, index: int) -> None:
     """
     if len(sequence) != len(wildtype):
         raise InvalidVariantError(
-            f"The sequence in row {index} has {len(sequence)} residues, the wild type has "
-            f"{len(wildtype)}. Marginals are of substitutions only: for insertions and deletions, "
-            'pass method="pseudo-perplexity".',
+            f"The sequence in {_place(index, column)} has {len(sequence)} residues, the wild type "
+            f"has {len(wildtype)}. Marginals are of substitutions only: for insertions and "
+            'deletions, pass method="pseudo-perplexity".',
             index=index,
-            variant=sequence,
+            variant=as_text(given),
             expected=f"{len(wildtype)} residues",
             found=f"{len(sequence)} residues",
         )
 
 
-def refuse_mask(sequence: str, *, index: int) -> None:
+def refuse_mask(sequence: str, *, index: int, given: object, column: str | None = None) -> None:
     """Refuse the sequence of a mutant that holds a mask.
 
     Parameters
@@ -189,6 +232,10 @@ def refuse_mask(sequence: str, *, index: int) -> None:
         Normalised.
     index : int
         Its row, for the message.
+    given : object
+        The cell that it was read from, for the error.
+    column : str, optional
+        The name of its column, for the message.
 
     Raises
     ------
@@ -197,18 +244,24 @@ def refuse_mask(sequence: str, *, index: int) -> None:
     """
     if MASK in sequence:
         raise InvalidVariantError(
-            f"The sequence in row {index} holds a <mask> at position {sequence.index(MASK) + 1}, "
-            "and a masked residue has no likelihood to compare with the wild type. Write the "
-            "residue, or X if it is not known.",
+            f"The sequence in {_place(index, column)} holds a <mask> at position "
+            f"{sequence.index(MASK) + 1}, and a masked residue has no likelihood to compare with "
+            "the wild type. Write the residue, or X if it is not known.",
             index=index,
-            variant=sequence.replace(MASK, "<mask>"),
+            variant=as_text(given),
             expected="a residue",
             found="<mask>",
         )
 
 
+def _is_written(value: object) -> bool:
+    """Whether a cell holds mutations or says that it is the wild type: no sequence."""
+    text = as_text(value) if isinstance(value, str | bytes | bytearray) else ""
+    return text.strip().upper() == "WT" or _NOTATION.search(text) is not None
+
+
 def _read_mutations(
-    text: str,
+    given: str,
     index: int,
     wildtype: str,
     offset: int,
@@ -216,21 +269,21 @@ def _read_mutations(
     hint: Callable[[], str],
 ) -> tuple[Mutation, ...]:
     """Read one text that holds mutations or says that it is the wild type."""
-    if text.upper() == "WT":
+    if given.strip().upper() == "WT":
         return ()
     mutations = []
-    for part in map(str.strip, text.split(":")):
+    for part in map(str.strip, given.split(":")):
         if part not in known:
-            known[part] = _read_mutation(part, text, index, wildtype, offset, hint)
+            known[part] = _read_mutation(part, given, index, wildtype, offset, hint)
         mutations.append(known[part])
     positions = [mutation.position for mutation in mutations]
     if len(set(positions)) < len(positions):
         twice = next(p for i, p in enumerate(positions) if p in positions[:i]) + 1 + offset
         raise InvalidVariantError(
-            f"The variant {_shown(text)} in row {index} mutates position {twice} twice. Name each "
-            "position once, with the residue that it has in the end.",
+            f"The variant {_shown(given)} in row {index} mutates position {twice} twice. Name "
+            "each position once, with the residue that it has in the end.",
             index=index,
-            variant=text,
+            variant=given,
             expected="each position once",
             found=f"position {twice} twice",
         )
@@ -238,13 +291,13 @@ def _read_mutations(
 
 
 def _read_mutation(
-    part: str, text: str, index: int, wildtype: str, offset: int, hint: Callable[[], str]
+    part: str, given: str, index: int, wildtype: str, offset: int, hint: Callable[[], str]
 ) -> Mutation:
     def wrong(problem: str, remedy: str, *, expected: str, found: str) -> InvalidVariantError:
         return InvalidVariantError(
-            f"The variant {_shown(text)} in row {index} {problem}. {remedy}",
+            f"The variant {_shown(given)} in row {index} {problem}. {remedy}",
             index=index,
-            variant=text,
+            variant=given,
             expected=expected,
             found=found,
         )
@@ -302,30 +355,45 @@ def _remedy_for(part: str) -> str:
 
 
 def _offset_hint(wildtype: str, values: Sequence[object]) -> str:
-    """Name the one offset at which the wild type has all residues that are to be replaced.
+    """Ask whether the numbering is shifted, if one other offset suits everything that is written.
 
-    It is the end of a message, empty if no offset fits or several do.
+    It is the end of a message, empty if no offset fits, several do, too few positions say so, or
+    there is anything else wrong.
     """
-    matches = [
-        match
-        for value in values
-        if isinstance(value, str)
-        for part in value.split(":")
-        if (match := _MUTATION.fullmatch(part.strip()))
+    if any(map(is_missing, values)):
+        return ""
+    written = [as_text(value).strip() for value in values if _is_written(value)]
+    variants = [
+        [_MUTATION.fullmatch(part.strip()) for part in text.split(":")]
+        for text in written
+        if text.upper() != "WT"
     ]
-    expected = sorted({(int(match.group(2)), match.group(1).upper()) for match in matches})
-    numbers = np.array([number for number, _ in expected])
-    letters = np.array([ord(letter) for _, letter in expected])
+    found = set()
+    for match in chain.from_iterable(variants):
+        if match is None or match.group(3).upper() not in RESIDUES:
+            return ""
+        found.add((int(match.group(2)), match.group(1).upper(), match.group(3).upper()))
+    numbers = np.array([number for number, _, _ in found])
+    letters = np.array([ord(before) for _, before, _ in found])
+    if len(np.unique(numbers)) < _FEWEST_THAT_HINT:
+        return ""
     protein = np.frombuffer(wildtype.encode("ascii"), dtype=np.uint8)
     fitting = [
         offset
-        for offset in range(numbers[-1] - len(wildtype), numbers[0])
+        for offset in range(int(numbers.max()) - len(wildtype), int(numbers.min()))
         if (protein[numbers - 1 - offset] == letters).all()
     ]
     if len(fitting) != 1:
         return ""
-    return f" All variants would fit with offset={fitting[0]}."
+    return (
+        f" Is the numbering shifted? All {len(found)} mutations would fit with offset={fitting[0]}."
+    )
+
+
+def _place(index: int, column: str | None) -> str:
+    return f"row {index}" + (f" of column {column!r}" if column is not None else "")
 
 
 def _shown(text: str) -> str:
+    text = text.strip()
     return repr(text if len(text) <= 60 else f"{text[:57]}...")

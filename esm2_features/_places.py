@@ -3,11 +3,12 @@
 An output is a file, or a folder of files, as a whole or not at all: it grows under a temporary
 name in the same folder, and takes its own name at the end.
 
-Never here: what is in the files.
+Never here: what is in the files, but for the index of their names.
 """
 
 from __future__ import annotations
 
+import csv
 import itertools
 import os
 import re
@@ -22,6 +23,11 @@ from esm2_features.exceptions import InputError
 
 _FOLDERS = ("npy", "pt")
 """Formats, of features and of other things, that are folders of one file for each sequence."""
+
+_INDEXED = ("npy", "png")
+"""Those of these whose files do not say what they are of: a folder of them may have an index."""
+
+_INDEX, _COLUMNS = "ids.csv", ("file", "id")
 
 _LONGEST_STEM = 200
 """Characters of a label in a file name: file systems end at 255, and numbers may follow."""
@@ -81,8 +87,8 @@ def find_place(
     Raises
     ------
     InputError
-        If the ending says nothing, the folder is not there or may not be written to, or the
-        place is taken.
+        If the ending says nothing, the folder is not there or may not be written to, the place
+        is taken, or the path is a circle of links.
     """
     if os.fspath(path) == "-" or os.fspath(path).startswith(("/dev/", "/proc/")):
         raise InputError(
@@ -90,7 +96,7 @@ def find_place(
             "file or a folder with a name."
         )
     # A link stays a link: what it points to is replaced.
-    place = Path(path).resolve()
+    place = _resolved(path)
     kind = format or _format_of(path, formats)
     output = Output(place, kind, force, kind in _FOLDERS if is_folder is None else is_folder)
     _check_folder(place.parent)
@@ -99,7 +105,7 @@ def find_place(
     return output
 
 
-def refuse_inputs(output: Path, *inputs: str) -> None:
+def refuse_inputs(output: Path, *inputs: str, called: str = "OUT") -> None:
     """Refuse to replace what is read.
 
     Parameters
@@ -107,15 +113,44 @@ def refuse_inputs(output: Path, *inputs: str) -> None:
     output : Path
     *inputs : str
         Files, or ``"-"`` for standard input.
+    called : str
+        What the output is called in the message.
 
     Raises
     ------
     InputError
-        If the output is one of them.
+        If the output is one of them, or a folder that one of them is in.
     """
     for path in inputs:
-        if output.exists() and Path(path).exists() and output.samefile(path):
-            raise InputError(f"OUT is IN, {path}, which would be lost. Choose another name.")
+        if not (output.exists() and Path(path).exists()):
+            continue
+        if output.samefile(path) or _resolved(output) in _resolved(path).parents:
+            is_in = "" if output.samefile(path) else " the folder of"
+            raise InputError(
+                f"{called} is{is_in} IN, {path}, which would be lost. Choose another name."
+            )
+
+
+def refuse_nesting(one: Path, other: Path) -> None:
+    """Refuse two outputs of which one is the other, or is in it, and would go with it.
+
+    Parameters
+    ----------
+    one, other : Path
+
+    Raises
+    ------
+    InputError
+    """
+    first, second = _resolved(one), _resolved(other)
+    if first == second:
+        raise InputError(f"Pictures and numbers have the same name, {one}. Choose another one.")
+    if first in second.parents or second in first.parents:
+        inner, outer = (other, one) if first in second.parents else (one, other)
+        raise InputError(
+            f"Of pictures and numbers, {inner} would be in {outer}, and each is replaced as a "
+            "whole. Give them places side by side."
+        )
 
 
 @contextmanager
@@ -202,6 +237,40 @@ def file_names(labels: Iterable[str]) -> list[str]:
     return names
 
 
+def write_index(folder: Path, ids: Sequence[str], ending: str) -> None:
+    """Write which file is of which id, unless all are called by their ids.
+
+    Parameters
+    ----------
+    folder : Path
+    ids : sequence of str
+        All different; the files are called as `file_names` says.
+    ending : str
+        Of the files, without a dot.
+
+    Raises
+    ------
+    OSError
+    """
+    names = file_names(ids)
+    if names == list(ids):
+        return
+    with (folder / _INDEX).open("x", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(_COLUMNS)
+        writer.writerows(zip((f"{name}.{ending}" for name in names), ids, strict=True))
+
+
+def _resolved(path: str | os.PathLike[str]) -> Path:
+    """Follow links to the place that a path means."""
+    try:
+        return Path(path).resolve()
+    except (RuntimeError, OSError) as error:  # which of them, depends on the version of Python
+        raise InputError(
+            f"{os.fspath(path)} leads nowhere ({error}). Remove the link, or choose another name."
+        ) from error
+
+
 def _format_of(path: str | os.PathLike[str], formats: Sequence[str]) -> str:
     ending = Path(path).suffix
     if ending[1:] in formats:
@@ -234,8 +303,12 @@ def _check_replaceable(output: Output) -> None:
             f"{place} is {there}, and the format {kind} is {wanted}. Choose another name."
         )
     # To replace a folder is to delete it: never one that holds anything else.
-    files = place.iterdir() if output.is_folder else ()
-    odd = [item.name for item in files if item.suffix != f".{kind}"]
+    items = place.iterdir() if output.is_folder else ()
+    odd = [
+        f"the folder {item.name}" if item.is_dir() else item.name
+        for item in items
+        if not _is_from_here(item, kind)
+    ]
     if odd:
         raise InputError(
             f"{place} holds other things than .{kind} files ({min(odd)}, say), so it will not be "
@@ -243,3 +316,16 @@ def _check_replaceable(output: Output) -> None:
         )
     if not output.force:
         raise InputError(f"{place} exists already. Choose another name, or replace it: --force.")
+
+
+def _is_from_here(item: Path, kind: str) -> bool:
+    """Whether something in a folder may have been written from here, as files of this format."""
+    if not item.is_file():  # a folder, whatever it is called, may hold anything
+        return False
+    if item.suffix == f".{kind}":
+        return True
+    if item.name != _INDEX or kind not in _INDEXED:
+        return False
+    header = ",".join(_COLUMNS).encode() + b"\n"
+    with item.open("rb") as file:
+        return file.read(len(header)) == header

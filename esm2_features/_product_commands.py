@@ -24,6 +24,7 @@ from esm2_features._array_files import (
 from esm2_features._command_options import (
     Decorator,
     force_option,
+    force_plot_option,
     format_option,
     layers_of,
     model_option,
@@ -32,7 +33,8 @@ from esm2_features._command_options import (
 )
 from esm2_features._console import examples, interruptible, naming, records_called
 from esm2_features._options import TOO_LONG, absolute_layers
-from esm2_features._places import Output, file_names, growing, refuse_inputs
+from esm2_features._places import Output, file_names, growing, refuse_inputs, write_index
+from esm2_features.exceptions import SequenceTooLongError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     from esm2_features._engine import Engine
     from esm2_features._fasta import FastaRecord
 
+_OF_WHOLE = ("contacts", "attentions")
 _WHOLE = ("raise", "truncate")
 """What can be done with a long sequence if all of its residues have to see each other."""
 
@@ -52,8 +55,8 @@ def _array_output(command: Any) -> Any:
     return output_option(
         "OUT",
         "Where to write: OUT.npz or OUT.h5, with an array for each id; OUT.npy, a folder of one "
-        ".npy for each id; or OUT.pt, a folder of one .pt for each sequence, as fair-esm's "
-        "scripts/extract.py writes.",
+        ".npy for each id (and ids.csv, if an id cannot be the name of a file); or OUT.pt, a "
+        "folder of one .pt for each sequence, as fair-esm's scripts/extract.py writes.",
     )(command)
 
 
@@ -132,12 +135,12 @@ def logits(log_probs: bool, over: str | None, **given: Any) -> None:
     "--plot",
     metavar="FOLDER",
     type=click.Path(path_type=Path),
-    help="Also draw a map of each protein: a folder of one .png for each id.",
+    help="Also draw a map of each protein: a folder of one .png for each id, named as in OUT.npy.",
 )
 @model_option
 @run_options(too_long=_WHOLE)
 @format_option(ARRAY_FORMATS)
-@force_option
+@force_plot_option
 def contacts(plot: Path | None, **given: Any) -> None:
     """Predict which residues are in contact.
 
@@ -186,7 +189,10 @@ def _write_product(
     engine = Engine(cache=None, verbose=True, **run)
     refuse_inputs(output, fasta)
     place = find_array_place(output, format=kind, force=force)
-    pictures = None if plot is None else _picture_folder(plot, place)
+    pictures = None
+    if plot is not None:
+        refuse_inputs(plot, fasta, called="The folder of pictures")
+        pictures = _picture_folder(plot, place)
     chosen: Any = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers
     with interruptible(place.path, kept=_KEPT), ExitStack() as stack:
         records = read_fasta(fasta)
@@ -194,7 +200,10 @@ def _write_product(
         check_ids(place, ids)
         # A bad record is known before hours of computing; what is to be warned of, is said later.
         with naming(records_called(ids)), warnings.catch_warnings(action="ignore"):
-            engine.normalise(records, cuts=Cuts())
+            try:
+                engine.normalise(records, cuts=Cuts())
+            except SequenceTooLongError as error:
+                raise _in_one_piece(error) if product in _OF_WHOLE else error from None
         # Nothing is computed yet, but the options are checked.
         found = engine.stream(records, product, layers=chosen, over=over)
         arrays: Iterator[NDArray[np.float32]] = map(_stacked, found)
@@ -247,6 +256,19 @@ def _stacked(found: Any) -> NDArray[np.float32]:
     return np.stack(list(found.values())) if isinstance(found, dict) else found
 
 
+def _in_one_piece(error: SequenceTooLongError) -> SequenceTooLongError:
+    """Say the same without the advice to use windows, which the command does not have."""
+    what = str(error).partition(". Pass ")[0]
+    return SequenceTooLongError(
+        f'{what}. Pass too_long="truncate" to keep the first {error.limit}, max_residues=None to '
+        "run it whole (memory grows with the square of the length), or split the protein into its "
+        "domains.",
+        index=error.index,
+        length=error.length,
+        limit=error.limit,
+    )
+
+
 def _picture_folder(path: Path, output: Output) -> Output:
     from esm2_features._heatmaps import find_picture_place
 
@@ -259,7 +281,9 @@ def _drawn(
     """Draw contacts as they pass by."""
     from esm2_features._heatmaps import contact_figure, save_png
 
-    names = file_names([record.id for record in records])
+    ids = [record.id for record in records]
+    write_index(folder, ids, "png")
+    names = file_names(ids)
     for array, record, name in zip(arrays, records, names, strict=True):
         save_png(contact_figure(array, title=record.description), folder / f"{name}.png")
         yield array

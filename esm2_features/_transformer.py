@@ -65,7 +65,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         engine = self._engine()
         chains = self._chains(X)
         subjects = self._subjects(engine, chains, Cuts())  # of cuts, `transform` speaks
-        self._check(engine, subjects, len(subjects) // len(chains[0].values))
+        self._check(engine, subjects, chains)
         self.n_features_in_ = len(chains)
         names = [chain.name for chain in chains]
         if all(name is not None for name in names):
@@ -106,7 +106,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         subjects = self._subjects(engine, chains, cuts)
         n_rows = len(chains[0].values)
         n_chains = len(subjects) // n_rows
-        self._check(engine, subjects, n_chains)
+        self._check(engine, subjects, chains)
         cuts.say(engine.max_residues)
         features = self._features(engine, subjects, n_chains, _FILL[self.on_missing])
         # (rows x chains, d) -> (rows, chains x d)
@@ -167,7 +167,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     def _names(self, engine: Engine) -> list[str]:
         """Name the d features of one chain."""
 
-    def _check(self, engine: Engine, sequences: list[str | None], n_chains: int) -> None:
+    def _check(self, engine: Engine, sequences: list[str | None], chains: Sequence[Column]) -> None:
         """Refuse sequences for a reason of the subclass, in `fit` and before all computing."""
 
     def _subjects(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:

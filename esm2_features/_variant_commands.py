@@ -16,13 +16,13 @@ from esm2_features._command_options import (
     METHODS,
     cache_option,
     force_option,
+    force_plot_option,
     model_option,
     offset_option,
     output_option,
     run_options,
 )
 from esm2_features._console import examples, interruptible, kept_in, naming, records_called
-from esm2_features._options import TOO_LONG
 from esm2_features._places import find_place, growing, refuse_inputs
 from esm2_features._variant_files import COLUMNS, read_variant_file, write_scan, write_scores
 from esm2_features.exceptions import InputError
@@ -30,6 +30,9 @@ from esm2_features.exceptions import InputError
 if TYPE_CHECKING:
     from esm2_features._engine import Engine
     from esm2_features._fasta import FastaRecord
+
+_UNCUT = ("raise", "window")
+"""What can be done with a long protein if none of its mutations may be lost."""
 
 
 def _id_option(command: Any) -> Any:
@@ -66,7 +69,7 @@ def _id_option(command: Any) -> Any:
 )
 @offset_option
 @model_option
-@run_options(too_long=TOO_LONG)
+@run_options(too_long=_UNCUT)
 @cache_option
 @force_option
 def score(
@@ -84,13 +87,20 @@ def score(
 
     PROTEIN is a FASTA file with the wild type. VARIANTS is a .csv or .tsv with a column of
     variants, a text file of one variant a line, or a FASTA file (.fasta, .fa) with the sequences
-    of mutants. A variant is a mutation such as A123G, several such as A123G:D42N, a sequence, or
-    WT. Scores are in nats: 0 is the wild type, and higher is what the model finds more likely.
+    of mutants. Both may be compressed, and one of them may be - for standard input, from which
+    VARIANTS come as lines or as FASTA. A variant is a mutation such as A123G, several such as
+    A123G:D42N, a sequence, or WT. Scores are in nats: 0 is the wild type, and higher is what the
+    model finds more likely.
     """
     from esm2_features._engine import Engine
     from esm2_features._variants import score_variants
 
     start = time.perf_counter()
+    if protein == variants == "-":
+        raise click.UsageError(
+            "PROTEIN and VARIANTS are both -, and standard input is read once. Give one of them "
+            "as a file."
+        )
     engine = Engine(verbose=True, **run)
     refuse_inputs(output, protein, variants)
     place = find_place(output, formats=("csv",), force=force)
@@ -122,9 +132,9 @@ def score(
 )
 @offset_option
 @model_option
-@run_options(too_long=TOO_LONG)
+@run_options(too_long=_UNCUT)
 @cache_option
-@force_option
+@force_plot_option
 def scan(
     protein: str,
     output: Path,
@@ -137,8 +147,9 @@ def scan(
 ) -> None:
     """Score all single substitutions of a protein.
 
-    PROTEIN is a FASTA file. Scores are log-likelihood ratios to the wild type in nats, as `score`
-    gives them; 19 for each residue.
+    PROTEIN is a FASTA file, which may be compressed, or - for standard input. Scores are
+    log-likelihood ratios to the wild type in nats, as `score` gives them: 19 for each residue, and
+    20 where the wild type is none of the 20 canonical residues.
     """
     from esm2_features._alphabet import CANONICAL_RESIDUES
     from esm2_features._engine import Engine
@@ -149,7 +160,10 @@ def scan(
     engine = Engine(verbose=True, **run)
     refuse_inputs(output, protein)
     place = find_place(output, formats=("csv",), force=force)
-    picture = None if plot is None else find_picture_place(plot, beside=place)
+    picture = None
+    if plot is not None:
+        refuse_inputs(plot, protein, called="The picture")
+        picture = find_picture_place(plot, beside=place)
     kept = kept_in(engine.cache.path if engine.cache else None)
     with interruptible(place.path, kept=kept), ExitStack() as stack:
         wildtype, record = _wildtype(engine, protein, identifier)

@@ -2,9 +2,10 @@
 
     .csv, .tsv       a table with a column of variants: all of its columns come out again
     .fasta, .fa ...  the sequences of mutants
-    any other        text, one variant a line
+    any other        text, one variant a line; standard input is read as FASTA if it begins so
 
-All of them may be compressed. Nothing is skipped but blank lines.
+All of them may be compressed. Nothing is skipped but blank lines. The words by which other
+programs say that a value is missing are no variants, even where they spell a peptide.
 
 Never here: what a variant means, how it is scored.
 """
@@ -17,7 +18,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from esm2_features._fasta import read_fasta
 from esm2_features._places import Output, growing
@@ -31,6 +32,11 @@ SCORE = "score"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+_MISSING = frozenset(
+    ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "None", "NULL", "null"]
+)
+"""How R, pandas, databases and spreadsheets write a missing value."""
 
 
 class VariantTable(NamedTuple):
@@ -60,7 +66,7 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
     Parameters
     ----------
     path : str
-        ``"-"`` is standard input, one variant a line.
+        ``"-"`` is standard input: one variant a line, or FASTA.
     column : str, optional
         Name of the column of a table; by default the first of `COLUMNS`, or the only one.
 
@@ -72,8 +78,8 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
     Raises
     ------
     InputError
-        If there are no variants, a table has no such column, or a row has more or fewer cells
-        than the header.
+        If there are no variants, a table has no such column, a row has more or fewer cells than
+        the header, or a variant is missing.
     FastaError
         If a FASTA file cannot be used.
     OSError
@@ -88,13 +94,7 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
     if ending in _DELIMITERS:
         table = _read_table(path, _DELIMITERS[ending], column)
     elif ending in _FASTA:
-        records = read_fasta(path)
-        table = VariantTable(
-            ["id"],
-            [[record.id] for record in records],
-            [record.seq for record in records],
-            [f"record {number}, {record.id}" for number, record in enumerate(records, start=1)],
-        )
+        table = _read_records(path)
     else:
         table = _read_lines(path)
     if not table.rows:
@@ -180,9 +180,10 @@ def _digits(score: float) -> str:
 def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
     rows: list[list[str]] = []
     places: list[str] = []
-    reader = csv.reader(io.StringIO(_text_of(path), newline=""), delimiter=delimiter, strict=True)
+    text = _text_of(_bytes_of(path), path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
-        header = next(reader, [])
+        header = next((row for row in reader if "".join(row).strip()), [])
         for row in filter(None, reader):  # a blank line is no row
             places.append(f"line {reader.line_num}")
             if len(row) != len(header):
@@ -196,7 +197,9 @@ def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
             f"{_shown(path)}, line {reader.line_num}: {error}. Write the table anew."
         ) from error
     at = _column(path, header, column)
-    return VariantTable(header, rows, [row[at] for row in rows], places)
+    variants = [row[at] for row in rows]
+    _refuse_missing(path, variants, places)
+    return VariantTable(header, rows, variants, places)
 
 
 def _column(path: str, header: Sequence[str], column: str | None) -> int:
@@ -219,31 +222,68 @@ def _column(path: str, header: Sequence[str], column: str | None) -> int:
 
 
 def _read_lines(path: str) -> VariantTable:
-    lines = [line.strip() for line in io.StringIO(_text_of(path), newline=None)]
+    content = _bytes_of(path)
+    lines = [line.strip() for line in io.StringIO(_text_of(content, path), newline=None)]
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line]
     variants = [variant for _, variant in numbered]
     if variants and variants[0].startswith(">"):
+        if path == "-":  # which has no name that could say so
+            stream = io.BytesIO(content)
+            stream.name = path
+            return _read_records(stream)
         raise InputError(
             f"{_shown(path)} looks like FASTA. Let its name end in {' or '.join(_FASTA[:2])}, so "
             "that its sequences are read as mutants."
         )
     places = [f"line {number}" for number, _ in numbered]
+    _refuse_missing(path, variants, places)
     return VariantTable(["variant"], [[variant] for variant in variants], variants, places)
 
 
-def _text_of(path: str) -> str:
+def _read_records(source: str | BinaryIO) -> VariantTable:
+    records = read_fasta(source)
+    return VariantTable(
+        ["id"],
+        [[record.id] for record in records],
+        [record.seq for record in records],
+        [f"record {number}, {record.id}" for number, record in enumerate(records, start=1)],
+    )
+
+
+def _refuse_missing(path: str, variants: Sequence[str], places: Sequence[str]) -> None:
+    for variant, place in zip(variants, places, strict=True):
+        if variant.strip() in _MISSING:
+            raise InputError(
+                f"{_shown(path)}, {place}: {variant!r} is how a missing value is written, where a "
+                "variant is expected. Drop such rows, or write WT for the wild type. Peptides that "
+                "are spelled so can be given as FASTA."
+            )
+
+
+def _bytes_of(path: str) -> bytes:
     from xopen import xopen  # imported here because only files need it
 
     try:
         with xopen(sys.stdin.buffer if path == "-" else path, "rb", threads=0) as file:
-            return str(file.read(), encoding="utf-8-sig")
+            return bytes(file.read())
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:  # every decompressor has an error class of its own
-        raise InputError(
-            f"{_shown(path)} cannot be read ({error}). A table or list of variants is text in "
-            "UTF-8, plain or compressed: write it anew."
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _text_of(content: bytes, path: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"{_shown(path)} cannot be read ({error}). A table or list of variants is text in UTF-8, "
+        "plain or compressed: write it anew."
+    )
 
 
 def _ending(path: str) -> str:

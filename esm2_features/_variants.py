@@ -6,7 +6,8 @@ Never here: scikit-learn, torch, how a variant is written, how probabilities are
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
 from numbers import Integral
 
 import numpy as np
@@ -14,16 +15,26 @@ from numpy.typing import NDArray
 
 from esm2_features._alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
 from esm2_features._engine import Engine
-from esm2_features._mutations import Mutation, mutate, mutations_between, read_variants
+from esm2_features._mutations import (
+    Mutation,
+    mutate,
+    mutations_between,
+    read_variants,
+    refuse_other_length,
+    uncut,
+)
 from esm2_features._options import one_of
-from esm2_features._residues import Cuts, is_biopython_seq, is_missing
-from esm2_features.exceptions import InputError, InvalidSequenceError
+from esm2_features._residues import is_biopython_seq, is_missing
+from esm2_features.exceptions import InputError, InvalidSequenceError, SequenceTooLongError
 
 MASKED, UNMASKED, PSEUDO = "masked-marginals", "wildtype-marginals", "pseudo-perplexity"
 METHODS = (MASKED, UNMASKED, PSEUDO)
 
 _ROWS_AT_A_TIME = 50_000
 """Positions asked of the engine at a time; their log-probabilities take 6.6 MB."""
+
+_ITS_ROW = re.compile(r"(?:([Tt])he sequence in )?row 0 of column 'wildtype'")
+"""What a wild type is called as a cell, in messages about cells."""
 
 
 def score_variants(
@@ -44,7 +55,8 @@ def score_variants(
         The protein that the variants are of.
     variants : iterable of str
         Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), the sequence of the
-        mutant, or ``"WT"`` for the wild type. Letters may be in lower case.
+        mutant, or ``"WT"`` for the wild type. Letters may be in lower case. The engine's
+        ``unknown`` is about sequences: in ``"A123J"``, J is refused whatever it says.
     method : {"masked-marginals", "wildtype-marginals", "pseudo-perplexity"}
         How probabilities are computed; see the notes. The default is ``"masked-marginals"``.
     offset : int, default=0
@@ -64,8 +76,10 @@ def score_variants(
         Nothing has been computed then.
     InvalidSequenceError, MissingSequenceError, SequenceTooLongError
         If the wild type, or the sequence of a mutant, is none.
-    InputError, TypeError
-        If another argument is wrong.
+    InputError
+        If the method is another, or the engine has a region or ``too_long="truncate"``.
+    TypeError
+        If an argument is of a wrong type.
     CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
         As `Engine.embed`.
 
@@ -116,16 +130,15 @@ def score_variants(
     protein = normalise_wildtype(engine, wildtype)
     if isinstance(offset, bool) or not isinstance(offset, Integral):
         raise TypeError(f"Got offset={offset!r}; expected a whole number.")
-    found = read_variants(
-        _listed(variants), protein, offset=int(offset), normalise=engine.normalise
-    )
+    given = _listed(variants)
+    found = read_variants(given, protein, offset=int(offset), normalise=engine.normalise)
     if method == PSEUDO:
         mutants = [v if isinstance(v, str) else mutate(protein, v) for v in found]
         return _pseudo_ratios(engine, protein, mutants)
-    mutations = [
-        mutations_between(protein, variant, index=index) if isinstance(variant, str) else variant
-        for index, variant in enumerate(found)
-    ]
+    for index, variant in enumerate(found):
+        if isinstance(variant, str):
+            refuse_other_length(protein, variant, index=index, given=given[index])
+    mutations = [mutations_between(protein, v) if isinstance(v, str) else v for v in found]
     return _marginals(engine, protein, mutations, masked=method == MASKED)
 
 
@@ -153,7 +166,7 @@ def scan_variants(
     Raises
     ------
     InputError
-        If the method is another, or the wild type is none.
+        If the method, the wild type or the engine is one that `score_variants` refuses, too.
     TypeError
         If an argument is of a wrong type.
     CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
@@ -179,7 +192,27 @@ def scan_variants(
     return log_probs[:, tokens(CANONICAL_RESIDUES)] - of_wildtype[:, None]
 
 
-def normalise_wildtype(engine: Engine, wildtype: object, cuts: Cuts | None = None) -> str:
+def refuse_truncation(too_long: object) -> None:
+    """Refuse to cut the sequences of variants.
+
+    Parameters
+    ----------
+    too_long : object
+        The option of this name.
+
+    Raises
+    ------
+    InputError
+        If it is ``"truncate"``.
+    """
+    if too_long == "truncate":
+        raise InputError(
+            'Got too_long="truncate" with a wild type: mutations could be cut off, and scored as '
+            'if they were none. Pass too_long="window", or too_long="raise".'
+        )
+
+
+def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild type") -> str:
     """Check a wild type.
 
     Parameters
@@ -187,8 +220,8 @@ def normalise_wildtype(engine: Engine, wildtype: object, cuts: Cuts | None = Non
     engine : Engine
         Whose options say what a sequence may hold, and how long it may be.
     wildtype : str, bytes, or object with a ``.seq``
-    cuts : Cuts, optional
-        Counts whether it is cut, for a caller that says so itself.
+    name : str
+        What it is called in messages; it starts with "the".
 
     Returns
     -------
@@ -204,14 +237,19 @@ def normalise_wildtype(engine: Engine, wildtype: object, cuts: Cuts | None = Non
     """
     if is_missing(wildtype) or isinstance(wildtype, list | tuple | np.ndarray):
         raise TypeError(
-            f"Got wildtype={wildtype!r:.60}; pass one sequence, as text. Score the variants of "
+            f"Got {wildtype!r:.60} as {name}; pass one sequence, as text. Score the variants of "
             "several proteins one protein at a time."
         )
-    protein = engine.normalise([wildtype], column="wildtype", cuts=cuts)[0]
+    try:
+        protein = engine.normalise([wildtype], column="wildtype")[0]
+    except (InputError, TypeError) as error:
+        told = uncut(error) if isinstance(error, SequenceTooLongError) else error
+        told.args = (_ITS_ROW.sub(lambda found: (found[1] or "t") + name[1:], str(told)),)
+        raise told from None
     if MASK in protein:
         position = protein.index(MASK) + 1
         raise InvalidSequenceError(
-            f"The wild type holds a <mask> at position {position}, which has no likelihood. Write "
+            f"T{name[1:]} holds a <mask> at position {position}, which has no likelihood. Write "
             "the residue, or X if it is not known.",
             index=0,
             position=position,
@@ -305,21 +343,7 @@ def _groups(sequences: Sequence[str]) -> Iterator[list[str]]:
 
 
 def _pseudo_ratios(engine: Engine, wildtype: str, mutants: Sequence[str]) -> NDArray[np.float64]:
-    """Compute PLL(mutant) - PLL(wild type), each distinct sequence once.
-
-    Parameters
-    ----------
-    engine : Engine
-    wildtype : str
-        Normalised.
-    mutants : sequence of str
-        Normalised, of any length.
-
-    Returns
-    -------
-    ratios : ndarray of shape (n,), float64
-        Natural logarithms.
-    """
+    """Compute PLL(mutant) - PLL(wild type), each distinct sequence once."""
     distinct = list(dict.fromkeys([wildtype, *mutants]))
     if len(distinct) == 1:
         return np.zeros(len(mutants))
@@ -345,7 +369,16 @@ def _marginals(
 
 
 def _engine_of(model: Engine | str | os.PathLike[str]) -> Engine:
-    return model if isinstance(model, Engine) else Engine(model)
+    """Make an engine, or check one for what cannot be told of variants."""
+    if not isinstance(model, Engine):
+        return Engine(model)
+    refuse_truncation(model.too_long)
+    if model.region is not None:
+        raise InputError(
+            f"Got region={model.region!r}, which is for pooling: scores are of all positions that "
+            "are mutated. Use an engine without a region."
+        )
+    return model
 
 
 def _listed(variants: Iterable[object]) -> list[object]:
@@ -356,7 +389,8 @@ def _listed(variants: Iterable[object]) -> list[object]:
         )
     # A table iterates over its columns, a mapping over its keys, a record over its letters.
     is_other = hasattr(type(variants), "columns") or hasattr(type(variants), "seq")
-    if is_other or isinstance(variants, Mapping | set) or not isinstance(variants, Iterable):
+    is_other |= isinstance(variants, Mapping | Set) and not isinstance(variants, KeysView)
+    if is_other or not isinstance(variants, Iterable):
         raise TypeError(
             f"Got {type(variants).__name__} as variants. Pass a list, or one column of a table."
         )

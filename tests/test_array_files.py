@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import errno
 import sys
 import weakref
 from urllib.parse import unquote
@@ -103,9 +105,29 @@ def test__npy__a_file_for_each_id(tmp_path):
     arrays = some_arrays(0, 4)
     folder = written(tmp_path / "x.npy", arrays)
     names = ["sp|P01308|INS", "a_b", "file", "b.npy", "100%", "_", "A_B-2"]
-    assert listed(folder) == sorted(f"{name}.npy" for name in names)
+    assert listed(folder) == sorted(["ids.csv", *(f"{name}.npy" for name in names)])
+    with (folder / "ids.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["file", "id"]
+    assert rows == [
+        [f"{name}.npy", identifier] for name, identifier in zip(names, IDS, strict=True)
+    ]
     for name, array in zip(names, arrays, strict=True):
         np.testing.assert_array_equal(np.load(folder / f"{name}.npy"), array)
+
+
+def test__npy__ids_that_can_be_names_need_no_index(tmp_path):
+    contents = about(ids=["a", "b|c"], labels=["a", "b|c"])
+    folder = written(tmp_path / "x.npy", some_arrays(0, 4)[:2], contents)
+    assert listed(folder) == ["a.npy", "b|c.npy"]
+
+
+@pytest.mark.parametrize("array", [np.zeros((0, 4), np.float32), np.ones((3, 4, 5), np.float32).T])
+def test__npy__arrays_that_are_empty_or_not_contiguous(tmp_path, array):
+    folder = written(tmp_path / "x.npy", [array], about(ids=["a"], labels=["a"]))
+    found = np.load(folder / "a.npy", allow_pickle=False)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, array)
 
 
 @pytest.mark.parametrize(("layers", "shape"), [((6,), (0, 4)), ((6, 0), (2, 0, 4))])
@@ -178,8 +200,10 @@ def test__write__leaves_nothing_behind_when_the_disk_is_full(tmp_path, kind, roo
     path = tmp_path / f"x.{kind}"
     output = find_array_place(path)
     arrays = [np.zeros((300, 100), np.float32) for _ in IDS]
-    with pytest.raises(OSError, match=path.name), no_room(room):
+    with pytest.raises(OSError, match="File too large") as caught, no_room(room):
         write_arrays(output, about(), arrays)
+    assert caught.value.errno == errno.EFBIG
+    assert path.name in str(caught.value)
     assert listed(tmp_path) == []
 
 

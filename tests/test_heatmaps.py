@@ -172,5 +172,9 @@ def test__find_picture_place__not_that_of_the_numbers(tmp_path):
     numbers = find_place(tmp_path / "x.npy", formats=("npy",))
     with pytest.raises(InputError, match="have the same name"):
         find_picture_place(tmp_path / "x.npy", beside=numbers, is_folder=True)
+    with pytest.raises(InputError, match="would be in"):
+        find_picture_place(tmp_path / "x.npy" / "maps", beside=numbers, is_folder=True)
+    with pytest.raises(InputError, match="would be in"):
+        find_picture_place(tmp_path, beside=numbers, is_folder=True)
     with pytest.raises(InputError, match=r"Let it end in \.png"):
         find_picture_place(tmp_path / "x.pdf", beside=numbers)

@@ -235,13 +235,14 @@ BAD_INPUT = [
     ({"model": "mimi"}, VARIANTS, CheckpointError, 'Did you mean model="mini"'),
     ({"precision": "float64"}, VARIANTS, InputError, "precision='float64'"),
     ({"on_missing": "drop"}, VARIANTS, InputError, "on_missing='drop'"),
-    ({"wildtype": ""}, VARIANTS, InvalidSequenceError, "Empty sequence in row 0 of column 'wild"),
+    ({"wildtype": ""}, VARIANTS, InvalidSequenceError, "Empty sequence in the wild type"),
     ({"wildtype": "MK<mask>"}, VARIANTS, InvalidSequenceError, "wild type holds a <mask>"),
-    ({"wildtype": 7}, VARIANTS, TypeError, "column 'wildtype', got int"),
-    ({"wildtype": [None]}, VARIANTS, TypeError, "Got wildtype=None"),
+    ({"wildtype": 7}, VARIANTS, TypeError, "as text in the wild type, got int"),
+    ({"wildtype": [None]}, VARIANTS, TypeError, "Got None as the wild type"),
     ({"wildtype": []}, VARIANTS, InputError, r"Got 0 wild type\(s\) for 1 chain\(s\)"),
     ({"wildtype": [WILDTYPE] * 2}, VARIANTS, InputError, "one for each column of X"),
-    ({"wildtype": WILDTYPE, "max_residues": 9}, ["MKT"], SequenceTooLongError, "wildtype"),
+    ({"wildtype": WILDTYPE, "max_residues": 9}, ["MKT"], SequenceTooLongError, "The wild type has"),
+    ({"wildtype": "MKT", "too_long": "truncate"}, ["MKT"], InputError, 'too_long="truncate" with'),
     ({}, ["MKT", "<mask><mask>"], InvalidSequenceError, "row 1 holds nothing but <mask>"),
     ({}, "MKT", TypeError, "ESM2LikelihoodTransformer needs protein sequences"),
 ]
@@ -262,18 +263,43 @@ def test__marginals__refuse_another_length_with_its_row(likelihood, asked, metho
     estimator = likelihood(wildtype=WILDTYPE, method=method)
     for refuse in (estimator.fit, estimator.transform):
         with pytest.raises(InvalidVariantError, match='pass method="pseudo-perplexity"') as caught:
-            refuse([*VARIANTS, "MKTAYIAKQ"])
+            refuse([*VARIANTS, " mktayiakq*"])
         error = caught.value
-        assert (error.index, error.variant) == (4, "MKTAYIAKQ")
+        assert (error.index, error.variant) == (4, " mktayiakq*")
         assert (error.expected, error.found) == ("10 residues", "9 residues")
     assert asked == []
 
 
-def test__marginals__of_several_chains_name_the_row_and_not_the_cell(likelihood):
-    frame = pd.DataFrame({"heavy": VARIANTS, "light": ["DIQ", "DIE", "AI", "DIQ"]})
-    with pytest.raises(InvalidVariantError, match="row 2 has 2 residues, the wild type has 3") as c:
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ("AI", "row 2 of column 'light' has 2 residues, the wild type has 3"),
+        ("A<mask>Q", "row 2 of column 'light' holds a <mask> at position 2"),
+    ],
+)
+def test__variant__of_several_chains_is_named_by_row_and_column(likelihood, bad, message):
+    frame = pd.DataFrame({"heavy": VARIANTS, "light": ["DIQ", "DIE", bad, "DIQ"]})
+    with pytest.raises(InvalidVariantError, match=message) as caught:
         likelihood(wildtype=[WILDTYPE, "DIQ"]).fit(frame)
-    assert c.value.index == 2
+    assert (caught.value.index, caught.value.variant) == (2, bad)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        ("D!Q", InvalidSequenceError, "'!' at position 2 of the wild type of 'light' is not"),
+        ("<mask>IQ", InvalidSequenceError, "The wild type of 'light' holds a <mask>"),
+        ("M" * 11, SequenceTooLongError, "The wild type of 'light' has 11 residues"),
+        (None, TypeError, "Got None as the wild type of 'light'"),
+    ],
+)
+def test__wildtype__of_several_chains_is_named_by_its_column(likelihood, bad, error, message):
+    frame = pd.DataFrame({"heavy": VARIANTS, "light": ["DIQ", "DIE", "AIQ", "DIQ"]})
+    estimator = likelihood(wildtype=[WILDTYPE, bad], max_residues=10)
+    with pytest.raises(error, match=message):
+        estimator.fit(frame)
+    with pytest.raises(error, match=message.replace("light", "x1")):
+        estimator.fit(frame.to_numpy())
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -284,13 +310,40 @@ def test__mask__beside_a_wild_type_is_refused_with_its_row(likelihood, method):
     assert caught.value.index == 1
 
 
-def test__too_long__truncates_the_wild_type_as_it_does_its_variants(likelihood):
-    cutting = likelihood(wildtype=WILDTYPE, max_residues=8, too_long="truncate").fit(VARIANTS)
+def test__too_long__truncate_is_refused_with_a_wild_type_only(likelihood):
+    cutting = likelihood(max_residues=8, too_long="truncate")
     with pytest.warns(TruncationWarning) as warned:
-        rows = cutting.transform(VARIANTS)
-    assert len(warned) == 2  # one for each
-    expected = likelihood(wildtype=WILDTYPE[:8]).transform([v[:8] for v in VARIANTS])
+        rows = cutting.fit(VARIANTS).transform(VARIANTS)
+    assert len(warned) == 1
+    expected = likelihood().transform([variant[:8] for variant in VARIANTS])
     np.testing.assert_allclose(rows, expected, rtol=0, atol=1e-6)
+    with pytest.raises(InputError, match="mutations could be cut off"):
+        cutting.set_params(wildtype=WILDTYPE).fit(VARIANTS)
+
+
+@pytest.mark.parametrize("wildtype", [None, WILDTYPE])
+def test__too_long__is_cut_by_nobody_where_a_wild_type_is_given(likelihood, wildtype):
+    estimator = likelihood(wildtype=wildtype, max_residues=11)
+    with pytest.raises(SequenceTooLongError, match="row 1 has 12 residues, more than") as caught:
+        estimator.fit([WILDTYPE, "M" * 12])
+    assert ("truncate" in str(caught.value)) == (wildtype is None)
+    assert 'too_long="window"' in str(caught.value)
+
+
+def test__pseudo_perplexity__is_finite_in_float32_however_unlikely_a_sequence_is(
+    likelihood, monkeypatch
+):
+    means = {WILDTYPE: -5.0, "MRTAYIAKQR": -300.0, "MKTGYIAKEW": -1e6}
+
+    def log_probs_at(_, sequences, positions, *, masked):
+        assert len(sequences) == len(positions)
+        assert masked
+        return np.repeat([[means[sequence]] for sequence in sequences], 33, axis=1)
+
+    monkeypatch.setattr(Engine, "log_probs_at", log_probs_at)
+    rows = likelihood().transform(list(means))
+    largest = np.finfo(np.float32).max
+    assert rows[:, 1].tolist() == [np.float32(np.exp(5.0)), largest, largest]
 
 
 # ------------------------------------------------------------------ scikit-learn

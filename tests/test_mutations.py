@@ -5,12 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from Bio.Seq import Seq
 from hypothesis import given
 from hypothesis import strategies as st
 
 from esm2_features import Engine
 from esm2_features._alphabet import CANONICAL_RESIDUES, RESIDUES
-from esm2_features._mutations import Mutation, mutate, mutations_between, read_variants
+from esm2_features._mutations import (
+    Mutation,
+    mutate,
+    mutations_between,
+    read_variants,
+    refuse_other_length,
+)
 from esm2_features.exceptions import (
     InvalidSequenceError,
     InvalidVariantError,
@@ -53,7 +60,7 @@ def test__mutations_between__undoes_mutate(written):
     wildtype, mutations, _, _ = written
     changing = sorted((m for m in mutations if m.wildtype != m.mutant), key=lambda m: m.position)
     mutant = mutate(wildtype, mutations)
-    assert mutations_between(wildtype, mutant, index=0) == tuple(changing)
+    assert mutations_between(wildtype, mutant) == tuple(changing)
 
 
 @pytest.mark.parametrize(
@@ -71,6 +78,9 @@ def test__mutations_between__undoes_mutate(written):
         ("MRTAYIAKQR", "MRTAYIAKQR"),
         (" mrtayiakqr*", "MRTAYIAKQR"),
         (b"MRTAYIAKQR", "MRTAYIAKQR"),
+        (b"K2R", (("K", 1, "R"),)),
+        (np.bytes_(b"k2r:Q9E"), (("K", 1, "R"), ("Q", 8, "E"))),
+        (b" WT ", ()),
         ("MKT", "MKT"),
     ],
 )
@@ -154,18 +164,50 @@ def test__read_variants__positions_in_messages_are_in_the_numbering_of_the_varia
         read("K25R:K25E", offset=23)
 
 
-def test__read_variants__names_the_offset_at_which_all_variants_would_fit():
-    with pytest.raises(InvalidVariantError, match=r"All variants would fit with offset=23\.$"):
-        read("M24V", "K25R:Q32E", "WT", "not a mutation 7", WILDTYPE)
-    with pytest.raises(InvalidVariantError, match=r"would fit with offset=-1\.$"):
-        read("M0V", "K1R")
+def test__read_variants__asks_for_the_offset_at_which_all_mutations_would_fit():
+    asked = r" Is the numbering shifted\? All 4 mutations would fit with offset=23\.$"
+    with pytest.raises(InvalidVariantError, match=asked):
+        read("M24V", "K25R:Q32E", "WT", b"m24l:k25r", WILDTYPE)
+    with pytest.raises(InvalidVariantError, match=r"All 3 mutations would fit with offset=-1\.$"):
+        read("M0V", "K1R", "T2A")
 
 
-@pytest.mark.parametrize("values", [["K3R"], ["W3R"], ["M24V", "K24V"], ["M1V", "K99R"]])
-def test__read_variants__names_no_offset_where_several_or_none_would_fit(values):
-    with pytest.raises(InvalidVariantError) as caught:
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["K3R", "Q10E"],  # too few to say
+        ["M24V", "M24L", "M24A", "K25R"],  # so are two positions
+        ["W3R", "M2V", "K9E"],  # no offset
+        ["M24V", "K24V", "T26A"],
+        ["M1V", "K99R", "T3A"],
+        ["M24V", "K25R", "T26A", "not a mutation 7"],  # something else is wrong
+        ["M24V", "K25R", "T26*"],
+        ["M24V", "K25R", "T26J"],
+        ["M24V", "K25R", "T26A", None],
+    ],
+)
+def test__read_variants__asks_for_no_offset_that_is_a_guess(values):
+    with pytest.raises(InvalidVariantError, match=r"mutates|replaces|Missing") as caught:
         read(*values)
     assert "would fit" not in str(caught.value)
+
+
+def test__read_variants__asks_for_no_offset_where_several_would_fit():
+    with pytest.raises(InvalidVariantError) as caught:
+        read("A12G", "A13G", "A14G", wildtype="AAAAA")
+    assert "would fit" not in str(caught.value)
+
+
+def test__read_variants__unknown_letters_in_a_notation_are_refused_whatever_unknown_says():
+    with pytest.raises(InvalidVariantError, match="puts J at position 2"):
+        read("K2J", unknown="X")
+
+
+@pytest.mark.parametrize("given", [" k3R\n", b"k3R ", "MK<mask>*"])
+def test__error__carries_the_variant_as_it_was_given(given):
+    with pytest.raises(InvalidVariantError) as caught:
+        read("WT", given)
+    assert caught.value.variant == (given.decode() if isinstance(given, bytes) else given)
 
 
 @pytest.mark.parametrize("missing", [None, np.nan, pd.NA, pd.NaT])
@@ -178,6 +220,7 @@ def test__read_variants__refuses_a_missing_value_with_its_row(missing):
 def test__read_variants__sequences_are_refused_as_sequences_are_everywhere():
     with pytest.raises(MissingSequenceError, match="row 1 of column 'variants'"):
         read("WT", "nan")
+    assert read("NA", np.str_("NAN")) == ["NA", "NAN"], "peptides, but for files"
     with pytest.raises(InvalidSequenceError, match="Empty sequence in row 1 of column 'variants'"):
         read("WT", " ")
     with pytest.raises(InvalidSequenceError, match="Remove alignment gaps") as caught:
@@ -197,7 +240,7 @@ def test__read_variants__refuses_a_mask_in_a_mutant(text, options):
     with pytest.raises(InvalidVariantError, match="row 1 holds a <mask> at position 3") as caught:
         read("K2R", text, **options)
     error = caught.value
-    assert (error.index, error.variant) == (1, "MK<mask>AYIAKQR")
+    assert (error.index, error.variant) == (1, text)
     assert (error.expected, error.found) == ("a residue", "<mask>")
 
 
@@ -207,12 +250,13 @@ def test__read_variants__a_long_text_is_shown_in_part():
     assert len(str(caught.value)) < 250
 
 
-def test__mutations_between__refuses_another_length():
+@pytest.mark.parametrize(("column", "place"), [(None, "row 3"), ("b", "row 3 of column 'b'")])
+def test__refuse_other_length__says_where(column, place):
     with pytest.raises(
-        InvalidVariantError, match="row 3 has 9 residues, the wild type has 10"
+        InvalidVariantError, match=f"in {place} has 9 residues, the wild type has 10"
     ) as c:
-        mutations_between(WILDTYPE, WILDTYPE[1:], index=3)
+        refuse_other_length(WILDTYPE, WILDTYPE[1:], index=3, given=Seq("ktayiakqr"), column=column)
     error = c.value
-    assert (error.index, error.variant) == (3, WILDTYPE[1:])
+    assert (error.index, error.variant) == (3, "ktayiakqr")
     assert (error.expected, error.found) == ("10 residues", "9 residues")
     assert 'pass method="pseudo-perplexity"' in str(error)

@@ -146,7 +146,9 @@ def test__contacts__are_drawn_where_asked(run, engine, tmp_path):
     path, said = run("contacts", "--plot", tmp_path / "out" / "maps")
     check_npz(path, engine.contacts(list(SEQUENCES.values())))
     assert listed(tmp_path / "out") == ["maps", "x.npz"]
-    assert listed(tmp_path / "out" / "maps") == ["P01308.png", "a_b.png", "avp.png"]
+    assert listed(tmp_path / "out" / "maps") == ["P01308.png", "a_b.png", "avp.png", "ids.csv"]
+    index = (tmp_path / "out" / "maps" / "ids.csv").read_text()
+    assert index == "file,id\nP01308.png,P01308\na_b.png,a/b\navp.png,avp\n"
     assert f"drawn in {tmp_path / 'out' / 'maps'} (" in said
     run("contacts", "--plot", tmp_path / "out" / "maps", "--force")
     assert listed(tmp_path / "out") == ["maps", "x.npz"]
@@ -298,6 +300,55 @@ def test__plot__in_the_place_of_the_numbers(run, tmp_path):
     place = tmp_path / "out" / "x.npy"
     _, said = run("contacts", "--plot", place, out="x.npy", code=2)
     assert "Pictures and numbers have the same name" in said
+
+
+@pytest.mark.parametrize("outer", ["out/x.npy", "out"])
+def test__plot__and_numbers_in_each_other(run, tmp_path, outer, monkeypatch):
+    monkeypatch.setattr(Engine, "stream", None)
+    monkeypatch.setattr(Engine, "normalise", None)
+    inside = tmp_path / "out" / "x.npy" / "maps"
+    plot = inside if outer == "out/x.npy" else tmp_path / outer
+    _, said = run("contacts", "--plot", plot, "--force", out="x.npy", code=2)
+    assert "Give them places side by side" in said
+
+
+@pytest.mark.parametrize("is_file", [True, False])
+def test__plot__never_overwrites_its_own_input(run, tmp_path, is_file):
+    fasta = tmp_path / "maps" / "x.png"
+    fasta.parent.mkdir()
+    fasta.write_text(FASTA)
+    words = ["--plot", fasta if is_file else fasta.parent, "--force"]
+    _, said = run("contacts", *words, fasta=fasta, code=2)
+    assert "The folder of pictures is" in said
+    assert "which would be lost" in said
+    assert fasta.read_text() == FASTA
+
+
+def test__force__says_what_it_replaces():
+    texts = {}
+    for command in COMMANDS:
+        [option] = [o for o in main.commands[command].params if o.name == "force"]
+        texts[command] = option.help
+    assert "of --plot" in texts.pop("contacts")
+    assert set(texts.values()) == {"Replace OUT if it exists."}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test__too_long__names_only_ways_that_the_command_has(run, command):
+    _, said = run(command, "--max-residues", 13, code=2)
+    assert "Record 1, P01308: The sequence in row 0 has 14 residues, more than" in said
+    assert "Pass --too-long" in said
+    assert "--too-long truncate to keep the first 13, --max-residues none" in said
+    options = {option.name: option for option in main.commands[command].params}
+    offered = options["too_long"].type.choices
+    assert ("--too-long window" in said) == ("window" in offered)
+
+
+def test__output__that_is_a_circle_of_links(run, tmp_path):
+    loop = tmp_path / "loop.npz"
+    loop.symlink_to(loop)
+    _, said = run("residues", out=loop, code=2)
+    assert "loop.npz" in said
 
 
 def test__plot__without_matplotlib(run, tmp_path, monkeypatch):

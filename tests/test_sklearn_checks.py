@@ -153,9 +153,9 @@ class NumericLikelihood(ESM2LikelihoodTransformer):
 class NumericVariants(NumericLikelihood):
     """Has a wild type as long as the eight residues of a number, for as many chains as come."""
 
-    def _wildtypes(self, engine, n_chains, cuts=None):
+    def _wildtypes(self, engine, n_chains, names=()):
         self_of_chains = clone(self).set_params(wildtype=["ACDEFGHI"] * n_chains)
-        return ESM2LikelihoodTransformer._wildtypes(self_of_chains, engine, n_chains, cuts)
+        return ESM2LikelihoodTransformer._wildtypes(self_of_chains, engine, n_chains, names)
 
 
 LIKELIHOODS = [

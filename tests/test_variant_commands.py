@@ -126,6 +126,13 @@ def test__score__keeps_probabilities_in_the_cache(run, variants, tmp_path):
 def test__score__standard_input(run):
     path, _ = run("score", "-", input="K2R\nWT\n")
     assert [row[0] for row in rows_of(path)] == ["variant", "K2R", "WT"]
+    path, _ = run("score", "-", "--force", input=">m1\nMRTAYIAKQR\n>m2\nMKTAYIAKQR\n")
+    assert [row[0] for row in rows_of(path)] == ["id", "m1", "m2"]
+
+
+def test__score__standard_input_is_read_once(run):
+    _, said = run("score", "-", protein="-", input=f">a\n{PROTEIN}\n", code=2)
+    assert "PROTEIN and VARIANTS are both -" in said
 
 
 @pytest.mark.parametrize(
@@ -154,7 +161,7 @@ def test__score__wrong_variants_are_named(run, variants, name, content, message)
         (">a\nMK!\n", [], "Record 1, a: '!' at position 3"),
         (">a\nMKT\n>b\nMK!\n", ["--id", "b"], "Record 2, b: '!' at position 3"),
         (">a\nMK!T\n", ["--unknown", "mask"], "Record 1, a: The wild type holds a <mask>"),
-        (">a\n" + "M" * 1023, [], "Record 1, a: The sequence in row 0"),
+        (">a\n" + "M" * 1023, [], "Record 1, a: The wild type has 1023 residues"),
         ("", [], "holds no records"),
     ],
 )
@@ -165,6 +172,35 @@ def test__protein__that_is_wrong_is_named(
     words = [variants("x.txt", "WT")] if command == "score" else []
     _, said = run(command, *words, *options, protein=tmp_path / "wrong.fasta", code=2)
     assert message in said
+
+
+@pytest.mark.parametrize("command", ["score", "scan"])
+def test__too_long__is_never_cut(run, variants, command):
+    words = [variants("x.txt", "WT")] if command == "score" else []
+    _, said = run(command, *words, "--max-residues", 9, code=2)
+    assert "Pass --too-long window to run it in overlapping windows, or --max-residues" in said
+    assert "truncate" not in said
+    _, said = run(command, *words, "--too-long", "truncate", code=2)
+    assert "'truncate' is not one of 'raise', 'window'" in said
+    run(command, *words, "--max-residues", 9, "--too-long", "window")
+
+
+def test__score__sequences_of_mutants_are_never_cut(run, variants):
+    file = variants("x.fasta", ">m1\nMKTAYIAKQRG\n")
+    words = ["--method", "pseudo-perplexity", "--max-residues", 10]
+    _, said = run("score", file, *words, code=2)
+    assert "record 1, m1: The sequence in row 0 of column 'variants' has 11 residues" in said
+    assert "truncate" not in said
+
+
+def test__score__missing_variants_are_named(run, variants):
+    _, said = run("score", variants("x.csv", "id,variant\n1,K2R\n2,NA\n"), code=2)
+    assert "x.csv, line 3: 'NA' is how a missing value is written" in said
+
+
+def test__score__a_shifted_numbering_is_asked_for(run, variants):
+    _, said = run("score", variants("x.txt", "K25R\nT26A\nA27G"), code=2)
+    assert "Is the numbering shifted? All 3 mutations would fit with --offset 23." in said
 
 
 def test__score__no_such_file(run, tmp_path):
@@ -242,6 +278,20 @@ def test__scan__is_drawn_where_asked(run, tmp_path):
 def test__scan__place_of_the_picture_is_checked_first(run, tmp_path, plot):
     _, said = run("scan", "--plot", tmp_path / "out" / plot, protein="nowhere.fasta", code=2)
     assert "Let it end in .png" in said or "There is no folder" in said
+
+
+def test__scan__never_draws_over_its_own_input(run, tmp_path):
+    protein = tmp_path / "protein.png"
+    protein.write_text(f">a\n{PROTEIN}\n")
+    _, said = run("scan", "--plot", protein, "--force", protein=protein, code=2)
+    assert "The picture is IN" in said
+    assert protein.read_text() == f">a\n{PROTEIN}\n"
+
+
+def test__scan__of_a_residue_that_is_not_canonical_has_20_rows(run, tmp_path):
+    (tmp_path / "odd.fasta").write_text(">a\nMX\n")
+    _, said = run("scan", protein=tmp_path / "odd.fasta")
+    assert said.startswith("scores of 39 substitutions")
 
 
 def test__scan__refuses_what_would_take_forever(run):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import lzma
+import sys
 
 import numpy as np
 import pytest
@@ -52,6 +54,52 @@ def test__table__the_only_column_and_the_one_that_is_named(tmp_path):
     assert read(tmp_path, "x.csv", "mutant,variant\nG,A1G\n").variants == ["A1G"]
     content = "variant,other\nA1G,K2R\n"
     assert read(tmp_path, "x.csv", content, column="other").variants == ["K2R"]
+
+
+@pytest.mark.parametrize("blank", ["\n\n", "\ufeff\r\n", " \n,,\n"])
+def test__table__blank_lines_above_the_header_are_skipped(tmp_path, blank):
+    table = read(tmp_path, "x.csv", f"{blank}id,variant,DMS\n1,A1G,2\n")
+    assert table.header == ["id", "variant", "DMS"]
+    assert table.variants == ["A1G"]
+    assert table.places == [f"line {blank.count(chr(10)) + 2}"]
+
+
+MISSING = ["NA", "nan", "NaN", "None", "null", "NULL", "N/A", "<NA>", " NA "]
+
+
+@pytest.mark.parametrize("word", [*MISSING, "", " "])
+def test__table__missing_variants_are_named_by_their_line(tmp_path, word):
+    message = rf"x\.csv, line 4: '{word}' is how a missing value is written"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, "x.csv", f"id,variant\nNA,A1G\n\n2,{word}\n")
+
+
+@pytest.mark.parametrize("word", MISSING)
+def test__lines__missing_variants_are_named_by_their_line(tmp_path, word):
+    message = rf"x\.txt, line 3: '{word.strip()}' is how a missing value is written"
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, "x.txt", f"A1G\n\n{word}\n")
+
+
+def test__fasta__spells_peptides_that_are_words_elsewhere(tmp_path):
+    assert read(tmp_path, "x.fa", ">a\nNA\n>b\nNAN\n").variants == ["NA", "NAN"]
+    assert read(tmp_path, "x.txt", "NAN\n").variants == ["NAN"]
+
+
+@pytest.mark.parametrize("compress", [bytes, gzip.compress])
+def test__standard_input__is_fasta_where_it_begins_so(monkeypatch, compress):
+    def given(content):
+        stdin = io.TextIOWrapper(io.BytesIO(compress(content)))
+        monkeypatch.setattr(sys, "stdin", stdin)
+        return read_variant_file("-")
+
+    assert given(b"A1G\n\nWT\n").variants == ["A1G", "WT"]
+    table = given(b"\n>m1 A1G\nGK\nT\n>m2\nNA\n")
+    assert table.header == ["id"]
+    assert table.variants == ["GKT", "NA"]
+    assert table.places == ["record 1, m1", "record 2, m2"]
+    with pytest.raises(FastaError, match=r"^standard input: record 2"):
+        given(b">m1\nGKT\n>m2\n")
 
 
 @pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])

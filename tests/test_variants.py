@@ -23,7 +23,6 @@ from esm2_features.exceptions import (
     InvalidSequenceError,
     InvalidVariantError,
     SequenceTooLongError,
-    TruncationWarning,
 )
 
 WILDTYPE = "MKTAYIAKQR"
@@ -247,6 +246,9 @@ def test__score_variants__with_a_warm_cache_computes_nothing(tiny_checkpoint, tm
         pa.array(SUBSTITUTIONS),
         pa.chunked_array([SUBSTITUTIONS]),
         dict.fromkeys(SUBSTITUTIONS).keys(),
+        np.array(SUBSTITUTIONS, dtype="S"),
+        [variant.encode() for variant in SUBSTITUTIONS],
+        [*map(bytearray, (variant.encode() for variant in SUBSTITUTIONS))],
         [*SUBSTITUTIONS[:4], SeqRecord(Seq(MUTANTS[4])), *SUBSTITUTIONS[5:]],
     ],
     ids=lambda variants: type(variants).__name__,
@@ -263,6 +265,8 @@ def test__score_variants__takes_any_iterable_of_text(engine, variants):
         (b"K2R", "Got a single string"),
         ({"K2R": 1.5}, "Got dict as variants. Pass a list, or one column"),
         ({"K2R"}, "Got set as variants"),
+        (frozenset({"K2R"}), "Got frozenset as variants"),
+        ({"K2R": 1.5}.items(), "Got dict_items as variants"),
         (Seq(WILDTYPE), "Got a single string"),
         (SeqRecord(Seq(WILDTYPE)), "Got SeqRecord as variants"),
         (pd.DataFrame({"K2R": ["Q9E"]}), "Got DataFrame as variants"),
@@ -288,8 +292,9 @@ def test__score_variants__refuses_a_bad_variant_before_anything_is_computed(engi
 @pytest.mark.parametrize("method", MARGINALS)
 def test__marginals__refuse_another_length_and_name_the_method_for_it(engine, method):
     with pytest.raises(InvalidVariantError, match='pass method="pseudo-perplexity"') as caught:
-        score_variants(engine, WILDTYPE, ["K2R", "MKTAYIAKQ"], method)
+        score_variants(engine, WILDTYPE, ["K2R", b" mktayiakq*"], method)
     error = caught.value
+    assert error.variant == " mktayiakq*", "as it was given"
     assert (error.index, error.expected, error.found) == (1, "10 residues", "9 residues")
     assert not engine.asked
 
@@ -299,13 +304,13 @@ def test__marginals__refuse_another_length_and_name_the_method_for_it(engine, me
     [
         ([WILDTYPE], TypeError, "pass one sequence, as text"),
         (np.array([WILDTYPE]), TypeError, "pass one sequence, as text"),
-        (None, TypeError, "Got wildtype=None"),
-        (np.nan, TypeError, "Got wildtype=nan"),
-        (7, TypeError, "column 'wildtype', got int"),
-        ("", InvalidSequenceError, "Empty sequence in row 0 of column 'wildtype'"),
-        ("MK1", InvalidSequenceError, "column 'wildtype' is not a residue"),
-        ("MK<mask>A", InvalidSequenceError, "wild type holds a <mask> at position 3"),
-        ("M" * 1023, SequenceTooLongError, "column 'wildtype' has 1023 residues"),
+        (None, TypeError, "Got None as the wild type; pass one"),
+        (np.nan, TypeError, "Got nan as the wild type; pass one"),
+        (7, TypeError, "as text in the wild type, got int"),
+        ("", InvalidSequenceError, "^Empty sequence in the wild type. "),
+        ("MK1", InvalidSequenceError, "^'1' at position 3 of the wild type is not a residue"),
+        ("MK<mask>A", InvalidSequenceError, "^The wild type holds a <mask> at position 3"),
+        ("M" * 1023, SequenceTooLongError, "^The wild type has 1023 residues"),
     ],
 )
 def test__wildtype__is_one_sequence_without_masks(engine, wildtype, error, message):
@@ -316,12 +321,36 @@ def test__wildtype__is_one_sequence_without_masks(engine, wildtype, error, messa
     assert error is TypeError or caught.value.index == 0
 
 
-def test__wildtype__that_the_engine_truncates_has_only_the_positions_that_are_left(
-    tiny_checkpoint,
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"too_long": "truncate", "max_residues": 8}, 'Got too_long="truncate" with a wild type'),
+        ({"too_long": "truncate", "max_residues": None}, 'Got too_long="truncate"'),
+        ({"region": (0, 5)}, r"Got region=\(0, 5\), which is for pooling"),
+    ],
+)
+def test__engine__whose_options_would_lose_mutations_is_refused_at_once(
+    tiny_checkpoint, options, message
 ):
-    engine = Engine(tiny_checkpoint, cache=None, max_residues=8, too_long="truncate")
-    with pytest.warns(TruncationWarning), pytest.raises(InvalidVariantError, match="1 to 8"):
-        score_variants(engine, WILDTYPE, ["Q9E"])
+    engine = Engine(tiny_checkpoint, cache=None, **options)
+    with pytest.raises(InputError, match=message):
+        score_variants(engine, None, ["MKTAYIAKQRAAAW"])
+    with pytest.raises(InputError, match=message):
+        scan_variants(engine, None)
+
+
+@pytest.mark.parametrize("sequences", [(WILDTYPE, ["WT", "M" * 12]), ("M" * 12, ["WT"])])
+def test__too_long__is_refused_without_the_advice_to_cut(tiny_checkpoint, sequences):
+    engine = Engine(tiny_checkpoint, cache=None, max_residues=11)
+    with pytest.raises(SequenceTooLongError, match="has 12 residues, more than") as caught:
+        score_variants(engine, *sequences, "pseudo-perplexity")
+    assert 'Pass too_long="window"' in str(caught.value)
+    assert "truncate" not in str(caught.value)
+    assert (caught.value.index, caught.value.length, caught.value.limit) == (
+        len(sequences[1]) - 1,
+        12,
+        11,
+    )
 
 
 @pytest.mark.parametrize("offset", [1.0, "1", None, True])
