@@ -22,6 +22,7 @@ from esm2_features._cache import Cache, open_cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._checkpoint import open_checkpoint
 from esm2_features._intake import Intake
+from esm2_features._lengths import Cuts
 from esm2_features._options import (
     CACHE_DTYPES,
     EVERY_POOLING,
@@ -39,7 +40,7 @@ from esm2_features._options import (
 from esm2_features._per_residue import PerResidue, only_column
 from esm2_features._products import PRODUCTS
 from esm2_features._regions import read_region, region_cells
-from esm2_features._residues import Cuts, is_missing
+from esm2_features._residues import is_missing
 from esm2_features._run import Run
 from esm2_features.exceptions import InputError
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from esm2_features._alphabet import MASK
+from esm2_features._lengths import Cuts, fit_length
 from esm2_features._options import TOO_LONG, fixed_region, one_of, positive
 from esm2_features._regions import read_region
-from esm2_features._residues import Cuts, are_normal, fit_length, normalise, warn_of_nucleotides
+from esm2_features._residues import are_normal, normalise, warn_of_nucleotides
 from esm2_features._subjects import Spans, Subject, around
 from esm2_features.exceptions import SequenceTooLongError
 

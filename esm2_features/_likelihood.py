@@ -17,9 +17,9 @@ from esm2_features._alphabet import MASK
 from esm2_features._cache import Cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
+from esm2_features._lengths import Cuts
 from esm2_features._mutations import refuse_mask, refuse_other_length, uncut
 from esm2_features._options import one_of
-from esm2_features._residues import Cuts
 from esm2_features._sequences import Column
 from esm2_features._transformer import SequenceTransformer
 from esm2_features._variants import (

@@ -183,7 +183,7 @@ def _write_product(
 ) -> None:
     from esm2_features._engine import Engine
     from esm2_features._fasta import read_fasta
-    from esm2_features._residues import Cuts
+    from esm2_features._lengths import Cuts
 
     start = time.perf_counter()
     engine = Engine(cache=None, verbose=True, **run)

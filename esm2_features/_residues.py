@@ -1,9 +1,8 @@
 """The cells: one value, checked, as a string with one character per residue.
 
 `normalise` gives the 20 amino acids, X B U Z O, and `MASK` for a ``<mask>`` token.
-`fit_length` limits how long sequences are.
 
-Never here: containers, tokens, files.
+Never here: containers, lengths, tokens, files.
 """
 
 from __future__ import annotations
@@ -13,7 +12,6 @@ import sys
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from numbers import Number
 from typing import TypeGuard
 
@@ -23,8 +21,6 @@ from esm2_features._alphabet import MASK, RESIDUES
 from esm2_features.exceptions import (
     InvalidSequenceError,
     MissingSequenceError,
-    SequenceTooLongError,
-    TruncationWarning,
 )
 
 _WHITE_SPACE = " \t\n\r\v\f"
@@ -150,7 +146,7 @@ def normalise(
         text = text[:-1]
     if not text:
         raise InvalidSequenceError(
-            f"Empty sequence in {_place(index, column)}. Drop such rows, or mend them.",
+            f"Empty sequence in {place_of(index, column)}. Drop such rows, or mend them.",
             index=index,
         )
     if text.isascii():
@@ -194,10 +190,10 @@ def _text_of(value: object, index: int, column: str | None) -> str:
             return str(value)
         except ValueError as error:  # a Seq may know its length only
             raise InvalidSequenceError(
-                f"The Seq in {_place(index, column)} has no letters ({error}).", index=index
+                f"The Seq in {place_of(index, column)} has no letters ({error}).", index=index
             ) from error
     raise TypeError(
-        f"Expected a protein sequence as text in {_place(index, column)}, got "
+        f"Expected a protein sequence as text in {place_of(index, column)}, got "
         f"{type(value).__name__}. Pass str, bytes, or objects with a .seq."
     )
 
@@ -205,13 +201,13 @@ def _text_of(value: object, index: int, column: str | None) -> str:
 def _missing(value: object, index: int, column: str | None) -> MissingSequenceError:
     if isinstance(value, str):
         return MissingSequenceError(
-            f"The text {value!r} in {_place(index, column)} is what a missing value becomes when "
+            f"The text {value!r} in {place_of(index, column)} is what a missing value becomes when "
             "it is turned into text. Keep missing values as they are (no astype(str)). If a "
             "peptide of these letters is meant, write it in upper case.",
             index=index,
         )
     return MissingSequenceError(
-        f"Missing value in {_place(index, column)}, where a protein sequence is expected. Drop "
+        f"Missing value in {place_of(index, column)}, where a protein sequence is expected. Drop "
         'such rows, or pass on_missing="nan" or on_missing="zero" to get rows of NaN or 0.',
         index=index,
     )
@@ -241,7 +237,7 @@ def _invalid(text: str, offset: int, index: int, column: str | None) -> InvalidS
     around = ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
     return InvalidSequenceError(
         f"{_name_of(character)} at position {offset + 1} of the sequence in "
-        f"{_place(index, column)} is not a residue that ESM-2 knows: "
+        f"{place_of(index, column)} is not a residue that ESM-2 knows: "
         f"{around!a}. {_remedy(text, character)}",
         index=index,
         position=offset + 1,
@@ -283,7 +279,20 @@ def _remedy(text: str, character: str) -> str:
     return f"Correct it, or {as_unknown}."
 
 
-def _place(index: int, column: str | None) -> str:
+def place_of(index: int, column: str | None) -> str:
+    """Say where a cell is, for a message.
+
+    Parameters
+    ----------
+    index : int
+        Its row, from 0.
+    column : str or None
+        The name of its column, where that is not clear.
+
+    Returns
+    -------
+    place : str
+    """
     return f"row {index}" + (f" of column {column!r}" if column is not None else "")
 
 
@@ -315,104 +324,8 @@ def warn_of_nucleotides(
     if found:
         others = f" (the first of {len(found)})" if len(found) > 1 else ""
         warnings.warn(
-            f"The sequence in {_place(found[0], column)}{others} holds the letters {_NUCLEOTIDES} "
-            "only: is it DNA? ESM-2 reads proteins. Translate it first.",
+            f"The sequence in {place_of(found[0], column)}{others} holds the letters "
+            f"{_NUCLEOTIDES} only: is it DNA? ESM-2 reads proteins. Translate it first.",
             UserWarning,
             stacklevel=2,
         )
-
-
-@dataclass
-class Cuts:
-    """How many sequences were cut, counted over all parts of an input, to be said once.
-
-    Attributes
-    ----------
-    cut, seen : int
-        Sequences that were cut, and all of them.
-    longest : int
-        Residues of the longest one before it was cut.
-    """
-
-    cut: int = 0
-    seen: int = 0
-    longest: int = 0
-
-    def say(self, max_residues: int | None) -> None:
-        """Warn with the count, if there is one.
-
-        Parameters
-        ----------
-        max_residues : int or None
-
-        Warns
-        -----
-        TruncationWarning
-        """
-        if self.cut:
-            warnings.warn(
-                f"{self.cut} of {self.seen} sequences were cut to their first {max_residues} "
-                f"residues (max_residues); the longest had {self.longest}.",
-                TruncationWarning,
-                stacklevel=2,
-            )
-
-
-def fit_length(
-    sequences: list[str],
-    *,
-    max_residues: int | None,
-    too_long: str,
-    cuts: Cuts,
-    rows: Sequence[int] | None = None,
-    column: str | None = None,
-) -> list[str]:
-    """Refuse or cut sequences that are too long, unless windows will do.
-
-    Parameters
-    ----------
-    sequences : list of str
-        Normalised, so that one character is one residue.
-    max_residues : int or None
-        The number of residues allowed; None allows any.
-    too_long : {"raise", "truncate", "window"}
-        ``"truncate"`` keeps the first ``max_residues`` residues, ``"window"`` all of them.
-    cuts : Cuts
-        Counts on.
-    rows : sequence of int, optional
-        Where the sequences come from, for messages; by default they are rows 0, 1, 2...
-    column : str or None, default=None
-        The name of their column, for messages.
-
-    Returns
-    -------
-    sequences : list of str
-        As many as there were.
-
-    Raises
-    ------
-    SequenceTooLongError
-        If one is too long and ``too_long="raise"``.
-    """
-    cuts.seen += len(sequences)
-    if too_long == "window" or max_residues is None:
-        return sequences
-    if max(map(len, sequences), default=0) <= max_residues:
-        return sequences
-    long = [i for i, sequence in enumerate(sequences) if len(sequence) > max_residues]
-    if too_long == "raise":
-        length = len(sequences[long[0]])
-        index = long[0] if rows is None else rows[long[0]]
-        raise SequenceTooLongError(
-            f"The sequence in {_place(index, column)} has {length} residues, more than "
-            f'max_residues={max_residues}. Pass too_long="window" to run it in overlapping '
-            f'windows, too_long="truncate" to keep the first {max_residues}, max_residues=None to '
-            "run it whole (memory grows with the square of the length), or split the protein into "
-            "its domains.",
-            index=index,
-            length=length,
-            limit=max_residues,
-        )
-    cuts.cut += len(long)
-    cuts.longest = max(cuts.longest, *(len(sequences[i]) for i in long))
-    return [sequence[:max_residues] for sequence in sequences]

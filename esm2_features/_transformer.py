@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
 from esm2_features._engine import Engine
+from esm2_features._lengths import Cuts
 from esm2_features._options import one_of
-from esm2_features._residues import Cuts, is_missing
+from esm2_features._residues import is_missing
 from esm2_features._sequences import Column, columns
 from esm2_features.exceptions import MissingSequenceError
 
