@@ -39,7 +39,7 @@ from esm2_features._options import (
 )
 from esm2_features._per_residue import PerResidue, only_column
 from esm2_features._products import PRODUCTS
-from esm2_features._regions import read_region, region_cells
+from esm2_features._regions import read_region, region_cells, warn_of_pairs
 from esm2_features._residues import is_missing
 from esm2_features._run import Run
 from esm2_features.exceptions import InputError
@@ -233,6 +233,7 @@ class Engine(PerResidue):
                 raise InputError(
                     f"Got {len(cells)} regions for {len(found)} sequences; pass one for each."
                 )
+            warn_of_pairs(cells)
             spans = [
                 () if is_missing(cell) else read_region(cell, length=len(sequence), index=row)
                 for row, (cell, sequence) in enumerate(zip(cells, found, strict=True))

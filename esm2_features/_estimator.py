@@ -18,7 +18,7 @@ from esm2_features._chains import LINKER_LENGTH, check_join, join_chains
 from esm2_features._engine import Engine
 from esm2_features._lengths import Cuts
 from esm2_features._options import PARTIAL_POOLINGS, SPECIAL_TOKENS
-from esm2_features._regions import read_region
+from esm2_features._regions import read_region, warn_of_pairs
 from esm2_features._sequences import Column, columns
 from esm2_features._subjects import Spans
 from esm2_features._transformer import SequenceTransformer
@@ -61,7 +61,8 @@ class ESM2Transformer(SequenceTransformer):
         without the linkers. ``"linker-per-chain"``: the same, with one vector for each chain.
         A linker goes with neither ``region`` nor ``"cls"`` and ``"eos"``.
     linker_length : int, default=25
-        Glycines between two chains that are joined; 0 joins them directly.
+        Glycines between two chains that are joined; 0 joins them directly. It means nothing, and
+        is refused, for chains that are not joined: a search over both is a list of two grids.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the products. Half precision is faster on hardware that has it, and too
         coarse to compare variants of one protein: on random weights, the error of bfloat16
@@ -291,6 +292,7 @@ class ESM2Transformer(SequenceTransformer):
         """Read each row's region; the sequences of rows without one become None."""
         for row in self._missing_rows(column, "region"):
             sequences[row] = None
+        warn_of_pairs(column.values, column.name)
         return [
             None
             if sequence is None

@@ -20,6 +20,7 @@ from esm2_features._residues import is_missing, is_record
 from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError
 
 _MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")
+_WILDTYPE = ("WT", "_WT")
 _NOTATION = re.compile(r"[0-9:]")  # a text with neither is the sequence of a mutant
 _THREE_LETTERS = re.compile(r"p\.|[A-Za-z]{3}[0-9]+[A-Za-z]{3}")
 _NO_SUBSTITUTION = re.compile(r"[*=-]|del|ins|dup|fs|ter", re.IGNORECASE)
@@ -254,10 +255,15 @@ def refuse_mask(sequence: str, *, index: int, given: object, column: str | None 
         )
 
 
+def is_notation(text: str) -> bool:
+    """Whether a text is a mutation, or several."""
+    return all(_MUTATION.fullmatch(part.strip()) for part in text.split(":"))
+
+
 def _is_written(value: object) -> bool:
     """Whether a cell holds mutations or says that it is the wild type: no sequence."""
     text = as_text(value) if isinstance(value, str | bytes | bytearray) else ""
-    return text.strip().upper() == "WT" or _NOTATION.search(text) is not None
+    return text.strip().upper() in _WILDTYPE or _NOTATION.search(text) is not None
 
 
 def _read_mutations(
@@ -269,7 +275,7 @@ def _read_mutations(
     hint: Callable[[], str],
 ) -> tuple[Mutation, ...]:
     """Read one text that holds mutations or says that it is the wild type."""
-    if given.strip().upper() == "WT":
+    if given.strip().upper() in _WILDTYPE:
         return ()
     mutations = []
     for part in map(str.strip, given.split(":")):
@@ -366,7 +372,7 @@ def _offset_hint(wildtype: str, values: Sequence[object]) -> str:
     variants = [
         [_MUTATION.fullmatch(part.strip()) for part in text.split(":")]
         for text in written
-        if text.upper() != "WT"
+        if text.upper() not in _WILDTYPE
     ]
     found = set()
     for match in chain.from_iterable(variants):

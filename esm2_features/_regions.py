@@ -7,10 +7,12 @@ Never here: which sequence or column a region belongs to, pooling, what is missi
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Collection, Mapping, Set
+import warnings
+from collections.abc import Collection, Mapping, Sequence, Set
 from itertools import chain
-from numbers import Integral
+from numbers import Integral, Number
 from typing import Any
 
 import numpy as np
@@ -115,6 +117,38 @@ def region_cells(regions: Any) -> list[object]:
     return list(regions if convert is None else getattr(regions, convert)())
 
 
+def warn_of_pairs(cells: Sequence[object], column: str | None = None) -> None:
+    """Warn of lists that may have been tuples: Parquet, Polars and JSON have none.
+
+    Parameters
+    ----------
+    cells : sequence of object
+        One region for each row.
+    column : str, optional
+        The name of their column, for the message.
+
+    Warns
+    -----
+    UserWarning
+        If all of several regions are lists of two ascending numbers.
+    """
+    if len(cells) > 1 and all(_is_pair(cell) for cell in cells):
+        where = f" in column {column!r}" if column is not None else ""
+        warnings.warn(
+            f"Every region{where} is a list of two ascending numbers, such as {_shown(cells[0])}: "
+            "two positions each. If slices are meant, write them as text, '2:8', or as tuples.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _is_pair(cell: object) -> bool:
+    if isinstance(cell, tuple | str | bytes | Mapping) or not isinstance(cell, Collection):
+        return False
+    numbers = [number for number in cell if isinstance(number, Number)]
+    return len(numbers) == len(cell) == 2 and bool(numbers[0] < numbers[1])  # type: ignore[operator]
+
+
 def _parts(value: object) -> list[tuple[int, int]]:
     """Read starts and stops; what is wrong with the value is the text of a ValueError."""
     if isinstance(value, str):
@@ -137,6 +171,12 @@ def _parts(value: object) -> list[tuple[int, int]]:
 
 
 def _parts_of_text(text: str) -> list[tuple[int, int]]:
+    if text.strip()[:1] in ("(", "["):  # what CSV files make of tuples and lists
+        try:
+            value = ast.literal_eval(text.strip())
+        except (SyntaxError, ValueError):
+            raise ValueError("cannot be read") from None
+        return _parts(value)
     parts = []
     for part in text.split(","):
         found = _PART.fullmatch(part)

@@ -208,7 +208,8 @@ def _missing(value: object, index: int, column: str | None) -> MissingSequenceEr
         )
     return MissingSequenceError(
         f"Missing value in {place_of(index, column)}, where a protein sequence is expected. Drop "
-        'such rows, or pass on_missing="nan" or on_missing="zero" to get rows of NaN or 0.',
+        "such rows, or use ESM2Transformer, which gives rows of NaN or 0 for them with "
+        'on_missing="nan" or on_missing="zero".',
         index=index,
     )
 

@@ -149,7 +149,7 @@ def scan(
 
     PROTEIN is a FASTA file, which may be compressed, or - for standard input. Scores are
     log-likelihood ratios to the wild type in nats, as `score` gives them: 19 for each residue, and
-    20 where the wild type is none of the 20 canonical residues.
+    none where the wild type is not one of the 20 canonical residues.
     """
     from esm2_features._alphabet import CANONICAL_RESIDUES
     from esm2_features._engine import Engine
@@ -173,6 +173,9 @@ def scan(
             save_png(figure, stack.enter_context(growing(picture)))
         n = write_scan(place, wildtype, CANONICAL_RESIDUES, scores.tolist(), offset=offset)
     drawn = "" if picture is None else f", drawn in {picture.path}"
+    left_out = sum(residue not in CANONICAL_RESIDUES for residue in wildtype)
+    if left_out:
+        drawn += f", without {left_out} positions that hold none of the 20 residues"
     seconds = time.perf_counter() - start
     click.echo(
         f"scores of {n} substitutions -> {place.path}{drawn} ({seconds:.1f} s)",

@@ -98,7 +98,8 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
     else:
         table = _read_lines(path)
     if not table.rows:
-        raise InputError(f"{_shown(path)} holds no variants. Give a file that has some.")
+        only = f" below its header, {', '.join(table.header)}" if table.header else ""
+        raise InputError(f"{_shown(path)} holds no variants{only}. Give a file that has some.")
     return table
 
 
@@ -129,6 +130,9 @@ def write_scan(
 ) -> int:
     """Write the scores of all single substitutions, completely or not at all.
 
+    Where the wild type holds none of the 20 canonical residues there are none: ESM-2 hardly ever
+    expects an X, so that whatever takes its place looks far better.
+
     Parameters
     ----------
     output : Output
@@ -154,7 +158,7 @@ def write_scan(
         [f"{before}{position}{after}", str(position), before, after, _digits(score)]
         for position, (before, row) in enumerate(zip(wildtype, scores, strict=True), 1 + offset)
         for after, score in zip(residues, row, strict=True)
-        if after != before
+        if before in residues and after != before
     ]
     _write(output, ["variant", "position", "wildtype", "mutant", SCORE], rows)
     return len(rows)
@@ -196,6 +200,14 @@ def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
         raise InputError(
             f"{_shown(path)}, line {reader.line_num}: {error}. Write the table anew."
         ) from error
+    from esm2_features._mutations import is_notation  # which needs NumPy, and help does not
+
+    odd = [cell for cell in header if is_notation(cell)]
+    if odd:
+        raise InputError(
+            f"The first line of {_shown(path)} holds {odd[0]!r}, which is a variant and no name of "
+            "a column. Write a header above it."
+        )
     at = _column(path, header, column)
     variants = [row[at] for row in rows]
     _refuse_missing(path, variants, places)
@@ -209,7 +221,14 @@ def _column(path: str, header: Sequence[str], column: str | None) -> int:
         raise InputError(
             f"{_shown(path)} has a column {SCORE!r} already, which would be there twice. Rename it."
         )
-    wanted = [column] if column is not None else [name for name in COLUMNS if name in header][:1]
+    if column is None and len(header) == 1 and ";" in header[0]:
+        raise InputError(
+            f"{_shown(path)} is separated by semicolons: {header[0]!r}. Separate its cells by "
+            "commas (.csv) or tabs (.tsv)."
+        )
+    wanted = [column] if column is not None else [n for n in header if n.lower() in COLUMNS]
+    wanted.sort(key=lambda name: COLUMNS.index(name.lower()) if column is None else 0)
+    wanted = wanted[:1]
     if column is None and not wanted and len(header) == 1:
         wanted = [header[0]]
     if len(wanted) != 1 or header.count(wanted[0]) != 1:
@@ -234,6 +253,12 @@ def _read_lines(path: str) -> VariantTable:
         raise InputError(
             f"{_shown(path)} looks like FASTA. Let its name end in {' or '.join(_FASTA[:2])}, so "
             "that its sequences are read as mutants."
+        )
+    if variants and variants[0].lower().rstrip("s") in COLUMNS:
+        # Its letters are residues, too, and it would be scored as a peptide.
+        raise InputError(
+            f"{_shown(path)}, line {numbered[0][0]}: {variants[0]!r} looks like a header. Delete "
+            "it, or let the file's name end in .csv."
         )
     places = [f"line {number}" for number, _ in numbered]
     _refuse_missing(path, variants, places)

@@ -107,6 +107,8 @@ def score_variants(
     code of Meier et al. masks a position, reads there the probability of the next residue, and
     leaves out the last two positions; this function does not.
 
+    ESM-2 hardly ever expects X, B, U, Z or O: ratios to or from them say nothing of the protein.
+
     Probabilities are over all 33 tokens of the vocabulary, as in the code of Meier et al.
 
     References

@@ -458,3 +458,32 @@ def test__clone_and_pickle__keep_the_region(esm2):
         assert clone(estimator).get_params() == estimator.get_params()
         again = pickle.loads(pickle.dumps(estimator))
         np.testing.assert_array_equal(again.transform(X), estimator.transform(X))
+
+
+# ------------------------------------------------------------------ what files make of regions
+
+
+@pytest.mark.parametrize(
+    ("text", "spans"),
+    [("(2, 5)", ((2, 5),)), ("[2, 5]", ((2, 3), (5, 6))), (" [7] ", ((7, 8),))],
+)
+def test__read_region__text_that_csv_made_of_tuples_and_lists(text, spans):
+    assert read_region(text, length=10, index=0) == spans
+
+
+@pytest.mark.parametrize("text", ["(2, 5", "[a]", "[(1, 2)]", "(1, 2, 3)", "['1']"])
+def test__read_region__other_text_in_brackets_is_refused(text):
+    with pytest.raises(InvalidRegionError, match=r"cannot be read|is a tuple of 3"):
+        read_region(text, length=10, index=0)
+
+
+def test__regions__all_of_which_are_pairs_are_warned_of(esm2):
+    X = pd.DataFrame({"seq": ["MKTAYIAKQR", "GSHMVLSEGE"], "site": [[2, 5], [3, 6]]})
+    with pytest.warns(UserWarning, match="Every region in column 'site' is a list of two"):
+        esm2(region="site").transform(X)
+
+
+def test__regions__of_other_kinds_are_not_warned_of(esm2):
+    for sites in ([(2, 5), (3, 6)], [[2, 5], [3]], [[5, 2], [3, 6]], ["2:5", "3:6"]):
+        X = pd.DataFrame({"seq": ["MKTAYIAKQR", "GSHMVLSEGE"], "site": sites})
+        esm2(region="site").transform(X)

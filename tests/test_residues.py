@@ -210,7 +210,8 @@ def test__normalise__whole_message_of_a_missing_value():
     assert caught.value.index == 4
     assert str(caught.value) == (
         "Missing value in row 4 of column 'light', where a protein sequence is expected. Drop "
-        'such rows, or pass on_missing="nan" or on_missing="zero" to get rows of NaN or 0.'
+        "such rows, or use ESM2Transformer, which gives rows of NaN or 0 for them with "
+        'on_missing="nan" or on_missing="zero".'
     )
 
 

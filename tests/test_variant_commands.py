@@ -288,10 +288,11 @@ def test__scan__never_draws_over_its_own_input(run, tmp_path):
     assert protein.read_text() == f">a\n{PROTEIN}\n"
 
 
-def test__scan__of_a_residue_that_is_not_canonical_has_20_rows(run, tmp_path):
+def test__scan__leaves_out_residues_that_are_not_canonical_and_says_so(run, tmp_path):
     (tmp_path / "odd.fasta").write_text(">a\nMX\n")
     _, said = run("scan", protein=tmp_path / "odd.fasta")
-    assert said.startswith("scores of 39 substitutions")
+    assert said.startswith("scores of 19 substitutions")
+    assert "without 1 positions that hold none of the 20 residues" in said
 
 
 def test__scan__refuses_what_would_take_forever(run):

@@ -163,15 +163,16 @@ def test__write_scores__all_columns_and_every_digit(tmp_path):
 
 
 def test__write_scan__a_row_for_each_substitution(tmp_path):
-    scores = np.random.default_rng(0).standard_normal((2, 20))
+    """An X in the wild type has none, for ESM-2 finds anything likelier."""
+    scores = np.random.default_rng(0).standard_normal((3, 20))
     output = find_place(tmp_path / "out.csv", formats=("csv",))
-    assert write_scan(output, "KX", CANONICAL_RESIDUES, scores.tolist(), offset=-3) == 39
+    assert write_scan(output, "KXM", CANONICAL_RESIDUES, scores.tolist(), offset=-3) == 38
     header, *rows = rows_of(output.path)
     assert header == ["variant", "position", "wildtype", "mutant", "score"]
     assert rows[0] == ["K-2A", "-2", "K", "A", repr(float(scores[0, 0]))]
-    assert rows[-1] == ["X-1Y", "-1", "X", "Y", repr(float(scores[1, 19]))]
+    assert rows[-1] == ["M0Y", "0", "M", "Y", repr(float(scores[2, 19]))]
     assert "K" not in [row[3] for row in rows[:19]]
-    assert len(rows) == 39
+    assert len(rows) == 38
 
 
 def test__write__leaves_nothing_behind_when_the_disk_is_full(tmp_path):
@@ -181,3 +182,23 @@ def test__write__leaves_nothing_behind_when_the_disk_is_full(tmp_path):
     with pytest.raises(OSError, match=r"out\.csv"), no_room():
         write_scan(output, "K" * 9, CANONICAL_RESIDUES, np.zeros((9, 20)).tolist(), offset=0)
     assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.txt", "variant\nA1G\n", "line 1: 'variant' looks like a header"),
+        ("x.txt", "Mutations\nA1G\n", "line 1: 'Mutations' looks like a header"),
+        ("x.csv", "A1G\nK2R\n", "The first line of .* holds 'A1G', which is a variant"),
+        ("x.csv", "A1G:K2R,0.5\nK2R,1\n", "holds 'A1G:K2R', which is a variant"),
+        ("x.csv", "mutant;y\nA1G;0.5\n", "is separated by semicolons: 'mutant;y'"),
+        ("x.csv", "variant\n", "holds no variants below its header, variant"),
+    ],
+)
+def test__headers__that_are_missing_or_too_many_are_noticed(tmp_path, name, content, message):
+    with pytest.raises(InputError, match=message):
+        read(tmp_path, name, content)
+
+
+def test__table__names_of_columns_may_be_capitalised(tmp_path):
+    assert read(tmp_path, "x.csv", "id,Mutant\n1,A1G\n").variants == ["A1G"]
