@@ -8,7 +8,7 @@ Never here: pooling, how a pass is read.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set, Sized
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -312,8 +312,10 @@ def only_column(sequences: object) -> list[object]:
     TypeError, InputError
         If it is no container, or has several columns.
     """
-    is_other = isinstance(sequences, str | bytes | Mapping | Set)
-    if isinstance(sequences, Sized) and not is_other and not len(sequences):
+    is_column = hasattr(type(sequences), "to_list") and not hasattr(type(sequences), "columns")
+    is_array = isinstance(sequences, np.ndarray) and sequences.ndim == 1
+    is_list = isinstance(sequences, list | tuple) or is_column or is_array
+    if is_list and not len(sequences):  # type: ignore[arg-type]
         return []  # where scikit-learn would have no rows refused
     found = columns(sequences, owner="Engine")
     if len(found) > 1:

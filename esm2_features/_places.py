@@ -326,6 +326,9 @@ def _is_from_here(item: Path, kind: str) -> bool:
         return True
     if item.name != _INDEX or kind not in _INDEXED:
         return False
-    header = ",".join(_COLUMNS).encode() + b"\n"
-    with item.open("rb") as file:
-        return file.read(len(header)) == header
+    with item.open(encoding="utf-8", errors="replace", newline="") as file:
+        header, *rows = [tuple(row) for row in csv.reader(file)] or [()]
+    return header == _COLUMNS and all(
+        len(row) == 2 and Path(row[0]).name == row[0] and (item.parent / row[0]).is_file()
+        for row in rows
+    )

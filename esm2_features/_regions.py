@@ -98,8 +98,11 @@ def region_cells(regions: Any) -> list[object]:
     TypeError
         If it is one region, or has no order.
     """
-    is_one = isinstance(regions, str | bytes | int) or (
-        isinstance(regions, tuple) and all(isinstance(cell, Integral) for cell in regions)
+    is_pair = isinstance(regions, tuple) and len(regions) > 0
+    is_one = (
+        isinstance(regions, str | bytes | Number | np.generic)
+        or getattr(regions, "ndim", 1) == 0
+        or (is_pair and all(isinstance(cell, Integral) for cell in regions))
     )
     if is_one:
         raise TypeError(

@@ -202,7 +202,10 @@ def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
         ) from error
     from esm2_features._mutations import is_notation  # which needs NumPy, and help does not
 
-    odd = [cell for cell in header if is_notation(cell)]
+    # A column that is not asked for may be called H2O.
+    is_known = any(name.lower() in COLUMNS for name in header)
+    suspects = [column] if column is not None else [] if is_known else header
+    odd = [cell for cell in suspects if cell in header and is_notation(cell)]
     if odd:
         raise InputError(
             f"The first line of {_shown(path)} holds {odd[0]!r}, which is a variant and no name of "

@@ -125,12 +125,14 @@ def test__find_place__replaces_an_index_with_its_folder(tmp_path, kind):
         return find_place(tmp_path, formats=(kind,), format=kind, force=force, is_folder=True)
 
     write_index(tmp_path, ["a/b"], kind)
+    (tmp_path / f"a_b.{kind}").touch()
     assert find(force=True).path == tmp_path
     with pytest.raises(InputError, match="exists already"):
         find(force=False)
-    (tmp_path / "ids.csv").write_text("file,id,what took me weeks\n")
-    with pytest.raises(InputError, match=r"\(ids\.csv, say\)"):
-        find(force=True)
+    for own in ("file,id,what took me weeks\n", "file,id\nmy own table\n", "file,id\nx.csv,a\n"):
+        (tmp_path / "ids.csv").write_text(own)
+        with pytest.raises(InputError, match=r"\(ids\.csv, say\)"):
+            find(force=True)
 
 
 def test__find_place__knows_no_index_of_a_format_that_has_none(tmp_path):

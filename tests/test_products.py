@@ -564,6 +564,8 @@ def test__memory__residues_of_many_parts_are_not_copied_at_once(checkpoint, monk
         ((2, 5), r"Got regions=\(2, 5\), which is one region"),
         ("25", "Got regions='25', which is one region"),
         (3, "Got regions=3, which is one region"),
+        (np.int64(3), "which is one region"),
+        (np.array(3), "which is one region"),
         ({0: (1, 3), 1: (2, 4)}, "Got dict as regions"),
         ({(1, 3), (2, 4)}, "Got set as regions"),
         (pd.DataFrame({"a": [1, 2], "b": [1, 2]}), "Got DataFrame as regions"),
@@ -623,3 +625,9 @@ def test__export__of_vectors_and_likelihoods_says_which_to_choose(engine, tmp_pa
     with pytest.raises(InputError, match=r"Choose one \(pooling=\.\.\.\)"):
         one.cache.export(tmp_path / "x.parquet")
     one.cache.export(tmp_path / "x.parquet", pooling="log_probs")
+
+
+@pytest.mark.parametrize("odd", [np.array("MKT"), bytearray(), "", {}])
+def test__nothing__that_is_no_container_is_refused(engine, odd):
+    with pytest.raises(TypeError):
+        engine().embed(odd)

@@ -202,3 +202,10 @@ def test__headers__that_are_missing_or_too_many_are_noticed(tmp_path, name, cont
 
 def test__table__names_of_columns_may_be_capitalised(tmp_path):
     assert read(tmp_path, "x.csv", "id,Mutant\n1,A1G\n").variants == ["A1G"]
+
+
+def test__table__a_column_that_is_not_asked_for_may_be_called_anything(tmp_path):
+    assert read(tmp_path, "x.csv", "mutant,H2O\nA1G,5\n").variants == ["A1G"]
+    assert read(tmp_path, "y.csv", "id,H2O\nA1G,5\n", column="id").variants == ["A1G"]
+    with pytest.raises(InputError, match="'A1G', which is a variant"):
+        read(tmp_path, "z.csv", "A1G,0.5\nK2R,1\n", column="A1G")
