@@ -28,7 +28,7 @@ for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
 
 from checkpoints import random_esm2, write_fair_esm  # noqa: E402
 
-from esm2_features import ESM2Transformer  # noqa: E402
+from esm2_features import Engine, ESM2Transformer  # noqa: E402
 from esm2_features._checkpoint import open_checkpoint  # noqa: E402
 from esm2_features._reference import Reference  # noqa: E402
 
@@ -51,6 +51,20 @@ def esm2(tiny_checkpoint: Path) -> Callable[..., ESM2Transformer]:
         return ESM2Transformer(model, **{"device": "cpu", "cache": None, **parameters})
 
     return make
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Sequences that go through the network, once for each pass."""
+    sequences: list[str] = []
+    forward = Engine._forward
+
+    def record(self: Engine, network: Any, subjects: list[str], *rest: Any) -> Any:
+        sequences.extend({subject.partition("@")[0] for subject in subjects})
+        return forward(self, network, subjects, *rest)
+
+    monkeypatch.setattr(Engine, "_forward", record)
+    return sequences
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,6 @@ from sklearn.pipeline import make_pipeline
 
 from esm2_features import Cache
 from esm2_features._chains import join_chains
-from esm2_features._engine import Engine
 from esm2_features._subjects import positions_of
 from esm2_features.exceptions import (
     InputError,
@@ -144,15 +143,7 @@ def test__linker__is_the_region_of_the_joined_sequence(esm2):
     assert_close(esm2(join="linker", linker_length=3).fit_transform(FRAME[:1]), expected)
 
 
-def test__linker_per_chain__runs_each_row_once(esm2, monkeypatch):
-    ran = []
-    forward = Engine._forward
-
-    def record(self, network, subjects, *rest):
-        ran.extend({subject.partition("@")[0] for subject in subjects})
-        return forward(self, network, subjects, *rest)
-
-    monkeypatch.setattr(Engine, "_forward", record)
+def test__linker_per_chain__runs_each_row_once(esm2, ran):
     esm2(join="linker-per-chain", linker_length=1, batch_tokens=1).transform(FRAME)
     assert sorted(ran) == sorted(f"{h}G{t}" for h, t in zip(HEAVY, LIGHT, strict=True))
 

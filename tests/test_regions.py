@@ -20,7 +20,6 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from esm2_features import Cache
-from esm2_features._engine import Engine
 from esm2_features._regions import read_region
 from esm2_features._subjects import positions_of
 from esm2_features.exceptions import InputError, InvalidRegionError, MissingSequenceError
@@ -368,15 +367,7 @@ def test__region_column__each_subject_is_computed_once_and_never_again(tiny_chec
     assert not computed(tmp_path)
 
 
-def test__region_column__all_regions_of_a_sequence_come_from_one_forward_pass(esm2, monkeypatch):
-    ran = []
-    forward = Engine._forward
-
-    def record(self, network, subjects, *rest):
-        ran.extend({subject.partition("@")[0] for subject in subjects})
-        return forward(self, network, subjects, *rest)
-
-    monkeypatch.setattr(Engine, "_forward", record)
+def test__region_column__all_regions_of_a_sequence_come_from_one_forward_pass(esm2, ran):
     sequences = ["MKTAYIAKQR", "GSHMVLSEGE"] * 10
     frame = pd.DataFrame({"seq": sequences, "site": [i // 2 for i in range(20)]})
     esm2(region="site", batch_tokens=12).fit_transform(frame)
