@@ -12,6 +12,8 @@ Never here: containers, files, torch.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,6 +43,8 @@ _TOKEN_OF_BYTE = np.full(256, _UNKNOWN_TOKEN, dtype=np.uint8)
 for _letter in RESIDUES:
     _TOKEN_OF_BYTE[ord(_letter)] = TOKENS.index(_letter)
 _TOKEN_OF_BYTE[ord(MASK)] = MASK_TOKEN
+_TOKEN_OF_BYTE[ord("<")] = CLS_TOKEN
+_TOKEN_OF_BYTE[ord(">")] = EOS_TOKEN
 
 
 def encode(sequence: str) -> NDArray[np.uint8]:
@@ -61,8 +65,25 @@ def encode(sequence: str) -> NDArray[np.uint8]:
     >>> encode("MKT").tolist()
     [0, 20, 15, 11, 2]
     """
-    tokens = np.empty(len(sequence) + 2, dtype=np.uint8)
-    tokens[0] = CLS_TOKEN
-    tokens[1:-1] = _TOKEN_OF_BYTE[np.frombuffer(sequence.encode("ascii"), dtype=np.uint8)]
-    tokens[-1] = EOS_TOKEN
-    return tokens
+    return encode_all([sequence])
+
+
+def encode_all(sequences: Sequence[str]) -> NDArray[np.uint8]:
+    """Turn normalised sequences into tokens, one behind the other.
+
+    Parameters
+    ----------
+    sequences : sequence of str
+        At least one.
+
+    Returns
+    -------
+    tokens : ndarray of shape (total tokens,), uint8
+
+    Examples
+    --------
+    >>> encode_all(["MKT", "G"]).tolist()
+    [0, 20, 15, 11, 2, 0, 6, 2]
+    """
+    text = f"<{'><'.join(sequences)}>"
+    return _TOKEN_OF_BYTE[np.frombuffer(text.encode("ascii"), dtype=np.uint8)]

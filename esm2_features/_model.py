@@ -2,8 +2,8 @@
 
 All sequences of a batch stand in one matrix with a row for each token. Norms, projections
 and feed-forward layers see that matrix as it is; only attention knows where a sequence
-begins and ends. The residual stream and the norms are float32 at every precision; the
-precision is that of the products and of attention.
+begins and ends. The residual stream and the norms are float32 at every precision, and
+so is attention on a CPU; the precision is that of the products.
 
 Shapes are in the names of tensors:
 
@@ -31,12 +31,13 @@ from torch.nn.functional import layer_norm
 
 from esm2_features._attention import attend
 from esm2_features._catalogue import Architecture
-from esm2_features._devices import release_memory
+from esm2_features._devices import even_rows, keep_freed_memory, release_memory
 from esm2_features._linear import Linear
 from esm2_features._plan import Batch, Group
 from esm2_features.exceptions import CheckpointError
 
 _ROTARY_BASE = 10000.0
+_PARTS = ("weight", "bias")
 
 Watch = Callable[[int, Tensor, Tensor], None]
 """Told each block's number, from 1, and its queries and keys, from which attention follows."""
@@ -72,16 +73,31 @@ class Weights:
         """Take one tensor as float32."""
         return self._tensors.pop(name).to(self._device, torch.float32)
 
-    def linear(self, *names: str) -> Linear:
-        """Take the affine layers of these names as one, their outputs side by side."""
-        parts = [
-            torch.cat([self._tensors.pop(f"{name}.{part}") for name in names])
-            if len(names) > 1
-            else self._tensors.pop(f"{names[0]}.{part}")
-            for part in ("weight", "bias")
-        ]
-        weight, bias = (part.to(self._device, self._dtype) for part in parts)
-        return Linear(weight, bias)
+    def linear(self, name: str) -> Linear:
+        """Take an affine layer."""
+        return self._laid_out(*(self._tensors.pop(f"{name}.{part}") for part in _PARTS))
+
+    def queries_keys_values(self, name: str, heads: int) -> Linear:
+        """Take the three projections of attention as one, for `Rotary.turn` to turn."""
+        weight, bias = (
+            torch.cat(
+                [
+                    *(_pairs_together(take(f"{name}.{x}_proj.{part}"), heads) for x in "qk"),
+                    take(f"{name}.v_proj.{part}"),
+                ]
+            )
+            for take, part in ((self._tensors.pop, part) for part in _PARTS)
+        )
+        return self._laid_out(weight, bias)
+
+    def _laid_out(self, weight: Tensor, bias: Tensor) -> Linear:
+        return Linear(weight.to(self._device, self._dtype), bias.to(self._device, self._dtype))
+
+
+def _pairs_together(rows: Tensor, heads: int) -> Tensor:
+    """Reorder the outputs of a projection so that the rotary pairs of a head are neighbours."""
+    pairs = len(rows) // heads // 2
+    return rows.view(heads, 2, pairs, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
 
 
 class Norm:
@@ -99,6 +115,10 @@ class Norm:
 class Rotary:
     """Rotary position embedding (Su et al. 2021): turns pairs of a head by position.
 
+    A pair is one complex number, and a turn is one product. ESM-2 pairs component i of a head
+    with i + H / 2; `Weights.queries_keys_values` has brought the two together, which no product
+    of a query with a key can tell.
+
     Parameters
     ----------
     inv_freq : Tensor of shape (H / 2,)
@@ -108,58 +128,67 @@ class Rotary:
 
     def __init__(self, inv_freq: Tensor) -> None:
         self._inv_freq = inv_freq
+        self._turns_TP = self._of_positions(0)
 
-    def angles(self, positions_T: Tensor) -> tuple[Tensor, Tensor]:
-        """Cosine and sine of every token's angles, for `turn`; one pair serves all layers.
+    def turns(self, positions_T: Tensor, longest: int) -> Tensor:
+        """Look up every token's turns, for `turn`: complex, of shape (tokens, 1, H / 2)."""
+        turns_TP = self._turns_TP
+        if len(turns_TP) < longest:
+            # Another thread may do the same at the same time, with the same outcome.
+            self._turns_TP = turns_TP = self._of_positions(longest)
+        return turns_TP[positions_T].unsqueeze(1)
 
-        The sine carries the sign of `turn`'s exchange: - for the first half of a head.
-        """
-        angle_TP = torch.outer(positions_T.to(self._inv_freq.dtype), self._inv_freq)
-        cos_TP, sin_TP = angle_TP.cos(), angle_TP.sin()
-        cos_T1H = torch.cat((cos_TP, cos_TP), dim=-1).unsqueeze(1)
-        sin_T1H = torch.cat((-sin_TP, sin_TP), dim=-1).unsqueeze(1)
-        return cos_T1H, sin_T1H
+    def _of_positions(self, count: int) -> Tensor:
+        positions = torch.arange(count, dtype=torch.float32, device=self._inv_freq.device)
+        angle_TP = torch.outer(positions, self._inv_freq)
+        return torch.polar(torch.ones_like(angle_TP), angle_TP)
 
     @staticmethod
-    def turn(x_TNH: Tensor, angles: tuple[Tensor, Tensor]) -> Tensor:
-        """Turn queries or keys; component i of a head is paired with i + H / 2."""
-        cos_T1H, sin_T1H = angles
-        exchanged_TNH = x_TNH.roll(x_TNH.shape[-1] // 2, dims=-1)
-        return (x_TNH * cos_T1H).addcmul_(exchanged_TNH, sin_T1H).to(x_TNH.dtype)
+    def turn(qk_TNH: Tensor, turns_T1P: Tensor) -> None:
+        """Turn queries and keys in place; they are float32, pairs side by side."""
+        pairs_TNP = torch.view_as_complex(qk_TNH.view(*qk_TNH.shape[:2], -1, 2))
+        for rows in even_rows(pairs_TNP):
+            pairs_TNP[rows].mul_(turns_T1P[rows])
 
 
 class Block:
     """One transformer block: attention, then feed-forward, each after a norm."""
 
-    def __init__(self, weights: Weights, name: str, heads: int, dtype: torch.dtype) -> None:
+    def __init__(self, weights: Weights, name: str, heads: int) -> None:
         attention = f"{name}.self_attn"
         self._attention_norm = Norm(weights, f"{attention}_layer_norm")
-        self._qkv = weights.linear(*(f"{attention}.{part}_proj" for part in "qkv"))
+        self._qkv = weights.queries_keys_values(attention, heads)
         self._out = weights.linear(f"{attention}.out_proj")
         self._feed_forward_norm = Norm(weights, f"{name}.final_layer_norm")
         self._fc1 = weights.linear(f"{name}.fc1")
         self._fc2 = weights.linear(f"{name}.fc2")
         self._heads = heads
-        self._dtype = dtype
+
+    def project(self, x_TD: Tensor, dtype: torch.dtype) -> Tensor:
+        """Project each row to its query, key and value, side by side."""
+        return self._qkv(self._attention_norm(x_TD).to(dtype))
 
     def __call__(
         self,
         x_TD: Tensor,
-        angles: tuple[Tensor, Tensor],
+        qkv_TE: Tensor,
+        turns_T1P: Tensor,
         groups: Sequence[Group],
         watch: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         """Add what attention and feed-forward have to say to the residual stream."""
-        normed_TD = self._attention_norm(x_TD).to(self._dtype)
-        qkv_T3NH = self._qkv(normed_TD).view(len(x_TD), 3, self._heads, -1)
-        q_TNH, k_TNH, v_TNH = qkv_T3NH.unbind(1)
-        q_TNH, k_TNH = Rotary.turn(q_TNH, angles), Rotary.turn(k_TNH, angles)
+        # On a CPU, attention is as quick in float32, and more exact.
+        exact_TE = qkv_TE.float() if qkv_TE.is_cpu else qkv_TE
+        heads_TNH = exact_TE.view(len(x_TD), 3 * self._heads, -1)
+        qk_TNH = heads_TNH[:, : 2 * self._heads].float()  # a copy unless float32 already
+        Rotary.turn(qk_TNH, turns_T1P)
+        q_TNH, k_TNH = qk_TNH.to(heads_TNH.dtype).chunk(2, dim=1)
         if watch is not None:
             watch(q_TNH, k_TNH)
-        a_TNH = attend(q_TNH, k_TNH, v_TNH, groups)
-        x_TD = x_TD + self._out(a_TNH.flatten(1))
-        h_TF = self._fc1(self._feed_forward_norm(x_TD).to(self._dtype), gelu=True)
-        return x_TD + self._fc2(h_TF)
+        a_TNH = attend(q_TNH, k_TNH, heads_TNH[:, 2 * self._heads :], groups)
+        x_TD = self._out(a_TNH.flatten(1).to(qkv_TE.dtype), onto=x_TD)
+        h_TF = self._fc1(self._feed_forward_norm(x_TD).to(qkv_TE.dtype), gelu=True)
+        return self._fc2(h_TF, onto=x_TD)
 
 
 class LanguageModelHead:
@@ -204,15 +233,16 @@ class Network:
     ) -> None:
         self.name = name
         self.device = device
-        dtype: torch.dtype = getattr(torch, precision)
-        weights = Weights(tensors, device, dtype)
+        self._dtype: torch.dtype = getattr(torch, precision)
+        weights = Weights(tensors, device, self._dtype)
         self._embedding_VD = weights.exact("embed_tokens.weight")
         self._rotary = Rotary(self._inverse_frequencies(tensors, architecture).to(device))
         self._blocks: list[Block] = []
         for i in range(architecture.layers):
-            self._blocks.append(Block(weights, f"layers.{i}", architecture.heads, dtype))
+            self._blocks.append(Block(weights, f"layers.{i}", architecture.heads))
             # The allocator would keep what each layer's copies leave behind: 20 % of the weights.
             release_memory(device)
+        keep_freed_memory(device)
         self._last_norm = Norm(weights, "emb_layer_norm_after")
         self._head = (
             LanguageModelHead(weights, self._embedding_VD) if "lm_head.bias" in weights else None
@@ -250,13 +280,21 @@ class Network:
             In ascending order.
         x_TD : Tensor of shape (tokens, dim), float32
         """
-        x_TD = self._embedding_VD[self._on_device(batch.tokens)]
-        x_TD = x_TD * self._on_device(batch.scale).unsqueeze(-1)
+        x_KD = self._embedding_VD[self._on_device(batch.kinds.tokens)]
+        x_KD = x_KD * self._on_device(batch.kinds.scale).unsqueeze(-1)
+        kind_T = self._on_device(batch.kinds.of_rows)
+        x_TD = x_KD[kind_T]
         if 0 in layers:
             yield 0, x_TD
-        angles = self._rotary.angles(self._on_device(batch.positions))
+        longest = max(group.tokens for group in batch.groups)
+        turns_T1P = self._rotary.turns(self._on_device(batch.positions), longest)
         for layer, block in enumerate(self._blocks[: max(layers)], start=1):
-            x_TD = block(x_TD, angles, batch.groups, watch and partial(watch, layer))
+            if layer == 1:  # where rows are tokens still, and few of them differ
+                qkv_TE = block.project(x_KD, self._dtype)[kind_T]
+            else:
+                qkv_TE = block.project(x_TD, self._dtype)
+            noticed = watch and partial(watch, layer)
+            x_TD = block(x_TD, qkv_TE, turns_T1P, batch.groups, noticed)
             if layer == self.depth:
                 x_TD = self._last_norm(x_TD)
             if layer in layers:

@@ -16,11 +16,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._alphabet import MASK_TOKEN, encode
+from esm2_features._alphabet import MASK_TOKEN, TOKENS, encode_all
 
 _SPREAD_BYTES = 1 << 24
 """Bytes that are copied at a time."""
@@ -53,27 +54,47 @@ class Group:
         return self.start + self.count * self.tokens
 
 
+class Kinds(NamedTuple):
+    """What a batch's rows are before the first block: few of them differ.
+
+    Attributes
+    ----------
+    tokens : ndarray of shape (kinds,), int64
+    scale : ndarray of shape (kinds,), float32
+        Factor of the token's embedding: ESM-2's token dropout at inference. It is 0 for
+        ``<mask>``, and 0.88 / (1 - share of ``<mask>`` among the sequence's tokens)
+        elsewhere, as in ``esm/model/esm2.py``.
+    of_rows : ndarray of shape (total_tokens,), int64
+        The kind of each row.
+    """
+
+    tokens: NDArray[np.int64]
+    scale: NDArray[np.float32]
+    of_rows: NDArray[np.int64]
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
     """Sequences packed one behind the other.
 
     Attributes
     ----------
-    tokens : ndarray of shape (total_tokens,), int64
+    kinds : Kinds
+        Which token each row is, and with which scale.
     positions : ndarray of shape (total_tokens,), int64
         Position of each token in its own sequence, from 0.
-    scale : ndarray of shape (total_tokens,), float32
-        Factor of each token's embedding: ESM-2's token dropout at inference. It is 0 for
-        ``<mask>``, and 0.88 / (1 - share of ``<mask>`` among the sequence's tokens)
-        elsewhere, as in ``esm/model/esm2.py``.
     groups : tuple of Group
         In order; together they cover all tokens.
     """
 
-    tokens: NDArray[np.int64]
+    kinds: Kinds
     positions: NDArray[np.int64]
-    scale: NDArray[np.float32]
     groups: tuple[Group, ...]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Every row's token."""
+        return self.kinds.tokens[self.kinds.of_rows]
 
 
 def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
@@ -186,7 +207,8 @@ def pack(sequences: Sequence[str]) -> Batch:
     -------
     batch : Batch
     """
-    return pack_tokens([encode(sequence) for sequence in sequences])
+    sizes = np.fromiter(map(len, sequences), np.int64, len(sequences)) + 2
+    return _laid(encode_all(sequences), sizes)
 
 
 def pack_tokens(encoded: Sequence[NDArray[np.uint8]]) -> Batch:
@@ -201,20 +223,40 @@ def pack_tokens(encoded: Sequence[NDArray[np.uint8]]) -> Batch:
     -------
     batch : Batch
     """
-    sizes = np.array([len(tokens) for tokens in encoded])
-    starts = np.concatenate([[0], np.cumsum(sizes)])
-    tokens = np.concatenate(encoded).astype(np.int64)
-    masked = tokens == MASK_TOKEN
-    share = np.add.reduceat(masked, starts[:-1], dtype=np.float32) / sizes.astype(np.float32)
-    scale = np.repeat(np.float32(EMBEDDING_SCALE) / (np.float32(1) - share), sizes)
-    scale[masked] = 0.0
+    return _laid(np.concatenate(encoded), np.array([len(tokens) for tokens in encoded]))
+
+
+def _laid(tokens: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Batch:
+    """Describe tokens that lie one behind the other, in sequences of these sizes."""
+    starts = np.cumsum(sizes) - sizes
     edges = [0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist(), len(sizes)]
     return Batch(
-        tokens=tokens,
-        positions=np.arange(len(tokens)) - np.repeat(starts[:-1], sizes),
-        scale=scale.astype(np.float32),
+        kinds=_kinds(tokens, sizes, starts),
+        positions=np.arange(len(tokens)) - np.repeat(starts, sizes),
         groups=tuple(
             Group(start=int(starts[a]), count=b - a, tokens=int(sizes[a]))
             for a, b in pairwise(edges)
         ),
+    )
+
+
+def _kinds(tokens: NDArray[np.uint8], sizes: NDArray[np.int64], starts: NDArray[np.int64]) -> Kinds:
+    """Find the different pairs of a token and its scale."""
+    is_masked = tokens == MASK_TOKEN
+    code = tokens.astype(np.int64)
+    scales = np.array([EMBEDDING_SCALE], np.float32)
+    if is_masked.any():
+        share = np.add.reduceat(is_masked, starts, dtype=np.float32) / sizes.astype(np.float32)
+        scales, which = np.unique(
+            np.float32(EMBEDDING_SCALE) / (np.float32(1) - share), return_inverse=True
+        )
+        code += len(TOKENS) * np.repeat(which, sizes)
+    is_there = np.zeros(len(TOKENS) * len(scales), np.bool_)
+    is_there[code] = True
+    codes = np.flatnonzero(is_there)
+    kinds = codes % len(TOKENS)
+    return Kinds(
+        tokens=kinds,
+        scale=np.where(kinds == MASK_TOKEN, np.float32(0), scales[codes // len(TOKENS)]),
+        of_rows=(np.cumsum(is_there) - 1)[code],
     )

@@ -7,7 +7,12 @@ import threading
 import pytest
 import torch
 
-from esm2_features._devices import exact_arithmetic, is_out_of_memory, resolve_device
+from esm2_features._devices import (
+    even_rows,
+    exact_arithmetic,
+    is_out_of_memory,
+    resolve_device,
+)
 
 CPU = torch.device("cpu")
 
@@ -26,6 +31,24 @@ CPU = torch.device("cpu")
 )
 def test__is_out_of_memory__tells_memory_from_other_errors(error, answer):
     assert is_out_of_memory(error) is answer
+
+
+@pytest.mark.parametrize("rows", [0, 1, 2, 100, 1000, 4099])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test__even_rows__no_operation_begins_a_row_in_one_thread_and_ends_it_in_another(rows, threads):
+    width, grain = 240, 32768
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        cuts = list(even_rows(torch.empty(rows, 20, 12)))
+    finally:
+        torch.set_num_threads(before)
+    assert [row for cut in cuts for row in range(rows)[cut]] == list(range(rows))
+    for cut in cuts:
+        numbers = (cut.stop - cut.start) * width
+        parts = min(threads, -(-numbers // grain))  # as PyTorch divides them
+        assert parts <= 1 or numbers % parts == 0
+        assert parts <= 1 or numbers // parts % width == 0
 
 
 def test__resolve_device__gives_a_device_one_name():

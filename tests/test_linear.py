@@ -41,6 +41,19 @@ def test__linear__a_row_does_not_depend_on_the_others(shape, dtype):
         assert torch.equal(layer(x[-rows:], gelu=True), whole[-rows:])
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test__linear__adds_to_the_residual_stream_and_leaves_it_as_it_is(shape, dtype):
+    layer = Linear(random(*shape).to(dtype), random(shape[0]).to(dtype))
+    x, stream = random(77, shape[1]).to(dtype), random(77, shape[0])
+    before = stream.clone()
+    for rows in (1, 77):
+        added = layer(x[:rows], onto=stream[:rows])
+        assert added.dtype == torch.float32
+        torch.testing.assert_close(added, stream[:rows] + layer(x[:rows]), rtol=0, atol=0)
+    assert torch.equal(stream, before)
+
+
 @needs_packing
 def test__linear__long_sums_are_as_exact_as_the_plain_product():
     weight, bias, x = random(256, 5120) / 5120**0.5, torch.zeros(256), random(512, 5120)

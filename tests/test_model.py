@@ -176,6 +176,27 @@ def test__network__a_sequence_does_not_depend_on_its_batch_mates(small, lengths,
     torch.testing.assert_close(together[3], alone[3], rtol=0, atol=atol)
 
 
+@pytest.mark.skipif(
+    not esm2_features._linear._can_pack(torch.zeros(1, 1)), reason="products are not packed here"
+)
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test__network__gives_the_same_bytes_in_any_batch_order_and_company(threads, precision):
+    """At a real width: batches are divided between threads in places that depend on their size."""
+    network = network_of(random_esm2(2, 480, 20, seed=12), precision)
+    lengths = (700, 300, 230, 230, 230, 129, 127, 126, 45, 45, 30, 5, 5, 1)
+    every = [*sequences(lengths, seed=3), "MK" + MASK + "A" * 40]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        alone = [run(network, [sequence], [2])[0][2] for sequence in every]
+        for company in (every, every[::-1], every * 2, every[3:8], every[::2]):
+            for sequence, found in zip(company, run(network, company, [2]), strict=True):
+                assert torch.equal(found[2], alone[every.index(sequence)]), len(sequence)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test__network__layers_stop_at_the_highest_and_only_the_last_is_normalised(small):
     assert [layer for layer, _ in small.representations(pack(["MK"]), {0, 2})] == [0, 2]
     [(_, last)] = small.representations(pack(["MKTA"]), [3])
