@@ -1,21 +1,41 @@
 """Attention over a packed batch: the kernel.
 
-Every group of equal length is computed by itself: no padding, no mask, and nothing that depends
-on the other groups. Which kernel does it follows from the length alone, so that a sequence's
-result does not depend on its batch mates.
+Which kernel computes a sequence follows from the device, the precision and the sequence's own
+length, never from its batch mates:
+
+    half precision, a card with such a kernel    all at once; the kernel knows where each begins
+    float32, a CPU, up to 128 tokens             those of equal length together, their maps held
+    otherwise                                    those of equal length together, maps fused away
+
+There is no padding and no mask in any of them.
+
+Sources: Dao, "FlashAttention-2", ICLR 2024, for the kernel that takes packed sequences
+(``torch.nn.attention.varlen``, or the package ``flash-attn``).
 
 Never here: weights, probing of devices at import.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from importlib import import_module
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from esm2_features._devices import send
 from esm2_features._plan import Group
+
+_PACKED_KERNELS = (
+    ("torch.nn.attention.varlen", "varlen_attn"),
+    ("flash_attn", "flash_attn_varlen_func"),
+)
+"""Modules and functions that attend over packed sequences, in the order of preference. Both take
+queries, keys, values, where sequences begin and end (twice: ``cu_seqlens`` of queries and of
+keys), and the longest's tokens (twice)."""
 
 _SHORT = 128
 """Tokens up to which, on a CPU, it is quicker to hold the maps than to fuse them away: 15 to 35 %
@@ -28,22 +48,74 @@ _MAP_BYTES = 1 << 25
 """Bytes of attention maps that are held at a time, if one map is not larger."""
 
 
-def attend(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor, groups: Sequence[Group]) -> Tensor:
-    """Let every token attend to the tokens of its own sequence.
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values of a batch in, each (tokens, heads, head width); what they say out."""
+
+
+def attention(
+    groups: Sequence[Group], device: torch.device, dtype: torch.dtype, width: int
+) -> Attend:
+    """Choose how the tokens of a batch attend to those of their own sequences, in all layers.
 
     Parameters
     ----------
-    q_TNH, k_TNH, v_TNH : Tensor of shape (tokens, heads, head width)
-        Queries, keys and values of the whole batch, rotary embedding already applied.
     groups : sequence of Group
         They cover all tokens, in order.
+    device : torch.device
+    dtype : torch.dtype
+        Of the queries, keys and values.
+    width : int
+        Of a head.
 
     Returns
     -------
-    a_TNH : Tensor of shape (tokens, heads, head width)
+    attend : callable
+        Takes queries, keys and values of shape (tokens, heads, head width), rotary embedding
+        already applied, and gives as much.
     """
+    packed = None if dtype == torch.float32 else _packed_kernel(device, dtype, width)
+    if packed is None:
+        return partial(_attend_in_groups, groups)
+    lengths = [group.tokens for group in groups for _ in range(group.count)]
+    cu_seqlens = send(np.cumsum([0, *lengths], dtype=np.int32), device)
+    return partial(_attend_packed, packed, cu_seqlens, max(lengths))
+
+
+@lru_cache
+def _packed_kernel(
+    device: torch.device, dtype: torch.dtype, width: int
+) -> Callable[..., Tensor] | None:
+    """Look for a kernel that takes packed sequences, and works here with heads of this width."""
+    if device.type != "cuda":
+        return None
+    probe = torch.zeros(2, 1, width, device=device, dtype=dtype)
+    cu_seqlens = torch.tensor([0, 2], device=device, dtype=torch.int32)
+    for module, name in _PACKED_KERNELS:
+        try:
+            kernel: Callable[..., Tensor] = getattr(import_module(module), name)
+            kernel(probe, probe, probe, cu_seqlens, cu_seqlens, 2, 2)
+        except Exception:  # noqa: S112 - not there, or not for this card, build or width
+            continue
+        return kernel
+    return None
+
+
+def _attend_packed(
+    kernel: Callable[..., Tensor],
+    cu_seqlens: Tensor,
+    longest: int,
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+) -> Tensor:
+    return kernel(q_TNH, k_TNH, v_TNH, cu_seqlens, cu_seqlens, longest, longest)
+
+
+def _attend_in_groups(
+    groups: Sequence[Group], q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor
+) -> Tensor:
     a_TNH = torch.empty_like(v_TNH, memory_format=torch.contiguous_format)
-    may_be_short = v_TNH.device.type == "cpu" and v_TNH.dtype == torch.float32
+    may_be_short = v_TNH.is_cpu and v_TNH.dtype == torch.float32
     for group in groups:
         q, k, v, a = (_by_head(x_TNH, group) for x_TNH in (q_TNH, k_TNH, v_TNH, a_TNH))
         if may_be_short and group.tokens <= _SHORT:
@@ -60,7 +132,8 @@ def _attend_short(q: Tensor, k: Tensor, v: Tensor, a: Tensor) -> None:
     maps = q.new_empty(min(count, at_a_time) * heads, tokens, tokens)
     for start in range(0, count, at_a_time):
         some = slice(start, start + at_a_time)
-        q_BTH, k_BTH, v_BTH = (x[some].flatten(0, 1) for x in (q, k, v))
+        # Contiguous always: how a product is rounded may depend on how its factors lie.
+        q_BTH, k_BTH, v_BTH = (x[some].flatten(0, 1).contiguous() for x in (q, k, v))
         some_maps = maps[: len(q_BTH)]
         scale = width**-0.5
         torch.baddbmm(some_maps, q_BTH, k_BTH.transpose(1, 2), beta=0, alpha=scale, out=some_maps)
@@ -79,7 +152,7 @@ def attention_maps(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Compute how much every token of a group attends to each token of its sequence.
 
-    `attend` never holds these maps; who needs them sees a few at a time.
+    The kernels do not give these maps; who needs them sees a few at a time.
 
     Parameters
     ----------

@@ -6,6 +6,7 @@ Never here: models, batches.
 from __future__ import annotations
 
 import ctypes
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,8 @@ from functools import partial
 from typing import Any
 
 import torch
+from joblib import cpu_count
+from numpy.typing import NDArray
 
 from esm2_features.exceptions import InputError
 
@@ -26,7 +29,13 @@ _SAID_OF_MEMORY = (
     "Invalid buffer size",
 )
 
-_TOKENS_PER_BATCH = {"cpu": 2048, "cuda": 32768, "mps": 8192}
+_TOKENS_OF_MPS = 8192
+_FEWEST_TOKENS = 2048
+_MOST_TOKENS_OF_CPU = 1 << 14
+_MOST_TOKENS_OF_CUDA = 1 << 17
+_BYTES_PER_NUMBER_OF_WIDTH = 80
+"""What a pass holds for each token and each number of the model's width, at its peak, in float32:
+the residual stream, queries, keys and values, and the feed-forward layer before and after."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -62,8 +71,84 @@ def resolve_device(device: str) -> torch.device:
         ) from error
 
 
-def default_batch_tokens(device: torch.device) -> int:
+def default_batch_tokens(device: torch.device, dim: int) -> int:
     """Tokens that one forward pass takes when the user does not say.
+
+    Parameters
+    ----------
+    device : torch.device
+    dim : int
+        Width of the model.
+
+    Returns
+    -------
+    tokens : int
+        A CPU gets few, so that intermediate results stay in its caches, but enough to give each
+        of many cores some work, up to a number whose memory is bearable. A CUDA card gets as many
+        as fill a quarter of the memory that is free, up to a number that keeps the largest busy.
+    """
+    if device.type == "cpu":
+        cores = min(torch.get_num_threads(), _cores())
+        return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, 512 * cores))
+    if device.type != "cuda":
+        return _TOKENS_OF_MPS
+    free, _ = torch.cuda.mem_get_info(device)
+    # What PyTorch holds and does not use is free for us, too.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    fitting = free // 4 // (_BYTES_PER_NUMBER_OF_WIDTH * dim)
+    return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CUDA, fitting))
+
+
+def send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Bring an array to a device, without waiting for it to arrive where that is possible.
+
+    Parameters
+    ----------
+    array : ndarray
+    device : torch.device
+
+    Returns
+    -------
+    tensor : Tensor
+        On a CPU, it shares the array's memory.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
+    """Begin to bring a tensor to the host; what is given waits for it.
+
+    Parameters
+    ----------
+    tensor : Tensor
+
+    Returns
+    -------
+    wait : callable
+        Gives the ndarray. On a CUDA card, work may be begun before it is called, and is done
+        meanwhile.
+    """
+    if tensor.device.type != "cuda":
+        array: NDArray[Any] = tensor.cpu().numpy()
+        return lambda: array
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    arrived.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> NDArray[Any]:
+        arrived.synchronize()
+        found: NDArray[Any] = host.numpy()
+        return found
+
+    return wait
+
+
+def passes_ahead(device: torch.device) -> int:
+    """Give the number of passes to begin before the results of an earlier one are waited for.
 
     Parameters
     ----------
@@ -71,10 +156,47 @@ def default_batch_tokens(device: torch.device) -> int:
 
     Returns
     -------
-    tokens : int
-        A CPU gets few, so that intermediate results stay in its caches; a GPU many, to be busy.
+    passes : int
+        A CUDA card computes while the host packs, caches and waits; a CPU has nobody to wait for.
     """
-    return _TOKENS_PER_BATCH.get(device.type, _TOKENS_PER_BATCH["mps"])
+    return 2 if device.type == "cuda" else 0
+
+
+@contextmanager
+def within_cores(device: torch.device) -> Iterator[None]:
+    """Use no more threads than the process has cores, and put back what the user has set.
+
+    PyTorch counts the cores of the machine. A container or a batch system may have given the
+    process fewer, and threads that wait for a core make all others wait for them.
+
+    The number is PyTorch's for the calling thread, but some libraries beneath it have one for the
+    whole process, so other threads may be slower meanwhile; results do not depend on it.
+
+    Parameters
+    ----------
+    device : torch.device
+        Nothing is done for others than a CPU.
+
+    Yields
+    ------
+    None
+    """
+    before = torch.get_num_threads()
+    if device.type != "cpu" or before <= _cores():
+        yield
+        return
+    torch.set_num_threads(_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    """Cores of this process; joblib knows of containers, affinity and ``LOKY_MAX_CPU_COUNT``."""
+    if os.environ.get("JOBLIB_MULTIPROCESSING") == "0":  # joblib would say 1
+        return torch.get_num_threads()
+    return max(1, int(cpu_count()))
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -158,19 +280,17 @@ def even_rows(x: torch.Tensor) -> Iterator[slice]:
     rows : slice
         Together they cover all rows, in order. Most often it is one.
     """
-    count = len(x)
-    if x.device.type != "cpu" or not count:
+    start, count = 0, len(x)
+    if x.device.type != "cpu":
         yield slice(0, count)
         return
-    width, threads = x[0].numel(), torch.get_num_threads()
-    done = 0
-    whole = count - count % threads
-    if whole * width >= threads * _GRAIN:  # as many rows for each thread
-        yield slice(0, whole)
-        done = whole
-    at_a_time = max(1, _GRAIN // width)  # so few that one thread does it
-    for start in range(done, count, at_a_time):
-        yield slice(start, min(count, start + at_a_time))
+    width, threads = x[:1].numel(), torch.get_num_threads()
+    while start < count:
+        rows = count - start
+        while rows % min(threads, -(-rows * width // _GRAIN)):  # as many for each thread
+            rows -= 1
+        yield slice(start, start + rows)
+        start += rows
 
 
 class _Float32Settings:

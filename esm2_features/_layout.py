@@ -23,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esm2_features._devices import send
 from esm2_features._plan import Batch, Group, pack
 from esm2_features._subjects import (
     distinct_sequences,
@@ -70,7 +71,7 @@ class Segment(NamedTuple):
         """Pick the residues, without special tokens: (subjects, residues, dim)."""
         if self.group is not None:
             return self.tokens(x_TD)[:, 1:-1]
-        return x_TD[torch.from_numpy(self.rows).to(x_TD.device)]
+        return x_TD[send(self.rows, x_TD.device)]
 
     def tokens(self, x_TD: Tensor) -> Tensor:
         """Pick whole sequences with their special tokens: (subjects, residues + 2, dim)."""

@@ -74,20 +74,19 @@ class Linear:
         product = torch.ops.mkldnn._linear_pointwise
         first, *others = self._pieces
         y_TO: Tensor
+        if onto is not None and onto.dtype == x_TI.dtype and len(x_TI) > 1 and not (others or gelu):
+            y_TO = product.binary(x_TI, onto, first, self._bias, "add")
+            return y_TO
         if len(x_TI) == 1:  # oneDNN has another kernel for one row, which rounds otherwise
             y_TO = self._packed(x_TI.repeat(2, 1), gelu=gelu, onto=None)[:1]
-        elif others:
+        elif not others:
+            y_TO = product(x_TI, first, self._bias, "gelu" if gelu else "none", [], "none")
+        else:
             first_TP, *others_TP = torch.split(x_TI, self._terms, dim=1)
             y_TO = product(first_TP, first, self._bias, "none", [], "none")
             for x_TP, piece in zip(others_TP, others, strict=True):
                 y_TO = product.binary(x_TP, y_TO, piece, None, "add")
-            if gelu:
-                y_TO = torch.nn.functional.gelu(y_TO)
-        elif onto is not None and onto.dtype == x_TI.dtype and not gelu:
-            y_TO = product.binary(x_TI, onto, first, self._bias, "add")
-            return y_TO
-        else:
-            y_TO = product(x_TI, first, self._bias, "gelu" if gelu else "none", [], "none")
+            y_TO = torch.nn.functional.gelu(y_TO) if gelu else y_TO
         return y_TO if onto is None else onto + y_TO
 
 

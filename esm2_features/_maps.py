@@ -75,10 +75,11 @@ class ContactMaps:
         -------
         contacts : list of ndarray of shape (residues, residues), float32
         """
+        # Each by itself: PyTorch may round the last numbers of a tensor otherwise.
         return [
-            contacts.cpu().numpy().copy()
+            torch.sigmoid(of_one + self._bias.to(of_one.device)).cpu().numpy().copy()
             for logits in self._logits
-            for contacts in torch.sigmoid(logits + self._bias.to(logits.device))
+            for of_one in logits
         ]
 
 

@@ -20,7 +20,7 @@ Never here: files, tokenising, foreign names of weights, a choice of kernel.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from typing import Any
 
@@ -29,11 +29,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from esm2_features._attention import attend
+from esm2_features._attention import Attend, attention
 from esm2_features._catalogue import Architecture
-from esm2_features._devices import even_rows, keep_freed_memory, release_memory
+from esm2_features._devices import even_rows, keep_freed_memory, release_memory, send
 from esm2_features._linear import Linear
-from esm2_features._plan import Batch, Group
+from esm2_features._plan import Batch
 from esm2_features.exceptions import CheckpointError
 
 _ROTARY_BASE = 10000.0
@@ -64,7 +64,7 @@ class Weights:
     ) -> None:
         self._tensors = tensors
         self._device = device
-        self._dtype = dtype
+        self.dtype = dtype
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
@@ -91,7 +91,7 @@ class Weights:
         return self._laid_out(weight, bias)
 
     def _laid_out(self, weight: Tensor, bias: Tensor) -> Linear:
-        return Linear(weight.to(self._device, self._dtype), bias.to(self._device, self._dtype))
+        return Linear(weight.to(self._device, self.dtype), bias.to(self._device, self.dtype))
 
 
 def _pairs_together(rows: Tensor, heads: int) -> Tensor:
@@ -155,6 +155,7 @@ class Block:
     """One transformer block: attention, then feed-forward, each after a norm."""
 
     def __init__(self, weights: Weights, name: str, heads: int) -> None:
+        self._dtype = weights.dtype
         attention = f"{name}.self_attn"
         self._attention_norm = Norm(weights, f"{attention}_layer_norm")
         self._qkv = weights.queries_keys_values(attention, heads)
@@ -164,30 +165,28 @@ class Block:
         self._fc2 = weights.linear(f"{name}.fc2")
         self._heads = heads
 
-    def project(self, x_TD: Tensor, dtype: torch.dtype) -> Tensor:
-        """Project each row to its query, key and value, side by side."""
-        return self._qkv(self._attention_norm(x_TD).to(dtype))
+    def project(self, x_TD: Tensor) -> Tensor:
+        """Project each row to its queries, keys and values, side by side."""
+        return self._qkv(self._attention_norm(x_TD).to(self._dtype))
 
     def __call__(
         self,
         x_TD: Tensor,
         qkv_TE: Tensor,
         turns_T1P: Tensor,
-        groups: Sequence[Group],
+        attend: Attend,
         watch: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         """Add what attention and feed-forward have to say to the residual stream."""
-        # On a CPU, attention is as quick in float32, and more exact.
-        exact_TE = qkv_TE.float() if qkv_TE.is_cpu else qkv_TE
-        heads_TNH = exact_TE.view(len(x_TD), 3 * self._heads, -1)
-        qk_TNH = heads_TNH[:, : 2 * self._heads].float()  # a copy unless float32 already
+        heads_TNH = qkv_TE.view(len(x_TD), 3 * self._heads, -1)
+        qk_TNH = heads_TNH[:, : 2 * self._heads].float()  # a copy unless it is float32 already
         Rotary.turn(qk_TNH, turns_T1P)
-        q_TNH, k_TNH = qk_TNH.to(heads_TNH.dtype).chunk(2, dim=1)
+        q_TNH, k_TNH = qk_TNH.to(qkv_TE.dtype).chunk(2, dim=1)
         if watch is not None:
             watch(q_TNH, k_TNH)
-        a_TNH = attend(q_TNH, k_TNH, heads_TNH[:, 2 * self._heads :], groups)
-        x_TD = self._out(a_TNH.flatten(1).to(qkv_TE.dtype), onto=x_TD)
-        h_TF = self._fc1(self._feed_forward_norm(x_TD).to(qkv_TE.dtype), gelu=True)
+        a_TNH = attend(q_TNH, k_TNH, heads_TNH[:, 2 * self._heads :])
+        x_TD = self._out(a_TNH.flatten(1).to(self._dtype), onto=x_TD)
+        h_TF = self._fc1(self._feed_forward_norm(x_TD).to(self._dtype), gelu=True)
         return self._fc2(h_TF, onto=x_TD)
 
 
@@ -233,6 +232,7 @@ class Network:
     ) -> None:
         self.name = name
         self.device = device
+        self._head_dim = architecture.head_dim
         self._dtype: torch.dtype = getattr(torch, precision)
         weights = Weights(tensors, device, self._dtype)
         self._embedding_VD = weights.exact("embed_tokens.weight")
@@ -242,11 +242,11 @@ class Network:
             self._blocks.append(Block(weights, f"layers.{i}", architecture.heads))
             # The allocator would keep what each layer's copies leave behind: 20 % of the weights.
             release_memory(device)
-        keep_freed_memory(device)
         self._last_norm = Norm(weights, "emb_layer_norm_after")
         self._head = (
             LanguageModelHead(weights, self._embedding_VD) if "lm_head.bias" in weights else None
         )
+        keep_freed_memory(device)
 
     @property
     def depth(self) -> int:
@@ -280,21 +280,22 @@ class Network:
             In ascending order.
         x_TD : Tensor of shape (tokens, dim), float32
         """
-        x_KD = self._embedding_VD[self._on_device(batch.kinds.tokens)]
-        x_KD = x_KD * self._on_device(batch.kinds.scale).unsqueeze(-1)
-        kind_T = self._on_device(batch.kinds.of_rows)
+        kinds = batch.kinds
+        x_KD = self._embedding_VD[self._sent(kinds.tokens)] * self._sent(kinds.scale).unsqueeze(1)
+        kind_T = self._sent(kinds.of_rows)
         x_TD = x_KD[kind_T]
         if 0 in layers:
             yield 0, x_TD
         longest = max(group.tokens for group in batch.groups)
-        turns_T1P = self._rotary.turns(self._on_device(batch.positions), longest)
+        turns_T1P = self._rotary.turns(self._sent(batch.positions), longest)
+        # On a CPU, attention is as quick in float32, and more exact.
+        attention_dtype = torch.float32 if self.device.type == "cpu" else self._dtype
+        attend = attention(batch.groups, self.device, attention_dtype, self._head_dim)
         for layer, block in enumerate(self._blocks[: max(layers)], start=1):
-            if layer == 1:  # where rows are tokens still, and few of them differ
-                qkv_TE = block.project(x_KD, self._dtype)[kind_T]
-            else:
-                qkv_TE = block.project(x_TD, self._dtype)
+            # Before the first block, rows are tokens still, and few of them differ.
+            qkv_TE = block.project(x_KD)[kind_T] if layer == 1 else block.project(x_TD)
             noticed = watch and partial(watch, layer)
-            x_TD = block(x_TD, qkv_TE, turns_T1P, batch.groups, noticed)
+            x_TD = block(x_TD, qkv_TE.to(attention_dtype), turns_T1P, attend, noticed)
             if layer == self.depth:
                 x_TD = self._last_norm(x_TD)
             if layer in layers:
@@ -326,8 +327,8 @@ class Network:
             )
         return self._head(x_TD)
 
-    def _on_device(self, array: NDArray[Any]) -> Tensor:
-        return torch.from_numpy(array).to(self.device)
+    def _sent(self, array: NDArray[Any]) -> Tensor:
+        return send(array, self.device)
 
     def _inverse_frequencies(
         self, tensors: dict[str, Tensor], architecture: Architecture

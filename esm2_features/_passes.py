@@ -20,28 +20,18 @@ _BATCH_BYTES = 1 << 28
 """Bytes of results that come from one forward pass."""
 
 
-def passes(
-    subjects: Sequence[str],
-    which: Sequence[int],
-    *,
-    forward: Callable[[list[str], int], Sequence[Any]],
-    bytes_of: Callable[[int], int],
-    take: Callable[[list[int]], list[int]],
-    device: torch.device,
-    budget: int,
-    progress: Callable[[int], object],
-) -> Iterator[tuple[list[int], Sequence[Any]]]:
-    """Compute results of subjects, batch by batch, the longest first.
+class Passes:
+    """The forward passes over some subjects.
 
-    A batch that does not fit into memory is halved, and so are those that follow.
+    A batch that does not fit into memory is halved, and so are those that follow. Where a device
+    computes by itself, the next batches are begun before the results of one are waited for.
 
     Parameters
     ----------
     subjects : sequence of str
-    which : sequence of int
-        Numbers of those that are to be computed, all different.
     forward : callable
-        Takes the subjects of a batch and the budget, and gives a result for each.
+        Takes the subjects of a batch and the budget, begins to compute, and gives a function
+        that waits, and gives a result for each.
     bytes_of : callable
         Size of the result for a sequence of so many residues.
     take : callable
@@ -53,68 +43,127 @@ def passes(
     progress : callable
         Told of residues that are done.
 
-    Yields
-    ------
-    batch : list of int
-        Numbers of subjects. Those of one sequence are in one batch.
-    results : sequence
-        In the same order.
-
-    Raises
-    ------
-    OutOfMemoryError
-        If one sequence alone does not fit into memory.
+    Attributes
+    ----------
+    budget : int
+        What has turned out to fit.
     """
-    from esm2_features._devices import is_out_of_memory, release_memory
 
-    parsed = {i: parse(subjects[i]) for i in which}
+    def __init__(
+        self,
+        subjects: Sequence[str],
+        *,
+        forward: Callable[[list[str], int], Callable[[], Sequence[Any]]],
+        bytes_of: Callable[[int], int],
+        take: Callable[[list[int]], list[int]],
+        device: torch.device,
+        budget: int,
+        progress: Callable[[int], object],
+    ) -> None:
+        self.budget = budget
+        self._subjects = subjects
+        self._forward = forward
+        self._bytes_of = bytes_of
+        self._take = take
+        self._device = device
+        self._progress = progress
+        self._parsed: dict[int, Subject] = {}
+        self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
 
-    def planned(some: Sequence[int]) -> deque[list[int]]:
-        members = list(distinct_sequences([parsed[i] for i in some]).values())
-        firsts = [parsed[some[subjects[0]]] for subjects in members]
+    def over(self, which: Sequence[int]) -> Iterator[tuple[list[int], Sequence[Any]]]:
+        """Compute results batch by batch, the longest first.
+
+        Parameters
+        ----------
+        which : sequence of int
+            Numbers of the subjects that are to be computed, all different.
+
+        Yields
+        ------
+        batch : list of int
+            Numbers of subjects. Those of one sequence are in one batch.
+        results : sequence
+            In the same order.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If one sequence alone does not fit into memory.
+        """
+        from esm2_features._devices import passes_ahead, release_memory
+
+        self._parsed = {i: parse(self._subjects[i]) for i in which}
+        self._begun.clear()
+        pending = self._planned(which)
+        while pending:
+            offered = pending.popleft()
+            try:
+                batch = self._take(offered)
+                self._progress(self._residues(offered) - self._residues(batch))
+                if not batch:
+                    continue
+                fits = self._begin(batch)
+            except (Exception, KeyboardInterrupt):
+                yield from self._finished()  # what was computed before is not lost
+                raise
+            if fits:
+                yield from self._finished(passes_ahead(self._device))
+                continue
+            yield from self._finished()
+            # Only here, after the error and its frames are gone, can memory be freed.
+            release_memory(self._device)
+            pending = self._halved(batch, pending)
+        yield from self._finished()
+
+    def _planned(self, some: Sequence[int]) -> deque[list[int]]:
+        members = list(distinct_sequences([self._parsed[i] for i in some]).values())
+        firsts = [self._parsed[some[subjects[0]]] for subjects in members]
         plan = batches(
             [_tokens(subject) for subject in firsts],
-            budget,
+            self.budget,
             sizes=[
-                len(numbers) * bytes_of(len(subject.sequence))
+                len(numbers) * self._bytes_of(len(subject.sequence))
                 for subject, numbers in zip(firsts, members, strict=True)
             ],
             most=_BATCH_BYTES,
         )
         return deque([some[k] for sequence in batch for k in members[sequence]] for batch in plan)
 
-    def residues(some: Sequence[int]) -> int:
-        distinct = distinct_sequences([parsed[i] for i in some])
-        return sum(len(sequence) for sequence, _ in distinct)
+    def _begin(self, batch: list[int]) -> bool:
+        """Begin to compute a batch; tell whether it fits into memory."""
+        from esm2_features._devices import is_out_of_memory
 
-    pending = planned(which)
-    while pending:
-        offered = pending.popleft()
-        batch = take(offered)
-        progress(residues(offered) - residues(batch))
-        if not batch:
-            continue
         try:
-            results = forward([subjects[i] for i in batch], budget)
+            results = self._forward([self._subjects[i] for i in batch], self.budget)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if not _can_be_less([parsed[i] for i in batch], budget):
-                raise _out_of_memory(residues(batch), str(device)) from error
-            results = None
-        if results is None:
-            # Only here, after the error and its frames are gone, can memory be freed.
-            release_memory(device)
-            distinct = distinct_sequences([parsed[i] for i in batch])
-            if len(distinct) == 1 and len(batch) > 1:  # parts of one sequence
-                half = len(batch) // 2
-                pending.extendleft([batch[half:], batch[:half]])
-            else:
-                budget = min(budget, sum(_tokens(Subject(*one)) for one in distinct)) // 2
-                pending = planned([*batch, *(i for later in pending for i in later)])
-            continue
-        yield batch, results
-        progress(residues(batch))
+            if not _can_be_less([self._parsed[i] for i in batch], self.budget):
+                raise _out_of_memory(self._residues(batch), str(self._device)) from error
+            return False
+        self._begun.append((batch, results))
+        return True
+
+    def _finished(self, leave: int = 0) -> Iterator[tuple[list[int], Sequence[Any]]]:
+        """Wait for what was begun, but for so many."""
+        while len(self._begun) > leave:
+            batch, results = self._begun.popleft()
+            yield batch, results()
+            self._progress(self._residues(batch))
+
+    def _halved(self, batch: list[int], pending: deque[list[int]]) -> deque[list[int]]:
+        """Divide a batch that did not fit, and if it was too many sequences, all that follow."""
+        distinct = distinct_sequences([self._parsed[i] for i in batch])
+        if len(distinct) == 1 and len(batch) > 1:  # parts of one sequence
+            half = len(batch) // 2
+            return deque([batch[:half], batch[half:], *pending])
+        tokens = sum(_tokens(Subject(*one)) for one in distinct)
+        self.budget = min(self.budget, tokens) // 2
+        return self._planned([*batch, *(i for later in pending for i in later)])
+
+    def _residues(self, some: Sequence[int]) -> int:
+        distinct = distinct_sequences([self._parsed[i] for i in some])
+        return sum(len(sequence) for sequence, _ in distinct)
 
 
 def _can_be_less(subjects: Sequence[Subject], budget: int) -> bool:

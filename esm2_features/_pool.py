@@ -7,9 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from esm2_features._devices import send
 from esm2_features._layout import Segment
 
 # Each takes the residues of some subjects, x_BRD, and gives (B, D).
@@ -43,7 +45,8 @@ def pool(
     pooled_BD : Tensor of shape (subjects, dim), float32
         In the order of the subjects.
     """
-    pooled_BD = x_TD.new_empty(sum(len(segment.members) for segment in segments), x_TD.shape[1])
+    parts: list[Tensor] = []
+    members: list[int] = []
     for segment in (part for whole in segments for part in whole.parts(x_TD.shape[1])):
         if pooling in _SPECIAL_TOKENS:
             vectors = segment.tokens(x_TD)[:, _SPECIAL_TOKENS[pooling]]
@@ -53,5 +56,8 @@ def pool(
             assert weights_T is not None, pooling
             weights_BR1 = segment.residues(weights_T.unsqueeze(1))
             vectors = (segment.residues(x_TD) * weights_BR1).sum(1) / weights_BR1.sum(1)
-        pooled_BD[torch.tensor(segment.members, device=x_TD.device)] = vectors
-    return pooled_BD
+        parts.append(vectors)
+        members.extend(segment.members)
+    places = np.empty(len(members), np.int64)
+    places[members] = np.arange(len(members))
+    return torch.cat(parts)[send(places, x_TD.device)]

@@ -1,8 +1,8 @@
 """What is read off a forward pass: vectors, residues, logits, contacts, attention.
 
-A reader takes a network and the subjects of one batch, runs the network over them once, and gives
-one result for each subject, in their order. Its `bytes` says how much that is, so that a batch of
-many can be kept small.
+A reader takes a network and the subjects of one batch, and runs the network over them once. What
+it gives waits for the outcome: one result for each subject, in their order. A reader's `bytes`
+says how much that is, so that a batch of many can be kept small.
 
 Source: the outputs of ``esm/model/esm2.py`` of fair-esm 2.0.0.
 
@@ -11,7 +11,7 @@ Never here: batches, caches, order.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esm2_features._alphabet import CANONICAL_TOKENS, TOKENS
+from esm2_features._devices import fetch
 from esm2_features._layout import Layout
 from esm2_features._maps import AllMaps, ContactMaps, Importance
 from esm2_features._model import Network
@@ -33,8 +34,10 @@ class Reader(Protocol):
     def bytes(self, residues: int) -> int:
         """Size of the result for a subject of so many residues."""
 
-    def __call__(self, network: Network, subjects: Sequence[str], budget: int | None = None) -> Any:
-        """Run the network over the subjects of a batch, and give a result for each.
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> Callable[[], Any]:
+        """Run the network over the subjects of a batch; what is given has a result for each.
 
         Windows go through it at most ``budget`` tokens at a time.
         """
@@ -65,7 +68,7 @@ class Vectors:
 
     def __call__(
         self, network: Network, subjects: Sequence[str], budget: int | None = None
-    ) -> NDArray[np.float32]:
+    ) -> Callable[[], NDArray[np.float32]]:
         """Pool the subjects: (subjects, columns, dim)."""
         layout = Layout(subjects, budget)
         layers = {layer for layer, _ in self.columns}
@@ -88,11 +91,16 @@ class Vectors:
                 weights_T = ranks_T.to(x_TD.device)
                 pooled[layer, "parti"] = pool(x_TD, layout.segments, "parti", weights_T)
         stacked = torch.stack([pooled[column] for column in self.columns], dim=1)
-        found: NDArray[np.float32] = stacked.cpu().numpy()
-        if self.dtype != "float32":
-            with np.errstate(over="ignore"):  # infinities are reported by who asked for this
-                found = found.astype(self.dtype).astype(np.float32)
-        return found
+        arriving = fetch(stacked)
+
+        def rounded() -> NDArray[np.float32]:
+            found = arriving()
+            if self.dtype != "float32":
+                with np.errstate(over="ignore"):  # infinities are reported by who asked for this
+                    found = found.astype(self.dtype).astype(np.float32)
+            return found
+
+        return rounded
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class SiteLogProbs:
 
     def __call__(
         self, network: Network, subjects: Sequence[str], budget: int | None = None
-    ) -> NDArray[np.float32]:
+    ) -> Callable[[], NDArray[np.float32]]:
         """Score the sites: (subjects, 1, 33)."""
         layout = Layout(subjects, budget)
         [(_, x_TD)] = _passed(network, layout, [network.depth])
@@ -114,8 +122,7 @@ class SiteLogProbs:
             logits_BV = network.logits(sites_BD)
         else:
             logits_BV = pool(layout.unite(network.logits(x_TD)), layout.segments, "mean")
-        found: NDArray[np.float32] = logits_BV.log_softmax(-1).unsqueeze(1).cpu().numpy()
-        return found
+        return fetch(logits_BV.log_softmax(-1).unsqueeze(1))
 
 
 @dataclass(frozen=True)
@@ -141,7 +148,7 @@ class Residues:
 
     def __call__(
         self, network: Network, subjects: Sequence[str], budget: int | None = None
-    ) -> list[Any]:
+    ) -> Callable[[], list[Any]]:
         """Give the subjects' residues."""
         layout = Layout(subjects, budget)
         found = {
@@ -149,8 +156,10 @@ class Residues:
             for layer, x_TD in _passed(network, layout, self.layers)
         }
         if not self.by_layer:
-            return found[self.layers[0]]
-        return [{layer: found[layer][i] for layer in self.layers} for i in range(layout.count)]
+            return lambda: found[self.layers[0]]
+        return lambda: [
+            {layer: found[layer][i] for layer in self.layers} for i in range(layout.count)
+        ]
 
 
 @dataclass(frozen=True)
@@ -174,7 +183,7 @@ class Logits:
 
     def __call__(
         self, network: Network, subjects: Sequence[str], budget: int | None = None
-    ) -> list[NDArray[np.float32]]:
+    ) -> Callable[[], list[NDArray[np.float32]]]:
         """Score the subjects' residues."""
         layout = Layout(subjects, budget)
         [(_, x_TD)] = _passed(network, layout, [network.depth])
@@ -183,7 +192,8 @@ class Logits:
             logits_TV = logits_TV[:, CANONICAL_TOKENS]
         if self.kind == "log_probs":
             logits_TV = logits_TV.log_softmax(-1)
-        return layout.sequences(logits_TV)
+        found = layout.sequences(logits_TV)
+        return lambda: found
 
 
 @dataclass(frozen=True)
@@ -207,12 +217,13 @@ class Contacts:
 
     def __call__(
         self, network: Network, subjects: Sequence[str], budget: int | None = None
-    ) -> list[NDArray[np.float32]]:
+    ) -> Callable[[], list[NDArray[np.float32]]]:
         """Predict the subjects' contacts."""
         layout = Layout(subjects, budget)
         maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
         _run(network, layout, maps, network.depth)
-        return _in_order(layout, maps.probabilities())
+        found = _in_order(layout, maps.probabilities())
+        return lambda: found
 
 
 @dataclass(frozen=True)
@@ -235,12 +246,13 @@ class Attentions:
 
     def __call__(
         self, network: Network, subjects: Sequence[str], budget: int | None = None
-    ) -> list[NDArray[np.float32]]:
+    ) -> Callable[[], list[NDArray[np.float32]]]:
         """Give the subjects' attention maps."""
         layout = Layout(subjects, budget)
         maps = AllMaps(layout.groups, self.layers, heads=self.heads)
         _run(network, layout, maps, max(self.layers))
-        return _in_order(layout, maps.maps())
+        found = _in_order(layout, maps.maps())
+        return lambda: found
 
 
 def _passed(

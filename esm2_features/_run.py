@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from esm2_features._alphabet import MASK
 from esm2_features._cache import Cache
 from esm2_features._checkpoint import Checkpoint
-from esm2_features._passes import passes
+from esm2_features._passes import Passes
 from esm2_features._plan import dedupe, spread
 from esm2_features._registry import get_network
 from esm2_features._spec import Spec
@@ -67,6 +67,7 @@ class Run:
         self.cache = cache
         self.verbose = verbose
         self.n_computed = 0
+        self._fitting: dict[type, int] = {}
 
     def rows(
         self,
@@ -168,31 +169,40 @@ class Run:
     ) -> Iterator[tuple[list[int], Any]]:
         from esm2_features._devices import default_batch_tokens
 
+        dim = self.checkpoint.architecture.dim
+        budget = self.batch_tokens or default_batch_tokens(network.device, dim)
         distinct = distinct_sequences([parse(subjects[i]) for i in missing])
         with self._progress(sum(len(sequence) for sequence, _ in distinct)) as progress:
-            for batch, results in passes(
+            passes = Passes(
                 subjects,
-                missing,
-                forward=lambda some, budget: self._forward(network, some, reader, budget),
+                forward=lambda some, tokens: self._forward(network, some, reader, tokens),
                 bytes_of=reader.bytes,
                 take=list if storage is None else storage.take,
                 device=network.device,
-                budget=self.batch_tokens or default_batch_tokens(network.device),
+                budget=min(budget, self._fitting.get(type(reader), budget)),
                 progress=progress.update,
-            ):
+            )
+            for batch, results in passes.over(missing):
                 self.n_computed += len(distinct_sequences([parse(subjects[i]) for i in batch]))
                 yield batch, results
+                if passes.budget < budget:
+                    self._fitting[type(reader)] = passes.budget  # for the next portion, too
 
     def _forward(
         self, network: Network, subjects: Sequence[str], reader: Reader, budget: int
-    ) -> Any:
-        """One forward pass: a result for each subject."""
+    ) -> Callable[[], Any]:
+        """Begin a forward pass; what is given waits for it, and gives a result for each subject."""
         import torch
 
-        from esm2_features._devices import exact_arithmetic
+        from esm2_features._devices import exact_arithmetic, within_cores
 
-        with exact_arithmetic(network.device), torch.inference_mode():
-            results = reader(network, subjects, budget)
+        device = network.device
+        with exact_arithmetic(device), within_cores(device), torch.inference_mode():
+            found = reader(network, subjects, budget)
+        return lambda: self._checked(found(), subjects, reader)
+
+    def _checked(self, results: Any, subjects: Sequence[str], reader: Reader) -> Any:
+        """Refuse numbers that are none."""
         if isinstance(results, np.ndarray) and np.isfinite(results).all():
             return results  # the usual case, all at once
         for subject, result in zip(subjects, results, strict=True):

@@ -272,7 +272,7 @@ def _maps(
     for batch in batches([len(sequence) + 2 for sequence in short], _BATCH_TOKENS):
         some = [short[i] for i in batch]
         with exact_arithmetic(network.device), torch.inference_mode():
-            ours = {name: reader(network, some) for name, reader in readers.items()}
+            ours = {name: reader(network, some)() for name, reader in readers.items()}
         for i, sequence in enumerate(some):
             attentions, contacts = reference.maps(sequence, regression)
             theirs = {"attention": attentions.numpy()}

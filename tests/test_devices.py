@@ -7,11 +7,14 @@ import threading
 import pytest
 import torch
 
+from esm2_features import _devices
 from esm2_features._devices import (
+    default_batch_tokens,
     even_rows,
     exact_arithmetic,
     is_out_of_memory,
     resolve_device,
+    within_cores,
 )
 
 CPU = torch.device("cpu")
@@ -47,8 +50,42 @@ def test__even_rows__no_operation_begins_a_row_in_one_thread_and_ends_it_in_anot
     for cut in cuts:
         numbers = (cut.stop - cut.start) * width
         parts = min(threads, -(-numbers // grain))  # as PyTorch divides them
-        assert parts <= 1 or numbers % parts == 0
-        assert parts <= 1 or numbers // parts % width == 0
+        assert (cut.stop - cut.start) % parts == 0
+    assert len(cuts) <= 3
+
+
+@pytest.mark.parametrize(
+    ("threads", "tokens"), [(1, 2048), (2, 2048), (4, 2048), (24, 12288), (64, 16384)]
+)
+def test__default_batch_tokens__gives_each_core_of_a_cpu_some_work(threads, tokens, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    monkeypatch.setattr(_devices, "_cores", lambda: 128)
+    assert default_batch_tokens(CPU, 1280) == tokens
+
+
+@pytest.mark.parametrize(
+    ("free", "dim", "tokens"), [(140e9, 1280, 1 << 17), (15e9, 1280, 36621), (1e9, 5120, 2048)]
+)
+def test__default_batch_tokens__fill_a_quarter_of_a_card(free, dim, tokens, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (int(free) - 3, 0))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 10)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 7)
+    assert default_batch_tokens(torch.device("cuda", 0), dim) == tokens
+
+
+def test__within_cores__uses_what_the_process_has_and_puts_back(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        monkeypatch.setattr(_devices, "_cores", lambda: 2)
+        with within_cores(CPU):
+            assert torch.get_num_threads() == 2
+        assert torch.get_num_threads() == 3
+        monkeypatch.setattr(_devices, "_cores", lambda: 8)
+        with within_cores(CPU):
+            assert torch.get_num_threads() == 3, "fewer threads are what the user wants"
+    finally:
+        torch.set_num_threads(before)
 
 
 def test__resolve_device__gives_a_device_one_name():

@@ -9,7 +9,7 @@ import torch
 from esm.modules import ContactPredictionHead
 
 from esm2_features import _attention
-from esm2_features._attention import attend, attention_maps
+from esm2_features._attention import attention, attention_maps
 from esm2_features._maps import AllMaps, ContactMaps, Importance, page_rank
 from esm2_features._plan import pack
 
@@ -61,7 +61,7 @@ def test__attention_maps__are_those_that_attend_uses(packed):
     batch, qk = packed
     q_TNH, k_TNH = qk[0]
     v_TNH = torch.randn(q_TNH.shape, generator=torch.Generator().manual_seed(1))
-    a_TNH = attend(q_TNH, k_TNH, v_TNH, batch.groups)
+    a_TNH = attention(batch.groups, v_TNH.device, v_TNH.dtype, WIDTH)(q_TNH, k_TNH, v_TNH)
     for group in batch.groups:
         v = v_TNH[group.start : group.stop].view(group.count, group.tokens, HEADS, WIDTH)
         a = a_TNH[group.start : group.stop].view(group.count, group.tokens, HEADS, WIDTH)
@@ -91,10 +91,10 @@ def test__contacts__equal_those_of_fair_esm_from_all_maps(packed):
     head = ContactPredictionHead(LAYERS * HEADS, True, True, eos_idx=2)
     head.load_state_dict({"regression.weight": weight, "regression.bias": bias})
     tokens = torch.from_numpy(batch.tokens).split([len(s) + 2 for s in SEQUENCES])
-    for found, attention, of_one in zip(
+    for found, own_maps, of_one in zip(
         maps.probabilities(), all_maps(batch, qk), tokens, strict=True
     ):
-        expected = head(of_one[None], attention[None])[0].detach()
+        expected = head(of_one[None], own_maps[None])[0].detach()
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
