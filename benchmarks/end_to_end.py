@@ -289,6 +289,13 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--model", default="t6_8M", help="shape that transforms them")
     found.add_argument("--rounds", type=int, default=1, help="of the transform")
     found.add_argument(
+        "--counts",
+        type=int,
+        nargs="+",
+        default=[10_000, 100_000, 1_000_000],
+        help="of peptides whose memory is measured",
+    )
+    found.add_argument(
         "--quick", action="store_true", help="400 peptides, 1 cold start, memory of 500"
     )
     found.add_argument("--save", action="store_true", help="write end_to_end.json")
@@ -301,7 +308,7 @@ def main() -> None:
     """Parse, measure, print tables."""
     given = parser().parse_args()
     n_peptides = given.peptides or (400 if given.quick else 100_000)
-    starts, counts = (1, (500,)) if given.quick else (5, (10_000, 100_000, 1_000_000))
+    starts, counts = (1, (500,)) if given.quick else (5, tuple(given.counts))
     at_once = 2 if given.quick else 1
     result = run(given.model, n_peptides, given.rounds, starts, counts, at_once)
     result["arguments"] = {
