@@ -288,7 +288,7 @@ class Network:
             yield 0, x_TD
         longest = max(group.tokens for group in batch.groups)
         turns_T1P = self._rotary.turns(self._sent(batch.positions), longest)
-        # On a CPU, attention is as quick in float32, and more exact.
+        # On a CPU, attention is as quick in float32, and short sequences quicker.
         attention_dtype = torch.float32 if self.device.type == "cpu" else self._dtype
         attend = attention(batch.groups, self.device, attention_dtype, self._head_dim)
         for layer, block in enumerate(self._blocks[: max(layers)], start=1):

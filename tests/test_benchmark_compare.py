@@ -96,7 +96,9 @@ def test__report__shows_the_result_and_writes_it_into_a_readme(run, tmp_path, ca
 
 
 def test__plot__draws_a_picture(run, capsys):
-    plot = pytest.importorskip("benchmarks.plot")
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
+    from benchmarks import plot
+
     plot.main(["--results", str(run[1])])
     printed = Path(capsys.readouterr().out.strip())
     assert printed == run[1] / "compare_cpu_proteome.png"

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[1]
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Iterator[Callable[[str], tuple[dict, Path]]]:
     """Run both benchmarks as a user does, at the same time, and read what they save."""
-    pytest.importorskip("matplotlib")
+    pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     folder = tmp_path_factory.mktemp("results")
     running = {}
     for module, *options in (("end_to_end", "--model", "tiny"), ("scaling",)):
