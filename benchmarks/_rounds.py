@@ -200,7 +200,7 @@ def all_fit_into_memory(
     layers, dim, _ = shape_of(model)
     parameters = 12 * layers * dim**2
     wanted = sum(parameters * (4 if one.precision == "float32" else 2) / 1e9 + 0.8 for one in some)
-    return wanted < 0.6 * (memory_gigabytes or 8)
+    return wanted < 0.65 * (memory_gigabytes or 8)
 
 
 def say(text: str) -> None:

@@ -59,7 +59,8 @@ RESIDUES = {
 
 EXTRA_ROUNDS = 2
 SLOW_TO_EXPORT = "t33_650M"
-LEAST_PROBE_RESIDUES = 4096
+LEAST_PROBE_RESIDUES = {"t30_150M": 2048, "t33_650M": 1024}
+OTHERWISE_PROBED = 4096
 """On which token budgets are tried; a quarter of the job if that is more."""
 QUICK_BUDGETS = (ONE_SEQUENCE, 1024)
 
@@ -238,7 +239,10 @@ def compare(given: argparse.Namespace, folder: Path) -> Result:
     """
     sequences = tuple(workload(given.mix, given.residues, given.seed))
     found, left_out = contenders(given.peers, given.precisions, given.device)
-    left_out |= given.unasked
+    if unknown := set(given.leave_out) - {one.name for one in found}:
+        raise SystemExit(f"--leave-out: nobody is called {', '.join(sorted(unknown))}")
+    left_out |= given.unasked | dict.fromkeys(given.leave_out, "on request")
+    found = [one for one in found if one.name not in given.leave_out]
     checkpoint = write_checkpoint(given.model, folder)
     job = Job(
         checkpoint=checkpoint,
@@ -248,7 +252,9 @@ def compare(given: argparse.Namespace, folder: Path) -> Result:
         device=given.device,
         threads=given.threads,
         budgets=QUICK_BUDGETS if given.quick else BUDGETS[torch.device(given.device).type],
-        probe_residues=max(given.residues // 4, LEAST_PROBE_RESIDUES),
+        probe_residues=max(
+            given.residues // 4, LEAST_PROBE_RESIDUES.get(given.model, OTHERWISE_PROBED)
+        ),
     )
     if given.quick:
         found = [one for one in found if one.setting != "default"]  # as tuned, in other batches
@@ -265,7 +271,16 @@ def compare(given: argparse.Namespace, folder: Path) -> Result:
     # The machine may have been busy, or slow, the first time.
     after = before if given.quick else in_new_process(_peaks, given)
     peaks = {name: max(peak, after[name]) for name, peak in before.items()}
-    options = ("model", "mix", "peers", "precisions", "rounds", "extra_rounds", "residues")
+    options = (
+        "model",
+        "mix",
+        "peers",
+        "leave_out",
+        "precisions",
+        "rounds",
+        "extra_rounds",
+        "residues",
+    )
     return {
         "kind": "compare",
         "date": datetime.now(UTC).date().isoformat(),
@@ -332,6 +347,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     add("--model", choices=[*SHAPES, *TINY], default="t12_35M", help="shape; weights are random")
     add("--mix", choices=MIXES, default="proteome")
     add("--peers", type=_listed(list(PEERS)), help=f"of {','.join(PEERS)}; default: all")
+    add("--leave-out", type=lambda text: text.split(","), default=[], help="contenders, by name")
     add("--precisions", type=_listed([*PRECISIONS, "float16"]), help="default: float32,bfloat16")
     add("--rounds", type=int, help="default: 5")
     add("--residues", type=int, help="of the job, in total; the default depends on the model")
