@@ -161,7 +161,7 @@ class Batcher:
         model, kind = pieces[0][0].key
         sequences = [text for ask, start, stop in pieces for text in ask.sequences[start:stop]]
         try:
-            results = compute(model, kind, sequences)
+            results = list(compute(model, kind, sequences))
         except BaseException as error:
             if len(pieces) > 1:
                 for piece in pieces:

@@ -189,7 +189,7 @@ def _contacts(engine: Engine, _: Kind, sequences: list[str]) -> Sequence[Any]:
         raise Refusal(
             422,
             "no_contacts",
-            f"{engine.checkpoint.name} has no contact regression on this server. Leave out contacts.",
+            f"{engine.checkpoint.name} has no contact regression here. Leave out contacts.",
         ) from None
     return engine.contacts(sequences)
 

@@ -10,15 +10,14 @@ Never here: the engine, wire formats, limits.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
-from fastapi.responses import HTMLResponse, Response
-from starlette.staticfiles import StaticFiles
+from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from esm2_features import _server_v1, _server_v3
 from esm2_features._catalogue import Architecture
@@ -130,7 +129,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     _add_models(app, state)
     _add_watching(app, state)
-    app.mount("/", StaticFiles(directory=_STATIC, html=True))
+    _add_files(app)
     describe(app)
     return app
 
@@ -248,6 +247,22 @@ def _check_action(action: str, actions: tuple[str, ...]) -> None:
         )
 
 
+def _add_files(app: FastAPI) -> None:
+    """Add what lies in the folder of pages: each file at its name, and index.html at the root."""
+    for file in sorted(_STATIC.rglob("*")):
+        if file.is_file():
+            address = f"/{file.relative_to(_STATIC).as_posix()}"
+            for path in {address, address.removesuffix("index.html")}:
+                app.add_route(path, _giving(file), methods=["GET"])
+
+
+def _giving(file: FilePath) -> Callable[[Request], Awaitable[Response]]:
+    async def give(_: Request) -> Response:
+        return FileResponse(file)
+
+    return give
+
+
 async def _answer(
     state: _State, request: Request, version: int, action: str, model: str
 ) -> Response:
@@ -311,6 +326,7 @@ async def _computed(state: _State, request: Request, job: Job, deadline: float) 
         raise Refusal(503, "starting", "The server is starting.", retry_after=1)
     futures = state.batcher.submit(job, deadline=deadline)
     waiting = asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
+    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was looked at
     gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
     try:
         both: list[asyncio.Future[Any]] = [waiting, gone]
