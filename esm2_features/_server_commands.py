@@ -32,7 +32,7 @@ _TOKENS = click.option(
     )
 )
 @click.option("--host", default="127.0.0.1", help="Address to listen at; others need --tokens.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8000)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, help="Port to listen at.")
 @_TOKENS
 @click.option(
     "--model",
@@ -49,15 +49,22 @@ _TOKENS = click.option(
     metavar="NAME[,NAME...]",
     help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; each has a worker of its own.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), default="float32")
+@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="Arithmetic.")
 @cache_option
-@click.option("--models-in-memory", type=click.IntRange(1), default=2, help="On each device.")
+@click.option(
+    "--models-in-memory", type=click.IntRange(1), default=2, help="Networks that a device holds."
+)
 @click.option("--max-items", type=click.IntRange(1), default=256, help="Sequences in a request.")
-@click.option("--max-residues", type=click.IntRange(1), default=2048, help="Of a sequence.")
+@click.option("--max-residues", type=click.IntRange(1), default=2048, help="Longest sequence.")
 @click.option("--max-body", type=click.IntRange(1), default=16, help="Megabytes of a request.")
 @click.option("--max-answer", type=click.IntRange(1), default=256, help="Megabytes of numbers.")
 @click.option("--max-waiting", type=click.IntRange(1), default=256, help="Requests in the queue.")
-@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=600.0, help="Seconds.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(0, min_open=True),
+    default=600.0,
+    help="Seconds to answer in.",
+)
 @click.option("--rate", metavar="N/second|N/minute", help="Requests of one token, at most.")
 @click.option("--batch-tokens", type=click.IntRange(1), default=8192, help="Computed together.")
 @click.option(
@@ -96,7 +103,9 @@ def serve(
     run(settings)
 
 
-@click.group(cls=Commands)
+@click.group(
+    cls=Commands, epilog=examples("esm2-features token new --tokens tokens.txt --name alice")
+)
 def token() -> None:
     """Make tokens, which let people use a server."""
 
