@@ -42,6 +42,15 @@ POOLING_OF = {
     "parti": "parti",
 }
 """Outputs that are one vector for a sequence. The last four are this server's own."""
+_LETTER = "[A-IK-Za-ik-z]"  # all but J
+_PATTERNS = {
+    action: f"^[ \\t\\n\\r]*{residues}\\*?[ \\t\\n\\r]*$"
+    for action, residues in (
+        ("encode", f"({_LETTER}|<mask>)+"),
+        ("predict", f"({_LETTER}|<mask>)*<mask>({_LETTER}|<mask>)*"),
+        ("log_prob", f"{_LETTER}+"),
+    )
+}
 PREDICTED = len(CANONICAL_RESIDUES)
 """Scores at a residue."""
 
@@ -235,12 +244,16 @@ def read_job(
     return job
 
 
-def request_schema(version: int, settings: Settings) -> dict[str, Any]:
+def request_schema(version: int, action: str, *, depth: int, settings: Settings) -> dict[str, Any]:
     """Describe the body of a request as JSON Schema, with the limits of this server.
 
     Parameters
     ----------
     version : {1, 2, 3}
+    action : str
+        One of `ACTIONS`.
+    depth : int
+        Number of blocks of the model, or of the deepest one that may be meant.
     settings : Settings
 
     Returns
@@ -253,6 +266,15 @@ def request_schema(version: int, settings: Settings) -> dict[str, Any]:
     whole: dict[str, Any] = _inlined(found, parts)
     many = whole["properties"]["instances" if version == 1 else "items"]
     many["maxItems"] = settings.max_items
+    item = many["items"]["properties"]
+    text = item["data"]["properties"]["text"] if version == 1 else item["sequence"]
+    text["pattern"] = _PATTERNS[action]
+    params = whole["properties"]["params"]
+    of_params = params["properties"]
+    of_params["repr_layers"]["items"].update(minimum=-depth - 1, maximum=depth)
+    for name, described in of_params.items():
+        of_params[name] = {"anyOf": [described, described["items"]]}
+    whole["properties"]["params"] = {"anyOf": [params, {"type": "array", "maxItems": 0}]}
     return whole
 
 

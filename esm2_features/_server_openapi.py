@@ -15,8 +15,8 @@ from esm2_features._server_jobs import request_schema
 from esm2_features._server_settings import Settings
 
 _EXAMPLE = "MKTAYIAKQRQISFVKSHFSRQ"
-BUSY = (408, 429, 500, 503, 504)
-"""Statuses that any request for computing may get."""
+ASKED = (400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504)
+"""Statuses that a request for computing may get, besides 200."""
 _MEANINGS = {
     400: "The body cannot be read.",
     401: "A token is missing, or is not good.",
@@ -70,12 +70,15 @@ RESULTS = (JSON, ARROW, NPZ)
 """Types of the answers to requests for computing."""
 
 
-def body(version: int, settings: Settings) -> dict[str, Any]:
+def body(version: int, action: str, *, depth: int, settings: Settings) -> dict[str, Any]:
     """Describe the body of requests.
 
     Parameters
     ----------
     version : {1, 2, 3}
+    action : str
+    depth : int
+        Number of blocks of the deepest model.
     settings : Settings
 
     Returns
@@ -83,12 +86,14 @@ def body(version: int, settings: Settings) -> dict[str, Any]:
     part : dict
         Of an operation.
     """
+    sequence = _EXAMPLE.replace("T", "<mask>", 1) if action == "predict" else _EXAMPLE
     example: dict[str, Any] = (
-        {"instances": [{"data": {"text": _EXAMPLE}}]}
+        {"instances": [{"data": {"text": sequence}}]}
         if version == 1
-        else {"items": [{"sequence": _EXAMPLE}], "params": {"include": ["mean"]}}
+        else {"items": [{"sequence": sequence}]}
     )
-    content = {JSON: {"schema": request_schema(version, settings), "example": example}}
+    schema = request_schema(version, action, depth=depth, settings=settings)
+    content = {JSON: {"schema": schema, "example": example}}
     return {"requestBody": {"required": True, "content": content}}
 
 

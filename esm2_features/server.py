@@ -10,14 +10,13 @@ Never here: the engine, wire formats, limits.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path as FilePath
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
-from fastapi.responses import FileResponse, HTMLResponse, Response
+from fastapi.responses import Response
 
 from esm2_features import _server_v1, _server_v3
 from esm2_features._catalogue import Architecture
@@ -36,17 +35,21 @@ from esm2_features._server_errors import Refusal, refusal_of
 from esm2_features._server_gate import Gate, say_errors
 from esm2_features._server_jobs import ACTIONS, Job, read_job, request_schema
 from esm2_features._server_limits import Rates, read_body
-from esm2_features._server_metrics import CONTENT_TYPE, Metrics
+from esm2_features._server_metrics import Metrics
 from esm2_features._server_models import Models, shapes_of
-from esm2_features._server_openapi import BUSY, RESULTS, body, describe, responses
-from esm2_features._server_pages import operations, page, table
+from esm2_features._server_openapi import ASKED, RESULTS, body, describe, responses
 from esm2_features._server_settings import Settings, slug
 from esm2_features._server_tokens import Tokens
+from esm2_features._server_watch import add_files, add_watching
 
-_STATIC = FilePath(__file__).with_name("data") / "server"
 _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the client of the hosted service does."""
 _BODY_SECONDS = 60.0
+_DOCS = {
+    "encode": "Give representations, contacts, attention and logits.",
+    "predict": "Give the logits of sequences with masks.",
+    "log_prob": "Give the sum of the log-probabilities of the residues of sequences.",
+}
 
 
 @dataclass
@@ -128,8 +131,15 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         metrics=metrics,
     )
     _add_models(app, state)
-    _add_watching(app, state)
-    _add_files(app)
+    _add_lists(app, state)
+    add_watching(
+        app,
+        metrics=metrics,
+        shapes=state.shapes,
+        in_memory=lambda: state.in_memory,
+        is_ready=lambda: state.batcher is not None,
+    )
+    add_files(app)
     describe(app)
     return app
 
@@ -166,31 +176,45 @@ def _add_models(app: FastAPI, state: _State) -> None:
     settings = state.settings
     name = Annotated[str, Path(json_schema_extra={"enum": state.names})]
 
-    for version, path, actions in (
-        (1, "/api/v1/models/{model}/{action}", ("predict", "transform")),
-        (2, "/api/v2/{model}/{action}", ACTIONS[:2]),
-        (3, "/api/v3/{model}/{action}", ACTIONS),
+    deepest = max(shape.layers for shape in state.shapes.values())
+    for version, start, actions in (
+        (1, "/api/v1/models/{model}/", {"predict": "encode", "transform": "encode"}),
+        (2, "/api/v2/{model}/", {action: action for action in ACTIONS[:2]}),
+        (3, "/api/v3/{model}/", {action: action for action in ACTIONS}),
     ):
+        for said, action in actions.items():
+            for end in ("/", ""):
+                app.add_api_route(
+                    start + said + end,
+                    _asking(state, version, action, name),
+                    methods=["POST"],
+                    include_in_schema=end == "/",
+                    operation_id=f"{said}_v{version}",
+                    responses=responses("The results.", *ASKED, media=RESULTS),
+                    openapi_extra=body(version, action, depth=deepest, settings=settings),
+                )
         for end in ("/", ""):
             app.add_api_route(
-                path + end,
-                _asking(state, version, actions, name),
+                f"{start}{{action}}{end}",
+                _refusing(tuple(actions)),
                 methods=["POST"],
-                include_in_schema=end == "/",
-                operation_id=f"ask_v{version}",
-                responses=responses(
-                    "The results.", 400, 401, 403, 404, 406, 413, 415, 422, *BUSY, media=RESULTS
-                ),
-                openapi_extra=body(version, settings),
+                include_in_schema=False,
             )
 
+
+def _add_lists(app: FastAPI, state: _State) -> None:
+    """Add what says which models and actions there are."""
+    settings = state.settings
+    name = Annotated[str, Path(json_schema_extra={"enum": state.names})]
     one: Any = _action_of(ACTIONS)
 
     async def schema(model: name, action: one) -> Response:
         """Describe the body of a request as JSON Schema; `maxItems` is what fits into one."""
-        _found(settings, model)
-        _check_action(action, ACTIONS)
-        described = request_schema(3, settings)
+        found = _found(settings, model)
+        if action not in ACTIONS:
+            raise _no_action(ACTIONS)
+        depth = state.shapes[found].layers
+        described = request_schema(3, action, depth=depth, settings=settings)
         if settings.rate_text is not None:
             described["throttle_rate"] = settings.rate_text
         return Response(as_json(described), media_type=JSON)
@@ -224,43 +248,33 @@ def _add_models(app: FastAPI, state: _State) -> None:
             )
 
 
-def _asking(state: _State, version: int, actions: tuple[str, ...], name: Any) -> Any:
-    """Make the operation of one version."""
-    one: Any = _action_of(actions)
+def _asking(state: _State, version: int, action: str, name: Any) -> Any:
+    """Make the operation of one action."""
 
-    async def ask(request: Request, model: name, action: one) -> Response:
-        _check_action(action, actions)
-        return await _answer(state, request, version, "encode" if version == 1 else action, model)
+    async def ask(request: Request, model: name) -> Response:
+        return await _answer(state, request, version, action, model)
 
-    ask.__doc__ = f"Compute what version {version} calls {', '.join(actions)}."
+    ask.__doc__ = _DOCS[action]
     return ask
+
+
+def _refusing(actions: tuple[str, ...]) -> Any:
+    """Make what answers to actions that are not there."""
+
+    async def refuse() -> Response:
+        raise _no_action(actions)
+
+    return refuse
 
 
 def _action_of(actions: tuple[str, ...]) -> Any:
     return Annotated[str, Path(json_schema_extra={"enum": list(actions)})]
 
 
-def _check_action(action: str, actions: tuple[str, ...]) -> None:
-    if action not in actions:
-        raise Refusal(
-            404, "unknown_action", f"There is no such action: this has {', '.join(actions)}."
-        )
-
-
-def _add_files(app: FastAPI) -> None:
-    """Add what lies in the folder of pages: each file at its name, and index.html at the root."""
-    for file in sorted(_STATIC.rglob("*")):
-        if file.is_file():
-            address = f"/{file.relative_to(_STATIC).as_posix()}"
-            for path in {address, address.removesuffix("index.html")}:
-                app.add_route(path, _giving(file), methods=["GET"])
-
-
-def _giving(file: FilePath) -> Callable[[Request], Awaitable[Response]]:
-    async def give(_: Request) -> Response:
-        return FileResponse(file)
-
-    return give
+def _no_action(actions: tuple[str, ...]) -> Refusal:
+    return Refusal(
+        404, "unknown_action", f"There is no such action: this has {', '.join(actions)}."
+    )
 
 
 async def _answer(
@@ -366,53 +380,3 @@ def _found(settings: Settings, model: str) -> str:
             "This server has no such model; GET /api/v3/models/ lists those that it has.",
         )
     return name
-
-
-# ------------------------------------------------------------------ what watches are asked
-
-
-def _add_watching(app: FastAPI, state: _State) -> None:
-    async def healthz() -> Response:
-        """Say that the process is alive."""
-        return Response(b'{"status":"ok"}', media_type=JSON)
-
-    async def readyz() -> Response:
-        """Say whether requests are taken."""
-        if state.batcher is None:
-            raise Refusal(503, "starting", "The server is starting.", retry_after=1)
-        return Response(b'{"status":"ready"}', media_type=JSON)
-
-    async def metrics() -> Response:
-        """Give what is counted, for Prometheus."""
-        return Response(state.metrics.text, media_type=CONTENT_TYPE)
-
-    async def status() -> Response:
-        """Show how the server is doing."""
-        there = state.in_memory
-        rows = [
-            (slug(name), name, shape.layers, shape.dim, "yes" if name in there else "no")
-            for name, shape in state.shapes.items()
-        ]
-        lines = [
-            line for line in state.metrics.text.decode().splitlines() if not line.startswith("#")
-        ]
-        counted = [
-            line.rpartition(" ")[::2]
-            for line in lines
-            if "_bucket{" not in line and "_created" not in line
-        ]
-        parts = [
-            table(("model", "name", "layers", "dim", "in memory"), rows),
-            "<h2>Counted</h2>",
-            table(("what", "how much"), counted),
-        ]
-        return HTMLResponse(page("Status", parts))
-
-    async def docs() -> Response:
-        """Show what the server can be asked."""
-        return HTMLResponse(page("What the server can be asked", operations(app.openapi())))
-
-    app.add_api_route("/healthz", healthz, methods=["GET"])
-    app.add_api_route("/readyz", readyz, methods=["GET"], responses=responses("Ready.", 503))
-    for path, show in (("/metrics", metrics), ("/status", status), ("/docs", docs)):
-        app.add_api_route(path, show, methods=["GET"], include_in_schema=False)

@@ -532,9 +532,13 @@ def test_pages_need_nothing_from_elsewhere(client):
 def test_the_description_holds_all_operations_and_no_strangers(client):
     document = client.get("/openapi.json").json()
     assert {
-        "/api/v1/models/{model}/{action}/",
-        "/api/v2/{model}/{action}/",
-        "/api/v3/{model}/{action}/",
+        "/api/v1/models/{model}/predict/",
+        "/api/v1/models/{model}/transform/",
+        "/api/v2/{model}/encode/",
+        "/api/v2/{model}/predict/",
+        "/api/v3/{model}/encode/",
+        "/api/v3/{model}/predict/",
+        "/api/v3/{model}/log_prob/",
         "/api/v3/schema/{model}/{action}/",
         "/api/v3/models/",
         "/healthz",
@@ -545,6 +549,31 @@ def test_the_description_holds_all_operations_and_no_strangers(client):
         for operation in methods.values():
             example = operation.get("requestBody", {}).get("content", {}).get("application/json")
             if example is not None:
-                address = path.replace("{model}", "tiny").replace("{action}", "predict")
-                body = json.loads(json.dumps(example["example"]).replace("MKTA", "M<mask>A"))
-                assert client.post(address, json=body).status_code == 200
+                response = client.post(path.replace("{model}", "tiny"), json=example["example"])
+                assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("action", "sequence", "is_right"),
+    [
+        ("encode", "MKT", True),
+        ("encode", " mkt*\n", True),
+        ("encode", "M<mask>T", True),
+        ("encode", "MJT", False),
+        ("encode", "M-T", False),
+        ("predict", "M<mask>T", True),
+        ("predict", "MKT", False),
+        ("log_prob", "MKT", True),
+        ("log_prob", "M<mask>T", False),
+    ],
+)
+def test_the_schema_says_what_is_taken(client, action, sequence, is_right):
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = client.get(f"/api/v3/schema/tiny/{action}/").json()
+    for params in ({}, {"include": "mean", "repr_layers": [0, -3]}, []):
+        body = {"items": [{"sequence": sequence}], "params": params}
+        assert jsonschema.Draft202012Validator(schema).is_valid(body) == is_right
+        response = client.post(f"/api/v3/tiny/{action}/", json=body)
+        assert response.status_code == (200 if is_right else 422)
+    deep = {"items": [{"sequence": sequence}], "params": {"repr_layers": [3]}}
+    assert not jsonschema.Draft202012Validator(schema).is_valid(deep)
