@@ -61,7 +61,12 @@ Include = Literal[
 
 def _listed(value: object) -> object:
     """Read what R makes of a vector of length 1."""
-    return [value] if isinstance(value, str | int) else value
+    return [value] if isinstance(value, str | int | float) else value
+
+
+def _whole(value: object) -> object:
+    """Read 2.0 as 2, as JSON Schema does."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _keyed(value: object) -> object:
@@ -82,7 +87,7 @@ class Params(_Strict):
         Field(min_length=1, max_length=32, description="Outputs to give for each sequence."),
     ] = ["mean"]
     repr_layers: Annotated[
-        list[StrictInt],
+        list[Annotated[StrictInt, BeforeValidator(_whole)]],
         BeforeValidator(_listed),
         Field(
             min_length=1,

@@ -246,7 +246,7 @@ def test_version_2_names_layers_as_keys(client):
 
 def test_r_may_write_a_list_of_one_as_its_element(client):
     # What jsonlite makes of params = list(include = "mean", repr_layers = -1), and of list().
-    for params in ({"include": "mean", "repr_layers": -1}, []):
+    for params in ({"include": "mean", "repr_layers": -1.0}, []):
         response = client.post(ENCODE, json={**BOTH, "params": params})
         assert results(response) == results(client.post(ENCODE, json=BOTH))
 

@@ -12,12 +12,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import uvicorn
 
 from esm2_features import Engine
+from esm2_features._server_batcher import Batcher
+from esm2_features._server_models import Models
 from esm2_features._server_settings import Settings
 from esm2_features._server_tokens import new_token
 from esm2_features.server import create_app
@@ -26,9 +29,22 @@ SEQUENCE = "GIGAVLKVLTTGLPALISWIKRKRQQ"
 
 
 @pytest.fixture
-def address(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[tuple[int, str]]:
-    """A server that listens, and a token for it."""
-    token = new_token(tmp_path / "tokens", "tests")
+def listening() -> Iterator[socket.socket]:
+    """A socket that takes connections from here on, whether somebody serves them yet or not."""
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        yield found
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> str:
+    return new_token(tmp_path / "tokens", "tests")
+
+
+@pytest.fixture
+def running(
+    tiny_checkpoint: Path, tmp_path: Path, token: str, listening: socket.socket
+) -> Iterator[uvicorn.Server]:
+    """A server that answers there."""
     app = create_app(
         Settings(
             models={"tiny": str(tiny_checkpoint)},
@@ -38,14 +54,18 @@ def address(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[tuple[int, str]]:
             max_items=3,
         )
     )
-    listening = socket.create_server(("127.0.0.1", 0))  # takes connections from here on
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    yield listening.getsockname()[1], token
+    yield server
     server.should_exit = True
     thread.join()
-    listening.close()
+
+
+@pytest.fixture
+def address(running: uvicorn.Server, listening: socket.socket, token: str) -> tuple[int, str]:
+    """Its port, and a token for it."""
+    return listening.getsockname()[1], token
 
 
 def exchange(port: int, *sent: bytes) -> tuple[int, dict[str, str], bytes]:
@@ -218,3 +238,66 @@ def test_the_service_s_own_sdk(address, tiny_checkpoint, tmp_path):
     good, bad = found["errors"]
     assert "embeddings" in good
     assert (bad["status_code"], bad["code"], bad["position"]) == (422, "invalid_sequence", 3)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Semaphore, threading.Event]]:
+    """Say when the network is begun, and let it go on only when it is told to."""
+    begun, go_on = threading.Semaphore(0), threading.Event()
+    compute = Models.compute
+
+    def wait(self: Models, model: str, kind: Any, sequences: list[str]) -> Any:
+        begun.release()
+        assert go_on.wait(60)
+        return compute(self, model, kind, sequences)
+
+    monkeypatch.setattr(Models, "compute", wait)
+    yield begun, go_on
+    go_on.set()
+
+
+def asking(port: int, token: str, action: str) -> bytes:
+    body = b'{"items": [{"sequence": "%s"}]}' % SEQUENCE.encode()
+    return (
+        f"POST /api/v3/tiny/{action}/ HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+        f"Authorization: Token {token}\r\nContent-Type: application/json\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode() + body
+
+
+def test_what_a_client_that_has_gone_asked_for_is_not_computed(address, held, ran, monkeypatch):
+    port, token = address
+    begun, go_on = held
+    dropped = threading.Event()
+    submit = Batcher.submit
+
+    def watch(self: Batcher, job: Any, **options: Any) -> Any:
+        futures = submit(self, job, **options)
+        if job.action == "log_prob":
+            futures[0].add_done_callback(lambda _: dropped.set())
+        return futures
+
+    monkeypatch.setattr(Batcher, "submit", watch)
+    first = socket.create_connection(("127.0.0.1", port))
+    first.sendall(asking(port, token, "encode"))
+    assert begun.acquire(timeout=60)
+    with socket.create_connection(("127.0.0.1", port)) as second:
+        second.sendall(asking(port, token, "log_prob"))
+    assert dropped.wait(60)
+    go_on.set()
+    assert first.recv(12) == b"HTTP/1.1 200"
+    first.close()
+    assert ran == [SEQUENCE]
+
+
+def test_a_server_that_is_told_to_end_answers_what_it_has_accepted(address, held, running):
+    port, token = address
+    begun, go_on = held
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(asking(port, token, "encode"))
+        assert begun.acquire(timeout=60)
+        running.should_exit = True
+        go_on.set()
+        answer = connection.makefile("rb").read()  # until it closes
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"]}")
