@@ -95,7 +95,7 @@ class Ours(Store):
     def put(self, keys: NDArray[np.uint8], rows: NDArray[np.float32]) -> bool:  # noqa: D102
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", CacheWarning)
-            self._cache.put_many([Part(SPEC, keys, rows)])
+            self._cache._put_many([Part(SPEC, keys, rows)])
         # After a failure the file is left alone for a while, in silence.
         self._has_warned |= any("could not be written" in str(one.message) for one in caught)
         return not self._has_warned
@@ -104,7 +104,7 @@ class Ours(Store):
         self, keys: NDArray[np.uint8], dim: int
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         rows = np.empty((len(keys), dim), np.float32)
-        hit = self._cache.get_many(SPEC, keys, rows)
+        hit = self._cache._get_many(SPEC, keys, rows)
         rows[~hit] = 0
         return rows, hit
 

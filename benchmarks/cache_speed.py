@@ -155,7 +155,7 @@ def prepare(folder: Path, model: str, peptides: list[str]) -> Floats:
     array = np.random.default_rng(shape).standard_normal(shape, np.float32)
     for start in range(0, len(peptides), AT_A_TIME):
         some = slice(start, start + AT_A_TIME)
-        engine.cache.put_many([Part(spec, spec.keys(peptides[some]), array[some])])
+        engine.cache._put_many([Part(spec, spec.keys(peptides[some]), array[some])])
     return array
 
 
@@ -231,7 +231,7 @@ def computing(folder: Path, n_peptides: int, n_proteins: int) -> None:
         (f"{n_proteins:,} proteins of 100 to 1,000", sequences(n_proteins, 100, 1000)),
     ):
         times: dict[str, list[float]] = defaultdict(list)
-        parts = [(Cache, "put_many", "put"), (Cache, "get_many", "get")]
+        parts = [(Cache, "_put_many", "put"), (Cache, "_get_many", "get")]
         parts += [(Claims, word, "claim") for word in ("take", "free", "release", "__exit__")]
         total: list[float] = []
         patches = [

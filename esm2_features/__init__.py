@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from esm2_features import exceptions
+    from esm2_features import datasets, exceptions
     from esm2_features._cache import Cache
     from esm2_features._catalogue import available_models
     from esm2_features._engine import Engine
@@ -32,6 +32,7 @@ _HOME_OF_NAME = {
     "ESM2Transformer": "esm2_features._estimator",
     "Engine": "esm2_features._engine",
     "available_models": "esm2_features._catalogue",
+    "datasets": "esm2_features.datasets",
     "exceptions": "esm2_features.exceptions",
     "read_fasta": "esm2_features._fasta",
     "scan_variants": "esm2_features._variants",
@@ -44,6 +45,7 @@ __all__ = [
     "ESM2Transformer",
     "Engine",
     "available_models",
+    "datasets",
     "exceptions",
     "read_fasta",
     "scan_variants",
@@ -60,7 +62,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOME_OF_NAME:
         raise AttributeError(f"module 'esm2_features' has no attribute {name!r}")
     home = importlib.import_module(_HOME_OF_NAME[name])
-    return home if name == "exceptions" else getattr(home, name)
+    return home if name in {"datasets", "exceptions"} else getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -60,7 +60,7 @@ def attention(
     Parameters
     ----------
     groups : sequence of Group
-        They cover all tokens, in order.
+        They cover the tokens from the first on, in order; behind them may be rows of no sequence.
     device : torch.device
     dtype : torch.dtype
         Of the queries, keys and values.
@@ -115,6 +115,7 @@ def _attend_in_groups(
     groups: Sequence[Group], q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor
 ) -> Tensor:
     a_TNH = torch.empty_like(v_TNH, memory_format=torch.contiguous_format)
+    a_TNH[groups[-1].stop :] = 0  # rows of no sequence
     may_be_short = v_TNH.is_cpu and v_TNH.dtype == torch.float32
     for group in groups:
         q, k, v, a = (_by_head(x_TNH, group) for x_TNH in (q_TNH, k_TNH, v_TNH, a_TNH))

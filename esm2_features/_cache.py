@@ -45,21 +45,43 @@ class Cache:
     Parameters
     ----------
     path : str or os.PathLike, optional
-        The folder; `default_folder()` if not given. One that exists keeps its permissions.
+        The folder; if not given, the one that the environment variable ``ESM2_FEATURES_CACHE``
+        names, or else one in the user's cache folder. One that exists keeps its permissions.
     max_bytes : int, optional
-        Size that the file may reach, at least 4 MiB. What was not used for longest makes room;
-        days are counted, for all that was written together. By default there is no limit.
+        Size that the file may reach, in bytes, at least 4 MiB. What was not used for longest
+        makes room; days are counted, for all that was written together. By default there is no
+        limit.
 
     Attributes
     ----------
-    path, file : Path
-        The folder, and the SQLite file in it; absolute.
+    path : Path
+        The folder, absolute.
+    file : Path
+        The SQLite file in it, absolute.
     max_bytes : int or None
+        The limit, if there is one.
 
     Raises
     ------
     InputError
-        If `max_bytes` is too small.
+        If ``max_bytes`` is too small, or ``path`` a word that is no folder's, such as ``"auto"``.
+
+    See Also
+    --------
+    ESM2Transformer : Takes a cache, or its folder, as ``cache``.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from esm2_features import Cache, Engine
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     cache = Cache(folder)
+    ...     for _ in range(2):
+    ...         engine = Engine("mini", cache=cache)
+    ...         _ = engine.embed(["MKTAYIAKQR", "GSHM"])
+    ...         print(engine.n_computed)
+    2
+    0
     """
 
     def __init__(
@@ -96,7 +118,7 @@ class Cache:
     def __deepcopy__(self, memo: dict[int, object]) -> Cache:
         return self  # clones of an estimator share the connections, and warn once between them
 
-    def get_many(
+    def _get_many(
         self, spec: Spec, keys: NDArray[np.uint8], out: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
         """Read vectors.
@@ -131,7 +153,7 @@ class Cache:
             )
         return hit
 
-    def put_many(self, parts: Sequence[Part], *, last_chance: bool = False) -> bool:
+    def _put_many(self, parts: Sequence[Part], *, last_chance: bool = False) -> bool:
         """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`.
 
         Parameters
@@ -182,6 +204,16 @@ class Cache:
             If the file belongs to another program or version.
         OSError
             If it cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from esm2_features import Cache, Engine
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = Cache(folder)
+        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
+        ...     cache.info().rows
+        2
         """
         found = self._link.run("read", _upkeep.count, mend=False)
         size = 0 if found is None else self.file.stat().st_size
@@ -201,6 +233,16 @@ class Cache:
             If the file belongs to another program or version.
         OSError
             If it cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from esm2_features import Cache, Engine
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = Cache(folder)
+        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
+        ...     cache.verify()
+        CacheCheck(rows=2, damaged=())
         """
         try:
             check = self._link.run("read", _upkeep.check, mend=False)
@@ -224,8 +266,8 @@ class Cache:
         Parameters
         ----------
         max_bytes : int, optional
-            Size that the file may keep, at least 4 MiB; what was not used for longest goes first.
-            By default that of this cache, if it has one.
+            Size that the file may keep, in bytes, at least 4 MiB; what was not used for longest
+            goes first. By default that of this cache, if it has one.
         unused_days : int, optional
             Vectors that were not used for longer than this go.
         model : str, optional
@@ -249,6 +291,16 @@ class Cache:
             If the file belongs to another program or version.
         OSError
             If it cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from esm2_features import Cache, Engine
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = Cache(folder)
+        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
+        ...     cache.prune(model="mini", layer=6).rows
+        2
         """
         cache_limit(max_bytes)
         if unused_days is not None and unused_days < 0:
@@ -281,6 +333,16 @@ class Cache:
             If the file belongs to another program or version.
         OSError
             If they cannot be deleted: who asks for it must know, so a warning would not do.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from esm2_features import Cache, Engine
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = Cache(folder)
+        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
+        ...     cache.clear()
+        2
         """
         return self._link.run("cleared", _upkeep.clear) or 0
 
@@ -322,6 +384,16 @@ class Cache:
             If pyarrow is not installed.
         CacheVersionError, OSError
             If the cache cannot be read, or the file not be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from esm2_features import Cache, Engine
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = Cache(folder)
+        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
+        ...     cache.export(f"{folder}/mini.parquet", model="mini")
+        2
         """
         target = Path(path)
         if target.suffix.lower() != ".parquet":
@@ -400,6 +472,17 @@ class Cache:
             If pyarrow is needed and not installed.
         CacheVersionError, OSError
             If the file cannot be read, or the cache not be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from esm2_features import Cache, Engine
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     cache = Cache(folder)
+        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
+        ...     _ = cache.export(f"{folder}/mini.parquet")
+        ...     Cache(f"{folder}/another").import_(f"{folder}/mini.parquet")
+        Imported(added=2, present=0, conflicts=())
         """
         source = Path(path)
         if source.name == self.file.name:

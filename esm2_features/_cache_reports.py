@@ -13,20 +13,42 @@ if TYPE_CHECKING:  # what the command line says has to be instant
 
 
 class SpaceInfo(NamedTuple):
-    """What a cache holds of one model, layer and pooling."""
+    """What a cache holds of one model, layer and pooling.
+
+    Attributes
+    ----------
+    spec : Spec
+        Model, layer, pooling, precision, and the dtype that the vectors are kept in.
+    rows : int
+        Number of vectors.
+    bytes : int
+        Bytes of the vectors, their keys and checksums.
+    """
 
     spec: Spec
-    rows: int  # number of vectors
-    bytes: int  # of the vectors, their keys and checksums
+    rows: int
+    bytes: int
 
 
 class CacheInfo(NamedTuple):
-    """What a cache holds; ``print`` shows it as a table."""
+    """What a cache holds; ``print`` shows it as a table.
 
-    path: Path  # the folder
-    rows: int  # number of vectors
-    bytes: int  # size of the file
-    spaces: tuple[SpaceInfo, ...]  # by model, layer and pooling
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    rows : int
+        Number of vectors.
+    bytes : int
+        Size of the file, in bytes.
+    spaces : tuple of SpaceInfo
+        What there is by model, layer and pooling.
+    """
+
+    path: Path
+    rows: int
+    bytes: int
+    spaces: tuple[SpaceInfo, ...]
 
     def __str__(self) -> str:
         """Lay it out as a table."""
@@ -48,26 +70,54 @@ class CacheInfo(NamedTuple):
 
 
 class CacheCheck(NamedTuple):
-    """What a reading of the whole cache found."""
+    """What a reading of the whole cache found.
 
-    rows: int  # number of vectors that are as they were written
-    damaged: tuple[str, ...]  # what is not, a sentence each
+    Attributes
+    ----------
+    rows : int
+        Number of vectors that are as they were written.
+    damaged : tuple of str
+        What is not, a sentence each.
+    """
+
+    rows: int
+    damaged: tuple[str, ...]
 
 
 class Pruned(NamedTuple):
-    """What has gone from a cache."""
+    """What has gone from a cache.
 
-    rows: int  # number of vectors
-    bytes: int  # by which the file is smaller
+    Attributes
+    ----------
+    rows : int
+        Number of vectors.
+    bytes : int
+        Bytes by which the file is smaller.
+    """
+
+    rows: int
+    bytes: int
 
 
 class Conflict(NamedTuple):
-    """A vector that contradicts the one that is there under the same key."""
+    """A vector that contradicts the one that is there under the same key.
+
+    Attributes
+    ----------
+    spec : Spec
+        Model, layer, pooling, precision and dtype of both.
+    key : str
+        The key, 64 hexadecimal digits.
+    row : int or None
+        Its row in the file, from 0; None if it comes from another cache.
+    difference : float
+        The largest difference of any component.
+    """
 
     spec: Spec
-    key: str  # hexadecimal
-    row: int | None  # of the file, from 0; None if it comes from another cache
-    difference: float  # the largest of any component
+    key: str
+    row: int | None
+    difference: float
 
     def __str__(self) -> str:
         """Say which it is, and how far off."""
@@ -76,10 +126,20 @@ class Conflict(NamedTuple):
 
 
 class Imported(NamedTuple):
-    """What came of taking in vectors."""
+    """What came of taking in vectors.
 
-    added: int  # number of vectors that are new
-    present: int  # that were there, equal but for rounding
+    Attributes
+    ----------
+    added : int
+        Number of vectors that are new.
+    present : int
+        Number of those that were there, equal but for rounding.
+    conflicts : tuple of Conflict
+        Those that contradict what was there.
+    """
+
+    added: int
+    present: int
     conflicts: tuple[Conflict, ...]
 
 

@@ -42,7 +42,7 @@ class Architecture:
 
     @property
     def parameters(self) -> int:
-        """Number of weights: blocks, embedding, language-model head, contact regression."""
+        """Number of weights: blocks, embedding, language-model head, contact regression (int)."""
         d = self.dim
         block = 12 * d * d + 13 * d
         language_model_head = d * d + 3 * d + 33
@@ -57,10 +57,11 @@ class RemoteFile:
     Attributes
     ----------
     url : str
+        Where it is fetched from.
     sha256 : str or None
         Hexadecimal digest; None where no public source states one.
     bytes : int or None
-        Size of the file.
+        Size of the file, in bytes; None where no public source states one.
     """
 
     url: str
@@ -75,15 +76,17 @@ class ModelCard:
     Attributes
     ----------
     name : str
+        What ``model=`` takes.
     parameters : str
-        Number of parameters, as people say it.
+        Number of parameters, as people say it: ``"650M"``.
     architecture : Architecture
+        Layers, width and heads.
     weights : RemoteFile or None
         The official ``.pt`` file; None for the model that ships with this library.
     regression : RemoteFile or None
         The official contact regression beside it.
     safetensors_sha256 : str or None
-        Digest of the Hugging Face file that holds the same weights.
+        Hexadecimal digest of the Hugging Face file that holds the same weights.
     hf_repo : str or None
         The repository on the Hugging Face hub that holds it.
     """
@@ -196,7 +199,10 @@ def available_models() -> list[ModelCard]:
     Examples
     --------
     >>> from esm2_features import available_models
-    >>> [card.name for card in available_models()][:2]
-    ['mini', 'esm2_t6_8M_UR50D']
+    >>> for card in available_models()[:3]:
+    ...     print(card.name, card.parameters, card.architecture.layers, card.architecture.dim)
+    mini 2.7M 6 192
+    esm2_t6_8M_UR50D 8M 6 320
+    esm2_t12_35M_UR50D 35M 12 480
     """
     return [EMBEDDED, *OFFICIAL.values()]

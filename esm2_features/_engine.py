@@ -3,6 +3,9 @@
 Here stand the options, vectors and streams; what there is of every residue is in `_per_residue`.
 What a method gives is read off one forward pass by a reader (`_readers`), over which `Run` goes.
 
+Methods that begin with an underscore are for the rest of the package as well: they take what was
+checked before (`Engine._normalise`) and what was said of it (`Engine._subjects`).
+
 Never here: scikit-learn, pandas, HTTP, file formats.
 """
 
@@ -107,6 +110,12 @@ class Engine(PerResidue):
     n_computed : int
         Number of sequences that have gone through the network: the others were in the cache,
         came from another process, or were given twice in one call.
+    checkpoint : Checkpoint
+        The model: its ``name``, and its ``architecture`` with ``layers``, ``dim`` and ``heads``.
+    layers : tuple of int
+        The representations that `embed` gives, all counted from 0.
+    poolings : tuple of str
+        Of each of them, the poolings that it gives.
 
     Raises
     ------
@@ -115,11 +124,27 @@ class Engine(PerResidue):
     CheckpointError
         If ``model`` is not a name that is known, nor a checkpoint.
 
+    See Also
+    --------
+    ESM2Transformer : The same as a step of a scikit-learn pipeline.
+
+    References
+    ----------
+    Lin et al., "Evolutionary-scale prediction of atomic-level protein structure with a
+    language model", Science 379 (2023) 1123-1130: the models.
+
+    ``scripts/extract.py`` of fair-esm: ``pooling="mean"``, and that special tokens are not in it.
+
+    Tartici et al., Bioinformatics 41 (2025) btaf330: ``pooling="parti"``.
+
     Examples
     --------
     >>> from esm2_features import Engine
-    >>> Engine("mini", cache=None).embed(["MKTAYIAKQR", "GSHMVLSEGE"]).shape
-    (2, 192)
+    >>> engine = Engine("mini", layers=[3, 6], pooling=["mean", "max"], cache=None)
+    >>> engine.embed(["MKTAYIAKQR", "GSHMVLSEGE"]).shape  # 2 layers x 2 poolings x 192
+    (2, 768)
+    >>> engine.n_computed
+    2
     """
 
     def __init__(
@@ -154,7 +179,7 @@ class Engine(PerResidue):
         )
         depth = self.checkpoint.architecture.layers
         self.layers = absolute_layers(layers, depth=depth, model=self.checkpoint.name)
-        self.default_layers = layers if isinstance(layers, Integral) else self.layers
+        self._default_layers = layers if isinstance(layers, Integral) else self.layers
         wants_all = isinstance(pooling, str) and pooling == "all"
         possible = POOLINGS if self.region is None else PARTIAL_POOLINGS
         self.poolings = possible if wants_all else names("pooling", pooling, EVERY_POOLING)
@@ -180,9 +205,17 @@ class Engine(PerResidue):
             everything = [(layer, word) for layer in range(depth + 1) for word in POOLINGS]
             self._computed = list(dict.fromkeys([*everything, *self._wanted]))
 
+    # Written in `_per_residue`, and of `Engine` to whoever calls them.
+    residues = PerResidue.residues
+    logits = PerResidue.logits
+    log_probs = PerResidue.log_probs
+    predict_masked = PerResidue.predict_masked
+    contacts = PerResidue.contacts
+    attentions = PerResidue.attentions
+
     @property
     def feature_names(self) -> list[str]:
-        """Name of each column of `embed`: model, layer, pooling and component."""
+        """Names of the columns of `embed`, list of str: model, layer, pooling and component."""
         return [
             f"{self.checkpoint.name}_L{layer}_{pooling}_{i}"
             for layer, pooling in self._wanted
@@ -211,7 +244,9 @@ class Engine(PerResidue):
         Raises
         ------
         InvalidSequenceError, MissingSequenceError, SequenceTooLongError, InvalidRegionError
-            With the row, the position and the offending value.
+            If a sequence or a region is wrong, with the row, the position and the offending value.
+        InputError
+            If there are several columns, or not as many regions as sequences.
         CheckpointError
             If the weights are needed and cannot be loaded.
         OutOfMemoryError
@@ -224,6 +259,15 @@ class Engine(PerResidue):
             If the cache belongs to a newer version or to another program.
         TypeError
             If it is not a container of sequences.
+
+        Examples
+        --------
+        >>> from esm2_features import Engine
+        >>> engine = Engine("mini", cache=None)
+        >>> engine.embed(["MKTAYIAKQR", "GSHMVLSEGE"]).shape
+        (2, 192)
+        >>> engine.embed(["MKTAYIAKQR", "GSHMVLSEGE"], regions=["2:6", None]).shape
+        (2, 192)
         """
         found = self._read(sequences)
         spans = None
@@ -238,7 +282,7 @@ class Engine(PerResidue):
                 () if is_missing(cell) else read_region(cell, length=len(sequence), index=row)
                 for row, (cell, sequence) in enumerate(zip(cells, found, strict=True))
             ]
-        return self.embed_normalised(self.subjects(found, regions=spans))
+        return self._embed_normalised(self._subjects(found, regions=spans))
 
     def stream(
         self,
@@ -252,26 +296,40 @@ class Engine(PerResidue):
 
         Parameters
         ----------
-        sequences : iterator, or a container as in `embed`
+        sequences : iterator of str, or a container as in `embed`
             Read as it is needed, a few thousand sequences ahead at most.
         product : str, default="embedding"
             ``"embedding"`` for the rows of `embed`, or the name of another method:
             ``"residues"``, ``"logits"``, ``"log_probs"``, ``"predict_masked"``, ``"contacts"``,
             ``"attentions"``.
-        layers : optional
+        layers : int, list of int, "all" or None, default=None
             As in `residues` and `attentions`, for these two.
-        over : optional
+        over : {"residues", "tokens"} or None, default=None
             As in `log_probs`, for this one.
 
-        Yields
-        ------
-        result
-            What the method gives for one sequence, in the order of the input; for
-            ``"embedding"``, an ndarray of shape (layers x poolings x dim,), float32.
+        Returns
+        -------
+        results : iterator of ndarray of shape (layers x poolings x dim,), float32
+            A row of `embed` for each sequence, in the order of the input; of another ``product``,
+            what the method of this name gives for it.
 
         Raises
         ------
-        As the method; what was yielded before remains valid.
+        InputError
+            If ``product`` is none, or ``layers`` or ``over`` means nothing for it, at once; if a
+            sequence is wrong, when its turn comes: what was yielded before remains valid.
+        TypeError
+            If ``sequences`` is neither an iterator nor a container of sequences.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
+            As the method.
+
+        Examples
+        --------
+        >>> from esm2_features import Engine
+        >>> engine = Engine("mini", cache=None)
+        >>> fragments = ("MKTAYIAKQR"[:n] for n in (4, 7, 10))
+        >>> [array.shape for array in engine.stream(fragments, "residues")]
+        [(4, 192), (7, 192), (10, 192)]
         """
         # Not a generator itself, so that what is no container is refused here and now.
         one_of("product", product, PRODUCTS)
@@ -289,19 +347,19 @@ class Engine(PerResidue):
         }.get(product, _STREAM_SEQUENCES)
         while some := list(islice(remaining, at_a_time)):
             rows = range(cuts.seen, cuts.seen + len(some))
-            found = self.normalise(some, rows=rows, cuts=cuts)
+            found = self._normalise(some, rows=rows, cuts=cuts)
             if product == "embedding":
-                yield from self.embed_normalised(self.subjects(found, rows=rows))
+                yield from self._embed_normalised(self._subjects(found, rows=rows))
             elif reader is None:
                 yield from self._masked(found, rows)
             else:
                 yield from self._in_portions(product, found, rows, reader)
         cuts.say(self.max_residues)
 
-    def embed_normalised(
+    def _embed_normalised(
         self, subjects: Sequence[str | None], *, fill: float = np.nan
     ) -> NDArray[np.float32]:
-        """Compute features of what `subjects` has given.
+        """Compute features of what `_subjects` has given.
 
         Parameters
         ----------
@@ -330,8 +388,8 @@ class Engine(PerResidue):
         self._vectors(whole, self._computed, fill)
         return self._vectors(subjects, of_parts, fill)
 
-    def precompute_normalised(self, subjects: Sequence[str]) -> None:
-        """Fill the cache with the features of what `subjects` has given.
+    def _precompute_normalised(self, subjects: Sequence[str]) -> None:
+        """Fill the cache with the features of what `_subjects` has given.
 
         Parameters
         ----------
@@ -347,13 +405,13 @@ class Engine(PerResidue):
         if self.cache is None:
             raise InputError("Got cache=None, so there is nothing to be filled. Choose a cache.")
         for start in range(0, len(subjects), self._rows_at_a_time):
-            self.embed_normalised(subjects[start : start + self._rows_at_a_time])
+            self._embed_normalised(subjects[start : start + self._rows_at_a_time])
 
     def _vectors(
         self, subjects: Sequence[str | None], computed: list[tuple[int, str]], fill: float
     ) -> NDArray[np.float32]:
         dim = self.checkpoint.architecture.dim
-        rows = self.rows(
+        rows = self._rows(
             subjects,
             partial(_vectors_reader, computed, dim, self.cache_dtype),
             wanted=self._wanted,
@@ -369,6 +427,18 @@ class Engine(PerResidue):
         """Sequences whose features are held in memory at a time."""
         row_bytes = 4 * len(self._wanted) * self.checkpoint.architecture.dim
         return max(1, min(_STREAM_SEQUENCES, _STREAM_BYTES // row_bytes))
+
+
+for _method in (
+    Engine.residues,
+    Engine.logits,
+    Engine.log_probs,
+    Engine.predict_masked,
+    Engine.contacts,
+    Engine.attentions,
+):
+    # Errors of Python, pickles and tools for documentation name a method by these two.
+    _method.__module__, _method.__qualname__ = __name__, f"Engine.{_method.__name__}"
 
 
 def _vectors_reader(columns: Sequence[tuple[int, str]], dim: int, dtype: str) -> Reader:

@@ -61,8 +61,9 @@ class ESM2Transformer(SequenceTransformer):
         without the linkers. ``"linker-per-chain"``: the same, with one vector for each chain.
         A linker goes with neither ``region`` nor ``"cls"`` and ``"eos"``.
     linker_length : int, default=25
-        Glycines between two chains that are joined; 0 joins them directly. It means nothing, and
-        is refused, for chains that are not joined: a search over both is a list of two grids.
+        Number of glycines between two chains that are joined; 0 joins them directly. It means
+        nothing, and is refused, for chains that are not joined: a search over both is a list of
+        two grids.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the products. Half precision is faster on hardware that has it, and too
         coarse to compare variants of one protein: on random weights, the error of bfloat16
@@ -111,6 +112,7 @@ class ESM2Transformer(SequenceTransformer):
     See Also
     --------
     Engine : The same without scikit-learn.
+    ESM2LikelihoodTransformer : How likely a sequence is, instead of what it is like.
 
     Notes
     -----
@@ -131,6 +133,8 @@ class ESM2Transformer(SequenceTransformer):
     ----------
     Lin et al., "Evolutionary-scale prediction of atomic-level protein structure with a
     language model", Science 379 (2023) 1123-1130: the models, and linkers of 25 glycines.
+
+    ``scripts/extract.py`` of fair-esm: ``pooling="mean"``, and that special tokens are not in it.
 
     Tartici et al., Bioinformatics 41 (2025) btaf330: ``pooling="parti"``.
 
@@ -215,6 +219,7 @@ class ESM2Transformer(SequenceTransformer):
         Returns
         -------
         self : ESM2Transformer
+            This transformer.
 
         Raises
         ------
@@ -226,19 +231,31 @@ class ESM2Transformer(SequenceTransformer):
             If weights are needed and cannot be loaded.
         OutOfMemoryError
             If one sequence alone does not fit into memory.
+        NumericalError, ForkedProcessError, CacheVersionError
+            As `transform`.
 
         Notes
         -----
         A vector takes 4 bytes per component (2 in float16), so all of a model's take
         20 x dim x (layers + 1) bytes per sequence: 45 kB for ``esm2_t6_8M_UR50D``, 870 kB for
         ``esm2_t33_650M_UR50D``. Name the layers that you will ask for, if that is too much.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from esm2_features import Cache, ESM2Transformer
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     esm = ESM2Transformer("mini", cache=folder)
+        ...     _ = esm.precompute(["MKTAYIAKQR", "GSHM"], layers=[3, 6], pooling=["mean", "max"])
+        ...     Cache(folder).info().rows  # 2 sequences x 2 layers x 2 poolings
+        8
         """
         engine = self._engine(layers=layers, pooling=pooling)
         cuts = Cuts()
         subjects = self._subjects(engine, self._chains(X), cuts)
         cuts.say(engine.max_residues)
         # Sorted, all regions of a sequence are neighbours, and so come from one forward pass.
-        engine.precompute_normalised(sorted({subject for subject in subjects if subject}))
+        engine._precompute_normalised(sorted({subject for subject in subjects if subject}))
         return self
 
     def _engine(self, **changed: object) -> Engine:
@@ -276,16 +293,17 @@ class ESM2Transformer(SequenceTransformer):
                 per_chain=self.join == "linker-per-chain",
                 longest=engine.max_residues if self.too_long == "raise" else None,
             )
-            return engine.subjects(joined, regions=regions)
+            return engine._subjects(joined, regions=regions)
         if isinstance(self.region, str):
             sequence, region = sorted(chains, key=lambda column: column.name == self.region)
             sequences = self._normalised(engine, [sequence], cuts)
-            return engine.subjects(sequences, regions=self._regions(sequences, region))
+            return engine._subjects(sequences, regions=self._regions(sequences, region))
         sequences = self._normalised(engine, chains, cuts)
         subjects: list[str | None] = [None] * len(sequences)
         for i, chain in enumerate(chains):
             column = chain.name if len(chains) > 1 else None
-            subjects[i :: len(chains)] = engine.subjects(sequences[i :: len(chains)], column=column)
+            of_chain = sequences[i :: len(chains)]
+            subjects[i :: len(chains)] = engine._subjects(of_chain, column=column)
         return subjects
 
     def _regions(self, sequences: list[str | None], column: Column) -> list[Spans | None]:
@@ -307,7 +325,7 @@ class ESM2Transformer(SequenceTransformer):
         n_chains: int,  # noqa: ARG002
         fill: float,
     ) -> NDArray[np.float32]:
-        return engine.embed_normalised(sequences, fill=fill)
+        return engine._embed_normalised(sequences, fill=fill)
 
     def _names(self, engine: Engine) -> list[str]:
         return engine.feature_names

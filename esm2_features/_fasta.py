@@ -81,6 +81,12 @@ def read_fasta(path: FastaSource) -> list[FastaRecord]:
     >>> records = read_fasta(io.BytesIO(b">oxt oxytocin\nCYIQNCPLG\n>avp\nCYFQNCPRG\n"))
     >>> records[0]
     FastaRecord(id='oxt', description='oxt oxytocin', seq='CYIQNCPLG')
+
+    They are sequences to the transformer as they are:
+
+    >>> from esm2_features import ESM2Transformer
+    >>> ESM2Transformer("mini", cache=None).transform(records).shape
+    (2, 192)
     """
     return list(iter_fasta(path))
 

@@ -49,7 +49,7 @@ class Intake:
         self.unknown = one_of("unknown", unknown, ("raise", "X", "mask"))
         self.region = fixed_region(region)
 
-    def normalise(
+    def _normalise(
         self,
         sequences: Iterable[object],
         *,
@@ -102,7 +102,7 @@ class Intake:
             counted.say(self.max_residues)
         return fitting
 
-    def subjects(
+    def _subjects(
         self,
         sequences: Sequence[str | None],
         *,
@@ -110,12 +110,12 @@ class Intake:
         rows: Sequence[int] | None = None,
         column: str | None = None,
     ) -> list[str | None]:
-        """Say what each row is about, in the form that `Engine.embed_normalised` takes.
+        """Say what each row is about, in the form that `Engine._embed_normalised` takes.
 
         Parameters
         ----------
         sequences : sequence of str or None
-            As `normalise` gives them; None stays None.
+            As `_normalise` gives them; None stays None.
         regions : sequence of Spans or None, optional
             What `read_region` gave for each; None and () are all of a sequence. By default the
             engine's own region.
@@ -151,13 +151,13 @@ class Intake:
             for sequence, part in zip(sequences, spans, strict=True)
         ]
 
-    def site(self, sequence: str, position: int, *, masked: bool) -> str:
+    def _site(self, sequence: str, position: int, *, masked: bool) -> str:
         """Say that a row is about one residue of a sequence.
 
         Parameters
         ----------
         sequence : str
-            As `normalise` gives it.
+            As `_normalise` gives it.
         position : int
             Counted from 0.
         masked : bool
@@ -185,7 +185,7 @@ class Intake:
             position -= part.start
         return str(Subject(hidden, 0, ((position, position + 1),)))
 
-    def refuse_windows(
+    def _refuse_windows(
         self, sequences: Sequence[str], *, rows: Sequence[int], product: str
     ) -> None:
         """Refuse sequences that would go in windows, for what cannot be put together of these.
@@ -193,7 +193,7 @@ class Intake:
         Parameters
         ----------
         sequences : sequence of str
-            As `normalise` gives them.
+            As `_normalise` gives them.
         rows : sequence of int
             Row numbers for error messages.
         product : str

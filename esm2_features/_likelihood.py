@@ -78,10 +78,17 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         Tokens (residues + 2 per sequence) in one forward pass.
     max_residues : int or None, default=1022
         Longest sequence that is allowed; None allows any.
-    too_long, unknown, on_missing, cache
-        As in `ESM2Transformer`. The mean leaves out residues that ``unknown="mask"``, or a
-        ``<mask>``, has masked; with a ``wildtype`` they are errors, and so is
-        ``too_long="truncate"``, which would lose mutations.
+    too_long : {"raise", "truncate", "window"}, default="raise"
+        As in `ESM2Transformer`. With a ``wildtype``, ``"truncate"`` is refused: it would lose
+        mutations.
+    unknown : {"raise", "X", "mask"}, default="raise"
+        As in `ESM2Transformer`. The mean leaves out residues that ``"mask"``, or a ``<mask>`` in
+        the sequence, has masked; with a ``wildtype`` they are errors.
+    on_missing : {"raise", "nan", "zero"}, default="raise"
+        What to do with missing values (None, NaN, NA): refuse them, or give NaN or 0 as their
+        features.
+    cache : "auto", None, path or Cache, default="auto"
+        Where log-probabilities are kept, as in `ESM2Transformer`.
     verbose : bool, default=False
         Show progress on a terminal.
 

@@ -65,7 +65,7 @@ def read_variants(
     offset : int
         Number of the residue before the first one.
     normalise : callable
-        `Engine.normalise`, for the sequences.
+        `Engine._normalise`, for the sequences.
 
     Returns
     -------

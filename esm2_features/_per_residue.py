@@ -1,6 +1,6 @@
 """What is said of every residue: representations, likelihoods, contacts, attention.
 
-Nothing here is cached but what is said of single residues (`PerResidue.log_probs_at`), from which
+Nothing here is cached but what is said of single residues (`PerResidue._log_probs_at`), from which
 masks are filled and variants are scored: the rest is as long as its sequence.
 
 Never here: pooling, how a pass is read.
@@ -31,7 +31,7 @@ _PORTION_BYTES = 1 << 28
 class PerResidue(Intake, Run):
     """The half of `Engine` that gives something for every residue."""
 
-    default_layers: object
+    _default_layers: object
     """The ``layers`` that the engine was told, as they were given."""
 
     def residues(
@@ -41,7 +41,8 @@ class PerResidue(Intake, Run):
 
         Parameters
         ----------
-        sequences : as in `embed`
+        sequences : list of str, or one column of an array, Series, frame or table
+            As in `embed`.
         layers : int, list of int, "all" or None, default=None
             Which representations; by default the engine's own ``layers``, the last one if it was
             told nothing.
@@ -49,12 +50,30 @@ class PerResidue(Intake, Run):
         Returns
         -------
         residues : list of ndarray of shape (L, dim), float32
-            Without special tokens, in the order of the input. With several layers, a list of
-            dicts, from the layer's number to such an array.
+            Without special tokens, in the order of the input; L is the number of residues. With
+            several layers, a list of dicts, from the layer's number to such an array.
 
         Raises
         ------
-        As `embed`.
+        InputError
+            If a sequence, or ``layers``, is wrong; the message names the row and the remedy.
+        TypeError
+            If ``sequences`` is not a container of sequences.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError
+            As `embed`.
+
+        References
+        ----------
+        ``scripts/extract.py`` of fair-esm, with ``--include per_tok``.
+
+        Examples
+        --------
+        >>> from esm2_features import Engine
+        >>> engine = Engine("mini", cache=None)
+        >>> [array.shape for array in engine.residues(["MKTAYIAKQR", "GSHM"])]
+        [(10, 192), (4, 192)]
+        >>> sorted(engine.residues(["GSHM"], layers=[3, -1])[0])
+        [3, 6]
         """
         return self._products("residues", sequences, layers=layers)
 
@@ -63,8 +82,8 @@ class PerResidue(Intake, Run):
 
         Parameters
         ----------
-        sequences : as in `embed`
-            ``<mask>`` may stand for a residue.
+        sequences : list of str, or one column of an array, Series, frame or table
+            As in `embed`; ``<mask>`` may stand for a residue.
 
         Returns
         -------
@@ -74,9 +93,20 @@ class PerResidue(Intake, Run):
 
         Raises
         ------
+        InputError
+            If a sequence is wrong; the message names the row and the remedy.
+        TypeError
+            If ``sequences`` is not a container of sequences.
         CheckpointError
-            If the checkpoint holds no language-model head.
-        Others as `embed`.
+            If the checkpoint holds no language-model head, or as `embed`.
+        OutOfMemoryError, NumericalError, ForkedProcessError
+            As `embed`.
+
+        Examples
+        --------
+        >>> from esm2_features import Engine
+        >>> [array.shape for array in Engine("mini", cache=None).logits(["MKTAYIAKQR", "GSHM"])]
+        [(10, 33), (4, 33)]
         """
         return self._products("logits", sequences)
 
@@ -87,8 +117,8 @@ class PerResidue(Intake, Run):
 
         Parameters
         ----------
-        sequences : as in `embed`
-            ``<mask>`` may stand for a residue.
+        sequences : list of str, or one column of an array, Series, frame or table
+            As in `embed`; ``<mask>`` may stand for a residue.
         over : {"residues", "tokens"}, default="residues"
             The 20 canonical residues, whose probabilities then sum to 1; or all 33 tokens.
 
@@ -99,7 +129,27 @@ class PerResidue(Intake, Run):
 
         Raises
         ------
-        As `logits`.
+        InputError
+            If a sequence, or ``over``, is wrong; the message names the row and the remedy.
+        TypeError
+            If ``sequences`` is not a container of sequences.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError
+            As `logits`.
+
+        See Also
+        --------
+        predict_masked : The same at positions that are masked.
+        score_variants : Ratios of such probabilities, for mutations.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from esm2_features import Engine
+        >>> [found] = Engine("mini", cache=None).log_probs(["MKTAYIAKQR"])
+        >>> found.shape
+        (10, 20)
+        >>> bool(np.allclose(np.exp(found).sum(axis=1), 1, atol=1e-5))
+        True
         """
         return self._products("log_probs", sequences, over=over)
 
@@ -108,20 +158,35 @@ class PerResidue(Intake, Run):
 
         Parameters
         ----------
-        sequences : as in `embed`
-            Each holds ``<mask>`` at least once.
+        sequences : list of str, or one column of an array, Series, frame or table
+            As in `embed`; each holds ``<mask>`` at least once.
 
         Returns
         -------
-        predictions : list of (positions, probabilities)
-            Positions of shape (n_masks,), counted from 0; probabilities of shape (n_masks, 20),
+        predictions : list of MaskedResidues
+            For each sequence, a named tuple of ``positions``, an ndarray of shape (n_masks,),
+            intp, counted from 0, and ``probabilities``, an ndarray of shape (n_masks, 20),
             float32, of the residues ``ACDEFGHIKLMNPQRSTVWY``. They are cached.
 
         Raises
         ------
         InvalidSequenceError
             If a sequence holds no mask.
-        Others as `logits`.
+        InputError
+            If a sequence is wrong otherwise; the message names the row and the remedy.
+        TypeError
+            If ``sequences`` is not a container of sequences.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError
+            As `logits`.
+        CacheVersionError
+            If the cache belongs to a newer version or to another program.
+
+        Examples
+        --------
+        >>> from esm2_features import Engine
+        >>> [found] = Engine("mini", cache=None).predict_masked(["MKTAYIA<mask>QR"])
+        >>> found.positions.tolist(), found.probabilities.shape
+        ([7], (1, 20))
         """
         return self._products("predict_masked", sequences)
 
@@ -130,7 +195,8 @@ class PerResidue(Intake, Run):
 
         Parameters
         ----------
-        sequences : as in `embed`
+        sequences : list of str, or one column of an array, Series, frame or table
+            As in `embed`.
 
         Returns
         -------
@@ -145,12 +211,32 @@ class PerResidue(Intake, Run):
         SequenceTooLongError
             If a sequence is longer than ``max_residues``, whatever ``too_long="window"`` says:
             residues of different windows do not attend to each other.
-        Others as `embed`.
+        InputError
+            If a sequence is wrong otherwise; the message names the row and the remedy.
+        TypeError
+            If ``sequences`` is not a container of sequences.
+        OutOfMemoryError, NumericalError, ForkedProcessError
+            As `embed`.
+
+        Notes
+        -----
+        The attention maps of all blocks and heads are made symmetric, corrected by their average
+        product, and weighted by a logistic regression that comes with each official model, as
+        Rao et al. do.
 
         References
         ----------
         Rao et al., "Transformer protein language models are unsupervised structure learners",
         ICLR 2021.
+
+        Examples
+        --------
+        The demonstration model has no contact regression, so this needs an official one:
+
+        >>> from esm2_features import Engine
+        >>> engine = Engine("esm2_t6_8M_UR50D", cache=None)
+        >>> engine.contacts(["MKTAYIAKQR"])[0].shape  # doctest: +SKIP
+        (10, 10)
         """
         return self._products("contacts", sequences)
 
@@ -161,7 +247,8 @@ class PerResidue(Intake, Run):
 
         Parameters
         ----------
-        sequences : as in `embed`
+        sequences : list of str, or one column of an array, Series, frame or table
+            As in `embed`.
         layers : int, list of int, "all" or None, default=None
             Blocks, from 1: the maps of block k lead to representation k. All by default.
 
@@ -172,11 +259,26 @@ class PerResidue(Intake, Run):
 
         Raises
         ------
-        As `contacts`, which needs nothing of the checkpoint here.
+        SequenceTooLongError
+            As `contacts`.
+        InputError
+            If a sequence is wrong otherwise, or ``layers`` is; the message names the row and the
+            remedy.
+        TypeError
+            If ``sequences`` is not a container of sequences.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError
+            As `embed`.
+
+        Examples
+        --------
+        >>> from esm2_features import Engine
+        >>> [maps] = Engine("mini", cache=None).attentions(["MKTAYIAKQR"], layers=[5, 6])
+        >>> maps.shape  # 2 blocks, 6 heads
+        (2, 6, 12, 12)
         """
         return self._products("attentions", sequences, layers=layers)
 
-    def log_probs_at(
+    def _log_probs_at(
         self, sequences: Sequence[str], positions: Sequence[int], *, masked: bool
     ) -> NDArray[np.float32]:
         """Give natural-log probabilities at one residue of each sequence, through the cache.
@@ -184,7 +286,7 @@ class PerResidue(Intake, Run):
         Parameters
         ----------
         sequences : sequence of str
-            As `normalise` gives them. Those of one sequence share a forward pass, unless masked.
+            As `_normalise` gives them. Those of one sequence share a forward pass, unless masked.
         positions : sequence of int
             Counted from 0, one for each sequence.
         masked : bool
@@ -197,7 +299,8 @@ class PerResidue(Intake, Run):
 
         Raises
         ------
-        As `logits`.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
+            As `predict_masked`.
 
         Notes
         -----
@@ -206,9 +309,9 @@ class PerResidue(Intake, Run):
         """
         depth = self.checkpoint.architecture.layers
         site = [(depth, "log_probs")]
-        rows = self.rows(
+        rows = self._rows(
             [
-                self.site(sequence, position, masked=masked)
+                self._site(sequence, position, masked=masked)
                 for sequence, position in zip(sequences, positions, strict=True)
             ],
             _site_reader,
@@ -228,11 +331,11 @@ class PerResidue(Intake, Run):
         for subject, sequence in zip(subjects, sequences, strict=True):
             more = reader.bytes(len(sequence))
             if portion and size + more > _PORTION_BYTES:
-                yield from self.results(portion, reader)
+                yield from self._results(portion, reader)
                 portion, size = [], 0
             portion.append(subject)
             size += more
-        yield from self.results(portion, reader)
+        yield from self._results(portion, reader)
 
     def _products(
         self, product: str, sequences: object, *, layers: object = None, over: object = None
@@ -241,7 +344,7 @@ class PerResidue(Intake, Run):
         found = self._read(sequences)
         if reader is None:
             return self._masked(found, range(len(found)))
-        return self.results(self._whole(product, found, range(len(found))), reader)
+        return self._results(self._whole(product, found, range(len(found))), reader)
 
     def _reader(self, product: str, layers: object, over: object) -> Reader | None:
         """Make the reader of what is not cached."""
@@ -254,14 +357,14 @@ class PerResidue(Intake, Run):
             refuse_given(product, layers=layers, over=over)
             return None
         if product == "residues" and layers is None:
-            layers = self.default_layers
+            layers = self._default_layers
         return reader_of(product, self.checkpoint, layers=layers, over=over)
 
     def _whole(self, product: str, sequences: Sequence[str], rows: Sequence[int]) -> list[str]:
         """Subjects of whole sequences; in windows only where that has a meaning."""
         if product in ("contacts", "attentions"):
-            self.refuse_windows(sequences, rows=rows, product=product)
-        return [subject for subject in self.subjects(sequences) if subject is not None]
+            self._refuse_windows(sequences, rows=rows, product=product)
+        return [subject for subject in self._subjects(sequences) if subject is not None]
 
     def _masked(self, sequences: Sequence[str], rows: Sequence[int]) -> list[MaskedResidues]:
         positions = [
@@ -276,7 +379,7 @@ class PerResidue(Intake, Run):
                     index=row,
                 )
         counts = [len(at) for at in positions]
-        log_probs = self.log_probs_at(
+        log_probs = self._log_probs_at(
             [sequence for sequence, n in zip(sequences, counts, strict=True) for _ in range(n)],
             np.concatenate(positions).tolist() if positions else [],
             masked=True,
@@ -287,7 +390,7 @@ class PerResidue(Intake, Run):
         return [MaskedResidues(*pair) for pair in zip(positions, parts, strict=True)]
 
     def _read(self, sequences: object) -> list[str]:
-        return self.normalise(only_column(sequences))
+        return self._normalise(only_column(sequences))
 
 
 def _site_reader() -> Reader:

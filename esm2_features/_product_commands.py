@@ -201,7 +201,7 @@ def _write_product(
         # A bad record is known before hours of computing; what is to be warned of, is said later.
         with naming(records_called(ids)), warnings.catch_warnings(action="ignore"):
             try:
-                engine.normalise(records, cuts=Cuts())
+                engine._normalise(records, cuts=Cuts())
             except SequenceTooLongError as error:
                 raise _in_one_piece(error) if product in _OF_WHOLE else error from None
         # Nothing is computed yet, but the options are checked.

@@ -35,7 +35,7 @@ CACHED = ("embedding", "predict_masked")
 
 
 class MaskedResidues(NamedTuple):
-    """What may stand at the masked positions of one sequence.
+    """What `Engine.predict_masked` finds may stand at the masked positions of one sequence.
 
     Attributes
     ----------

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
@@ -17,10 +18,14 @@ from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
 if TYPE_CHECKING:
     import torch
 
+    from esm2_features._catalogue import ModelCard
     from esm2_features._checkpoint import Checkpoint
     from esm2_features._model import Network
 
 _networks: dict[tuple[str, str, str], Network] = {}
+_keys: dict[tuple[Path | ModelCard, str, str], tuple[str, str, str]] = {}
+"""Key of the network that a source, on a device and in a precision, has led to: whoever only wants
+to know whether it is there need not take the digest of a file."""
 _lock = threading.Lock()
 _owner: int | None = None
 """Process that has used a network. PyTorch's threads do not survive a fork."""
@@ -67,6 +72,7 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
         if key not in _networks:
             _owner = os.getpid()
             _networks[key] = _load(checkpoint, place, precision)
+        _keys[checkpoint.source, str(place), precision] = key
         return _networks[key]
 
 
@@ -85,6 +91,33 @@ def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> No
         place = resolve_device(device)
         if _networks.pop((checkpoint.identity, str(place), precision), None) is not None:
             release_memory(place)
+
+
+def device_of_network(checkpoint: Checkpoint, *, device: str, precision: str) -> str | None:
+    """Say where the network of a checkpoint is in memory. Loads nothing, and no torch.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    device : str
+    precision : str
+
+    Returns
+    -------
+    device : str or None
+        Such as ``"cpu"``; None if `get_network` would have to load it.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    if not _networks or _owner != os.getpid():
+        return None
+    from esm2_features._devices import resolve_device  # torch is there where a network is
+
+    place = str(resolve_device(device))
+    return place if _keys.get((checkpoint.source, place, precision)) in _networks else None
 
 
 def _load(checkpoint: Checkpoint, place: torch.device, precision: str) -> Network:

@@ -1,6 +1,6 @@
 """The run: results of subjects, out of the cache or out of the network.
 
-`Run.rows` is the data flow of the whole library on one page.
+`Run._rows` is the data flow of the whole library on one page.
 
 Never here: which results there are, scikit-learn, pandas, HTTP, file formats.
 """
@@ -69,7 +69,7 @@ class Run:
         self.n_computed = 0
         self._fitting: dict[type, int] = {}
 
-    def rows(
+    def _rows(
         self,
         subjects: Sequence[str | None],
         reader: Callable[[], Reader],
@@ -130,7 +130,7 @@ class Run:
             spread(found, source, fill=fill)
         return found
 
-    def results(self, subjects: Sequence[str], reader: Reader) -> list[Any]:
+    def _results(self, subjects: Sequence[str], reader: Reader) -> list[Any]:
         """Give results of any size, which are not cached.
 
         Parameters
@@ -245,15 +245,19 @@ class Run:
         return get_network(self.checkpoint, device=self.device, precision=self.precision)
 
     def _progress(self, residues: int) -> tqdm[None]:
-        from tqdm.auto import tqdm
+        if not self.verbose:  # `tqdm.auto` warns in notebooks that have no widgets
+            from tqdm.std import tqdm
+
+            return tqdm(disable=True)
+        from tqdm.auto import tqdm as shown_tqdm
 
         # disable=None draws on a terminal only, so log files stay clean.
-        return tqdm(
+        return shown_tqdm(
             total=residues,
             desc=self.checkpoint.name,
             unit=" residues",
             unit_scale=True,
-            disable=None if self.verbose else True,
+            disable=None,
         )
 
     def _not_finite(self, sequence: str, dtype: str) -> NumericalError:

@@ -62,17 +62,23 @@ class Spec:
         return _digest_of(self)
 
     def keys(self, subjects: Iterable[str]) -> NDArray[np.uint8]:
-        """Key of each subject's vector.
+        """Give the key of each subject's vector.
 
         Parameters
         ----------
         subjects : iterable of str
-            Normalised sequences, or parts of them as `Subject` writes them.
+            Normalised sequences, or parts of them, written as ``"MKTAYIAKQR@2:5"``.
 
         Returns
         -------
         keys : ndarray of shape (n, 32), uint8
             BLAKE2b-256 digests.
+
+        Examples
+        --------
+        >>> spec = Spec("sha256:46f0", layer=6, pooling="mean", precision="float32")
+        >>> spec.keys(["MKTAYIAKQR", "GSHM"]).shape
+        (2, 32)
         """
         return _keyed(self.digest, subjects)
 

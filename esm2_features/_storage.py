@@ -100,7 +100,7 @@ class Storage:
         complete = np.ones(len(at), np.bool_)
         for column, (spec, keys) in enumerate(self._wanted):
             out = self._rows[:, column] if everything else self._rows[at, column]
-            hit = self._cache.get_many(spec, keys if everything else keys[at], out)
+            hit = self._cache._get_many(spec, keys if everything else keys[at], out)
             if not everything:
                 self._rows[at[hit], column] = out[hit]
             complete &= hit
@@ -179,7 +179,7 @@ class Storage:
         if self._cache is not None and self._claims is not None and self._unwritten:
             which = [i for some, _ in self._unwritten for i in some]
             subjects = [self._subjects[i] for i in which]
-            stored = self._cache.put_many(
+            stored = self._cache._put_many(
                 [
                     Part(
                         spec,

@@ -5,6 +5,7 @@ Never here: what the features are, how they are computed, torch, files.
 
 from __future__ import annotations
 
+import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,12 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
+from esm2_features._checkpoint import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._lengths import Cuts
 from esm2_features._options import one_of
+from esm2_features._registry import device_of_network
 from esm2_features._residues import is_missing
 from esm2_features._sequences import Column, columns
-from esm2_features.exceptions import MissingSequenceError
+from esm2_features.exceptions import Esm2FeaturesError, MissingSequenceError
 
 _FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
 """What the features of a missing sequence are; with "raise" there are none."""
@@ -34,8 +37,14 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     """
 
     _doc_link_module = "esm2_features"
-    _doc_link_template = "https://esm2-features.readthedocs.io/en/stable/{estimator_name}.html"
+    _doc_link_template = (
+        "https://esm2-features.readthedocs.io/en/stable/api/"
+        "{estimator_module}.{estimator_name}.html"
+    )
 
+    model: str | os.PathLike[str]
+    precision: str
+    device: str
     on_missing: str
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
@@ -44,8 +53,8 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         Parameters
         ----------
         X : sequences of length n, or frame of shape (n, n_chains)
-            List, tuple, NumPy array, pandas or polars Series or frame, Arrow array or table,
-            or list of Biopython records.
+            Strings in a list, tuple, NumPy array, pandas or polars Series or frame, Arrow array or
+            table; or a list of Biopython records.
         y : ignored
             Present because scikit-learn passes it.
 
@@ -62,6 +71,12 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             If X is not a container of sequences.
         CheckpointError
             If ``model`` is not a name that is known, nor a checkpoint.
+
+        Examples
+        --------
+        >>> from esm2_features import ESM2Transformer
+        >>> ESM2Transformer("mini").fit(["MKTAYIAKQR", "GSHM"]).n_features_in_
+        1
         """
         engine = self._engine()
         chains = self._chains(X)
@@ -99,6 +114,19 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             If weights are needed and cannot be loaded.
         OutOfMemoryError
             If one sequence alone does not fit into memory.
+        NumericalError
+            If the network gives infinities or NaN.
+        ForkedProcessError
+            If this process was forked from one that has run a network.
+        CacheVersionError
+            If the cache belongs to a newer version or to another program.
+
+        Examples
+        --------
+        >>> from esm2_features import ESM2Transformer
+        >>> features = ESM2Transformer("mini", cache=None).transform(["MKTAYIAKQR", "GSHM"])
+        >>> features.shape, features.dtype
+        ((2, 192), dtype('float32'))
         """
         engine = self._engine()
         chains = self._chains(X)
@@ -114,7 +142,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         return features.reshape(n_rows, n_chains * features.shape[1])
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
-        """Names of the columns that `transform` gives.
+        """Name the columns that `transform` gives.
 
         Parameters
         ----------
@@ -123,8 +151,8 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
         Returns
         -------
-        names : ndarray of str objects
-            Such as ``esm2_t33_650M_UR50D_L33_mean_0``; with several chains, preceded by the
+        names : ndarray of shape (n_features_out,), object
+            Strings such as ``esm2_t33_650M_UR50D_L33_mean_0``; with several chains, preceded by the
             name of the chain: ``heavy__esm2_t33_650M_UR50D_L33_mean_0``. Before `fit`, which
             says how many chains there are, those of one chain.
 
@@ -132,6 +160,14 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         ------
         ValueError
             If ``input_features`` does not fit what was seen during `fit`.
+        InputError, CheckpointError, TypeError
+            If a parameter is wrong, as in `fit`.
+
+        Examples
+        --------
+        >>> from esm2_features import ESM2Transformer
+        >>> ESM2Transformer("mini").get_feature_names_out()[:2].tolist()
+        ['mini_L6_mean_0', 'mini_L6_mean_1']
         """
         names = np.array(self._names(self._engine()), dtype=object)
         chains = self._chains_out(self._chain_names(input_features))
@@ -153,6 +189,36 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         tags.input_tags.allow_nan = self.on_missing != "raise"
         tags.transformer_tags.preserves_dtype = []
         return tags
+
+    def _sk_visual_block_(self) -> Any:
+        """Be a box of scikit-learn's diagrams that says what model it is.
+
+        The class of such boxes is private, and has moved before. Where it cannot be imported,
+        scikit-learn draws the box that it draws of any estimator.
+        """
+        try:
+            from sklearn.utils._repr_html.estimator import _VisualBlock
+        except ModuleNotFoundError:  # scikit-learn 1.6
+            from sklearn.utils._estimator_html_repr import _VisualBlock
+        return _VisualBlock(
+            "single",
+            self,
+            names=type(self).__name__,
+            name_details=str(self),
+            name_caption=self._said_of_model(),
+        )
+
+    def _said_of_model(self) -> str | None:
+        """Say which model it is, how large, and whether it is in memory; None if there is none."""
+        try:
+            checkpoint = open_checkpoint(self.model)
+            place = device_of_network(checkpoint, device=self.device, precision=self.precision)
+        except (Esm2FeaturesError, TypeError):
+            return None  # whoever computes with it is told; a picture is no place for errors
+        millions = checkpoint.architecture.parameters / 1e6
+        size = f"{millions:.1f}M" if millions < 1000 else f"{millions / 1000:.1f}B"
+        state = "not loaded" if place is None else f"loaded on {place}"
+        return f"{checkpoint.name}: {size} parameters, weights {state}"
 
     @abstractmethod
     def _engine(self, **changed: object) -> Engine:
@@ -192,7 +258,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             rows = [row for row in range(len(chain.values)) if row not in missing]
             column = chain.name if len(chains) > 1 else None
             values = [chain.values[row] for row in rows] if missing else chain.values
-            found = iter(engine.normalise(values, rows=rows, column=column, cuts=cuts))
+            found = iter(engine._normalise(values, rows=rows, column=column, cuts=cuts))
             sequences[i :: len(chains)] = (
                 [None if row in missing else next(found) for row in range(len(chain.values))]
                 if missing

@@ -102,10 +102,10 @@ def score_variants(
 
     ``"pseudo-perplexity"`` is PLL(mutant) - PLL(wild type), where the pseudo-log-likelihood
     PLL(x) adds log p(residue | x without i) over all L positions i of x, so that the
-    pseudo-perplexity is exp(-PLL / L). It costs L forward passes for every variant, and is the
-    only method for insertions and deletions, which Brandes et al. score by the same ratio. The
-    code of Meier et al. masks a position, reads there the probability of the next residue, and
-    leaves out the last two positions; this function does not.
+    pseudo-perplexity is exp(-PLL / L) (Salazar et al.). It costs L forward passes for every
+    variant, and is the only method for insertions and deletions, which Brandes et al. score by
+    the same ratio. The code of Meier et al. masks a position, reads there the probability of the
+    next residue, and leaves out the last two positions; this function does not.
 
     ESM-2 hardly ever expects X, B, U, Z or O: ratios to or from them say nothing of the protein.
 
@@ -117,6 +117,8 @@ def score_variants(
     protein function", NeurIPS 34 (2021) 29287-29303; ``examples/variant-prediction/predict.py``
     of fair-esm.
 
+    Salazar et al., "Masked language model scoring", ACL (2020) 2699-2712: pseudo-log-likelihood.
+
     Brandes et al., "Genome-wide prediction of disease variant effects with a deep protein
     language model", Nature Genetics 55 (2023) 1512-1522.
 
@@ -124,8 +126,16 @@ def score_variants(
     --------
     >>> from esm2_features import Engine, score_variants
     >>> engine = Engine("mini", cache=None)
-    >>> score_variants(engine, "MKTAYIAKQR", ["K2R", "K2R:Q9E", "WT"]).shape
-    (3,)
+    >>> score_variants(engine, "MKTAYIAKQR", ["K2R", "K2R:Q9E", "WT"]).round(2).tolist()
+    [-0.2, 0.61, 0.0]
+
+    A deletion, and numbers as in a paper that counts a signal peptide of 23 residues:
+
+    >>> shorter = ["MKTAYAKQR"]
+    >>> score_variants(engine, "MKTAYIAKQR", shorter, method="pseudo-perplexity").shape
+    (1,)
+    >>> score_variants(engine, "MKTAYIAKQR", ["K25R"], offset=23).round(2).tolist()
+    [-0.2]
     """
     one_of("method", method, METHODS)
     engine = _engine_of(model)
@@ -133,7 +143,7 @@ def score_variants(
     if isinstance(offset, bool) or not isinstance(offset, Integral):
         raise TypeError(f"Got offset={offset!r}; expected a whole number.")
     given = _listed(variants)
-    found = read_variants(given, protein, offset=int(offset), normalise=engine.normalise)
+    found = read_variants(given, protein, offset=int(offset), normalise=engine._normalise)
     if method == PSEUDO:
         mutants = [v if isinstance(v, str) else mutate(protein, v) for v in found]
         return _pseudo_ratios(engine, protein, mutants)
@@ -174,11 +184,23 @@ def scan_variants(
     CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
         As `Engine.embed`.
 
+    See Also
+    --------
+    score_variants : Any variants, and what the methods are.
+
+    References
+    ----------
+    Meier et al., "Language models enable zero-shot prediction of the effects of mutations on
+    protein function", NeurIPS 34 (2021) 29287-29303.
+
     Examples
     --------
     >>> from esm2_features import Engine, scan_variants
-    >>> scan_variants(Engine("mini", cache=None), "MKTAYIAKQR").shape
-    (10, 20)
+    >>> scores = scan_variants(Engine("mini", cache=None), "MKTAYIAKQR")
+    >>> scores.shape, scores.dtype
+    ((10, 20), dtype('float64'))
+    >>> float(scores[1, "ACDEFGHIKLMNPQRSTVWY".index("K")])  # residue 2 is a K
+    0.0
     """
     if method == PSEUDO:
         raise InputError(
@@ -243,7 +265,7 @@ def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild t
             "several proteins one protein at a time."
         )
     try:
-        protein = engine.normalise([wildtype], column="wildtype")[0]
+        protein = engine._normalise([wildtype], column="wildtype")[0]
     except (InputError, TypeError) as error:
         told = uncut(error) if isinstance(error, SequenceTooLongError) else error
         told.args = (_ITS_ROW.sub(lambda found: (found[1] or "t") + name[1:], str(told)),)
@@ -295,7 +317,7 @@ def position_log_probs(
     log_probs : ndarray of shape (n, 33), float64
         Natural logarithms.
     """
-    found = engine.log_probs_at([sequence] * len(positions), positions, masked=masked)
+    found = engine._log_probs_at([sequence] * len(positions), positions, masked=masked)
     return np.asarray(found, dtype=np.float64)
 
 
@@ -323,7 +345,8 @@ def residue_log_probs(
         letters = [tokens(sequence) for sequence in group]
         positions = [np.flatnonzero(of_one != MASK_TOKEN) for of_one in letters]
         contexts = [s for s, at in zip(group, positions, strict=True) for _ in at]
-        log_probs = engine.log_probs_at(contexts, np.concatenate(positions).tolist(), masked=masked)
+        where = np.concatenate(positions).tolist()
+        log_probs = engine._log_probs_at(contexts, where, masked=masked)
         given = np.concatenate([x[at] for x, at in zip(letters, positions, strict=True)])
         of_residues = log_probs[np.arange(len(given)), given].astype(np.float64)
         found += np.split(of_residues, np.cumsum([len(at) for at in positions])[:-1])

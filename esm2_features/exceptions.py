@@ -10,6 +10,7 @@
     │   └─ FastaError                     .path
     ├─ CheckpointError(RuntimeError)      .path
     │   └─ DownloadError                  .path .url
+    ├─ DatasetError(OSError)              .path .url
     ├─ OutOfMemoryError(MemoryError)      .length .device
     ├─ NumericalError(ArithmeticError)
     ├─ ForkedProcessError(RuntimeError)
@@ -31,9 +32,40 @@ import importlib
 from functools import partial
 from types import ModuleType
 
+__all__ = [
+    "CacheVersionError",
+    "CacheWarning",
+    "CheckpointError",
+    "DatasetError",
+    "DownloadError",
+    "Esm2FeaturesError",
+    "FastaError",
+    "ForkedProcessError",
+    "InputError",
+    "InvalidRegionError",
+    "InvalidSequenceError",
+    "InvalidVariantError",
+    "MissingDependencyError",
+    "MissingSequenceError",
+    "NumericalError",
+    "OutOfMemoryError",
+    "SequenceTooLongError",
+    "TruncationWarning",
+]
+
 
 class Esm2FeaturesError(Exception):
-    """Base class of every error that this library raises on purpose."""
+    """Base class of every error that this library raises on purpose.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions
+    >>> try:
+    ...     Engine("no-such-model")
+    ... except exceptions.Esm2FeaturesError as error:
+    ...     type(error).__name__
+    'CheckpointError'
+    """
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle with the attributes, which are the keyword arguments of every error here."""
@@ -42,7 +74,19 @@ class Esm2FeaturesError(Exception):
 
 
 class InputError(Esm2FeaturesError, ValueError):
-    """The input is wrong and the caller can mend it."""
+    """The input is wrong and the caller can mend it.
+
+    Every error of this kind is a `ValueError` as well.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions
+    >>> try:
+    ...     Engine("mini", layers=7)
+    ... except exceptions.InputError as error:
+    ...     print(str(error).partition(",")[0])
+    Got layers=7
+    """
 
 
 class InvalidSequenceError(InputError):
@@ -56,6 +100,15 @@ class InvalidSequenceError(InputError):
         Position of the character in the sequence, from 1; None when the sequence is empty.
     residue : str
         The offending character; empty when the sequence is empty.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions
+    >>> try:
+    ...     Engine("mini", cache=None).embed(["MKTAYIAKQR", "MKTA1IAKQR"])
+    ... except exceptions.InvalidSequenceError as error:
+    ...     error.index, error.position, error.residue
+    (1, 5, '1')
     """
 
     def __init__(
@@ -74,6 +127,15 @@ class MissingSequenceError(InputError):
     ----------
     index : int
         Row of the missing value in the input, from 0.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions
+    >>> try:
+    ...     Engine("mini", cache=None).embed(["MKTAYIAKQR", None])
+    ... except exceptions.MissingSequenceError as error:
+    ...     error.index
+    1
     """
 
     def __init__(self, message: str, *, index: int) -> None:
@@ -92,6 +154,15 @@ class SequenceTooLongError(InputError):
         Its number of residues.
     limit : int
         The number of residues allowed.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions
+    >>> try:
+    ...     Engine("mini", max_residues=8, cache=None).embed(["MKTAYIAKQR"])
+    ... except exceptions.SequenceTooLongError as error:
+    ...     error.index, error.length, error.limit
+    (0, 10, 8)
     """
 
     def __init__(self, message: str, *, index: int, length: int, limit: int) -> None:
@@ -114,6 +185,15 @@ class InvalidVariantError(InputError):
         What would be right there: a letter of the wild type, a range of positions, a length.
     found : str
         What the variant has instead.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions, score_variants
+    >>> try:
+    ...     score_variants(Engine("mini", cache=None), "MKTAYIAKQR", ["K2R", "A2R"])
+    ... except exceptions.InvalidVariantError as error:
+    ...     error.index, error.variant, error.expected, error.found
+    (1, 'A2R', 'K', 'A')
     """
 
     def __init__(
@@ -137,6 +217,15 @@ class InvalidRegionError(InputError):
         The region as it was given.
     length : int
         Number of residues of the sequence that it should be a part of.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions
+    >>> try:
+    ...     Engine("mini", cache=None, region=(8, 12)).embed(["MKTAYIAKQR"])
+    ... except exceptions.InvalidRegionError as error:
+    ...     error.index, error.region, error.length
+    (0, (8, 12), 10)
     """
 
     def __init__(self, message: str, *, index: int, region: object, length: int) -> None:
@@ -153,6 +242,15 @@ class FastaError(InputError):
     ----------
     path : str
         The file, or ``"-"`` for standard input.
+
+    Examples
+    --------
+    >>> from esm2_features import exceptions, read_fasta
+    >>> try:
+    ...     read_fasta("no-such-file.fasta")
+    ... except exceptions.FastaError as error:
+    ...     error.path
+    'no-such-file.fasta'
     """
 
     def __init__(self, message: str, *, path: str) -> None:
@@ -167,6 +265,15 @@ class CheckpointError(Esm2FeaturesError, RuntimeError):
     ----------
     path : str
         The checkpoint's file or folder, or the model's name where there is no file.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions
+    >>> try:
+    ...     Engine("esm2_t6_8M")
+    ... except exceptions.CheckpointError as error:
+    ...     error.path
+    'esm2_t6_8M'
     """
 
     def __init__(self, message: str, *, path: str) -> None:
@@ -187,6 +294,33 @@ class DownloadError(CheckpointError):
 
     def __init__(self, message: str, *, path: str, url: str) -> None:
         super().__init__(message, path=path)
+        self.url = url
+
+
+class DatasetError(Esm2FeaturesError, OSError):
+    """A data set is not there and could not be fetched, or its file is not the published one.
+
+    Attributes
+    ----------
+    path : str
+        Where the file is, or would be.
+    url : str
+        Where it comes from; of several files, the first.
+
+    Examples
+    --------
+    >>> from pathlib import Path
+    >>> from esm2_features import datasets, exceptions
+    >>> try:
+    ...     datasets.fetch_toxicity_peptides(data_home="nowhere", download_if_missing=False)
+    ... except exceptions.DatasetError as error:
+    ...     Path(error.path).name
+    'toxicity_peptides.csv.gz'
+    """
+
+    def __init__(self, message: str, *, path: str, url: str) -> None:
+        super().__init__(message)
+        self.path = path
         self.url = url
 
 
@@ -222,8 +356,10 @@ class CacheVersionError(Esm2FeaturesError, RuntimeError):
     ----------
     path : str
         The cache file.
-    found, expected : int
-        The format that the file has, and the one that this version reads.
+    found : int
+        The format that the file has.
+    expected : int
+        The format that this version reads.
     """
 
     def __init__(self, message: str, *, path: str, found: int, expected: int) -> None:
@@ -242,7 +378,20 @@ class CacheWarning(UserWarning):
 
 
 class TruncationWarning(UserWarning):
-    """Sequences were cut to ``max_residues``, because ``too_long="truncate"`` asked for it."""
+    """Sequences were cut to ``max_residues``, because ``too_long="truncate"`` asked for it.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> from esm2_features import Engine, exceptions
+    >>> engine = Engine("mini", max_residues=8, too_long="truncate", cache=None)
+    >>> with warnings.catch_warnings(action="error", category=exceptions.TruncationWarning):
+    ...     try:
+    ...         engine.embed(["MKTAYIAKQR"])
+    ...     except exceptions.TruncationWarning as warning:
+    ...         print(str(warning).partition(" residues")[0])
+    1 of 1 sequences were cut to their first 8
+    """
 
 
 def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:

@@ -40,7 +40,7 @@ def part_of(numbers, spec=SPEC, dim=DIM):
 
 def filled(folder, numbers, spec=SPEC, dim=DIM, **options):
     cache = Cache(folder, **options)
-    cache.put_many([part_of(numbers, spec, dim)])
+    cache._put_many([part_of(numbers, spec, dim)])
     return cache
 
 
@@ -48,7 +48,7 @@ def found(cache, numbers, spec=SPEC, dim=DIM):
     """Read vectors; those that are found must be right, the others untouched. How many."""
     expected = rows_of(numbers, dim).astype(spec.dtype).astype(np.float32)
     out = np.full_like(expected, -7)
-    hit = cache.get_many(spec, keys_of(numbers, spec), out)
+    hit = cache._get_many(spec, keys_of(numbers, spec), out)
     np.testing.assert_array_equal(out[hit], expected[hit])
     assert (out[~hit] == -7).all()
     return int(hit.sum())

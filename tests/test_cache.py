@@ -69,8 +69,8 @@ def test_every_bit_comes_back_in_the_order_of_the_keys(data):
     out = np.full((len(asked), dim), -7, np.float32)
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(folder)
-        cache.put_many([Part(SPEC, SPEC.keys(sequences), rows)])
-        hit = cache.get_many(SPEC, SPEC.keys(asked), out)
+        cache._put_many([Part(SPEC, SPEC.keys(sequences), rows)])
+        hit = cache._get_many(SPEC, SPEC.keys(asked), out)
         cache._link._drop()
     assert hit.dtype == np.bool_
     assert hit.tolist() == [sequence in sequences for sequence in asked]
@@ -83,10 +83,10 @@ def test_every_bit_comes_back_in_the_order_of_the_keys(data):
 def test_more_rows_than_one_query_takes(tmp_path):
     cache = Cache(tmp_path)
     for start in range(0, 1200, 20):
-        cache.put_many([part_of(range(start, start + 20), dim=3)])
+        cache._put_many([part_of(range(start, start + 20), dim=3)])
     order = np.random.default_rng(0).permutation(1200)
     out = np.zeros((1200, 3), np.float32)
-    assert Cache(tmp_path).get_many(SPEC, keys_of(order), out).all()
+    assert Cache(tmp_path)._get_many(SPEC, keys_of(order), out).all()
     np.testing.assert_array_equal(out, rows_of(range(1200), 3)[order])
     assert cache.info().rows == 1200
 
@@ -94,32 +94,32 @@ def test_more_rows_than_one_query_takes(tmp_path):
 def test_rows_and_keys_need_not_be_contiguous(tmp_path):
     cache, keys = Cache(tmp_path), np.asfortranarray(keys_of(range(10)))[::2]
     rows = rows_of(range(10))[::2][:, ::-1]
-    cache.put_many([Part(SPEC, keys, rows)])
+    cache._put_many([Part(SPEC, keys, rows)])
     out = np.zeros((5, 2, DIM), np.float32)
-    assert cache.get_many(SPEC, keys, out[:, 1]).all()
+    assert cache._get_many(SPEC, keys, out[:, 1]).all()
     np.testing.assert_array_equal(out[:, 1], rows)
     assert not out[:, 0].any()
 
 
 def test_rows_of_other_floats_are_rounded(tmp_path):
     cache, rows = Cache(tmp_path), rows_of(range(3)).astype(np.float64) / 3
-    cache.put_many([Part(SPEC, keys_of(range(3)), rows)])
+    cache._put_many([Part(SPEC, keys_of(range(3)), rows)])
     out = np.zeros((3, DIM), np.float32)
-    assert cache.get_many(SPEC, keys_of(range(3)), out).all()
+    assert cache._get_many(SPEC, keys_of(range(3)), out).all()
     np.testing.assert_array_equal(out, rows.astype(np.float32))
 
 
 def test_nothing_asked_nothing_given(tmp_path):
     nothing = np.zeros((0, DIM), np.float32)
-    assert Cache(tmp_path).get_many(SPEC, keys_of([]), nothing).shape == (0,)
-    assert filled(tmp_path, range(1)).get_many(SPEC, keys_of([]), nothing).shape == (0,)
+    assert Cache(tmp_path)._get_many(SPEC, keys_of([]), nothing).shape == (0,)
+    assert filled(tmp_path, range(1))._get_many(SPEC, keys_of([]), nothing).shape == (0,)
 
 
 @pytest.mark.parametrize("shape", [(2, 4), (3,), (3, 4, 1)])
 def test_rows_that_do_not_match_the_keys_are_refused(tmp_path, shape):
     part = Part(SPEC, keys_of(range(3)), np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match=r"rows of shape .* expected \(n, 32\) and \(n, dim\)"):
-        Cache(tmp_path).put_many([part_of(range(3)), part])
+        Cache(tmp_path)._put_many([part_of(range(3)), part])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -133,8 +133,8 @@ def test_reading_creates_nothing(tmp_path):
     assert cache.verify() == (0, ())
     assert cache.prune(max_bytes=1 << 23, unused_days=0) == (0, 0)
     cache.clear()
-    cache.put_many([])
-    cache.put_many([part_of([])])
+    cache._put_many([])
+    cache._put_many([part_of([])])
     with pytest.raises(InputError, match="no vectors"):
         cache.export(tmp_path / "x.parquet")
     assert list(tmp_path.iterdir()) == []
@@ -162,7 +162,7 @@ def test_copies_are_equal_and_work(tmp_path, copied):
     assert hash(other) == hash(cache)
     assert other.max_bytes == 10**8
     assert found(other, range(3)) == 3
-    other.put_many([part_of(range(3, 5))])
+    other._put_many([part_of(range(3, 5))])
     assert found(cache, range(5)) == 5
 
 
@@ -212,7 +212,7 @@ def test_threads_share_a_cache(tmp_path):
 
     def work(part):
         numbers = range(part * 40, part * 40 + 60)  # each overlaps with the next
-        cache.put_many([part_of(numbers)])
+        cache._put_many([part_of(numbers)])
         return found(cache, numbers)
 
     with ThreadPoolExecutor(4) as pool:
@@ -223,7 +223,7 @@ def test_threads_share_a_cache(tmp_path):
 
 def write_all(cache, numbers, acknowledge=None):
     for start in numbers[::20]:
-        cache.put_many([part_of(range(start, start + 20))])
+        cache._put_many([part_of(range(start, start + 20))])
         if acknowledge is not None:
             os.write(acknowledge, b".")
 
@@ -259,10 +259,10 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path):
 def test_info_counts_by_model_layer_and_pooling(tmp_path):
     cache = filled(tmp_path, range(200))
     layer_2 = replace(SPEC, layer=2)
-    cache.put_many(
+    cache._put_many(
         [part_of(range(7), CLS), part_of(range(5), OTHER, 8), part_of(range(4), layer_2)]
     )
-    cache.put_many([part_of(range(6, 9), CLS)])
+    cache._put_many([part_of(range(6, 9), CLS)])
     info = cache.info()
     assert (info.path, info.rows, info.bytes) == (tmp_path, 218, cache.file.stat().st_size)
     assert [(space.spec, space.rows, space.bytes) for space in info.spaces] == [
@@ -283,19 +283,19 @@ def test_clear_gives_the_room_back(tmp_path):
     assert (after.rows, after.spaces) == (0, ())
     assert after.bytes < before.bytes / 4
     assert found(cache, range(200)) == 0
-    cache.put_many([part_of(range(3))])
+    cache._put_many([part_of(range(3))])
     assert found(cache, range(200)) == 3
 
 
 def test_verify__nothing_damaged(tmp_path):
     cache = filled(tmp_path, range(500))
-    cache.put_many([part_of(range(300), HALF), part_of(range(5), OTHER, 8)])
+    cache._put_many([part_of(range(300), HALF), part_of(range(5), OTHER, 8)])
     assert cache.verify() == (805, ())
 
 
 def test_verify__one_flipped_bit_of_a_value(tmp_path):
     cache = filled(tmp_path, range(20))
-    cache.put_many([part_of(range(5), CLS)])
+    cache._put_many([part_of(range(5), CLS)])
     flip(cache, "value", "vectors", place=5000)
     assert cache.verify() == (24, ("1 of 20 vectors of tiny, layer 6, mean, float32.",))
 
@@ -309,7 +309,7 @@ def test_verify__one_flipped_bit_of_a_key(tmp_path):
 
 def test_verify__a_space_that_is_unreadable(tmp_path):
     cache = filled(tmp_path, range(20))
-    cache.put_many([part_of(range(5), CLS)])
+    cache._put_many([part_of(range(5), CLS)])
     flip(cache, "space", "digest")
     check = cache.verify()
     assert check.rows == 5
@@ -372,7 +372,7 @@ def test_verify__what_it_calls_intact_is_found(tmp_path_factory, place, bit):
 
 def test_prune__what_is_damaged_goes(tmp_path):
     cache = filled(tmp_path, range(20))
-    cache.put_many([part_of(range(5), CLS), part_of(range(4), OTHER, 8)])
+    cache._put_many([part_of(range(5), CLS), part_of(range(4), OTHER, 8)])
     flip(cache, "value", "vectors")
     with raw(cache) as file:
         file.execute("update value set vectors = 7 where block = 2")
@@ -381,14 +381,14 @@ def test_prune__what_is_damaged_goes(tmp_path):
     assert cache.prune().rows == 1 + 5 + 4
     assert cache.verify() == (19, ())
     assert found(cache, range(1, 20)) == 19
-    cache.put_many([part_of(range(20)), part_of(range(5), CLS), part_of(range(4), OTHER, 8)])
+    cache._put_many([part_of(range(20)), part_of(range(5), CLS), part_of(range(4), OTHER, 8)])
     assert cache.verify() == (29, ())
     assert found(cache, range(4), OTHER, 8) == 4
 
 
 def test_prune__the_models_by_name_and_by_identity(tmp_path):
     cache = filled(tmp_path, range(300))
-    cache.put_many([part_of(range(300), CLS), part_of(range(7), OTHER, 8)])
+    cache._put_many([part_of(range(300), CLS), part_of(range(7), OTHER, 8)])
     pruned = cache.prune(model="tiny")
     assert pruned.rows == 600
     assert pruned.bytes > 600 * DIM * 4
@@ -399,7 +399,7 @@ def test_prune__the_models_by_name_and_by_identity(tmp_path):
 
 def test_prune__an_unknown_model_is_refused_and_nothing_goes(tmp_path):
     cache = filled(tmp_path, range(3))
-    cache.put_many([part_of(range(2), OTHER, 8)])
+    cache._put_many([part_of(range(2), OTHER, 8)])
     with pytest.raises(InputError, match=r"no vectors of model tine\. Its models are: other, tiny"):
         cache.prune(model="tine", unused_days=0)
     assert cache.info().rows == 5
@@ -423,14 +423,14 @@ def test_export__comes_back_bit_by_bit(tmp_path):
     ]
     for start in range(0, 700, 50):
         some = slice(start, start + 50)
-        cache.put_many([Part(spec, keys[some], rows[some]) for spec, keys, rows in parts])
+        cache._put_many([Part(spec, keys[some], rows[some]) for spec, keys, rows in parts])
     assert cache.export(tmp_path / "x.parquet") == 2800
     other = Cache(tmp_path / "b")
     assert other.import_(tmp_path / "x.parquet") == (2800, 0, ())
     assert other.import_(str(tmp_path / "x.parquet")) == (0, 2800, ())
     for spec, keys, rows in parts:
         out = np.zeros((700, DIM), np.float32)
-        assert other.get_many(spec, keys, out).all()
+        assert other._get_many(spec, keys, out).all()
         assert out.tobytes() == rows.astype(np.float32).tobytes()
     assert [s.spec.model for s in other.info().spaces] == [
         s.spec.model for s in cache.info().spaces
@@ -440,7 +440,7 @@ def test_export__comes_back_bit_by_bit(tmp_path):
 
 def test_export__of_two_widths_needs_a_model(tmp_path):
     cache = filled(tmp_path / "a", range(5))
-    cache.put_many([part_of(range(7), OTHER, 8)])
+    cache._put_many([part_of(range(7), OTHER, 8)])
     path = tmp_path / "x.parquet"
     with pytest.raises(InputError, match=r"Choose one \(model=\.\.\.\), and write a file for each"):
         cache.export(path)
@@ -474,7 +474,7 @@ def test_export__without_pyarrow(tmp_path, monkeypatch):
 
 def test_import__a_folder_of_another_cache(tmp_path):
     cache, other = filled(tmp_path / "a", range(50)), filled(tmp_path / "b", range(40, 300))
-    other.put_many([part_of(range(9), OTHER, 8), part_of(range(9), HALF)])
+    other._put_many([part_of(range(9), OTHER, 8), part_of(range(9), HALF)])
     before = other.file.read_bytes()
     assert cache.import_(tmp_path / "b") == (250 + 18, 10, ())
     assert found(cache, range(300)) == 300
@@ -495,7 +495,7 @@ def contradicted(folder, *, by=1.0, numbers=range(2, 4)):
     spec, keys, rows = part_of(range(5))
     rows[list(numbers), 7] += np.float32(by)
     other = Cache(folder)
-    other.put_many([Part(spec, keys, rows)])
+    other._put_many([Part(spec, keys, rows)])
     return other
 
 
@@ -516,7 +516,7 @@ def test_import__replace_takes_what_comes_in(tmp_path):
     assert (added, present, len(conflicts)) == (2, 2, 1)
     outs = np.zeros((2, 5, DIM), np.float32)
     for one, out in zip((cache, other), outs, strict=True):
-        assert one.get_many(SPEC, keys_of(range(5)), out).all()
+        assert one._get_many(SPEC, keys_of(range(5)), out).all()
     np.testing.assert_array_equal(*outs)
     assert cache.import_(tmp_path / "b", replace=True) == (0, 5, ())
     assert len(stored_keys(cache)) == 5
@@ -581,7 +581,7 @@ def test_import__npz_for_a_model_by_name(tmp_path):
     cache = Cache(tmp_path / "a")
     assert cache.import_(tmp_path / "x.npz", **OF_T6) == (3, 0, ())
     out = np.zeros((3, DIM), np.float32)
-    assert cache.get_many(T6_MEAN, T6_MEAN.keys(["GIGAVLKV", "ACD", "MKT"]), out).all()
+    assert cache._get_many(T6_MEAN, T6_MEAN.keys(["GIGAVLKV", "ACD", "MKT"]), out).all()
     np.testing.assert_array_equal(out, rows)
     assert [space.spec.model for space in cache.info().spaces] == [T6]
 
@@ -596,7 +596,7 @@ def test_import__csv_of_a_layer_and_a_pooling(tmp_path):
     assert cache.import_(tmp_path / "x.csv", model=T6, **options).added == 2
     spec = Spec(OFFICIAL[T6].identity, 2, "cls", "bfloat16", "float16")
     out = np.zeros((2, DIM), np.float32)
-    assert cache.get_many(spec, spec.keys(["A", "C"]), out).all()
+    assert cache._get_many(spec, spec.keys(["A", "C"]), out).all()
     np.testing.assert_array_equal(out, rows.astype(np.float16))
 
 
@@ -647,14 +647,14 @@ def test_import__of_a_key_twice_keeps_the_first_unless_it_may_be_replaced(tmp_pa
     added, present, conflicts = cache.import_(tmp_path / "x.parquet", replace=replaced)
     assert (added, present, len(conflicts)) == (1, 0, 1)
     out = np.zeros((1, DIM), np.float32)
-    assert cache.get_many(SPEC, keys[:1], out).all()
+    assert cache._get_many(SPEC, keys[:1], out).all()
     np.testing.assert_array_equal(out[0], rows[int(replaced)])
 
 
 @pytest.mark.parametrize("keys", ["substr(keys, 1, 31)", "x''"])
 def test_verify_and_export__keys_that_cannot_be_read(tmp_path, keys):
     cache = filled(tmp_path / "a", range(3))
-    cache.put_many([part_of(range(3, 6))])
+    cache._put_many([part_of(range(3, 6))])
     with raw(cache) as file:
         file.execute(f"update block set keys = {keys} where id = 1")
     assert cache.verify().damaged
@@ -669,7 +669,7 @@ def test_export__has_everything_though_another_process_tidies_up_meanwhile(tmp_p
     monkeypatch.setattr("esm2_features._cache._AT_A_TIME", 2)
     cache = Cache(tmp_path / "a")
     for number in range(12):
-        cache.put_many([part_of(range(10 * number, 10 * number + 10))])
+        cache._put_many([part_of(range(10 * number, 10 * number + 10))])
     parts = cache._parts()
     seen = [next(parts)]
     Cache(tmp_path / "a").prune()
@@ -683,7 +683,7 @@ def test_limit__what_is_used_in_a_day_does_not_fit(tmp_path):
     cache = Cache(tmp_path, max_bytes=4 << 20)
     with caches_warn() as messages:
         for number in range(4):
-            cache.put_many([part_of(range(2000 * number, 2000 * number + 2000))])
+            cache._put_many([part_of(range(2000 * number, 2000 * number + 2000))])
     assert len(messages) == 1
     assert "Raise max_bytes" in messages[0]
 

@@ -39,7 +39,7 @@ def opened(folder):
 
 def test_the_format_of_the_file(tmp_path):
     cache = filled(tmp_path, range(2), dim=3)
-    cache.put_many([part_of(range(1), HALF, 3)])
+    cache._put_many([part_of(range(1), HALF, 3)])
     keys, rows = keys_of(range(2)), rows_of(range(2), 3)
     with raw(cache) as file:
         assert file.execute("pragma application_id").fetchone() == (0x45534D32,)
@@ -69,9 +69,9 @@ def test_the_format_of_the_file(tmp_path):
 def test_numbers_of_blocks_are_never_used_again(tmp_path):
     cache = filled(tmp_path, range(3))
     cache.clear()
-    cache.put_many([part_of(range(3))])
+    cache._put_many([part_of(range(3))])
     cache.prune(model=SPEC.checkpoint)
-    cache.put_many([part_of(range(3))])
+    cache._put_many([part_of(range(3))])
     with raw(cache) as file:
         assert file.execute("select id from block").fetchall() == [(3,)]
 

@@ -40,7 +40,7 @@ from esm2_features.exceptions import CacheVersionError, CacheWarning
 
 def write_all(cache, numbers):
     for start in numbers[::20]:
-        cache.put_many([part_of(range(start, start + 20))])
+        cache._put_many([part_of(range(start, start + 20))])
 
 
 # Whose file it is --------------------------------------------------------------------------
@@ -88,11 +88,11 @@ def test_forks_in_the_middle_of_writes(tmp_path):
 
     def write():
         while not stop.is_set():
-            cache.put_many([part_of(range(100))])
+            cache._put_many([part_of(range(100))])
 
     def work(own):
         assert found(cache, range(100)) == 100
-        cache.put_many([part_of(own)])
+        cache._put_many([part_of(own)])
         assert found(cache, own) == 1
 
     thread = threading.Thread(target=write)
@@ -117,7 +117,7 @@ def test_vectors_that_are_written_again_while_they_are_looked_for_are_found(tmp_
     def after_another_process(*args):
         monkeypatch.setattr(_cache_blocks, "read_blocks", read_blocks)
         with caches_warn():  # that it is locked, maybe
-            other.put_many([part_of(range(100))])
+            other._put_many([part_of(range(100))])
         return read_blocks(*args)
 
     monkeypatch.setattr(_cache_blocks, "read_blocks", after_another_process)
@@ -136,7 +136,7 @@ def test_an_interrupted_write_leaves_neither_half_nor_lock(tmp_path):
         cache._link.run("written", interrupted)
     other = Cache(tmp_path)
     other._link.busy_seconds = 0.0
-    other.put_many([part_of(range(3, 5))])
+    other._put_many([part_of(range(3, 5))])
     assert found(other, range(5)) == 5
 
 
@@ -145,7 +145,7 @@ def test_a_file_that_vanishes_is_begun_anew(tmp_path):
     assert found(cache, range(3)) == 3
     shutil.rmtree(cache.path)
     assert found(cache, range(3)) == 0
-    cache.put_many([part_of(range(2))])
+    cache._put_many([part_of(range(2))])
     assert found(cache, range(3)) == 2
 
 
@@ -181,7 +181,7 @@ def test_no_flipped_bit_gives_a_wrong_vector(pristine, place, bit):
         except CacheVersionError:
             assert 60 <= at < 72  # the header's version and application id
             return
-        cache.put_many([part_of(range(60))])
+        cache._put_many([part_of(range(60))])
         found(cache, range(60))
 
 
@@ -204,7 +204,7 @@ def test_no_byte_of_the_structure_makes_a_run_fail_or_hang(pristine, page, tmp_p
             content[at] ^= 1 << (number % 7 + 1)
             cache = with_content(folder, content)
             found(cache, range(60))
-            cache.put_many([part_of(range(60))])
+            cache._put_many([part_of(range(60))])
             found(cache, range(60))
 
     assert succeeded(fork(work, seconds=15))
@@ -231,7 +231,7 @@ def test_a_schema_that_is_another_one_is_damage(tmp_path):
     with caches_warn() as caught:
         cache = Cache(tmp_path)
         assert found(cache, range(3)) == 0
-        cache.put_many([part_of(range(3))])
+        cache._put_many([part_of(range(3))])
     assert caught
     assert found(Cache(tmp_path), range(3)) == 3
 
@@ -266,7 +266,7 @@ def test_a_damaged_file_is_set_aside_and_a_new_one_begun(tmp_path, damage):
     journal.write_bytes(b"\0an old journal")
     with caches_warn() as caught:
         assert found(cache, range(300)) < 300
-        cache.put_many([part_of(range(300))])
+        cache._put_many([part_of(range(300))])
     (message,) = caught
     assert found(cache, range(300)) == 300
     aside, its_journal = sorted(tmp_path.glob("*.corrupt-*"))
@@ -285,7 +285,7 @@ def test_no_truncation_gives_a_wrong_vector(tmp_path, pristine):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", CacheWarning)
             assert found(cut, range(60)) < 60
-            cut.put_many([part_of(range(60))])
+            cut._put_many([part_of(range(60))])
         assert found(cut, range(60)) == 60
 
 
@@ -295,7 +295,7 @@ def test_a_file_that_is_emptied_while_open_is_begun_anew(tmp_path, length):
     found(cache, range(3))
     os.truncate(cache.file, length)
     assert found(cache, range(3)) == 0
-    cache.put_many([part_of(range(3))])
+    cache._put_many([part_of(range(3))])
     assert found(cache, range(3)) == 3
 
 
@@ -303,7 +303,7 @@ def test_an_empty_file_is_begun(tmp_path):
     cache = Cache(tmp_path)
     cache.file.touch()
     assert found(cache, range(3)) == 0
-    cache.put_many([part_of(range(3))])
+    cache._put_many([part_of(range(3))])
     assert found(cache, range(3)) == 3
 
 
@@ -313,7 +313,7 @@ def test_a_file_that_another_process_set_aside_is_let_go(tmp_path):
     cache.file.rename(tmp_path / "aside")
     filled(tmp_path, range(10, 12))
     assert found(cache, range(12)) == 2
-    cache.put_many([part_of(range(3))])
+    cache._put_many([part_of(range(3))])
     assert found(Cache(tmp_path), range(12)) == 5
 
 
@@ -338,7 +338,7 @@ def test_a_file_where_the_folder_should_be(tmp_path):
     with caches_warn() as caught:
         for _ in range(3):
             assert found(cache, range(3)) == 0
-            cache.put_many([part_of(range(3))])
+            cache._put_many([part_of(range(3))])
     read, written = caught
     assert f"{cache.file} could not be read: [Errno 20]" in read
     assert f"{cache.file} could not be written: [Errno 20]" in written
@@ -355,7 +355,7 @@ def test_a_locked_file_is_waited_for_once_and_used_again_later(tmp_path, monkeyp
         with caches_warn() as caught:
             for _ in range(20):
                 assert found(hasty, range(3)) == 0
-                hasty.put_many([part_of(range(3))])
+                hasty._put_many([part_of(range(3))])
         monkeypatch.setattr(Link, "busy_seconds", 0.02)  # of what reads the folder anew, too
         for use, what in (
             (hasty.clear, "cleared"),

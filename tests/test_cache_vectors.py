@@ -30,7 +30,7 @@ from esm2_features.exceptions import CacheWarning
 
 def read(cache, keys, dim=DIM, spec=SPEC):
     out = np.zeros((len(keys), dim), np.float32)
-    return out, cache.get_many(spec, keys, out)
+    return out, cache._get_many(spec, keys, out)
 
 
 def contents(cache):
@@ -45,12 +45,12 @@ def contents(cache):
 
 def test_the_last_row_of_a_key_stays(tmp_path):
     cache, keys = Cache(tmp_path), keys_of(range(3))
-    cache.put_many([Part(SPEC, keys[[0, 1, 0]], np.float32([[1], [2], [3]]))])
+    cache._put_many([Part(SPEC, keys[[0, 1, 0]], np.float32([[1], [2], [3]]))])
     assert read(cache, keys[:2], 1)[0].tolist() == [[3], [2]]
-    cache.put_many([Part(SPEC, keys[1:2], np.float32([[4]]))])
+    cache._put_many([Part(SPEC, keys[1:2], np.float32([[4]]))])
     assert read(cache, keys[:2], 1)[0].tolist() == [[3], [4]]
     parts = [Part(SPEC, keys[:1], np.float32([[row]])) for row in (5, 6)]
-    cache.put_many(parts)
+    cache._put_many(parts)
     assert read(cache, keys[:2], 1)[0].tolist() == [[6], [4]]
     assert cache.info().rows == 2
 
@@ -62,7 +62,7 @@ def test_each_key_is_in_the_file_once_however_often_it_was_written(tmp_path):
     for turn in range(30):
         numbers = rng.integers(0, 60, 25)
         rows = np.float32(turn) + np.arange(25, dtype=np.float32)[:, None] / 32
-        caches[turn % 3].put_many([Part(SPEC, keys_of(numbers), rows)])
+        caches[turn % 3]._put_many([Part(SPEC, keys_of(numbers), rows)])
         latest |= dict(zip(numbers.tolist(), rows[:, 0].tolist(), strict=True))
     keys = stored_keys(caches[0])
     assert len(keys) == len(set(keys)) == len(latest) == caches[0].info().rows
@@ -75,7 +75,7 @@ def test_each_key_is_in_the_file_once_however_often_it_was_written(tmp_path):
 def test_what_is_in_a_block_never_changes(tmp_path):
     cache, seen = Cache(tmp_path), {}
     for start in (0, 30, 10, 35, 0):
-        cache.put_many([part_of(range(start, start + 20)), part_of(range(start, start + 5), CLS)])
+        cache._put_many([part_of(range(start, start + 20)), part_of(range(start, start + 5), CLS)])
         found(cache, range(60))
         for number, block in contents(cache).items():
             assert seen.setdefault(number, block) == block
@@ -91,7 +91,7 @@ def test_keys_that_repeat_have_their_own_rows(tmp_path, asked):
 
 def test_a_write_over_part_of_a_block_keeps_the_rest_of_it(tmp_path):
     cache = filled(tmp_path, range(10))
-    cache.put_many([Part(SPEC, keys_of(range(3, 5)), np.zeros((2, DIM), np.float32))])
+    cache._put_many([Part(SPEC, keys_of(range(3, 5)), np.zeros((2, DIM), np.float32))])
     out, hit = read(cache, keys_of(range(10)))
     expected = rows_of(range(10))
     expected[3:5] = 0
@@ -104,14 +104,14 @@ def test_keys_of_equal_beginnings_are_misses_at_worst(tmp_path):
     keys = keys_of(range(4)).copy()
     keys[1, :8] = keys[0, :8]
     cache = Cache(tmp_path)
-    cache.put_many([Part(SPEC, keys[:1], rows_of(range(1)))])
+    cache._put_many([Part(SPEC, keys[:1], rows_of(range(1)))])
     assert read(cache, keys[1:2])[1].tolist() == [False]
-    cache.put_many([Part(SPEC, keys[1:], rows_of(range(1, 4)))])
+    cache._put_many([Part(SPEC, keys[1:], rows_of(range(1, 4)))])
     for reader in (cache, Cache(tmp_path)):
         out, hit = read(reader, keys)
         assert hit.tolist() == [False, True, True, True]
         np.testing.assert_array_equal(out[1:], rows_of(range(1, 4)))
-    cache.put_many([Part(SPEC, keys[:1], rows_of(range(1)))])
+    cache._put_many([Part(SPEC, keys[:1], rows_of(range(1)))])
     out, hit = read(cache, keys)
     assert hit.tolist() == [True, False, True, True]
     np.testing.assert_array_equal(out[hit], rows_of(range(4))[hit])
@@ -123,7 +123,7 @@ def test_keys_of_equal_beginnings_are_misses_at_worst(tmp_path):
 def test_a_row_may_change_its_width(tmp_path):
     cache = filled(tmp_path, range(3), dim=8)
     assert found(cache, range(3), dim=16) == 0  # a miss, and no warning: nothing is damaged
-    cache.put_many([part_of(range(3), dim=16)])
+    cache._put_many([part_of(range(3), dim=16)])
     assert found(cache, range(3), dim=16) == 3
     assert found(cache, range(3), dim=8) == 0
     assert cache.info().rows == 3
@@ -133,7 +133,7 @@ def test_float16_comes_back_as_it_was_rounded(tmp_path):
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((50, DIM)) * 10.0 ** rng.integers(-6, 4, (50, DIM))).astype("f4")
     cache = Cache(tmp_path)
-    cache.put_many([Part(HALF, keys_of(range(50), HALF), rows)])
+    cache._put_many([Part(HALF, keys_of(range(50), HALF), rows)])
     for reader in (cache, Cache(tmp_path)):
         out, hit = read(reader, keys_of(range(50), HALF), spec=HALF)
         assert hit.all()
@@ -153,7 +153,7 @@ def test_specs_do_not_share_vectors(tmp_path):
     for spec in (HALF, CLS, OTHER):
         assert found(cache, range(5), spec) == 0
         assert not read(cache, keys_of(range(5)), spec=spec)[1].any()  # nor by another's keys
-    cache.put_many([part_of(range(5), HALF), part_of(range(5), OTHER, 8)])
+    cache._put_many([part_of(range(5), HALF), part_of(range(5), OTHER, 8)])
     assert found(cache, range(5)) == found(cache, range(5), HALF) == 5
     assert found(cache, range(5), OTHER, 8) == 5
     assert cache.info().rows == 15
@@ -165,7 +165,7 @@ def test_specs_do_not_share_vectors(tmp_path):
 def test_a_damaged_value_is_a_miss_warned_of_once_and_healed_by_writing(tmp_path):
     cache = Cache(tmp_path)
     for number in range(0, 10, 2):
-        cache.put_many([part_of(range(number, number + 2))])
+        cache._put_many([part_of(range(number, number + 2))])
     with raw(cache) as file:
         damage = "update value set vectors = ? where block = ?"
         values = [value for (value,) in file.execute("select vectors from value order by block")]
@@ -179,7 +179,7 @@ def test_a_damaged_value_is_a_miss_warned_of_once_and_healed_by_writing(tmp_path
         assert found(cache, range(10)) == 2
     (message,) = caught
     assert f"The cache {cache.file} holds damaged vectors" in message
-    cache.put_many([part_of(range(10))])
+    cache._put_many([part_of(range(10))])
     assert found(cache, range(10)) == 10
     assert cache.verify() == (10, ())
     assert cache.info().rows == 10
@@ -192,7 +192,7 @@ def test_of_a_damaged_block_the_other_vectors_are_found_and_move(tmp_path):
         assert found(cache, range(10)) == 9
     assert cache.verify() == (9, ())
     assert found(Cache(tmp_path), range(10)) == 9
-    cache.put_many([part_of(range(3, 4))])
+    cache._put_many([part_of(range(3, 4))])
     assert found(cache, range(10)) == 10
 
 
@@ -223,7 +223,7 @@ def test_a_key_that_changed_is_a_miss_and_so_is_what_it_changed_to(tmp_path):
 
 def test_rows_moved_to_another_space_are_misses(tmp_path):
     cache = filled(tmp_path, range(3))
-    cache.put_many([part_of(range(5, 8), CLS)])
+    cache._put_many([part_of(range(5, 8), CLS)])
     with raw(cache) as file:
         file.execute("update block set space = 3 - space")
     keys = keys_of(range(3)), keys_of(range(5, 8), CLS)
@@ -247,7 +247,7 @@ def test_a_block_whose_keys_are_unreadable_is_passed_over(tmp_path, keys):
     with raw(cache) as file:
         file.execute(f"update block set keys = {keys}")
     assert found(cache, range(3)) == 0
-    cache.put_many([part_of(range(3))])
+    cache._put_many([part_of(range(3))])
     assert found(cache, range(3)) == 3
 
 
@@ -258,7 +258,7 @@ def test_a_damaged_count_of_blocks_makes_misses_at_worst(tmp_path, number):
         file.execute(f"update sqlite_sequence set seq = {number}")
     with caches_warn():
         found(cache, range(3))
-        cache.put_many([part_of(range(3))])
+        cache._put_many([part_of(range(3))])
         found(cache, range(3))
 
 
@@ -268,9 +268,9 @@ def test_a_damaged_count_of_blocks_makes_misses_at_worst(tmp_path, number):
 def test_what_others_write_is_found_without_reading_the_index_anew(tmp_path):
     cache, other = filled(tmp_path, range(5)), Cache(tmp_path)
     assert found(cache, range(10)) == 5
-    other.put_many([part_of(range(3, 10))])
+    other._put_many([part_of(range(3, 10))])
     assert found(cache, range(10)) == 10
-    cache.put_many([part_of(range(8, 12))])
+    cache._put_many([part_of(range(8, 12))])
     assert found(other, range(12)) == 12
 
 
@@ -278,14 +278,14 @@ def test_what_others_write_is_found_without_reading_the_index_anew(tmp_path):
 def test_a_file_that_was_replaced_is_found_as_it_is_now(tmp_path, blocks):
     cache = Cache(tmp_path / "here")
     for number in range(3):
-        cache.put_many([part_of(range(10 * number, 10 * number + 10))])
+        cache._put_many([part_of(range(10 * number, 10 * number + 10))])
     assert found(cache, range(30)) == 30
     other = Cache(tmp_path / "there")
     for number in reversed(range(blocks)):
-        other.put_many([part_of(range(10 * number, 10 * number + 10))])
+        other._put_many([part_of(range(10 * number, 10 * number + 10))])
     other.file.replace(cache.file)
     assert found(cache, range(60)) == 10 * blocks
-    cache.put_many([part_of(range(60))])
+    cache._put_many([part_of(range(60))])
     assert found(cache, range(60)) == 60
     assert len(stored_keys(cache)) == 60
 
@@ -294,13 +294,13 @@ def test_a_file_that_was_replaced_is_found_as_it_is_now(tmp_path, blocks):
 def test_a_file_that_was_emptied_and_filled_by_others_is_found_as_it_is_now(tmp_path, blocks):
     cache, other = Cache(tmp_path), Cache(tmp_path)
     for number in range(3):
-        cache.put_many([part_of(range(10 * number, 10 * number + 10))])
+        cache._put_many([part_of(range(10 * number, 10 * number + 10))])
     assert found(cache, range(30)) == 30
     cache.file.write_bytes(b"")
     for number in reversed(range(blocks)):
-        other.put_many([part_of(range(10 * number, 10 * number + 10))])
+        other._put_many([part_of(range(10 * number, 10 * number + 10))])
     assert found(cache, range(60)) == 10 * blocks
-    cache.put_many([part_of(range(60))])
+    cache._put_many([part_of(range(60))])
     assert found(cache, range(60)) == 60
     assert len(stored_keys(cache)) == 60
 
@@ -311,9 +311,9 @@ def test_a_cache_that_another_process_emptied_is_found_as_it_is_now(tmp_path, em
     assert found(cache, range(10)) == 10
     emptied(other)
     assert found(cache, range(10)) == 0
-    other.put_many([part_of(range(5))])
+    other._put_many([part_of(range(5))])
     assert found(cache, range(10)) == 5
-    cache.put_many([part_of(range(10))])
+    cache._put_many([part_of(range(10))])
     assert found(other, range(10)) == 10
     assert len(stored_keys(cache)) == 10
 
@@ -332,11 +332,11 @@ def test_what_was_not_written_after_all_is_not_remembered(tmp_path, monkeypatch)
 
     monkeypatch.setattr(store, "write_vectors", full)
     with pytest.warns(CacheWarning, match="could not be written: disk full"):
-        cache.put_many([part_of(range(10, 20)), part_of(range(20, 30))])
+        cache._put_many([part_of(range(10, 20)), part_of(range(20, 30))])
     monkeypatch.undo()
-    Cache(tmp_path).put_many([part_of(range(5, 10))])  # whose block has the number of the first
+    Cache(tmp_path)._put_many([part_of(range(5, 10))])  # whose block has the number of the first
     assert found(cache, range(30)) == 10
-    cache.put_many([part_of(range(30))])
+    cache._put_many([part_of(range(30))])
     assert found(cache, range(30)) == 30
 
 
@@ -347,7 +347,7 @@ def test_use_is_noted_by_the_day(tmp_path, monkeypatch):
     monkeypatch.setattr(store, "today", lambda: 1000)
     cache = Cache(tmp_path)
     for number in range(3):
-        cache.put_many([part_of(range(number, number + 1))])
+        cache._put_many([part_of(range(number, number + 1))])
     monkeypatch.setattr(store, "today", lambda: 1001)
     assert found(cache, range(2)) == 2
     with raw(cache) as file:
@@ -395,7 +395,7 @@ def test_max_bytes_is_not_exceeded(tmp_path):
         spec = [SPEC, CLS, HALF][number % 3]
         numbers = range(number * 300, number * 300 + 300)
         with caches_warn():  # that all this is used in a day
-            cache.put_many([part_of(numbers, spec)])
+            cache._put_many([part_of(numbers, spec)])
         assert found(cache, numbers, spec) == 300
         largest = max(largest, cache.file.stat().st_size)
     assert 0.8 * limit < largest < limit + 4 * 65536
@@ -416,14 +416,14 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch):
     cache = Cache(tmp_path, max_bytes=4 << 20)
     for day in range(12):
         monkeypatch.setattr(store, "today", lambda day=day: 1000 + day)
-        cache.put_many([part_of(range(200 * day, 200 * day + 200))])
+        cache._put_many([part_of(range(200 * day, 200 * day + 200))])
     assert found(cache, range(2400)) == 2400
     monkeypatch.undo()
     with raw(cache) as file:
         file.execute("update block set day = 1000 + id")
     monkeypatch.setattr(store, "today", lambda: 1020)
     assert found(cache, range(200)) == 200  # the oldest is used
-    cache.put_many([part_of(range(5000, 5800))])
+    cache._put_many([part_of(range(5000, 5800))])
     assert found(cache, range(200)) == 200
     assert found(cache, range(200, 600)) == 0
     assert found(cache, range(2200, 2400)) == 200

@@ -60,13 +60,13 @@ def oracle(tiny_checkpoint):
 def asked(monkeypatch):
     """What is asked of the engine, as (sequence, position) in a list for each call."""
     calls = []
-    log_probs_at = Engine.log_probs_at
+    log_probs_at = Engine._log_probs_at
 
     def recorded(self, sequences, positions, *, masked):
         calls.append(list(zip(sequences, positions, strict=True)))
         return log_probs_at(self, sequences, positions, masked=masked)
 
-    monkeypatch.setattr(Engine, "log_probs_at", recorded)
+    monkeypatch.setattr(Engine, "_log_probs_at", recorded)
     return calls
 
 
@@ -340,7 +340,7 @@ def test__pseudo_perplexity__is_finite_in_float32_however_unlikely_a_sequence_is
         assert masked
         return np.repeat([[means[sequence]] for sequence in sequences], 33, axis=1)
 
-    monkeypatch.setattr(Engine, "log_probs_at", log_probs_at)
+    monkeypatch.setattr(Engine, "_log_probs_at", log_probs_at)
     rows = likelihood().transform(list(means))
     largest = np.finfo(np.float32).max
     assert rows[:, 1].tolist() == [np.float32(np.exp(5.0)), largest, largest]

@@ -197,6 +197,25 @@ def test__network__gives_the_same_bytes_in_any_batch_order_and_company(threads, 
         torch.set_num_threads(before)
 
 
+def test__network__runs_a_number_of_rows_of_which_there_are_few(small, monkeypatch):
+    """oneDNN keeps a kernel for each: a stream of peptides would fill 0.1 GB with them."""
+    seen = set()
+    product = esm2_features._linear.Linear.__call__
+
+    def record(self, x_TI, **options):
+        seen.add(len(x_TI))
+        return product(self, x_TI, **options)
+
+    monkeypatch.setattr(esm2_features._linear.Linear, "__call__", record)
+    kinds = set()
+    for length in range(30, 60):
+        batch = sequences((length, 7, 7), seed=length)
+        kinds.add(len(pack(batch).kinds.tokens))
+        for tokens in run(small, batch, [0, 1, 3]):
+            assert set(tokens) == {0, 1, 3}
+    assert seen - kinds == {64, 80}
+
+
 def test__network__layers_stop_at_the_highest_and_only_the_last_is_normalised(small):
     assert [layer for layer, _ in small.representations(pack(["MK"]), {0, 2})] == [0, 2]
     [(_, last)] = small.representations(pack(["MKTA"]), [3])

@@ -305,7 +305,7 @@ def test__plot__in_the_place_of_the_numbers(run, tmp_path):
 @pytest.mark.parametrize("outer", ["out/x.npy", "out"])
 def test__plot__and_numbers_in_each_other(run, tmp_path, outer, monkeypatch):
     monkeypatch.setattr(Engine, "stream", None)
-    monkeypatch.setattr(Engine, "normalise", None)
+    monkeypatch.setattr(Engine, "_normalise", None)
     inside = tmp_path / "out" / "x.npy" / "maps"
     plot = inside if outer == "out/x.npy" else tmp_path / outer
     _, said = run("contacts", "--plot", plot, "--force", out="x.npy", code=2)

@@ -169,8 +169,8 @@ def test__stream__holds_no_more_results_than_a_portion(engine, monkeypatch):
     one = engine()
     expected = one.contacts(SEQUENCES)
     portions = []
-    results = one.results
-    monkeypatch.setattr(one, "results", lambda *some: portions.append(some[0]) or results(*some))
+    results = one._results
+    monkeypatch.setattr(one, "_results", lambda *some: portions.append(some[0]) or results(*some))
     found = list(one.stream(SEQUENCES, "contacts"))
     assert [len(portion) for portion in portions] == [1] * len(SEQUENCES)
     for a, b in zip(found, expected, strict=True):
@@ -211,7 +211,7 @@ def test__predict_masked__without_a_mask_names_the_row(engine):
 def test__log_probs_at__are_those_of_one_residue_and_cached(engine, fair_esm, masked):
     protein = "MKTAYIAKQR"
     one = engine()
-    found = one.log_probs_at([protein] * 3 + ["GG"], [0, 4, 4, 1], masked=masked)
+    found = one._log_probs_at([protein] * 3 + ["GG"], [0, 4, 4, 1], masked=masked)
     for row, (sequence, position) in enumerate(
         [(protein, 0), (protein, 4), (protein, 4), ("GG", 1)]
     ):
@@ -221,20 +221,20 @@ def test__log_probs_at__are_those_of_one_residue_and_cached(engine, fair_esm, ma
         np.testing.assert_allclose(found[row], fair_esm(seen)["tokens"][position], atol=1e-4)
     # A masked copy for each position; otherwise one pass for each sequence.
     assert one.n_computed == (3 if masked else 2)
-    again = one.log_probs_at(["GG", protein], [1, 4], masked=masked)
+    again = one._log_probs_at(["GG", protein], [1, 4], masked=masked)
     assert one.n_computed == (3 if masked else 2)
     np.testing.assert_array_equal(again, found[[3, 1]])
 
 
 def test__log_probs_at__a_masked_position_is_one_for_all_residues_that_may_stand_there(engine):
     one = engine()
-    one.log_probs_at(["MKTA", "MRTA", "MWTA"], [1, 1, 1], masked=True)
+    one._log_probs_at(["MKTA", "MRTA", "MWTA"], [1, 1, 1], masked=True)
     assert one.n_computed == 1
 
 
 def test__log_probs_at__a_position_that_is_none_is_an_error(engine):
     with pytest.raises(IndexError, match="position 4 of a sequence of 4 residues"):
-        engine().log_probs_at(["MKTA"], [4], masked=True)
+        engine()._log_probs_at(["MKTA"], [4], masked=True)
 
 
 def test__logits__without_a_head_say_so(tmp_path):
@@ -329,7 +329,7 @@ def test__window__maps_are_refused(engine, product):
 
 def test__window__masked_residue_is_seen_in_the_window_around_it(engine, fair_esm):
     one = engine(too_long="window", max_residues=12)
-    found = one.log_probs_at([LONG] * 2, [0, 16], masked=True)
+    found = one._log_probs_at([LONG] * 2, [0, 16], masked=True)
     for row, (position, start) in enumerate([(0, 0), (16, 10)]):
         part = LONG[start : start + 12]
         at = position - start
@@ -493,9 +493,9 @@ def test__subjects__in_the_cache_are_told_apart(engine):
     """The same residues as a whole, in part and in windows are different rows."""
     one = engine(max_residues=None)
     texts = [LONG, str(Subject(LONG, 0, ((0, 5),))), str(Subject(LONG, 12))]
-    found = one.embed_normalised(texts)
+    found = one._embed_normalised(texts)
     assert len({row.tobytes() for row in found}) == 3
-    np.testing.assert_array_equal(engine(max_residues=None).embed_normalised(texts), found)
+    np.testing.assert_array_equal(engine(max_residues=None)._embed_normalised(texts), found)
 
 
 # ------------------------------------------------------------------ memory

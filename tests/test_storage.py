@@ -28,7 +28,7 @@ def storage(cache):
 def put(cache, which, column):
     spec = SPECS[column]
     keys = spec.keys([SEQUENCES[i] for i in which])
-    cache.put_many([Part(spec, keys, ROWS[list(which), column])])
+    cache._put_many([Part(spec, keys, ROWS[list(which), column])])
 
 
 @given(
@@ -70,13 +70,13 @@ def test__take__others_and_what_they_have_done_meanwhile(tmp_path):
 def test__add__what_cannot_be_stored_now_is_stored_later(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     one, _ = storage(cache)
-    put_many = Cache.put_many
+    put_many = Cache._put_many
     with one:
         one.take([0, 1])
-        monkeypatch.setattr(Cache, "put_many", lambda *_, **__: False)
+        monkeypatch.setattr(Cache, "_put_many", lambda *_, **__: False)
         one.add([0], ROWS[:1])
         assert one.settle() == []
-        monkeypatch.setattr(Cache, "put_many", put_many)
+        monkeypatch.setattr(Cache, "_put_many", put_many)
         one.add([1], ROWS[1:2])
     assert storage(cache)[0].read([0, 1, 2]) == [2]
 
@@ -84,14 +84,14 @@ def test__add__what_cannot_be_stored_now_is_stored_later(tmp_path, monkeypatch):
 def test__add__an_interrupted_write_is_made_again_on_leaving(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     one, _ = storage(cache)
-    put_many = Cache.put_many
+    put_many = Cache._put_many
 
     def interrupted(*_, **__):
-        monkeypatch.setattr(Cache, "put_many", put_many)
+        monkeypatch.setattr(Cache, "_put_many", put_many)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("esm2_features._storage._SECONDS_BETWEEN_WRITES", -1.0)
-    monkeypatch.setattr(Cache, "put_many", interrupted)
+    monkeypatch.setattr(Cache, "_put_many", interrupted)
     with pytest.raises(KeyboardInterrupt), one:
         one.add([3], ROWS[3:4])
     assert storage(cache)[0].read([3]) == []

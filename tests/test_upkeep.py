@@ -35,7 +35,7 @@ def run(cache, action):
 def test__prune__joins_small_blocks(tmp_path):
     cache = Cache(tmp_path)
     for start in range(0, 400, 4):
-        cache.put_many([part_of(range(start, start + 4)), part_of(range(start, start + 2), HALF)])
+        cache._put_many([part_of(range(start, start + 4)), part_of(range(start, start + 2), HALF)])
     reader = Cache(tmp_path)
     assert found(reader, range(400)) == 400
     assert len(keys_by_block(cache)) == 200
@@ -53,7 +53,7 @@ def test__prune__leaves_blocks_that_are_full(tmp_path):
     blocks = keys_by_block(cache)
     cache.prune()
     assert keys_by_block(cache) == blocks
-    cache.put_many([part_of(range(1000, 1003))])
+    cache._put_many([part_of(range(1000, 1003))])
     blocks = keys_by_block(cache)
     cache.prune()
     assert keys_by_block(cache) == blocks  # one alone is joined to nothing
@@ -62,7 +62,7 @@ def test__prune__leaves_blocks_that_are_full(tmp_path):
 def test__prune__joins_vectors_of_one_width_only(tmp_path):
     cache = Cache(tmp_path)
     for start in range(0, 12, 3):
-        cache.put_many([part_of(range(start, start + 3), dim=[8, 16][start % 2])])
+        cache._put_many([part_of(range(start, start + 3), dim=[8, 16][start % 2])])
     cache.prune()
     assert sorted(map(len, keys_by_block(cache).values())) == [6, 6]
     assert found(cache, range(12), dim=8) == found(cache, range(12), dim=16) == 6
@@ -70,7 +70,7 @@ def test__prune__joins_vectors_of_one_width_only(tmp_path):
 
 def test__prune__gives_the_room_back(tmp_path):
     cache = filled(tmp_path, range(2000))
-    cache.put_many([part_of(range(2000), CLS)])
+    cache._put_many([part_of(range(2000), CLS)])
     before = cache.file.stat().st_size
     with raw(cache) as file:
         file.execute("update value set vectors = 7 where block > 10")
@@ -83,7 +83,7 @@ def days_of(cache, monkeypatch, days):
     """Write a block of ten for each day."""
     for number, day in enumerate(days):
         monkeypatch.setattr(store, "today", lambda day=day: day)
-        cache.put_many([part_of(range(10 * number, 10 * number + 10))])
+        cache._put_many([part_of(range(10 * number, 10 * number + 10))])
 
 
 @pytest.mark.parametrize(("unused_days", "left"), [(0, 10), (1, 20), (9, 20), (10, 30), (99, 30)])
@@ -115,7 +115,7 @@ def test__prune__to_a_size(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     for day in range(10):
         monkeypatch.setattr(store, "today", lambda day=day: day)
-        cache.put_many([part_of(range(200 * day, 200 * day + 200))])
+        cache._put_many([part_of(range(200 * day, 200 * day + 200))])
     run(cache, lambda connection: _upkeep.prune(connection, max_bytes=1 << 20))
     assert cache.file.stat().st_size <= 1 << 20
     assert found(cache, range(1800, 2000)) == 200
@@ -139,7 +139,7 @@ def test__count__of_an_empty_file(tmp_path):
 
 def test__count__goes_on_where_records_are_damaged(tmp_path):
     cache = filled(tmp_path, range(20))
-    cache.put_many([part_of(range(5), CLS)])
+    cache._put_many([part_of(range(5), CLS)])
     with raw(cache) as file:
         file.execute("update block set keys = 7, checks = 'x' where id = 1")
     assert cache.info().rows <= 6
@@ -151,7 +151,7 @@ def test__count__goes_on_where_records_are_damaged(tmp_path):
 
 def test__check__of_values_without_blocks_and_blocks_without_values(tmp_path):
     cache = filled(tmp_path, range(20))
-    cache.put_many([part_of(range(5), CLS), part_of(range(3), OTHER, 8)])
+    cache._put_many([part_of(range(5), CLS), part_of(range(3), OTHER, 8)])
     with raw(cache) as file:
         file.execute("delete from value where block = 1")
         file.execute("delete from block where id = 2")
@@ -168,7 +168,7 @@ def test__contents__of_one_model_in_order(tmp_path):
     cache = filled(tmp_path, range(3))
     early = replace(SPEC, layer=1)
     for spec in (CLS, early, OTHER):
-        cache.put_many([part_of(range(2), spec)])
+        cache._put_many([part_of(range(2), spec)])
     specs = [spec for spec, _ in run(cache, _upkeep.contents)]
     assert specs == [OTHER, early, CLS, SPEC]
     for model in ("tiny", "sha256:46f0"):

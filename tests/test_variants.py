@@ -71,9 +71,9 @@ class Oracle:
 class CountingEngine(Engine):
     """Counts which positions were asked for, and in how many calls."""
 
-    def log_probs_at(self, sequences, positions, *, masked):
+    def _log_probs_at(self, sequences, positions, *, masked):
         self.__dict__.setdefault("calls", []).append(list(zip(sequences, positions, strict=True)))
-        return super().log_probs_at(sequences, positions, masked=masked)
+        return super()._log_probs_at(sequences, positions, masked=masked)
 
     @property
     def asked(self):
