@@ -44,6 +44,10 @@ function readLayers() {
   $("layer").replaceChildren(
     ...layers.map((layer) => element("option", { value: String(layer) }, `${layer}${words[layer] ?? ""}`)),
   );
+  hint(model);
+}
+
+function hint(model) {
   const hints = [];
   if (model.model === "mini") hints.push("mini is a small demonstration model, not ESM-2, and not for science.");
   if (!model.in_memory) hints.push("The server loads it when it is first asked for, which may take a while.");
@@ -99,6 +103,7 @@ async function start() {
     layer: Number($("layer").value),
     pooling: $("pooling").value,
   };
+  $("results").hidden = true; // they are of other sequences
   await goOn();
 }
 
@@ -144,6 +149,8 @@ async function goOn() {
   }
   going = null;
   busy(false);
+  model.in_memory ||= done() > 0;
+  if ($("model").value === model.model) hint(model);
   const there = records.flatMap((_, i) => (rows[i] ? [i] : []));
   if (there.length) {
     const part = { records: there.map((i) => records[i]), rows: there.map((i) => rows[i]) };

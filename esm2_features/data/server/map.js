@@ -2,6 +2,7 @@
 // Never here: where points come from, what is done with the one that is chosen.
 
 const MARGIN = 28;
+const BUTTONS = 56; // their width, at the right
 const MOST_ZOOM = 500;
 const REACH = { mouse: 12, pen: 16, touch: 24 }; // how near a pointer has to be, in pixels
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -156,7 +157,9 @@ export class PointMap {
     if (!there) return;
     this.tip.textContent = this.nameOf(i);
     const { offsetWidth, offsetHeight } = this.tip;
-    const x = Math.max(2, Math.min(at[0] + 12, this.width - offsetWidth - 2));
+    // To the left where the buttons are.
+    const isRight = at[0] + 12 + offsetWidth > this.width - BUTTONS;
+    const x = Math.max(2, isRight ? at[0] - 12 - offsetWidth : at[0] + 12);
     const y = at[1] > offsetHeight + 14 ? at[1] - offsetHeight - 10 : at[1] + 14;
     this.tip.style.transform = `translate(${x}px, ${y}px)`;
   }

@@ -14,6 +14,10 @@ const MOST_NUMBERS = 1_000_000; // of an answer
 const APART = 6; // residues nearer than this are in contact in any protein
 const FEWEST_PAIRS = 20;
 
+const NO_CONTACTS = (name) =>
+  `${name} has no contact regression on this server, so there is no contact map. The official ` +
+  "ESM-2 models come with one: choose another model, and embed again.";
+
 let record = null;
 let model = null;
 let running = null;
@@ -176,8 +180,8 @@ async function show(id, work) {
     if (running !== mine) return; // another sequence has been chosen
     if (error.name === "AbortError") view.replaceChildren(element("p", { role: "status" }, "Cancelled."));
     else {
-      if (!(error instanceof Error)) throw error;
-      view.replaceChildren(element("p", { class: "error", role: "alert" }, error.message));
+      const words = error.code === "no_contacts" ? NO_CONTACTS(model.model) : error.message;
+      view.replaceChildren(element("p", { class: "error", role: "alert" }, words));
     }
   }
 }
