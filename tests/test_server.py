@@ -17,8 +17,9 @@ from starlette.testclient import TestClient
 
 from esm2_features import Engine
 from esm2_features._alphabet import TOKENS
+from esm2_features._catalogue import slug
 from esm2_features._server_models import Models
-from esm2_features._server_settings import Settings, read_rate, slug
+from esm2_features._server_settings import Settings, read_rate
 from esm2_features._server_tokens import new_token
 from esm2_features.exceptions import InputError, OutOfMemoryError
 from esm2_features.server import create_app
