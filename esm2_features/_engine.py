@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from esm2_features._cache import Cache, open_cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._checkpoint import open_checkpoint
+from esm2_features._endpoint import Token, read_endpoint
 from esm2_features._intake import Intake
 from esm2_features._lengths import Cuts
 from esm2_features._options import (
@@ -43,7 +44,6 @@ from esm2_features._options import (
 from esm2_features._per_residue import PerResidue, only_column
 from esm2_features._products import PRODUCTS
 from esm2_features._regions import read_region, region_cells, warn_of_pairs
-from esm2_features._remote import Token, read_endpoint
 from esm2_features._remote_rows import check_model
 from esm2_features._residues import is_missing
 from esm2_features._run import Run
@@ -134,6 +134,10 @@ class Engine(PerResidue):
     CheckpointError
         If ``model`` is not a name that is known, nor a checkpoint.
 
+    See Also
+    --------
+    ESM2Transformer : The same as a step of a scikit-learn pipeline.
+
     Notes
     -----
     With an ``endpoint``, a server of this library (``esm2-features serve``) must have the same
@@ -141,10 +145,6 @@ class Engine(PerResidue):
     servers of the hosted service's API, version 3, say nothing of the kind. Their vectors are kept
     in the cache under the server's address and never mixed with others; ``"mean"``, ``"cls"``,
     ``"max"``, ``"std"`` and regions can be had from them.
-
-    See Also
-    --------
-    ESM2Transformer : The same as a step of a scikit-learn pipeline.
 
     References
     ----------

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from esm2_features._cache import Cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._chains import LINKER_LENGTH, check_join, join_chains
+from esm2_features._endpoint import Token, hidden
 from esm2_features._engine import Engine
 from esm2_features._lengths import Cuts
 from esm2_features._options import PARTIAL_POOLINGS, SPECIAL_TOKENS
 from esm2_features._regions import read_region, warn_of_pairs
-from esm2_features._remote import Token, hidden
 from esm2_features._sequences import Column, columns
 from esm2_features._subjects import Spans
 from esm2_features._transformer import SequenceTransformer

@@ -1,31 +1,28 @@
-"""The connection to a server: its address, the token, how often something is tried.
+"""The connection to a server: how often something is tried, and how long is waited.
 
-A token is never shown: it is in no message, no ``repr`` and no pickle (`Token`). Only statuses that
-mean "later" are tried again, with pauses that double, or as long as the server asks for.
+Only statuses that mean "later" and connections that are cut are tried again, with pauses that
+double, or as long as the server asks for.
 
-Never here: sequences, what is asked, what an answer holds.
+Never here: tokens and addresses themselves, sequences, what is asked, what an answer holds.
 """
 
 from __future__ import annotations
 
 import email.utils
 import json
-import os
 import random
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import urlsplit
 
-from esm2_features.exceptions import EndpointError, InputError
+from esm2_features._endpoint import API, TOKEN_VARIABLE, Endpoint
+from esm2_features.exceptions import EndpointError
 
 if TYPE_CHECKING:
     import requests
 
-TOKEN_VARIABLE = "ESM2_FEATURES_TOKEN"  # noqa: S105 - a name
 AT_ONCE = 4
 """Requests that are under way together."""
 
@@ -37,147 +34,10 @@ _CONNECT_SECONDS = 10.0
 _LATER = (429, 502, 503, 504)
 _HOPELESS = ("model_unavailable",)
 """Codes of this library's server that mean that nothing will change by itself."""
-_API = "/api/v3"
 _AT_A_TIME = 1 << 16
 _LONGEST_SHOWN = 400
 
 _clock = time.monotonic
-
-
-class Token:
-    """A token that does not show itself, and that no pickle takes along.
-
-    Parameters
-    ----------
-    text : str
-    """
-
-    __slots__ = ("_reveal",)
-
-    def __init__(self, text: str) -> None:
-        def reveal() -> str:
-            return text
-
-        self._reveal = reveal  # what looks through attributes finds no text
-
-    def __repr__(self) -> str:
-        return "<hidden>"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _no_token, ()
-
-    def __copy__(self) -> Token:
-        return self
-
-    def __deepcopy__(self, _: object) -> Token:
-        return self
-
-    @property
-    def text(self) -> str:
-        """The token itself.
-
-        Raises
-        ------
-        InputError
-            If it is none; it is not shown.
-        """
-        text = self._reveal().strip()
-        if not text or not text.isascii() or not text.isprintable() or " " in text:
-            raise InputError(
-                "Got a token that is empty, or holds blanks or characters that no token has (it is "
-                f"not shown here). Look at token= and at {TOKEN_VARIABLE}."
-            )
-        return text
-
-
-def _no_token() -> None:
-    """Give what a pickled token becomes."""
-
-
-def hidden(token: object) -> object:
-    """Wrap a token, if it is one.
-
-    Parameters
-    ----------
-    token : object
-        A str, or anything else, which is given as it is.
-
-    Returns
-    -------
-    token : object
-    """
-    return Token(token) if isinstance(token, str) else token
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a server is, and the token for it.
-
-    Attributes
-    ----------
-    url : str
-        Without what comes after the host and the server's own path.
-    token : Token or None
-        None leaves it to the environment variable.
-    """
-
-    url: str
-    token: Token | None
-
-    def secret(self) -> str | None:
-        """Look up the token, which the environment variable has if it was not given."""
-        if self.token is not None:
-            return self.token.text
-        found = os.environ.get(TOKEN_VARIABLE)
-        return Token(found).text if found else None
-
-
-def read_endpoint(url: object, token: object) -> Endpoint | None:
-    """Check the address of a server, and the token for it.
-
-    Parameters
-    ----------
-    url : str or None
-        Such as ``"http://host:8000"``; ``/api/v3`` at its end means nothing.
-    token : str, Token or None
-
-    Returns
-    -------
-    endpoint : Endpoint or None
-
-    Raises
-    ------
-    InputError
-        If the address is none, holds a password, or is missing beside a token.
-    TypeError
-        If the token is no text. It is never shown.
-    """
-    if token is not None and not isinstance(token, str | Token):
-        raise TypeError(f"Got a token of type {type(token).__name__}; pass a str, or None.")
-    secret = hidden(token)
-    if url is None:
-        if token is not None:
-            raise InputError("Got a token without an endpoint; say which server it is for.")
-        return None
-    expected = 'expected the address of a server, such as "http://host:8000"'
-    if not isinstance(url, str):
-        raise InputError(f"Got endpoint={url!r}; {expected}.")
-    if "@" in url:
-        raise InputError(
-            f"Got an endpoint with a name or password in it; {expected}. Tokens are given as "
-            f"token=, or by the environment variable {TOKEN_VARIABLE}."
-        )
-    try:
-        parts = urlsplit(url.strip())
-        is_address = parts.scheme in ("http", "https") and bool(parts.hostname)
-        is_address = is_address and (parts.port is None or parts.port > 0)
-    except ValueError:  # a port that is no number
-        is_address = False
-    if not is_address or parts.query or parts.fragment:
-        raise InputError(f"Got endpoint={url!r}; {expected}.")
-    path = parts.path.rstrip("/").removesuffix(_API)
-    assert secret is None or isinstance(secret, Token)
-    return Endpoint(f"{parts.scheme}://{parts.netloc}{path}", secret)
 
 
 class Answer(NamedTuple):
@@ -390,7 +250,7 @@ class Connection:
         try:
             with self._session.request(
                 "GET" if body is None else "POST",
-                f"{self.url}{_API}{path}",
+                f"{self.url}{API}{path}",
                 data=None if body is None else json.dumps(body).encode(),
                 headers={"Accept": accept, "Content-Type": "application/json"},
                 timeout=(_CONNECT_SECONDS, timeout),

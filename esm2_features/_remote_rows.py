@@ -5,13 +5,11 @@ is asked and in every answer. If they are what the key of the cache says, its nu
 those of a network in this process. Any other server of the hosted service's API says nothing of
 the kind: what it gives is kept under an identity of its own, the address and the model.
 
-Never here: connections, tokens, caches.
+Never here: connections, tokens, how an answer is read, caches.
 """
 
 from __future__ import annotations
 
-import io
-import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,21 +21,21 @@ from numpy.typing import NDArray
 
 from esm2_features._alphabet import MASK
 from esm2_features._catalogue import EMBEDDED_MODEL, OFFICIAL, Architecture, slug
-from esm2_features._options import POOLING_OF
 from esm2_features._plan import batches
 from esm2_features._remote import AT_ONCE, Answer, Connection, in_background
-from esm2_features._spec import SCHEMA
-from esm2_features._subjects import Subject, parse, positions_of
-from esm2_features.exceptions import (
-    EndpointError,
-    InputError,
-    InvalidSequenceError,
-    NumericalError,
-    OutOfMemoryError,
-    SequenceTooLongError,
+from esm2_features._remote_answers import (
+    OF_RESIDUES,
+    WORD_OF,
+    Columns,
+    Unreadable,
+    from_json,
+    from_npz,
+    listed,
+    refused,
 )
-
-Columns = Sequence[tuple[int, str]]
+from esm2_features._spec import SCHEMA
+from esm2_features._subjects import Subject, parse
+from esm2_features.exceptions import EndpointError, InputError, NumericalError
 
 _TOKENS = 8192
 """Tokens of a request: the tokens that a server computes together."""
@@ -48,12 +46,6 @@ _SPARE_BYTES = 1 << 20
 _DIGITS = 32
 """Bytes of a number as JSON, at most."""
 _NPZ = "application/x-npz"
-_WORD_OF = {pooling: word for word, pooling in POOLING_OF.items()}
-_OF_RESIDUES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
-    "mean": lambda x_RD: x_RD.mean(0),
-    "max": lambda x_RD: x_RD.max(0),
-    "std": lambda x_RD: x_RD.std(0),
-}
 
 
 def check_model(model: object) -> None:
@@ -310,7 +302,7 @@ class _Ask:
         self._rows, self._subjects, self._columns, self._numbers = rows, subjects, columns, numbers
         self._layers = list(dict.fromkeys(layer for layer, _ in columns))
         self._poolings = list(dict.fromkeys(pooling for _, pooling in columns))
-        self._words = [_WORD_OF[pooling] for pooling in self._poolings]
+        self._words = [WORD_OF[pooling] for pooling in self._poolings]
         self._path = f"/{slug(rows._model)}/encode/"
         if not rows.is_ours:
             self._words = self._foreign_words()
@@ -353,14 +345,22 @@ class _Ask:
             timeout=self._stated.timeout,
             accepted=(504,) if len(portion) > 1 else (),
         )
+        if answer.status in (413, 504) and len(subjects) > 1:
+            raise _TooMuch
+        words, url = self._connection.words(answer), self._connection.url
         if answer.status != 200:
-            raise self._refused(answer, subjects, numbers)
-        read = self._read_npz if is_ours else self._read_json
-        vectors = read(answer, subjects)
+            reason = refused(answer, words, url, subjects, numbers)
+            raise reason or self._connection.unlike(
+                f"answers {answer.status}{words}", answer.status
+            )
+        try:
+            vectors = self._read(answer, subjects)
+        except Unreadable as error:
+            raise self._connection.unlike(f"answers {error}", 200) from None
         if not np.isfinite(vectors).all():
             raise NumericalError(
-                f"{self._connection.url} gave infinities or NaN for sequences of the rows "
-                f"{_listed(numbers)}. Nothing of this portion was cached."
+                f"{url} gave infinities or NaN for sequences of the rows {listed(numbers)}. Nothing "
+                "of this portion was cached."
             )
         return vectors
 
@@ -376,60 +376,18 @@ class _Ask:
         rows += len(subject.sequence) if "per_token" in self._words else 0
         return 4 * len(self._layers) * rows * self._rows._shape.dim
 
-    # ------------------------------------------------------------------ answers
-
-    def _read_npz(self, answer: Answer, subjects: Sequence[Subject]) -> NDArray[np.float32]:
-        dim = self._rows._shape.dim
-        try:
-            with np.load(io.BytesIO(answer.content), allow_pickle=False) as arrays:
-                about = {key: str(arrays[key]) for key in self._rows._about}
-                found = [
-                    np.asarray(arrays[f"{_WORD_OF[pooling]}_{layer}"], np.float32)
-                    for layer, pooling in self._columns
-                ]
-        except (ValueError, KeyError, OSError, EOFError, zipfile.BadZipFile):
-            raise self._connection.unlike("answers something else than vectors", 200) from None
-        self._rows._compare(about)
-        if any(array.shape != (len(subjects), dim) for array in found):
-            raise self._connection.unlike("answers vectors of another shape", 200)
-        return np.stack(found, axis=1)
-
-    def _read_json(self, answer: Answer, subjects: Sequence[Subject]) -> NDArray[np.float32]:
-        results = answer.said.get("results")
-        vectors = np.empty((len(subjects), len(self._columns), self._rows._shape.dim), np.float32)
-        try:
-            if len(results) != len(subjects):  # type: ignore[arg-type]
-                raise ValueError
-            for row, (result, subject) in enumerate(zip(results, subjects, strict=True)):  # type: ignore[arg-type]
-                for column, (layer, pooling) in enumerate(self._columns):
-                    vectors[row, column] = self._of_result(result, subject, layer, pooling)
-        except (KeyError, TypeError, ValueError, AttributeError):
-            raise self._connection.unlike(
-                "answers something else than a vector for each sequence", 200
-            ) from None
+    def _read(self, answer: Answer, subjects: Sequence[Subject]) -> NDArray[np.float32]:
+        dim, about = self._rows._shape.dim, self._rows._about
+        if not self._rows.is_ours:
+            return from_json(answer, subjects, self._columns, dim, "per_token" in self._words)
+        stated, vectors = from_npz(answer, len(subjects), self._columns, dim, tuple(about))
+        self._rows._compare(stated)
         return vectors
-
-    def _of_result(
-        self, result: dict[str, Any], subject: Subject, layer: int, pooling: str
-    ) -> NDArray[Any]:
-        dim = self._rows._shape.dim
-        if "per_token" not in self._words or pooling == "cls":
-            name = "bos_embeddings" if pooling == "cls" else "embeddings"
-            vector = np.array(_at(result[name], layer)["embedding"], np.float32)
-            if vector.shape != (dim,):
-                raise ValueError
-            return vector
-        residues = np.array(_at(result["per_token_embeddings"], layer)["embeddings"], np.float64)
-        if residues.shape != (len(subject.sequence), dim):
-            raise ValueError
-        if subject.spans:
-            residues = residues[positions_of(subject.spans)]
-        return _OF_RESIDUES[pooling](residues)
 
     def _foreign_words(self) -> list[str]:
         """Say which outputs of the hosted service are needed; refuse what none of them gives."""
         url = self._connection.url
-        odd = [word for word in self._poolings if word not in (*_OF_RESIDUES, "cls")]
+        odd = [word for word in self._poolings if word not in (*OF_RESIDUES, "cls")]
         if odd:
             raise InputError(
                 f"Got pooling={odd[0]!r} with endpoint={url!r}, which is not a server of "
@@ -446,74 +404,3 @@ class _Ask:
         )
         words = ["per_token"] if by_residue else ["mean"] if "mean" in self._poolings else []
         return words + (["bos"] if "cls" in self._poolings else [])
-
-    # ------------------------------------------------------------------ refusals
-
-    def _refused(
-        self, answer: Answer, subjects: Sequence[Subject], numbers: Sequence[int]
-    ) -> Exception:
-        """Say in our own terms what a server has against a request."""
-        said, words, url = answer.said, self._connection.words(answer), self._connection.url
-        code = said.get("code")
-        if answer.status in (413, 504) and len(subjects) > 1:
-            return _TooMuch()
-        if answer.status == 413 and code == "out_of_memory":
-            length = len(subjects[0].sequence)
-            return OutOfMemoryError(
-                f"The sequence in row {numbers[0]}, of {length} residues, does not fit into the "
-                f"memory of the device of {url}. What has come is in the cache, if there is one. "
-                'Use a smaller model, or a lower max_residues with too_long="window" or '
-                'too_long="truncate".',
-                length=length,
-                device=url,
-            )
-        if code == "numerical_error":
-            return NumericalError(f"{url}{words} Rows {_listed(numbers)}; none of them was cached.")
-        at = said.get("row")
-        if answer.status in (400, 422) and isinstance(at, int) and 0 <= at < len(subjects):
-            return _of_row(said, words, url, numbers[at], subjects[at])
-        if answer.status in (400, 422):
-            return InputError(
-                f"{url} refuses the sequences of the rows {_listed(numbers)}, or what is asked of "
-                f"them ({answer.status}){words}"
-            )
-        return self._connection.unlike(f"answers {answer.status}{words}", answer.status)
-
-
-def _of_row(said: dict[str, Any], words: str, url: str, row: int, subject: Subject) -> InputError:
-    """Name the row of ours, and not that of the request."""
-    length, limit, place = len(subject.sequence), said.get("limit"), said.get("position")
-    if said.get("code") == "too_long" and isinstance(limit, int):
-        return SequenceTooLongError(
-            f"The sequence in row {row} has {length} residues, and {url} takes up to {limit}. "
-            "Start it with a larger --max-residues, or pass a lower max_residues= with "
-            'too_long="truncate".',
-            index=row,
-            length=length,
-            limit=limit,
-        )
-    said_of = f"{url} refuses the sequence in row {row}"
-    theirs = f" (it counts rows of its own){words}"
-    sent = subject.sequence.replace(MASK, "<mask>")
-    if isinstance(place, int) and 0 < place <= len(sent):
-        residue = sent[place - 1]
-        return InvalidSequenceError(
-            f"{said_of}, for {residue!r} at position {place}{theirs}",
-            index=row,
-            position=place,
-            residue=residue,
-        )
-    return InvalidSequenceError(said_of + theirs, index=row)
-
-
-def _at(listed: list[dict[str, Any]], layer: int) -> dict[str, Any]:
-    """Find what belongs to a layer."""
-    for part in listed:
-        if part["layer"] == layer:
-            return part
-    raise KeyError(layer)
-
-
-def _listed(numbers: Sequence[int]) -> str:
-    shown = ", ".join(str(number) for number in sorted(numbers)[:5])
-    return shown if len(numbers) <= 5 else f"{shown}, ..."

@@ -17,10 +17,11 @@ from numpy.typing import NDArray
 from esm2_features._alphabet import MASK
 from esm2_features._cache import Cache
 from esm2_features._checkpoint import Checkpoint
+from esm2_features._endpoint import Endpoint
 from esm2_features._passes import Passes
 from esm2_features._plan import dedupe, spread
 from esm2_features._registry import get_network
-from esm2_features._remote import Connection, Endpoint
+from esm2_features._remote import Connection
 from esm2_features._remote_rows import RemoteRows
 from esm2_features._spec import Spec
 from esm2_features._storage import Storage

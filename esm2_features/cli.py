@@ -42,11 +42,11 @@ from esm2_features._console import (
     naming,
     records_called,
 )
+from esm2_features._endpoint import TOKEN_VARIABLE
 from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, TOO_LONG
 from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features._places import refuse_inputs
 from esm2_features._product_commands import attentions, contacts, logits, residues
-from esm2_features._remote import TOKEN_VARIABLE
 from esm2_features._server_commands import serve, token
 from esm2_features._variant_commands import scan, score
 

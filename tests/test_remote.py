@@ -18,7 +18,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from esm2_features import Engine, ESM2Transformer, _remote
-from esm2_features._remote import TOKEN_VARIABLE, Connection, Token, read_endpoint
+from esm2_features._endpoint import TOKEN_VARIABLE, Token, read_endpoint
+from esm2_features._remote import Connection
 from esm2_features.exceptions import EndpointError, InputError
 
 SECRET = "s3cr3t-of-ours"

@@ -21,7 +21,8 @@ from esm2_features import (
     scan_variants,
     score_variants,
 )
-from esm2_features._remote import TOKEN_VARIABLE, Connection
+from esm2_features._endpoint import TOKEN_VARIABLE
+from esm2_features._remote import Connection
 from esm2_features._server_tokens import new_token
 from esm2_features.cli import main
 from esm2_features.exceptions import (
