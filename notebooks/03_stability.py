@@ -90,10 +90,12 @@ def say(text):
 # One table, a row for each mutant, with these columns. Replace the first line of the next cell by
 # something like `mutants = pd.read_csv("my_mutants.csv")`.
 #
-# | column | meaning | |---|---| | `protein` | name of the protein; rows of one protein are kept
-# together | | `wildtype`, `sequence` | the two sequences, equally long | | `position` | of the
-# mutation in the sequence, **counted from 0** | | `ddG` | in kcal/mol, **negative =
-# destabilising** here; many papers use the opposite sign |
+# | column | meaning |
+# |---|---|
+# | `protein` | name of the protein; rows of one protein are kept together |
+# | `wildtype`, `sequence` | the two sequences, equally long |
+# | `position` | of the mutation in the sequence, **counted from 0** |
+# | `ddG` | in kcal/mol, **negative = destabilising** here; many papers use the opposite sign |
 #
 # Two things go wrong often: the sign, and positions that are numbered as in a PDB file. The check
 # below finds the second; nothing but a look at your data finds the first.
@@ -437,8 +439,8 @@ predicted = {
 }
 
 # %% [markdown]
-# Every figure comes with a bootstrap over proteins: mutants of one protein are not independent
-# measurements. The Spearman correlation per protein asks what a user asks, which of my mutants is
+# Every figure comes with a bootstrap over families: mutants of one protein, and proteins that are
+# relatives, are not independent evidence. The Spearman correlation per protein asks what a user asks, which of my mutants is
 # the more stable one. The pooled one also rewards telling proteins apart.
 
 # %%
@@ -451,13 +453,15 @@ def spearman(a, b):
     return float(spearmanr(a, b).statistic)
 
 
-def per_protein(values, target, proteins):
-    """Spearman correlation of each protein that has enough mutants."""
-    table = pd.DataFrame({"value": values, "target": target, "protein": np.asarray(proteins)})
-    groups = table.groupby("protein")
-    return pd.Series(
-        {p: spearman(rows.value, rows.target) for p, rows in groups if len(rows) >= ENOUGH}
-    )
+def per_protein(values, target, table):
+    """Spearman of each protein with enough mutants, indexed by family and protein."""
+    rows = table[["protein", "family"]].assign(value=values, target=target)
+    found = {
+        (own.family.iloc[0], protein): spearman(own.value, own.target)
+        for protein, own in rows.groupby("protein")
+        if len(own) >= ENOUGH
+    }
+    return pd.Series(found).rename_axis(["family", "protein"])
 
 
 def interval(draws):
@@ -467,21 +471,26 @@ def interval(draws):
 
 
 def mean_interval(values):
-    """Interval of a mean over proteins."""
-    return interval(rng.choice(np.asarray(values), (DRAWS, len(values))).mean(axis=1))
+    """Interval of a mean over proteins, whose families are drawn with replacement."""
+    of_family = values.groupby(level="family").agg(["sum", "size"]).to_numpy()
+    drawn = of_family[rng.integers(len(of_family), size=(DRAWS, len(of_family)))].sum(axis=1)
+    return interval(drawn[:, 0] / drawn[:, 1])
 
 
-def pooled_intervals(values, target, proteins, draws=300):
-    """Intervals of the pooled Spearman and of the RMSE, proteins drawn with replacement."""
-    of_protein = list(
-        pd.Series(np.asarray(proteins)).groupby(np.asarray(proteins)).indices.values()
-    )
-    found = []
+def resampled_rows(families, draws=300):
+    """Rows of each draw of as many families, with replacement."""
+    of_family = list(pd.Series(families).groupby(families).indices.values())
     for _ in range(draws):
-        chosen = rng.integers(len(of_protein), size=len(of_protein))
-        rows = np.concatenate([of_protein[k] for k in chosen])
-        error = values[rows] - target[rows]
-        found.append((spearman(values[rows], target[rows]), np.sqrt(np.mean(error**2))))
+        chosen = rng.integers(len(of_family), size=len(of_family))
+        yield np.concatenate([of_family[k] for k in chosen])
+
+
+def pooled_intervals(values, target, families):
+    """Intervals of the pooled Spearman and of the RMSE, families drawn with replacement."""
+    found = [
+        (spearman(values[rows], target[rows]), rmse(values[rows], target[rows]))
+        for rows in resampled_rows(families)
+    ]
     by_spearman, by_rmse = np.array(found).T
     return interval(by_spearman), interval(by_rmse)
 
@@ -491,12 +500,11 @@ def rmse(values, target):
     return float(np.sqrt(np.mean((values - target) ** 2)))
 
 
-proteins = mutants.protein.to_numpy()
-by_protein = {key: per_protein(values, ddg, proteins) for key, values in predicted.items()}
+by_protein = {key: per_protein(values, ddg, mutants) for key, values in predicted.items()}
 zero_shot = {
-    "masked marginals, no training": per_protein(X["likelihood ratios"][:, 0], ddg, proteins),
-    "wild-type marginals, no training": per_protein(X["likelihood ratios"][:, 1], ddg, proteins),
-    "BLOSUM62, no training": per_protein(substitution(mutants)[:, 0], ddg, proteins),
+    "masked marginals, no training": per_protein(X["likelihood ratios"][:, 0], ddg, mutants),
+    "wild-type marginals, no training": per_protein(X["likelihood ratios"][:, 1], ddg, mutants),
+    "BLOSUM62, no training": per_protein(substitution(mutants)[:, 0], ddg, mutants),
 }
 constant = cross_val_predict(
     DummyRegressor(), X["amino acids"], ddg, cv=GroupKFold(5), params={"groups": families}
@@ -506,7 +514,7 @@ rows = []
 for name in X:
     values = predicted[name, "families"]
     own = by_protein[name, "families"]
-    of_spearman, of_rmse = pooled_intervals(values, ddg, proteins)
+    of_spearman, of_rmse = pooled_intervals(values, ddg, families)
     rows.append(
         {
             "features": name,
@@ -537,7 +545,7 @@ for k, name in enumerate(COMPARED):
         own = by_protein[name, split]
         measures["pooled"][name, split] = spearman(values, ddg)
         measures["per protein"][name, split] = own.mean()
-        limits = (pooled_intervals(values, ddg, proteins)[0], mean_interval(own))
+        limits = (pooled_intervals(values, ddg, families)[0], mean_interval(own))
         for axis, (low, high), measure in zip(axes, limits, measures.values(), strict=True):
             axis.plot([k + shift] * 2, [low, high], color=colours[split], lw=2)
             axis.plot(
@@ -559,23 +567,31 @@ plt.show()
 claims = []
 for name in COMPARED:
     claimed, honest = measures["pooled"][name, "rows"], measures["pooled"][name, "families"]
-    claims.append(f"{name} {claimed:.2f} instead of {honest:.2f}")
-inflation = {
-    name: measures["pooled"][name, "rows"] - measures["pooled"][name, "families"]
-    for name in COMPARED
-}
-most = max(inflation, key=inflation.get)
-say(
-    "Pooled Spearman by row instead of by family: "
-    + "; ".join(claims)
-    + f". **{most}** gains most from the leak ({inflation[most]:+.2f}): "
-    + (
-        "the more a feature set knows of the protein, the better it recognises one that it has "
-        "seen."
-        if most != "amino acids"
-        else "here even the residues alone profit."
-    )
+    claims.append(f"{name} {claimed:.2f} instead of {honest:.2f} ({claimed - honest:+.2f})")
+say("Pooled Spearman by row instead of by family: " + "; ".join(claims) + ".")
+
+
+def gain(name, rows=slice(None)):
+    """Pooled Spearman of the row split less that of the family split."""
+    by_row, by_family = predicted[name, "rows"][rows], predicted[name, "families"][rows]
+    return spearman(by_row, ddg[rows]) - spearman(by_family, ddg[rows])
+
+
+drawn = pd.DataFrame(
+    {name: gain(name, rows) for name in COMPARED} for rows in resampled_rows(families)
 )
+baseline = "amino acids"
+for name in COMPARED:
+    low, high = interval(drawn[name])
+    text = f"- **{name}** gains {gain(name):+.2f} [{low:+.2f}, {high:+.2f}] from the leak"
+    if name != baseline:
+        low, high = interval(drawn[name] - drawn[baseline])
+        word = (
+            "more than" if low > 0 else "less than" if high < 0 else "not clearly more or less than"
+        )
+        more = gain(name) - gain(baseline)
+        text += f", {word} {baseline} do ({more:+.2f} [{low:+.2f}, {high:+.2f}])"
+    say(text + ".")
 
 
 def compare(first, second):
@@ -586,14 +602,18 @@ def compare(first, second):
     return word, f"{difference.mean():+.2f} [{low:+.2f}, {high:+.2f}]"
 
 
-word, numbers = compare(by_protein["all of it", "rows"], by_protein["all of it", "families"])
+leak = by_protein["all of it", "rows"] - by_protein["all of it", "families"]
+low, high = mean_interval(leak)
 say(
-    f"Ranking within one protein, with all features: the row split {word} the family split "
-    f"({numbers} in Spearman per protein). "
+    "Ranking within one protein, with all features, the row split differs from the family split by "
+    f"{leak.mean():+.2f} [{low:+.2f}, {high:+.2f}] in Spearman per protein. "
     + (
-        "The leak is one of knowing the protein as a whole: how stable its mutants are on average."
-        if "cannot" in word
-        else "The leak reaches into the ranking of one protein's mutants, too."
+        "The leak reaches into the ranking of one protein's mutants, too."
+        if low > 0
+        else "Here the row split is even worse."
+        if high < 0
+        else "So no leak into the ranking within proteins was found here. One of up to "
+        f"{high:+.2f} is not excluded."
     )
 )
 
@@ -692,8 +712,9 @@ say(
 #
 # If A to G costs 2 kcal/mol, G to A in the mutant gains 2 kcal/mol. Most tables hold mutations of
 # natural proteins, which mostly destabilise, so a model may just learn to say "destabilises". A
-# test that costs no measurement: swap wild type and mutant. The cure costs none either: train on
-# both directions.
+# test that costs no measurement: swap wild type and mutant. Training on both directions makes the
+# predictions symmetric and needs no measurement either, but it has a price, which is computed
+# below.
 
 # %% mystnb={"image": {"alt": "Two panels, predicted change of a mutation against that of its reverse, with the line of opposite values: trained on the measured direction, and on both directions."}}
 reversed_mutants = mutants.rename(columns={"wildtype": "sequence", "sequence": "wildtype"})
@@ -744,6 +765,31 @@ for title in directions:
         f"{rmse(there[title], ddg):.2f} as "
         f"measured and {rmse(back[title], -ddg):.2f} reversed."
     )
+
+
+def rmse_less(first, second):
+    """RMSE of the first less that of the second, with its interval and a word for it."""
+    low, high = interval(
+        [
+            rmse(first[rows], ddg[rows]) - rmse(second[rows], ddg[rows])
+            for rows in resampled_rows(families)
+        ]
+    )
+    word = "worse than" if low > 0 else "better than" if high < 0 else "not clearly different from"
+    return word, f"{rmse(first, ddg) - rmse(second, ddg):+.2f} [{low:+.2f}, {high:+.2f}] kcal/mol"
+
+
+one_way, two_ways = directions
+word, numbers = rmse_less(there[two_ways], there[one_way])
+to_mean, numbers_to_mean = rmse_less(there[two_ways], constant)
+say(
+    "**What symmetry was bought with.** On mutations in the measured direction, training on both "
+    f"directions is {word} training on one: RMSE {rmse(there[two_ways], ddg):.2f} instead of "
+    f"{rmse(there[one_way], ddg):.2f} kcal/mol ({numbers}). It is {to_mean} the mean of the "
+    f"training set, {rmse(constant, ddg):.2f} ({numbers_to_mean}). What it gets for that is the "
+    f"reversed direction: {rmse(back[two_ways], -ddg):.2f} instead of "
+    f"{rmse(back[one_way], -ddg):.2f} kcal/mol."
+)
 
 # %% [markdown]
 # ## Is bfloat16 precise enough? Why it is dangerous here
@@ -925,7 +971,7 @@ if mega is not None:
         "new family": mega.family.to_numpy(),
     }
     mega_scores = {
-        (name, question): per_protein(predict(name, Z, mega_ddg, groups), mega_ddg, mega.protein)
+        (name, question): per_protein(predict(name, Z, mega_ddg, groups), mega_ddg, mega)
         for question, groups in QUESTIONS.items()
         for name in COMPARED
     }
@@ -969,8 +1015,8 @@ if mega is not None:
             + ", ".join(f"{name} {mean:.2f}" for name, mean in means.items())
             + f". All of it {word} amino acids alone ({numbers})."
         )
-    llr_mega = per_protein(Z["likelihood ratios"][:, 0], mega_ddg, mega.protein)
-    matrix_mega = per_protein(substitution(mega)[:, 0], mega_ddg, mega.protein)
+    llr_mega = per_protein(Z["likelihood ratios"][:, 0], mega_ddg, mega)
+    matrix_mega = per_protein(substitution(mega)[:, 0], mega_ddg, mega)
     say(
         "Without training, the masked-marginal ratio has a mean Spearman of "
         f"{llr_mega.mean():z.2f} "
