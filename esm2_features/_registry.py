@@ -77,6 +77,23 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
         return _networks[key]
 
 
+def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> None:
+    """Let go of a network, so that its memory is free once nobody uses it any more.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    device : str
+    precision : str
+    """
+    from esm2_features._devices import release_memory, resolve_device
+
+    with _lock:
+        place = resolve_device(device)
+        if _networks.pop((checkpoint.identity, str(place), precision), None) is not None:
+            release_memory(place)
+
+
 def device_of_network(checkpoint: Checkpoint, *, device: str, precision: str) -> str | None:
     """Say where the network of a checkpoint is in memory. Loads nothing, and no torch.
 

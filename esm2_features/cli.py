@@ -46,6 +46,7 @@ from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, T
 from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features._places import refuse_inputs
 from esm2_features._product_commands import attentions, contacts, logits, residues
+from esm2_features._server_commands import serve, token
 from esm2_features._variant_commands import scan, score
 
 if TYPE_CHECKING:
@@ -228,7 +229,7 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, say=click.echo)
 
 
-for command in (residues, logits, contacts, attentions, score, scan, cache):
+for command in (residues, logits, contacts, attentions, score, scan, cache, serve, token):
     main.add_command(command)
 
 
