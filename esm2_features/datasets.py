@@ -520,7 +520,7 @@ def _bunch(
     frame = None
     if as_frame:
         purpose = f"{source.__name__}(as_frame=True)"
-        pandas: Any = import_optional("pandas", extra="notebooks", purpose=purpose)
+        pandas: Any = import_optional("pandas", extra="pandas", purpose=purpose)
         frame = pandas.DataFrame({**columns, target.name: target.values})
         data, values = frame[names], frame[target.name]
     else:
