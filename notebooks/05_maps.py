@@ -680,7 +680,7 @@ if has_real:
     say(
         "The published splits are random, so relatives stand on both sides, and these numbers "
         "flatter all three. Split "
-        "by family before you claim more (see [Toxicity](02_toxicity.ipynb))."
+        "by family before you claim more (see the notebook `02_toxicity`)."
     )
 
 # %% [markdown]
