@@ -359,8 +359,8 @@ class _Ask:
             raise self._connection.unlike(f"answers {error}", 200) from None
         if not np.isfinite(vectors).all():
             raise NumericalError(
-                f"{url} gave infinities or NaN for sequences of the rows {listed(numbers)}. Nothing "
-                "of this portion was cached."
+                f"{url} gave infinities or NaN for sequences of the rows {listed(numbers)}. "
+                "Nothing of this portion was cached."
             )
         return vectors
 
