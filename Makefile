@@ -21,9 +21,10 @@ help:  ## list the commands
 # torch goes first and pinned: asked for as a range, pip would take the newest build, which
 # brings gigabytes of CUDA packages along.
 $(TO_RUN): pyproject.toml $(CONSTRAINTS)
+	@echo "Making $(VENV): some minutes, without a word from pip"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' $(CONSTRAINTS))"
-	$(PIP) -c $(CONSTRAINTS) -e ".[plot]"
+	$(PIP) -c $(CONSTRAINTS) -e ".[pandas,parquet,plot]"
 	@touch $@
 
 $(TO_DEVELOP): $(TO_RUN)
@@ -55,6 +56,7 @@ docs: $(TO_DOCUMENT)  ## build the site into docs/_build/html
 	rm -rf docs/_build docs/_generated docs/api
 	$(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	$(BIN)/python docs/_check.py docs/_build/html
+	@echo "Open docs/_build/html/index.html"
 
 # nbmake executes copies: the committed files stay as they are. Options of `make test` are left out,
 # because they would import the scripts beside the notebooks to look for doctests.

@@ -2,8 +2,8 @@
 
     python docs/_check.py docs/_build/html
 
-The exit code is 1 if a link leads nowhere, a picture has no text in its place, or a page would
-load anything from another host.
+The exit code is 1 if a link leads nowhere, a picture has no text in its place, or a page or a style
+sheet names something on another host to be loaded. What scripts ask for while they run is not seen.
 
 Never here: how pages are built, how they look.
 """
@@ -18,7 +18,9 @@ from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-_LOADS = {"script": "src", "img": "src", "iframe": "src", "source": "src", "link": "href"}
+_LOADS = ("src", "srcset", "poster", "data", "background")
+"""What a browser loads at once, of any tag; of ``link``, it is ``href``."""
+_FOREIGN_STYLE = re.compile(r"(?:url\(\s*|@import\s+)[\"']?((?:https?:)?//[^)\"'\s]+)")
 _NO_LOAD = {"canonical", "index", "search", "next", "prev", "author", "copyright", "top", "up"}
 
 
@@ -44,9 +46,11 @@ class Page(HTMLParser):
             self.links.append(given["href"])
         if tag == "img" and not given.get("alt", "").strip():
             self.without_text.append(given.get("src", "?")[:80])
-        target = given.get(_LOADS.get(tag, ""))
-        if target and not (tag == "link" and _NO_LOAD.intersection(given.get("rel", "").split())):
-            self.loads.append(target)
+        targets = [given[name] for name in _LOADS if given.get(name) and name != "srcset"]
+        targets += [one.split()[0] for one in given.get("srcset", "").split(",") if one.strip()]
+        if tag == "link" and not _NO_LOAD.intersection(given.get("rel", "").split()):
+            targets.append(given.get("href", ""))
+        self.loads += filter(None, targets)
 
 
 def faults(site: Path) -> Iterator[str]:
@@ -69,8 +73,8 @@ def faults(site: Path) -> Iterator[str]:
     for page in pages.values():
         for fault in _faults_of(page, pages):
             yield f"{page.path.relative_to(site)}: {fault}"
-    for sheet in site.rglob("*.css"):
-        for target in re.findall(r"url\(\s*[\"']?(https?:[^)\"']+)", sheet.read_text("utf-8")):
+    for sheet in [*site.rglob("*.css"), *files]:
+        for target in _FOREIGN_STYLE.findall(sheet.read_text("utf-8")):
             yield f"{sheet.relative_to(site)}: loads {target} from another host."
 
 

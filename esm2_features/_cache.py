@@ -39,8 +39,9 @@ class Cache:
     """Vectors on disk, each with a checksum.
 
     A light handle: making one opens nothing, and the first write creates folder and file, for
-    their owner only. Threads may share it and forked processes inherit it; a pickle carries path
-    and limit alone, by which two are equal.
+    their owner only (and for the group of a folder that was there, if it may make files in it).
+    Threads may share it and forked processes inherit it; a pickle carries path and limit alone, by
+    which two are equal.
 
     Parameters
     ----------

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import stat
 import threading
 import time
 import warnings
@@ -205,11 +206,22 @@ def is_damage(error: BaseException | None) -> bool:
 
 
 def make_private(file: Path) -> None:
-    """Make an empty file and its folder, for their owner only, unless they are there."""
+    """Make an empty file and its folder, for their owner only, unless they are there.
+
+    Where the folder was there, and its group may make files in it, the group may write this one.
+    """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Only SQLite may open a file that exists: to close it otherwise drops SQLite's locks.
     with suppress(FileExistsError):
-        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        opened = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        try:
+            allowed = file.parent.stat().st_mode
+            # In a sticky folder, such as /tmp, each file is its owner's.
+            if allowed & stat.S_IWGRP and not allowed & stat.S_ISVTX:
+                with suppress(OSError):  # not every file system has permissions
+                    file.chmod(0o660)
+        finally:
+            os.close(opened)
 
 
 # Connections that a parent opened are kept from being closed in its children, as SQLite demands.

@@ -187,6 +187,26 @@ OFFICIAL: dict[str, ModelCard] = {
 EMBEDDED = ModelCard(EMBEDDED_MODEL, "2.7M", Architecture(6, 192, 6))
 
 
+def slug(name: str) -> str:
+    """Give the name that the hosted service has for a model.
+
+    Parameters
+    ----------
+    name : str
+
+    Returns
+    -------
+    slug : str
+        The name itself, if it is not an official one.
+
+    Examples
+    --------
+    >>> slug("esm2_t33_650M_UR50D")
+    'esm2-650m'
+    """
+    return f"esm2-{OFFICIAL[name].parameters.lower()}" if name in OFFICIAL else name
+
+
 def available_models() -> list[ModelCard]:
     """List the models that can be asked for by name.
 

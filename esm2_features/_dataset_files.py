@@ -1,8 +1,8 @@
 """Files of data sets: where they lie, how they are fetched, and whether they are the right ones.
 
 A file is looked for in one folder, under one name, and fetched into it if it is not there. What is
-pinned is the SHA-256 of each table in the file, decompressed, so that a copy that was made by other
-means, and a newer archive with the same tables in it, are as good as a download.
+pinned is the size and the SHA-256 of each table in the file, decompressed, so that a copy that was
+made by other means, and a newer archive with the same tables in it, are as good as a download.
 
 A download goes into ``<file>.parts`` (by pooch), under a lock, so that processes that start
 together fetch once; parts that are complete are not fetched again. The file gets its name when its
@@ -17,17 +17,17 @@ import csv
 import gzip
 import hashlib
 import io
+import logging
 import os
 import shutil
 import sys
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 from urllib.parse import quote
 
 from platformdirs import user_cache_path
@@ -37,6 +37,7 @@ from esm2_features.exceptions import DatasetError
 HOST = "https://raw.githubusercontent.com"
 
 _AT_ONCE = 8  # downloads of small parts
+_THREADS = "esm2_features-download"  # how the names of the threads that download begin
 _TIMEOUT_SECONDS = (10, 30)  # to connect, and of silence
 
 
@@ -60,6 +61,21 @@ class Source:
         """Give the addresses of the parts."""
         return [f"{HOST}/{self.repository}/{self.revision}/{quote(path)}" for path in self.paths]
 
+    def place(self) -> str:
+        """Say where the parts are, for people; short, however many there are."""
+        what, *more = self.paths
+        if more:
+            folders = sorted({path.rpartition("/")[0] or "the top folder" for path in self.paths})
+            what = f"{len(self.paths)} files in {' and '.join(folders)}"
+        return f"{what} of https://github.com/{self.repository} at {self.revision}"
+
+
+class Pin(NamedTuple):
+    """What the bytes of a table must be, decompressed."""
+
+    size: int
+    sha256: str
+
 
 @dataclass(frozen=True)
 class DataFile:
@@ -71,9 +87,9 @@ class DataFile:
         Its name: ``.csv.gz``, which holds one table, or ``.zip``, which holds several.
     columns : tuple of str
         Of each table, in this order.
-    sha256 : mapping of str to str
-        For each table, the digest of its bytes, decompressed. A key is the path in the ``.zip``;
-        that of the one table of a ``.csv.gz`` is ``""``.
+    tables : mapping of str to Pin
+        What each table must be. A key is the path in the ``.zip``; that of the one table of a
+        ``.csv.gz`` is ``""``.
     sources : tuple of Source
         Where it can be fetched from; the first that gives the right tables is taken.
     convert : callable or None
@@ -85,7 +101,7 @@ class DataFile:
 
     name: str
     columns: tuple[str, ...]
-    sha256: Mapping[str, str]
+    tables: Mapping[str, Pin]
     sources: tuple[Source, ...]
     convert: Callable[[Sequence[Path]], Iterator[Sequence[str]]] | None
     size: str
@@ -125,7 +141,7 @@ def read_table(
     ----------
     file : DataFile
     table : str, default=""
-        One of the keys of ``file.sha256``.
+        One of the keys of ``file.tables``.
     data_home : path, optional
         See `data_folder`.
     download_if_missing : bool, default=True
@@ -189,22 +205,36 @@ class _WrongFileError(Exception):
 def _proved(file: DataFile, table: str, path: Path) -> bytes:
     """Give the bytes of a table, if they are the pinned ones."""
     what = f"its table {table}" if table else "it"
+    pin = file.tables[table]
+    packed = io.BytesIO(path.read_bytes())  # trouble with the disk is not that of the content
     try:
-        if path.suffix == ".zip":
-            with zipfile.ZipFile(path) as archive:
-                content = archive.read(table)
-        else:
-            with gzip.open(path) as packed:
-                content = packed.read()
-    except (EOFError, KeyError, gzip.BadGzipFile, zipfile.BadZipFile, zlib.error) as error:
-        raise _WrongFileError(f"{what} cannot be unpacked: {error}") from error
+        content = _unpacked(packed, path.suffix, table, pin.size + 1)
+    except Exception as error:  # all is in memory: whatever is raised, the bytes are its cause
+        why = str(error) or type(error).__name__
+        raise _WrongFileError(f"{what} cannot be unpacked: {why}") from error
+    if len(content) > pin.size:
+        raise _WrongFileError(f"{what} has, unpacked, more than the {pin.size} bytes expected")
     found = hashlib.sha256(content).hexdigest()
-    if found != file.sha256[table]:
+    if found != pin.sha256:
         raise _WrongFileError(
             f"the sha256 of the {len(content)} bytes that {what} has, unpacked, is {found}, "
-            f"expected {file.sha256[table]}"
+            f"expected {pin.sha256}"
         )
     return content
+
+
+def _unpacked(packed: io.BytesIO, suffix: str, table: str, most: int) -> bytes:
+    """Unpack a table, or its first ``most`` bytes: a few bytes can be packed gigabytes."""
+    if suffix != ".zip":
+        with gzip.open(packed) as unpacked:
+            return unpacked.read(most)
+    with zipfile.ZipFile(packed) as archive:
+        method = archive.getinfo(table).compress_type
+        if method not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            # bzip2 and LZMA, which zipfile knows too, it unpacks without a limit.
+            raise NotImplementedError(f"compression method {method} is not read, only deflate")
+        with archive.open(table) as unpacked:
+            return unpacked.read(most)
 
 
 # ------------------------------------------------------------------ fetching
@@ -246,7 +276,7 @@ def _fetch_from_any(file: DataFile, final: Path) -> None:
 def _fetch_from(file: DataFile, source: Source, final: Path) -> None:
     url = source.urls()[0]
     parts = final.with_name(f"{final.name}.parts")
-    _say(f"downloading {final.name} ({file.size}) from {url} to {final}")
+    _say(f"downloading {final.name} ({file.size}) from {source.place()} to {final}")
     paths = _download(file, source, final, parts)
     made = parts / final.name
     try:
@@ -254,14 +284,14 @@ def _fetch_from(file: DataFile, source: Source, final: Path) -> None:
             (made,) = paths
         else:
             write_table(file.columns, file.convert(paths), made)
-        for table in file.sha256:
+        for table in file.tables:
             _proved(file, table, made)
-    except (ValueError, LookupError, _WrongFileError) as error:
+    except (ValueError, LookupError, TypeError, csv.Error, _WrongFileError) as error:
         shutil.rmtree(parts)
         raise DatasetError(
-            f"What came from {url} is not what {final.name} is made from: {error}. It was deleted, "
-            f"and nothing was written to {final}. Run again to start afresh; if that does not "
-            "help, something on the way (a proxy?) changes it.",
+            f"What came from {source.place()} is not what {final.name} is made from: {error}. It "
+            f"was deleted, and nothing was written to {final}. Run again to start afresh; if that "
+            "does not help, something on the way (a proxy?) changes it.",
             path=str(final),
             url=url,
         ) from error
@@ -283,42 +313,33 @@ def _download(file: DataFile, source: Source, final: Path, folder: Path) -> list
         path=folder,
         downloader=pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS),
     )
+    pooch.get_logger().addFilter(_is_not_of_a_part)  # once, however often it is said
     try:
-        with _quiet_pooch(), ThreadPoolExecutor(_AT_ONCE) as pool:
+        with ThreadPoolExecutor(_AT_ONCE, _THREADS) as pool:
             came = pool.map(lambda url, name: fetch(url, fname=name), urls, names)
             bar = tqdm(came, total=len(urls), unit=" files", desc=final.name, disable=None)
             return [Path(path) for path in bar]
     except requests.RequestException as error:
-        asked = error.request.url if error.request is not None else urls[0]
-        raise _missing(
-            file, final, f"it could not be fetched from {asked} ({error})", kept=folder
-        ) from error
+        # Of "Max retries exceeded with url ... (Caused by ...)", the cause is what helps.
+        cause = getattr(error.args[0], "reason", None) if error.args else None
+        why = f"it could not be fetched ({cause or error})"
+        raise _missing(file, final, why, kept=folder) from error
 
 
-@contextmanager
-def _quiet_pooch() -> Iterator[None]:
+def _is_not_of_a_part(record: logging.LogRecord) -> bool:
     """Keep pooch from advising, for each part, to pin a digest: the whole is pinned."""
-    import pooch
-
-    logger = pooch.get_logger()
-    level = logger.level
-    logger.setLevel("WARNING")
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+    return record.levelno >= logging.WARNING or not (record.threadName or "").startswith(_THREADS)
 
 
 def _missing(file: DataFile, final: Path, why: str, kept: Path | None = None) -> DatasetError:
     source = file.sources[0]
     url = source.urls()[0]
     if file.convert is None:
-        by_hand = f"fetch {url} where there is a network and copy it to {final}"
+        by_hand = f"fetch {url} where there is a network and copy it there"
     else:
         by_hand = (
-            f"load it once where there is a network (it is made from {url}"
-            + (f" and {len(source.paths) - 1} more files" if len(source.paths) > 1 else "")
-            + f") and copy the {final.name} of that machine to {final}"
+            f"load it once where there is a network (it is made from {source.place()}) and copy "
+            "the file that this makes"
         )
     resumed = (
         f" What has come is kept in {kept}: run again to go on."

@@ -13,7 +13,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from esm2_features._dataset_files import DataFile, Source
+from esm2_features._dataset_files import DataFile, Pin, Source
 
 
 def _toxicity(parts: Sequence[Path]) -> Iterator[tuple[str, ...]]:
@@ -86,7 +86,7 @@ _DOMAINS = """
 TOXICITY = DataFile(
     name="toxicity_peptides.csv.gz",
     columns=("sequence", "label"),
-    sha256={"": "a2f6e85f625ebeacf6116c4b312bb5383aa45853668ef5b3d6c97db541383ac9"},
+    tables={"": Pin(120_801, "a2f6e85f625ebeacf6116c4b312bb5383aa45853668ef5b3d6c97db541383ac9")},
     sources=(
         Source(
             "dzjxzyd/UniDL4BioPep",
@@ -101,7 +101,7 @@ TOXICITY = DataFile(
 S2648 = DataFile(
     name="stability_s2648.csv.gz",
     columns=("pdb_id", "mutation", "pos", "wildtype_sequence", "sequence", "ddg"),
-    sha256={"": "ac96f25151264d08a5efec8fd319bb118d595cb73131d6149637146b7226c259"},
+    tables={"": Pin(749_330, "ac96f25151264d08a5efec8fd319bb118d595cb73131d6149637146b7226c259")},
     sources=(
         Source(
             "mitiau/PROSTATA",
@@ -116,7 +116,9 @@ S2648 = DataFile(
 MEGASCALE = DataFile(
     name="stability_megascale.csv.gz",
     columns=("protein_id", "mutation", "ddG_kcal_mol_positive_destabilising", "sequence"),
-    sha256={"": "99e19393a5ee0ca653806aafd5e42deee7240aef5420329151dc7739c28a26ad"},
+    tables={
+        "": Pin(13_243_148, "99e19393a5ee0ca653806aafd5e42deee7240aef5420329151dc7739c28a26ad")
+    },
     sources=(
         Source(
             "3BioCompBio/EvoStability",
@@ -129,27 +131,29 @@ MEGASCALE = DataFile(
         ),
     ),
     convert=_megascale,
-    size="about 45 MB in 258 files",
+    size="about 45 MB",
 )
 
 # The archive was packed anew (with FASTA files in it), so its tables are pinned, not its bytes.
 GB1_SPLITS = DataFile(
     name="stability_flip_gb1_splits.zip",
     columns=("sequence", "target", "set", "validation"),
-    sha256={
-        "splits/one_vs_rest.csv": (
-            "e901db7f88f5851f6d5177ca78d8ba9c7b01b4712cd553cb309f29a34f569d02"
+    tables={
+        "splits/one_vs_rest.csv": Pin(
+            2_499_685, "e901db7f88f5851f6d5177ca78d8ba9c7b01b4712cd553cb309f29a34f569d02"
         ),
-        "splits/two_vs_rest.csv": (
-            "b368e4564e10e33735f897c9b63f1be7030082e565c6d4e1368d6f1641a310de"
+        "splits/two_vs_rest.csv": Pin(
+            2_500_241, "b368e4564e10e33735f897c9b63f1be7030082e565c6d4e1368d6f1641a310de"
         ),
-        "splits/three_vs_rest.csv": (
-            "b8aa60cc061013a5c2e6f4070593c82976b1d9e5c9058a66ad57c6e9c3cec023"
+        "splits/three_vs_rest.csv": Pin(
+            2_503_831, "b8aa60cc061013a5c2e6f4070593c82976b1d9e5c9058a66ad57c6e9c3cec023"
         ),
-        "splits/low_vs_high.csv": (
-            "190217d19cdafec40d8a961fce2dcbfd9fc89c9f4c6fa994aa90861b06e073fa"
+        "splits/low_vs_high.csv": Pin(
+            2_506_770, "190217d19cdafec40d8a961fce2dcbfd9fc89c9f4c6fa994aa90861b06e073fa"
         ),
-        "splits/sampled.csv": ("19bcb946fb9f8fe5ac1d5ed0aa85d4a85848b44744560d9684cc278935f3bd16"),
+        "splits/sampled.csv": Pin(
+            2_509_429, "19bcb946fb9f8fe5ac1d5ed0aa85d4a85848b44744560d9684cc278935f3bd16"
+        ),
     },
     sources=(
         Source(

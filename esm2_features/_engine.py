@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from esm2_features._cache import Cache, open_cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._checkpoint import open_checkpoint
+from esm2_features._endpoint import Token, read_endpoint
 from esm2_features._intake import Intake
 from esm2_features._lengths import Cuts
 from esm2_features._options import (
@@ -43,6 +44,7 @@ from esm2_features._options import (
 from esm2_features._per_residue import PerResidue, only_column
 from esm2_features._products import PRODUCTS
 from esm2_features._regions import read_region, region_cells, warn_of_pairs
+from esm2_features._remote_rows import check_model
 from esm2_features._residues import is_missing
 from esm2_features._run import Run
 from esm2_features.exceptions import InputError
@@ -104,6 +106,14 @@ class Engine(PerResidue):
         or all that this model has, at once.
     verbose : bool, default=False
         Show progress on a terminal.
+    endpoint : str or None, default=None
+        Address of a server, such as ``"http://host:8000"``, that computes the vectors which are
+        not in the cache, instead of a network in this process. They have the same numbers, to
+        float32's rounding, and the same keys. For models by name, and `embed` alone. The server
+        chooses the device; ``batch_tokens`` is what a request holds.
+    token : str or None, default=None
+        Token for the server. None is what the environment variable ``ESM2_FEATURES_TOKEN`` holds,
+        which is the better place. It is shown nowhere, and no pickle takes it along.
 
     Attributes
     ----------
@@ -127,6 +137,14 @@ class Engine(PerResidue):
     See Also
     --------
     ESM2Transformer : The same as a step of a scikit-learn pipeline.
+
+    Notes
+    -----
+    With an ``endpoint``, a server of this library (``esm2-features serve``) must have the same
+    weights and compute in ``precision``; it says so itself, and anything else is refused. Other
+    servers of the hosted service's API, version 3, say nothing of the kind. Their vectors are kept
+    in the cache under the server's address and never mixed with others; ``"mean"``, ``"cls"``,
+    ``"max"``, ``"std"`` and regions can be had from them.
 
     References
     ----------
@@ -164,7 +182,17 @@ class Engine(PerResidue):
         cache_dtype: Literal["float32", "float16"] = "float32",
         store: Literal["requested", "all"] = "requested",
         verbose: bool = False,
+        endpoint: str | None = None,
+        token: str | Token | None = None,
     ) -> None:
+        server = read_endpoint(endpoint, token)
+        if server is not None:
+            check_model(model)
+            if device != "auto":
+                raise InputError(
+                    f"Got device={device!r} with an endpoint, which chooses its device itself. "
+                    "Leave one of them out."
+                )
         Intake.__init__(
             self, max_residues=max_residues, too_long=too_long, unknown=unknown, region=region
         )
@@ -176,6 +204,7 @@ class Engine(PerResidue):
             batch_tokens=None if batch_tokens == "auto" else positive("batch_tokens", batch_tokens),
             cache=open_cache(cache),
             verbose=bool(verbose),
+            endpoint=server,
         )
         depth = self.checkpoint.architecture.layers
         self.layers = absolute_layers(layers, depth=depth, model=self.checkpoint.name)
@@ -257,6 +286,9 @@ class Engine(PerResidue):
             If this process was forked from one that has run a network.
         CacheVersionError
             If the cache belongs to a newer version or to another program.
+        EndpointError
+            If the ``endpoint`` cannot be reached, refuses, or has other weights. What has come by
+            then is in the cache.
         TypeError
             If it is not a container of sequences.
 
@@ -322,6 +354,8 @@ class Engine(PerResidue):
             If ``sequences`` is neither an iterator nor a container of sequences.
         CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
             As the method.
+        EndpointError
+            As `embed`.
 
         Examples
         --------
@@ -349,7 +383,7 @@ class Engine(PerResidue):
             rows = range(cuts.seen, cuts.seen + len(some))
             found = self._normalise(some, rows=rows, cuts=cuts)
             if product == "embedding":
-                yield from self._embed_normalised(self._subjects(found, rows=rows))
+                yield from self._embed_normalised(self._subjects(found, rows=rows), rows=rows)
             elif reader is None:
                 yield from self._masked(found, rows)
             else:
@@ -357,7 +391,11 @@ class Engine(PerResidue):
         cuts.say(self.max_residues)
 
     def _embed_normalised(
-        self, subjects: Sequence[str | None], *, fill: float = np.nan
+        self,
+        subjects: Sequence[str | None],
+        *,
+        fill: float = np.nan,
+        rows: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
         """Compute features of what `_subjects` has given.
 
@@ -366,6 +404,8 @@ class Engine(PerResidue):
         subjects : sequence of str or None
         fill : float, default=nan
             What the features of None are.
+        rows : sequence of int, optional
+            Row numbers for error messages, if they are not 0, 1, 2, ...
 
         Returns
         -------
@@ -378,22 +418,26 @@ class Engine(PerResidue):
         """
         is_part = np.array(["@" in subject for subject in subjects if subject is not None], bool)
         if not is_part.any():
-            return self._vectors(subjects, self._computed, fill)
+            return self._vectors(subjects, self._computed, fill, rows)
         _refuse_special_tokens(self.poolings)
         of_parts = [column for column in self._computed if column[1] not in SPECIAL_TOKENS]
         if is_part.all() or of_parts == self._computed:
-            return self._vectors(subjects, of_parts, fill)
+            return self._vectors(subjects, of_parts, fill, rows)
         # More is kept of whole sequences than of parts: whole ones first, and then all.
-        whole = [subject for subject in subjects if subject is not None and "@" not in subject]
-        self._vectors(whole, self._computed, fill)
-        return self._vectors(subjects, of_parts, fill)
+        whole = [None if subject and "@" in subject else subject for subject in subjects]
+        self._vectors(whole, self._computed, fill, rows)
+        return self._vectors(subjects, of_parts, fill, rows)
 
-    def _precompute_normalised(self, subjects: Sequence[str]) -> None:
+    def _precompute_normalised(
+        self, subjects: Sequence[str], *, rows: Sequence[int] | None = None
+    ) -> None:
         """Fill the cache with the features of what `_subjects` has given.
 
         Parameters
         ----------
         subjects : sequence of str
+        rows : sequence of int, optional
+            Row numbers for error messages, if they are not 0, 1, 2, ...
 
         Raises
         ------
@@ -405,13 +449,18 @@ class Engine(PerResidue):
         if self.cache is None:
             raise InputError("Got cache=None, so there is nothing to be filled. Choose a cache.")
         for start in range(0, len(subjects), self._rows_at_a_time):
-            self._embed_normalised(subjects[start : start + self._rows_at_a_time])
+            some = slice(start, start + self._rows_at_a_time)
+            self._embed_normalised(subjects[some], rows=None if rows is None else rows[some])
 
     def _vectors(
-        self, subjects: Sequence[str | None], computed: list[tuple[int, str]], fill: float
+        self,
+        subjects: Sequence[str | None],
+        computed: list[tuple[int, str]],
+        fill: float,
+        rows: Sequence[int] | None,
     ) -> NDArray[np.float32]:
         dim = self.checkpoint.architecture.dim
-        rows = self._rows(
+        found = self._rows(
             subjects,
             partial(_vectors_reader, computed, dim, self.cache_dtype),
             wanted=self._wanted,
@@ -419,8 +468,9 @@ class Engine(PerResidue):
             width=dim,
             dtype=self.cache_dtype,
             fill=fill,
+            numbers=rows,
         )
-        return rows.reshape(len(subjects), len(self._wanted) * dim)
+        return found.reshape(len(subjects), len(self._wanted) * dim)
 
     @property
     def _rows_at_a_time(self) -> int:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from esm2_features._cache import Cache
 from esm2_features._catalogue import DEFAULT_MODEL
 from esm2_features._chains import LINKER_LENGTH, check_join, join_chains
+from esm2_features._endpoint import Token, hidden
 from esm2_features._engine import Engine
 from esm2_features._lengths import Cuts
 from esm2_features._options import PARTIAL_POOLINGS, SPECIAL_TOKENS
@@ -30,7 +31,7 @@ class ESM2Transformer(SequenceTransformer):
 
     The transformer learns nothing: `fit` checks, `transform` works without it. Weights are
     loaded when a vector is first missing from the cache, once per process, and are never
-    part of the estimator or its pickle.
+    part of the estimator or its pickle. With ``endpoint``, a server computes instead.
 
     Parameters
     ----------
@@ -101,6 +102,15 @@ class ESM2Transformer(SequenceTransformer):
         ``layers`` and ``pooling`` computes each sequence once. See `precompute`.
     verbose : bool, default=False
         Show progress on a terminal.
+    endpoint : str or None, default=None
+        Address of a server (``esm2-features serve``), such as ``"http://host:8000"``, that computes
+        the vectors which are not in the cache, instead of a network in this process: the same
+        numbers to float32's rounding, under the same keys. ``model`` is then an official name or
+        ``"mini"``, the server chooses the device, and ``batch_tokens`` is what a request holds.
+    token : str or None, default=None
+        Token for the server. None is what the environment variable ``ESM2_FEATURES_TOKEN`` holds,
+        which is the better place: a token that is given here is hidden in everything that is
+        printed, and no pickle takes it along, so other processes (``n_jobs``) do not have it.
 
     Attributes
     ----------
@@ -176,6 +186,8 @@ class ESM2Transformer(SequenceTransformer):
         cache_dtype: Literal["float32", "float16"] = "float32",
         store: Literal["requested", "all"] = "requested",
         verbose: bool = False,
+        endpoint: str | None = None,
+        token: str | Token | None = None,
     ) -> None:
         self.model = model
         self.layers = layers
@@ -194,6 +206,12 @@ class ESM2Transformer(SequenceTransformer):
         self.cache_dtype = cache_dtype
         self.store = store
         self.verbose = verbose
+        self.endpoint = endpoint
+        self.token = token
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Keep a token in what hides it: parameters are printed, and pickled."""
+        super().__setattr__(name, hidden(value) if name == "token" else value)
 
     def precompute(
         self,
@@ -231,7 +249,7 @@ class ESM2Transformer(SequenceTransformer):
             If weights are needed and cannot be loaded.
         OutOfMemoryError
             If one sequence alone does not fit into memory.
-        NumericalError, ForkedProcessError, CacheVersionError
+        NumericalError, ForkedProcessError, CacheVersionError, EndpointError
             As `transform`.
 
         Notes
@@ -252,10 +270,18 @@ class ESM2Transformer(SequenceTransformer):
         """
         engine = self._engine(layers=layers, pooling=pooling)
         cuts = Cuts()
-        subjects = self._subjects(engine, self._chains(X), cuts)
+        chains = self._chains(X)
+        n_rows = len(chains[0].values)
+        subjects = self._subjects(engine, chains, cuts)
         cuts.say(engine.max_residues)
+        row_of: dict[str, int] = {}
+        in_a_row = len(subjects) // n_rows
+        for i, subject in enumerate(subjects):
+            if subject:
+                row_of.setdefault(subject, i // in_a_row)
         # Sorted, all regions of a sequence are neighbours, and so come from one forward pass.
-        engine._precompute_normalised(sorted({subject for subject in subjects if subject}))
+        distinct = sorted(row_of)
+        engine._precompute_normalised(distinct, rows=[row_of[subject] for subject in distinct])
         return self
 
     def _engine(self, **changed: object) -> Engine:
@@ -322,10 +348,11 @@ class ESM2Transformer(SequenceTransformer):
         self,
         engine: Engine,
         sequences: list[str | None],
-        n_chains: int,  # noqa: ARG002
+        n_chains: int,
         fill: float,
     ) -> NDArray[np.float32]:
-        return engine._embed_normalised(sequences, fill=fill)
+        rows = [i // n_chains for i in range(len(sequences))] if n_chains > 1 else None
+        return engine._embed_normalised(sequences, fill=fill, rows=rows)
 
     def _names(self, engine: Engine) -> list[str]:
         return engine.feature_names

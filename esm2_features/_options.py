@@ -16,6 +16,15 @@ SPECIAL_TOKENS = ("cls", "eos")
 PARTIAL_POOLINGS = tuple(word for word in POOLINGS if word not in SPECIAL_TOKENS)
 """Those that a part of a sequence can have."""
 EVERY_POOLING = (*POOLINGS, "parti")
+POOLING_OF = {
+    "mean": "mean",
+    "bos": "cls",
+    "eos": "eos",
+    "max": "max",
+    "std": "std",
+    "parti": "parti",
+}
+"""What the hosted service's API calls them; the last four are this library's own."""
 TOO_LONG = ("raise", "truncate", "window")
 PRECISIONS = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "float16")

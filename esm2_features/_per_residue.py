@@ -307,6 +307,7 @@ class PerResidue(Intake, Run):
         With ``too_long="window"``, a masked residue of a longer sequence is seen in the window of
         ``max_residues`` around it; one that is not masked, in all windows that hold it.
         """
+        self._refuse_endpoint("A likelihood")
         depth = self.checkpoint.architecture.layers
         site = [(depth, "log_probs")]
         rows = self._rows(
@@ -348,6 +349,8 @@ class PerResidue(Intake, Run):
 
     def _reader(self, product: str, layers: object, over: object) -> Reader | None:
         """Make the reader of what is not cached."""
+        if product != "embedding":
+            self._refuse_endpoint(product)
         if product != "embedding" and self.region is not None:
             raise InputError(
                 f"Got region={self.region!r}, which is for pooling: {product} are of every "

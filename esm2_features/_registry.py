@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from esm2_features._model import Network
 
 _networks: dict[tuple[str, str, str], Network] = {}
-_keys: dict[tuple[Path | ModelCard, str, str], tuple[str, str, str]] = {}
+_keys: dict[tuple[Hashable, str, str], tuple[str, str, str]] = {}
 """Key of the network that a source, on a device and in a precision, has led to: whoever only wants
 to know whether it is there need not take the digest of a file."""
 _lock = threading.Lock()
@@ -72,7 +73,7 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
         if key not in _networks:
             _owner = os.getpid()
             _networks[key] = _load(checkpoint, place, precision)
-        _keys[checkpoint.source, str(place), precision] = key
+        _keys[_seen(checkpoint.source), str(place), precision] = key
         return _networks[key]
 
 
@@ -117,7 +118,18 @@ def device_of_network(checkpoint: Checkpoint, *, device: str, precision: str) ->
     from esm2_features._devices import resolve_device  # torch is there where a network is
 
     place = str(resolve_device(device))
-    return place if _keys.get((checkpoint.source, place, precision)) in _networks else None
+    return place if _keys.get((_seen(checkpoint.source), place, precision)) in _networks else None
+
+
+def _seen(source: Path | ModelCard) -> Hashable:
+    """Tell a file from what has taken its place, without reading it."""
+    if not isinstance(source, Path):
+        return source
+    try:
+        found = source.stat()
+    except OSError:
+        return source
+    return source, found.st_size, found.st_mtime_ns
 
 
 def _load(checkpoint: Checkpoint, place: torch.device, precision: str) -> Network:

@@ -1,14 +1,15 @@
-"""The run: results of subjects, out of the cache or out of the network.
+"""The run: results of subjects, out of the cache, out of the network, or out of a server.
 
 `Run._rows` is the data flow of the whole library on one page.
 
-Never here: which results there are, scikit-learn, pandas, HTTP, file formats.
+Never here: which results there are, what is said to a server, scikit-learn, pandas, file formats.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,13 +17,16 @@ from numpy.typing import NDArray
 from esm2_features._alphabet import MASK
 from esm2_features._cache import Cache
 from esm2_features._checkpoint import Checkpoint
+from esm2_features._endpoint import Endpoint
 from esm2_features._passes import Passes
 from esm2_features._plan import dedupe, spread
 from esm2_features._registry import get_network
+from esm2_features._remote import Connection
+from esm2_features._remote_rows import RemoteRows
 from esm2_features._spec import Spec
 from esm2_features._storage import Storage
 from esm2_features._subjects import distinct_sequences, parse
-from esm2_features.exceptions import CheckpointError, NumericalError
+from esm2_features.exceptions import CheckpointError, InputError, NumericalError
 
 if TYPE_CHECKING:
     from tqdm.std import tqdm
@@ -31,8 +35,16 @@ if TYPE_CHECKING:
     from esm2_features._readers import Reader
 
 
+class _Columns(NamedTuple):
+    """Layer and pooling of what is asked for, and of what is computed and kept; in which dtype."""
+
+    wanted: Sequence[tuple[int, str]]
+    computed: Sequence[tuple[int, str]]
+    dtype: str
+
+
 class Run:
-    """One network over many subjects, with a cache or without.
+    """One network over many subjects, here or on a server, with a cache or without.
 
     Parameters
     ----------
@@ -43,6 +55,8 @@ class Run:
     cache : Cache or None
     verbose : bool
         Show progress on a terminal.
+    endpoint : Endpoint or None
+        A server that computes instead of a network in this process.
 
     Attributes
     ----------
@@ -59,6 +73,7 @@ class Run:
         batch_tokens: int | None,
         cache: Cache | None,
         verbose: bool,
+        endpoint: Endpoint | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self.precision = precision
@@ -67,6 +82,7 @@ class Run:
         self.cache = cache
         self.verbose = verbose
         self.n_computed = 0
+        self._endpoint = endpoint
         self._fitting: dict[type, int] = {}
 
     def _rows(
@@ -79,6 +95,7 @@ class Run:
         width: int,
         dtype: str = "float32",
         fill: float = np.nan,
+        numbers: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
         """Give rows of a fixed width, which can be cached.
 
@@ -97,38 +114,114 @@ class Run:
             What the rows are kept in.
         fill : float, default=nan
             What the rows of None are.
+        numbers : sequence of int, optional
+            Row of each subject, for error messages, if they are not 0, 1, 2, ...
 
         Returns
         -------
         rows : ndarray of shape (n, wanted, width), float32
             In the order of the subjects.
         """
+        at = [i for i, subject in enumerate(subjects) if subject is not None]
         present = [subject for subject in subjects if subject is not None]
         first, back = dedupe(present)
         unique = [present[i] for i in first]
+        columns = _Columns(wanted, computed, dtype)
         found = np.empty((len(subjects), len(wanted), width), np.float32)
         rows = found[: len(unique)]
-        picked = [list(computed).index(column) for column in wanted]
-        with Storage(
-            self.cache,
-            unique,
-            wanted=self._specs(wanted, dtype),
-            stored=self._specs(computed, dtype),
-            rows=rows,
-        ) as storage:
+
+        def passes(missing: Sequence[int]) -> Iterator[tuple[list[int], Any]]:
+            network = self._network_for([unique[i] for i in missing], wanted, dtype)
+            return self._passes(network, unique, missing, reader(), storage)
+
+        with self._storage(unique, columns, rows) as storage:
             missing = storage.read(range(len(unique)))
-            while missing:
-                network = self._network_for([unique[i] for i in missing], wanted, dtype)
-                for batch, vectors in self._passes(network, unique, missing, reader(), storage):
-                    rows[batch] = vectors[:, picked]
-                    storage.add(batch, vectors)
-                missing = storage.settle()  # what other processes began, and did not end
+            if self._endpoint is None:
+                _fill(rows, columns, storage, missing, passes)
+            elif missing:
+                of_unique = [at[i] if numbers is None else numbers[at[i]] for i in first]
+                self._ask(self._endpoint, unique, missing, columns, rows, storage, of_unique)
         if len(unique) < len(subjects):
-            is_present = np.array([subject is not None for subject in subjects], np.bool_)
             source = np.full(len(subjects), -1)
-            source[is_present] = back
+            source[at] = back
             spread(found, source, fill=fill)
         return found
+
+    def _ask(
+        self,
+        endpoint: Endpoint,
+        subjects: Sequence[str],
+        missing: list[int],
+        columns: _Columns,
+        rows: NDArray[np.float32],
+        storage: Storage,
+        numbers: Sequence[int],
+    ) -> None:
+        """Fill in the rows that are missing with what the server computes."""
+        with Connection(endpoint) as connection:
+            remote = RemoteRows(
+                connection,
+                model=self.checkpoint.name,
+                shape=self.checkpoint.architecture,
+                identity=self.checkpoint.identity,
+                precision=self.precision,
+            )
+
+            if remote.is_ours:
+                answers = partial(self._answers, remote, subjects, columns, numbers, storage)
+                _fill(rows, columns, storage, missing, answers)
+                return
+            # What nobody vouches for is kept, and looked for, under an identity of its own.
+            identity = remote.stated.identity
+            with self._storage(subjects, columns, rows, identity) as apart:
+                answers = partial(self._answers, remote, subjects, columns, numbers, apart)
+                _fill(rows, columns, apart, apart.read(missing), answers)
+
+    def _answers(
+        self,
+        remote: RemoteRows,
+        subjects: Sequence[str],
+        columns: _Columns,
+        numbers: Sequence[int],
+        storage: Storage,
+        missing: Sequence[int],
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        distinct = distinct_sequences([parse(subjects[i]) for i in missing])
+        with self._progress(sum(len(sequence) for sequence, _ in distinct)) as progress:
+            for batch, vectors in remote.over(
+                subjects,
+                missing,
+                columns.computed,
+                numbers=numbers,
+                budget=self.batch_tokens,
+                take=storage.take,
+                progress=progress.update,
+            ):
+                kept = vectors
+                if columns.dtype != "float32":
+                    with np.errstate(over="ignore"):
+                        kept = vectors.astype(columns.dtype).astype(np.float32)
+                for i, row in zip(batch, kept, strict=True):
+                    if not np.isfinite(row).all():
+                        raise self._not_finite(parse(subjects[i]).sequence, columns.dtype)
+                self.n_computed += len(distinct_sequences([parse(subjects[i]) for i in batch]))
+                yield batch, kept
+
+    def _storage(
+        self,
+        subjects: Sequence[str],
+        columns: _Columns,
+        rows: NDArray[np.float32],
+        identity: str | None = None,
+    ) -> Storage:
+        """Make what stands between these rows and the cache; of other weights, if it says so."""
+        return Storage(
+            self.cache,
+            subjects,
+            wanted=self._specs(columns.wanted, columns.dtype, identity),
+            stored=self._specs(columns.computed, columns.dtype, identity),
+            rows=rows,
+        )
 
     def _results(self, subjects: Sequence[str], reader: Reader) -> list[Any]:
         """Give results of any size, which are not cached.
@@ -211,10 +304,13 @@ class Run:
                 raise self._not_finite(parse(subject).sequence, getattr(reader, "dtype", "float32"))
         return results
 
-    def _specs(self, columns: Sequence[tuple[int, str]], dtype: str) -> list[Spec]:
+    def _specs(
+        self, columns: Sequence[tuple[int, str]], dtype: str, identity: str | None
+    ) -> list[Spec]:
         if self.cache is None:
             return []  # the identity of the weights may cost a reading of their file
-        identity, name = self.checkpoint.identity, self.checkpoint.name
+        name = self.checkpoint.name
+        identity = self.checkpoint.identity if identity is None else identity
         return [
             Spec(identity, layer, pooling, self.precision, dtype, name)
             for layer, pooling in columns
@@ -242,7 +338,17 @@ class Run:
             raise
 
     def _network(self) -> Network:
+        self._refuse_endpoint("This")
         return get_network(self.checkpoint, device=self.device, precision=self.precision)
+
+    def _refuse_endpoint(self, what: str) -> None:
+        """Refuse what a server is not asked for, rather than compute it here in silence."""
+        if self._endpoint is not None:
+            raise InputError(
+                f"Got endpoint={self._endpoint.url!r}, from which vectors come (embed, and "
+                f'stream(..., "embedding")). {what} is computed in this process only: use an '
+                "engine without endpoint=, on the machine that has the weights."
+            )
 
     def _progress(self, residues: int) -> tqdm[None]:
         if not self.verbose:  # `tqdm.auto` warns in notebooks that have no widgets
@@ -268,6 +374,22 @@ class Run:
             'was cached. float16 overflows in some models: use precision="float32" or "bfloat16", '
             'and cache_dtype="float32"; in float32, the checkpoint is damaged.'
         )
+
+
+def _fill(
+    rows: NDArray[np.float32],
+    columns: _Columns,
+    storage: Storage,
+    missing: list[int],
+    compute: Callable[[Sequence[int]], Iterator[tuple[list[int], Any]]],
+) -> None:
+    """Fill in the rows that are missing, and keep them as they come."""
+    picked = [columns.computed.index(column) for column in columns.wanted]
+    while missing:
+        for batch, vectors in compute(missing):
+            rows[batch] = vectors[:, picked]
+            storage.add(batch, vectors)
+        missing = storage.settle()  # what other processes began, and did not end
 
 
 def _shown(sequence: str) -> str:

@@ -10,6 +10,7 @@ Never here: what is in a cell, files, an import of pandas, Polars, PyArrow or Bi
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set, Sized
 from numbers import Number
 from typing import Any, NamedTuple
@@ -36,6 +37,7 @@ class Column(NamedTuple):
     values: list[object]
 
 
+_LABELS = {"accession", "class", "description", "gene", "id", "label", "name", "organism", "target"}
 _TO_LIST = ("to_pylist", "to_list", "tolist")  # as Arrow, Polars and pandas, and NumPy say it
 
 
@@ -85,6 +87,7 @@ def columns(X: object, *, owner: str, region: str | None = None) -> list[Column]
         _refuse_what_is_no_container(X, owner)
         found = _from_list(list(X))  # type: ignore[call-overload]
     _refuse_empty(found, X, owner)
+    _warn_of_labels(found, region)
     if region is not None:
         _check_region_column(found, region)
     for column in found:
@@ -193,6 +196,20 @@ def _refuse_what_is_no_container(X: object, owner: str) -> None:
     else:
         got, remedy = type(X).__name__, "Pass a list of sequences, a Series or a data frame"
     raise TypeError(f"{owner} needs protein sequences, one for each row, but got {got}. {remedy}.")
+
+
+def _warn_of_labels(found: list[Column], region: str | None) -> None:
+    """Warn of a column among several that, by its name, holds no chain: names are letters, too."""
+    if len(found) == 1:
+        return
+    for column in found:
+        if column.name is not None and column.name != region and column.name.lower() in _LABELS:
+            warnings.warn(
+                f"The column {column.name!r} is embedded as a chain of its own, because it holds "
+                "text. If it is none, pass the columns of sequences only, such as "
+                "X[['sequence']]; if it is, rename it, and this warning goes.",
+                stacklevel=4,
+            )
 
 
 def _refuse_empty(found: list[Column], X: Any, owner: str) -> None:

@@ -107,7 +107,7 @@ def as_json(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
-def as_npz(job: Job, many: list[Found]) -> Iterator[bytes]:
+def as_npz(job: Job, many: list[Found], about: dict[str, str]) -> Iterator[bytes]:
     """Write an npz archive.
 
     Vectors of whole sequences are rows of one array, ``mean_33``; what has a row for each residue
@@ -117,12 +117,17 @@ def as_npz(job: Job, many: list[Found]) -> Iterator[bytes]:
     ----------
     job : Job
     many : list of Found
+    about : dict of str to str
+        What the numbers are: arrays of these names.
 
     Yields
     ------
     part : bytes
     """
-    arrays: dict[str, NDArray[Any]] = {"length": np.array(job.lengths)}
+    arrays: dict[str, NDArray[Any]] = {
+        "length": np.array(job.lengths),
+        **{word: np.array(value) for word, value in about.items()},
+    }
     for word in many[0]:
         if word in job.poolings:
             for layer in job.layers:
@@ -147,7 +152,7 @@ def _one_each(word: str, many: list[Found]) -> Iterator[tuple[str, NDArray[np.fl
             yield f"{word}_{i}", found[word]
 
 
-def as_arrow(job: Job, many: list[Found]) -> Iterator[bytes]:
+def as_arrow(job: Job, many: list[Found], about: dict[str, str]) -> Iterator[bytes]:
     """Write an Arrow stream: a row for each sequence, with its number and length.
 
     ``mean_33`` holds lists of a fixed size; ``per_token_33``, ``logits`` and ``contacts`` hold
@@ -158,6 +163,8 @@ def as_arrow(job: Job, many: list[Found]) -> Iterator[bytes]:
     ----------
     job : Job
     many : list of Found
+    about : dict of str to str
+        What the numbers are, for the metadata.
 
     Yields
     ------
@@ -194,8 +201,8 @@ def as_arrow(job: Job, many: list[Found]) -> Iterator[bytes]:
                 columns[f"{word}_{layer}"] = _ragged(pa, [found[word][layer] for found in many])
         else:
             columns[word] = _ragged(pa, [found[word] for found in many])
-    about = {"model": job.model, "vocab_tokens": "".join(VOCABULARY)}
-    table = pa.table(columns).replace_schema_metadata(about)
+    names = {"model": job.model, "vocab_tokens": "".join(VOCABULARY)}
+    table = pa.table(columns).replace_schema_metadata({**about, **names})
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

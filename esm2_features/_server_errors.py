@@ -83,6 +83,7 @@ ERROR_SCHEMA = {
         "status": {"type": "integer"},
         "row": {"type": "integer", "minimum": 0, "description": "The sequence at fault, from 0."},
         "position": {"type": "integer", "minimum": 1, "description": "Its character, from 1."},
+        "limit": {"type": "integer", "description": "Residues that are taken at most."},
     },
 }
 
@@ -111,6 +112,7 @@ def refusal_of(error: BaseException, *, model: str = "") -> Refusal:
             f"The sequence in row {error.index} has {error.length} residues; this server takes up "
             f"to {error.limit}. Split the protein into its domains.",
             row=error.index,
+            limit=error.limit,
         )
     if isinstance(error, OutOfMemoryError):
         if error.length:

@@ -6,6 +6,9 @@
 ``params`` is the same in all: ``include`` says which outputs, ``repr_layers`` of which layers. R
 writes a list of one as its element, and an empty one as ``[]``; both are understood.
 
+This library's own clients say two things more of vectors: ``"region": "2:5,8:9"`` in an item is the
+part that is pooled, and ``"window": 1022`` in ``params`` has longer sequences run in windows.
+
 Never here: computing, answers.
 """
 
@@ -27,21 +30,15 @@ from pydantic import (
 
 from esm2_features._alphabet import CANONICAL_RESIDUES, MASK
 from esm2_features._catalogue import Architecture
+from esm2_features._options import POOLING_OF, SPECIAL_TOKENS
+from esm2_features._regions import read_region
 from esm2_features._residues import are_normal, normalise
 from esm2_features._server_errors import Refusal
 from esm2_features._server_settings import Settings
+from esm2_features._subjects import Subject
 from esm2_features.exceptions import MissingSequenceError, SequenceTooLongError
 
 ACTIONS = ("encode", "predict", "log_prob")
-POOLING_OF = {
-    "mean": "mean",
-    "bos": "cls",
-    "eos": "eos",
-    "max": "max",
-    "std": "std",
-    "parti": "parti",
-}
-"""Outputs that are one vector for a sequence. The last four are this server's own."""
 _LETTER = "[A-IK-Za-ik-z]"  # all but J
 _PATTERNS = {
     action: f"^[ \\t\\n\\r]*{residues}\\*?[ \\t\\n\\r]*$"
@@ -51,6 +48,7 @@ _PATTERNS = {
         ("log_prob", f"{_LETTER}+"),
     )
 }
+_REGION = "^[0-9]{1,9}(:[0-9]{1,9})?(,[0-9]{1,9}(:[0-9]{1,9})?)*$"
 PREDICTED = len(CANONICAL_RESIDUES)
 """Scores at a residue."""
 
@@ -96,6 +94,14 @@ class Params(_Strict):
             "numbers count from the end.",
         ),
     ] = [-1]
+    window: Annotated[
+        Annotated[StrictInt, Field(ge=1)] | None,
+        BeforeValidator(_whole),
+        Field(
+            description="Run sequences of more residues in overlapping windows of so many. For "
+            "outputs that are one vector."
+        ),
+    ] = None
 
 
 _Given = Annotated[Params, BeforeValidator(_keyed)]
@@ -105,6 +111,12 @@ class Item(_Strict):
     """One sequence of versions 2 and 3."""
 
     sequence: StrictStr = Field(min_length=1, description="A protein in one-letter code.")
+    region: StrictStr | None = Field(
+        default=None,
+        pattern=_REGION,
+        description="The residues to pool over, from 0, such as 26:33,50:58. For outputs that are "
+        "one vector of residues.",
+    )
 
 
 class Items(_Strict):
@@ -148,7 +160,8 @@ class Job:
     action : str
         One of `ACTIONS`.
     sequences : list of str
-        Normalised, masks written as ``<mask>``.
+        Normalised, masks written as ``<mask>``. Where parts or windows are asked for, subjects, as
+        `Subject` writes them.
     lengths : list of int
         In residues.
     include : tuple of str
@@ -235,12 +248,13 @@ def read_job(
                 "", index=row, length=len(sequence), limit=settings.max_residues
             )
         _check_masks(action, row, sequence)
+    subjects = _subjects(sequences, read, action)
     # Only what was asked for by name goes with predictions; the default is for vectors.
     asked = action == "encode" or "include" in read.params.model_fields_set
     job = Job(
         model=model,
         action=action,
-        sequences=[sequence.replace(MASK, "<mask>") for sequence in sequences],
+        sequences=[subject.replace(MASK, "<mask>") for subject in subjects],
         lengths=[len(sequence) for sequence in sequences],
         include=tuple(dict.fromkeys(read.params.include)) if asked else (),
         layers=_layers(read.params.repr_layers, shape.layers, model),
@@ -277,8 +291,8 @@ def request_schema(version: int, action: str, *, depth: int, settings: Settings)
     params = whole["properties"]["params"]
     of_params = params["properties"]
     of_params["repr_layers"]["items"].update(minimum=-depth - 1, maximum=depth)
-    for name, described in of_params.items():
-        of_params[name] = {"anyOf": [described, described["items"]]}
+    for name in ("include", "repr_layers"):
+        of_params[name] = {"anyOf": [of_params[name], of_params[name]["items"]]}
     whole["properties"]["params"] = {"anyOf": [params, {"type": "array", "maxItems": 0}]}
     return whole
 
@@ -309,6 +323,38 @@ def _normalised(texts: list[str]) -> list[str]:
                 row=row,
             ) from None
     return found
+
+
+def _subjects(sequences: list[str], read: Items | Instances, action: str) -> list[str]:
+    """Say which parts of the sequences are asked for, and in which windows they run."""
+    window = read.params.window
+    regions: list[str | None] = [None] * len(sequences)
+    if isinstance(read, Items):
+        regions = [item.region for item in read.items]
+    if window is None and not any(regions):
+        return sequences
+    words = {POOLING_OF.get(word) for word in read.params.include}
+    if action != "encode" or None in words:
+        raise Refusal(
+            422,
+            "no_parts",
+            "region and window are for encode, and for outputs that are one vector of a sequence: "
+            f"{', '.join(POOLING_OF)}.",
+        )
+    if any(regions) and words.intersection(SPECIAL_TOKENS):
+        raise Refusal(422, "no_parts", "The special tokens of bos and eos are in no region.")
+    if window is not None and "parti" in words:
+        raise Refusal(422, "no_parts", "parti looks at all residues at once: leave out window.")
+    return [
+        str(
+            Subject(
+                sequence,
+                window if window is not None and len(sequence) > window else 0,
+                read_region(region, length=len(sequence), index=row) if region else (),
+            )
+        )
+        for row, (sequence, region) in enumerate(zip(sequences, regions, strict=True))
+    ]
 
 
 def _check_masks(action: str, row: int, sequence: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._alphabet import CANONICAL_RESIDUES, TOKENS
+from esm2_features._alphabet import CANONICAL_RESIDUES, MASK, TOKENS
 from esm2_features._cache import Cache, open_cache
 from esm2_features._catalogue import EMBEDDED, OFFICIAL, Architecture
 from esm2_features._server_errors import Refusal
@@ -32,6 +32,24 @@ _PLACE = {residue: i for i, residue in enumerate(CANONICAL_RESIDUES)}
 _MAPS_BYTES = 1 << 28
 """Bytes of attention maps of one sequence that are held at a time."""
 _CACHED = ("embed",)
+_WITH_DIGESTS = (EMBEDDED.name, *OFFICIAL)
+
+
+def identities_of(settings: Settings) -> dict[str, str]:
+    """Look up what stands for the weights of those models whose digests are known.
+
+    Parameters
+    ----------
+    settings : Settings
+
+    Returns
+    -------
+    identities : dict of str to str
+    """
+    from esm2_features._checkpoint import open_checkpoint
+
+    known = {name: src for name, src in settings.models.items() if src in _WITH_DIGESTS}
+    return {name: open_checkpoint(source).identity for name, source in known.items()}
 
 
 def shapes_of(settings: Settings) -> dict[str, Architecture]:
@@ -70,6 +88,11 @@ class Models:
     settings : Settings
     device : str
     metrics : Metrics
+
+    Attributes
+    ----------
+    identities : dict of str to str
+        What stands for the weights of each model that has computed something.
     """
 
     def __init__(self, settings: Settings, device: str, metrics: Metrics) -> None:
@@ -77,6 +100,7 @@ class Models:
         self._cache: Cache | None = open_cache(settings.cache)
         self._engines: OrderedDict[str, dict[Kind, Engine]] = OrderedDict()
         self._names: tuple[str, ...] = ()
+        self.identities: dict[str, str] = {}
         self._lock = threading.Lock()
 
     @property
@@ -121,7 +145,9 @@ class Models:
         engine = self._engine(model, kind)
         before = engine.n_computed
         try:
-            return _PRODUCTS[kind[0]](engine, kind, sequences)
+            results = _PRODUCTS[kind[0]](engine, kind, sequences)
+            self.identities[model] = engine.checkpoint.identity  # known by now
+            return results
         finally:
             computed = engine.n_computed - before
             counts = self._metrics.sequences
@@ -172,7 +198,7 @@ class Models:
 
 def _embed(engine: Engine, kind: Kind, sequences: list[str]) -> Sequence[Any]:
     _, layers, poolings = kind
-    rows = engine.embed(sequences)
+    rows = engine._embed_normalised([subject.replace("<mask>", MASK) for subject in sequences])
     return list(rows.reshape(len(sequences), len(layers), len(poolings), -1))
 
 

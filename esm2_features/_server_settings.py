@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esm2_features._cache import Cache
-from esm2_features._catalogue import EMBEDDED_MODEL, OFFICIAL
+from esm2_features._catalogue import EMBEDDED_MODEL, OFFICIAL, slug
 from esm2_features._options import PRECISIONS, device_name, one_of, positive
 from esm2_features.exceptions import InputError
 
@@ -128,26 +128,6 @@ class Settings:
         """
         found = name if name in self.models else _OF_SLUG.get(name.lower())
         return found if found in self.models else None
-
-
-def slug(name: str) -> str:
-    """Give the name that the hosted service has for a model.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    slug : str
-        The name itself, if it is not an official one.
-
-    Examples
-    --------
-    >>> slug("esm2_t33_650M_UR50D")
-    'esm2-650m'
-    """
-    return f"esm2-{OFFICIAL[name].parameters.lower()}" if name in OFFICIAL else name
 
 
 _OF_SLUG = {slug(name): name for name in OFFICIAL}

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from esm2_features._options import POOLING_OF
 from esm2_features._server_answers import Found, as_json
-from esm2_features._server_jobs import POOLING_OF
 from esm2_features._server_models import VOCABULARY
 
 _REPRESENTATIONS = {

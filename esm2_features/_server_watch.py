@@ -9,13 +9,12 @@ from pathlib import Path
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
-from esm2_features._catalogue import Architecture
+from esm2_features._catalogue import Architecture, slug
 from esm2_features._server_answers import JSON
 from esm2_features._server_errors import Refusal
 from esm2_features._server_metrics import CONTENT_TYPE, Metrics
 from esm2_features._server_openapi import responses
 from esm2_features._server_pages import operations, page, table
-from esm2_features._server_settings import slug
 
 _STATIC = Path(__file__).with_name("data") / "server"
 _MEDIA = {

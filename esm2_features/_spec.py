@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 KEY_BYTES = 32
 
-_SCHEMA = 1
+SCHEMA = 1
 """Raised whenever the same spec would come to mean another number."""
 
 
@@ -123,7 +123,7 @@ def _digest_of(spec: Spec) -> bytes:
 
 
 def _digest(identity: dict[str, object]) -> bytes:
-    text = json.dumps({"schema": _SCHEMA, **identity}, sort_keys=True)
+    text = json.dumps({"schema": SCHEMA, **identity}, sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
 

@@ -120,6 +120,8 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             If this process was forked from one that has run a network.
         CacheVersionError
             If the cache belongs to a newer version or to another program.
+        EndpointError
+            If there is an ``endpoint``, and it cannot be reached, refuses, or has other weights.
 
         Examples
         --------
@@ -217,8 +219,10 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             return None  # whoever computes with it is told; a picture is no place for errors
         millions = checkpoint.architecture.parameters / 1e6
         size = f"{millions:.1f}M" if millions < 1000 else f"{millions / 1000:.1f}B"
-        state = "not loaded" if place is None else f"loaded on {place}"
-        return f"{checkpoint.name}: {size} parameters, weights {state}"
+        state = f"weights {'not loaded' if place is None else f'loaded on {place}'}"
+        if getattr(self, "endpoint", None) is not None:
+            state = f"computed by {self.endpoint}"
+        return f"{checkpoint.name}: {size} parameters, {state}"
 
     @abstractmethod
     def _engine(self, **changed: object) -> Engine:

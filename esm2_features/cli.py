@@ -42,6 +42,7 @@ from esm2_features._console import (
     naming,
     records_called,
 )
+from esm2_features._endpoint import TOKEN_VARIABLE
 from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, TOO_LONG
 from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features._places import refuse_inputs
@@ -71,6 +72,7 @@ def main() -> None:
     epilog=examples(
         "esm2-features embed proteins.fasta.gz -o proteins.parquet",
         "zcat *.fasta.gz | esm2-features embed - -o all.npz --layers 0,-1 --pooling mean,max",
+        "esm2-features embed proteins.fasta -o proteins.npz --endpoint http://host:8000",
     )
 )
 @click.argument("fasta", metavar="IN")
@@ -118,6 +120,13 @@ def main() -> None:
     type=click.Choice(STORES),
     default="requested",
     help="Keep the layers and poolings that are asked for, or all that the model has.",
+)
+@click.option(
+    "--endpoint",
+    metavar="URL",
+    default=None,
+    help="Have a server compute what is not in the cache, such as http://host:8000; its token is "
+    f"what ${TOKEN_VARIABLE} holds.",
 )
 @format_option(FORMATS)
 @force_option

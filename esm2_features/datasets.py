@@ -7,7 +7,18 @@
 
 ``load_`` reads what ships with this library. ``fetch_`` downloads a data set the first time (it is
 not part of this library, and has a licence of its own) and checks it, always, against a pinned
-SHA-256. Names, parameters and results are those of `sklearn.datasets`.
+SHA-256.
+
+Parameters and results are those of scikit-learn's own data sets (`sklearn.datasets`), except that
+
+- what ``fetch_`` functions download is looked for in ``$ESM2_FEATURES_DATA``, and a download that
+  fails is not tried again (there is no ``n_retries`` or ``delay``);
+- data without ``as_frame`` has dtype object, since sequences are text, and so has the target of
+  `load_demo_peptides`;
+- the Bunch of `load_demo_peptides` has no ``filename`` and ``data_module``.
+
+As there, ``target_names`` are the classes, in the order of ``np.unique(target)``, or the name of
+the measured quantity.
 
 Several rows share a protein in most of these data sets. Split them by protein, with
 `sklearn.model_selection.GroupKFold`, or a test tells little about new proteins.
@@ -72,8 +83,10 @@ def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> A
             ``kind``: ``"toxin"`` or ``"hormone"``.
         frame : DataFrame of shape (155, 3) or None
             Data and target, if ``as_frame``.
-        feature_names, target_names : list of str
-            Names of the columns of data, and of the target.
+        feature_names : list of str
+            Names of the columns of data.
+        target_names : list of str
+            The classes, ``["hormone", "toxin"]``.
         DESCR : str
             This text.
 
@@ -102,7 +115,8 @@ def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> A
         "name": _text(row["name"] for row in rows),
         "sequence": _text(row["sequence"] for row in rows),
     }
-    target = _Target("kind", _text(row["class"] for row in rows))
+    kinds = _text(row["class"] for row in rows)
+    target = _Target("kind", kinds, sorted(set(kinds)))
     return _bunch(load_demo_peptides, columns, target, return_X_y, as_frame)
 
 
@@ -146,8 +160,10 @@ def fetch_toxicity_peptides(
             ``toxic``: 1 or 0.
         frame : DataFrame of shape (3284, 2) or None
             Data and target, if ``as_frame``.
-        feature_names, target_names : list of str
-            Names of the columns of data, and of the target.
+        feature_names : list of str
+            Names of the columns of data.
+        target_names : list of str
+            Names of the classes 0 and 1, ``["not toxic", "toxic"]``.
         DESCR : str
             This text.
 
@@ -181,7 +197,7 @@ def fetch_toxicity_peptides(
     """
     rows = read_table(TOXICITY, data_home=data_home, download_if_missing=download_if_missing)
     sequences, labels = zip(*rows, strict=True)
-    target = _Target("toxic", np.array(labels, dtype=np.int64))
+    target = _Target("toxic", np.array(labels, dtype=np.int64), ["not toxic", "toxic"])
     columns = {"sequence": _text(sequences)}
     return _bunch(fetch_toxicity_peptides, columns, target, return_X_y, as_frame)
 
@@ -230,8 +246,10 @@ def fetch_stability_s2648(
             ``ddG`` in kcal/mol, negative if the mutant is less stable.
         frame : DataFrame of shape (2648, 6) or None
             Data and target, if ``as_frame``.
-        feature_names, target_names : list of str
-            Names of the columns of data, and of the target.
+        feature_names : list of str
+            Names of the columns of data.
+        target_names : list of str
+            Name of the target, ``["ddG"]``.
         DESCR : str
             This text.
 
@@ -321,8 +339,10 @@ def fetch_stability_megascale(
             ``ddG`` in kcal/mol, positive if the mutant is less stable.
         frame : DataFrame of shape (135056, 6) or None
             Data and target, if ``as_frame``.
-        feature_names, target_names : list of str
-            Names of the columns of data, and of the target.
+        feature_names : list of str
+            Names of the columns of data.
+        target_names : list of str
+            Name of the target, ``["ddG"]``.
         DESCR : str
             This text.
 
@@ -421,8 +441,10 @@ def fetch_fitness_gb1(
             binding to IgG-Fc, without a unit.
         frame : DataFrame of shape (8733, 4) or None
             Data and target, if ``as_frame``.
-        feature_names, target_names : list of str
-            Names of the columns of data, and of the target.
+        feature_names : list of str
+            Names of the columns of data.
+        target_names : list of str
+            Name of the target, ``["fitness"]``.
         DESCR : str
             This text.
 
@@ -458,7 +480,7 @@ def fetch_fitness_gb1(
     >>> (frame["set"] == "train").sum()  # doctest: +SKIP
     np.int64(424)
     """
-    splits = {path.rpartition("/")[2].removesuffix(".csv"): path for path in GB1_SPLITS.sha256}
+    splits = {path.rpartition("/")[2].removesuffix(".csv"): path for path in GB1_SPLITS.tables}
     if split not in splits:
         raise InputError(f"There is no split {split!r} of GB1. Choose one of {sorted(splits)}.")
     rows = read_table(
@@ -477,6 +499,7 @@ def fetch_fitness_gb1(
 class _Target(NamedTuple):
     name: str
     values: NDArray[Any]
+    classes: list[str] | None = None
 
 
 def _text(cells: Any) -> NDArray[np.object_]:
@@ -497,7 +520,7 @@ def _bunch(
     frame = None
     if as_frame:
         purpose = f"{source.__name__}(as_frame=True)"
-        pandas: Any = import_optional("pandas", extra="notebooks", purpose=purpose)
+        pandas: Any = import_optional("pandas", extra="pandas", purpose=purpose)
         frame = pandas.DataFrame({**columns, target.name: target.values})
         data, values = frame[names], frame[target.name]
     else:
@@ -511,6 +534,6 @@ def _bunch(
         target=values,
         frame=frame,
         feature_names=names,
-        target_names=[target.name],
+        target_names=target.classes or [target.name],
         DESCR=inspect.cleandoc(source.__doc__ or ""),
     )

@@ -11,6 +11,7 @@
     ├─ CheckpointError(RuntimeError)      .path
     │   └─ DownloadError                  .path .url
     ├─ DatasetError(OSError)              .path .url
+    ├─ EndpointError(OSError)             .url .status
     ├─ OutOfMemoryError(MemoryError)      .length .device
     ├─ NumericalError(ArithmeticError)
     ├─ ForkedProcessError(RuntimeError)
@@ -38,6 +39,7 @@ __all__ = [
     "CheckpointError",
     "DatasetError",
     "DownloadError",
+    "EndpointError",
     "Esm2FeaturesError",
     "FastaError",
     "ForkedProcessError",
@@ -97,9 +99,10 @@ class InvalidSequenceError(InputError):
     index : int
         Row of the sequence in the input, from 0.
     position : int or None
-        Position of the character in the sequence, from 1; None when the sequence is empty.
+        Position of the character in the sequence, from 1; None when the sequence is empty, or a
+        server that computes it does not say.
     residue : str
-        The offending character; empty when the sequence is empty.
+        The offending character; empty where there is no position.
 
     Examples
     --------
@@ -322,6 +325,33 @@ class DatasetError(Esm2FeaturesError, OSError):
         super().__init__(message)
         self.path = path
         self.url = url
+
+
+class EndpointError(Esm2FeaturesError, OSError):
+    """A server that should compute vectors cannot be reached, refuses, or answers something else.
+
+    Attributes
+    ----------
+    url : str
+        The server's address, as it was given.
+    status : int or None
+        The last HTTP status, if there was an answer.
+
+    Examples
+    --------
+    >>> from esm2_features import Engine, exceptions
+    >>> engine = Engine("mini", endpoint="http://127.0.0.1:8000", cache=None)
+    >>> try:
+    ...     engine.embed(["MKTAYIAKQR"])  # doctest: +SKIP
+    ... except exceptions.EndpointError as error:
+    ...     error.url
+    'http://127.0.0.1:8000'
+    """
+
+    def __init__(self, message: str, *, url: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.url = url
+        self.status = status
 
 
 class OutOfMemoryError(Esm2FeaturesError, MemoryError):

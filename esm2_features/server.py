@@ -19,7 +19,7 @@ from fastapi import FastAPI, Path, Request
 from fastapi.responses import Response
 
 from esm2_features import _server_v1, _server_v3
-from esm2_features._catalogue import Architecture
+from esm2_features._catalogue import Architecture, slug
 from esm2_features._server_answers import (
     ARROW,
     JSON,
@@ -36,11 +36,12 @@ from esm2_features._server_gate import Gate, say_errors
 from esm2_features._server_jobs import ACTIONS, Job, read_job, request_schema
 from esm2_features._server_limits import Rates, read_body
 from esm2_features._server_metrics import Metrics
-from esm2_features._server_models import Models, shapes_of
+from esm2_features._server_models import Models, identities_of, shapes_of
 from esm2_features._server_openapi import ASKED, RESULTS, body, describe, responses
-from esm2_features._server_settings import Settings, slug
+from esm2_features._server_settings import Settings
 from esm2_features._server_tokens import Tokens
 from esm2_features._server_watch import add_files, add_watching
+from esm2_features._spec import SCHEMA
 
 _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the client of the hosted service does."""
@@ -58,6 +59,7 @@ class _State:
 
     settings: Settings
     shapes: dict[str, Architecture]
+    identities: dict[str, str]
     metrics: Metrics
     models: list[Models]
     batcher: Batcher | None = None
@@ -66,6 +68,19 @@ class _State:
     def names(self) -> list[str]:
         """What models are called in addresses."""
         return [slug(name) for name in self.settings.models]
+
+    def about(self, name: str) -> dict[str, str]:
+        """Say what the numbers of a model are, as those who keep them must know."""
+        return {
+            "checkpoint": self.identity(name) or "",
+            "precision": self.settings.precision,
+            "schema": str(SCHEMA),
+        }
+
+    def identity(self, name: str) -> str | None:
+        """Say what stands for the weights of a model; None if that is not known yet."""
+        found = [models.identities[name] for models in self.models if name in models.identities]
+        return found[0] if found else self.identities.get(name)
 
     @property
     def in_memory(self) -> set[str]:
@@ -96,6 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     state = _State(
         settings=chosen,
         shapes=shapes_of(chosen),
+        identities=identities_of(chosen),
         metrics=metrics,
         models=[Models(chosen, device, metrics) for device in chosen.devices],
     )
@@ -220,7 +236,7 @@ def _add_lists(app: FastAPI, state: _State) -> None:
         return Response(as_json(described), media_type=JSON)
 
     async def models() -> Response:
-        """List the models that are served."""
+        """List the models that are served, and say what their numbers are."""
         there = state.in_memory
         listed = [
             {
@@ -228,11 +244,20 @@ def _add_lists(app: FastAPI, state: _State) -> None:
                 "name": name,
                 "layers": shape.layers,
                 "dim": shape.dim,
+                "checkpoint": state.identity(name),
                 "in_memory": name in there,
             }
             for name, shape in state.shapes.items()
         ]
-        return Response(as_json({"models": listed}), media_type=JSON)
+        about = {
+            "server": "esm2-features",
+            "schema": SCHEMA,
+            "precision": settings.precision,
+            "max_items": settings.max_items,
+            "max_answer_bytes": settings.max_answer_bytes,
+            "timeout": settings.timeout,
+        }
+        return Response(as_json({**about, "models": listed}), media_type=JSON)
 
     for end in ("/", ""):
         for path, show, statuses in (
@@ -299,7 +324,7 @@ async def _answer(
         many = found_of(job, results)
         written = {ARROW: as_arrow, NPZ: as_npz}
         if media in written:
-            parts: Iterable[bytes] = written[media](job, many)
+            parts: Iterable[bytes] = written[media](job, many, state.about(name))
         elif version == 3:
             parts = _server_v3.parts(job, many)
         else:

@@ -28,7 +28,6 @@
 # %%
 import os
 import time
-import warnings
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -54,8 +53,6 @@ SEED = 0
 local = Path("../shared/data") if Path("../shared/data").is_dir() else Path("../../shared/data")
 if local.is_dir():
     os.environ.setdefault("ESM2_FEATURES_DATA", str(local))
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # no bars without ipywidgets
 
 folder = TemporaryDirectory(ignore_cleanup_errors=True)  # for the files of this notebook
 here = Path(folder.name)

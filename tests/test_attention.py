@@ -58,6 +58,16 @@ def test__attention__on_a_cpu_is_softmax_of_products(groups, qkv, held, monkeypa
     torch.testing.assert_close(found.double(), exact(groups, qkv), rtol=0, atol=2e-6)
 
 
+def test__attention__gives_rows_of_no_sequence_zeros_and_not_what_memory_held(
+    groups, qkv, monkeypatch
+):
+    monkeypatch.setattr(torch, "empty_like", lambda x, **_: torch.full(x.shape, torch.nan))
+    padded = [torch.cat([x, torch.randn(5, HEADS, WIDTH)]) for x in qkv]
+    found = attention(groups, CPU, torch.float32, WIDTH)(*padded)
+    assert (found[-5:] == 0).all()
+    assert found.isfinite().all()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test__attention__in_half_precision_goes_packed_where_there_is_a_kernel(
     groups, qkv, dtype, monkeypatch

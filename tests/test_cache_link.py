@@ -65,6 +65,17 @@ def test_a_folder_that_exists_keeps_its_permissions(tmp_path):
 
 
 @POSIX
+@pytest.mark.parametrize(
+    ("folder", "file"), [(0o2770, 0o660), (0o775, 0o660), (0o755, 0o600), (0o1777, 0o600)]
+)
+def test_a_group_that_may_make_files_in_the_folder_may_write_the_cache(tmp_path, folder, file):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours").chmod(folder)
+    cache = filled(tmp_path / "ours", range(3))
+    assert stat.S_IMODE(cache.file.stat().st_mode) == file
+
+
+@POSIX
 def test_a_forked_child_opens_its_own_connection_and_leaves_its_parents(tmp_path):
     cache = filled(tmp_path, range(3))
     inherited = cache._link._local.connection

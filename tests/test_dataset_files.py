@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import hashlib
 import io
+import logging
 import os
 import pickle
 import threading
+import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +24,7 @@ import pooch
 import pytest
 
 from esm2_features import _dataset_files, _dataset_sources
-from esm2_features._dataset_files import DataFile, Source, data_folder, read_table, write_table
+from esm2_features._dataset_files import DataFile, Pin, Source, data_folder, read_table, write_table
 from esm2_features.exceptions import DatasetError
 
 TABLE = b"name,value\na,1.0\nb,2.5\n"
@@ -41,11 +44,52 @@ def sha256(content: bytes) -> str:
 FILE = DataFile(
     name="small.csv.gz",
     columns=("name", "value"),
-    sha256={"": sha256(TABLE)},
+    tables={"": Pin(len(TABLE), sha256(TABLE))},
     sources=(Source("someone/data", "abc123", ("a folder/table.csv",)),),
     convert=convert,
     size="1 kB",
 )
+ARCHIVE = DataFile(
+    name="all.zip",
+    columns=FILE.columns,
+    tables={"a.csv": FILE.tables[""]},
+    sources=tuple(Source("someone/data", revision, ("all.zip",)) for revision in ("old", "main")),
+    convert=None,
+    size="1 kB",
+)
+
+
+def archived(content: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", method) as archive:
+        archive.writestr("a.csv", content)
+        archive.writestr("something else.txt", "")
+    return packed.getvalue()
+
+
+def encrypted(packed: bytes) -> bytes:
+    """Set the flag that says so, in both headers of the first file."""
+    changed = bytearray(packed)
+    for header, flags in ((b"PK\3\4", 6), (b"PK\1\2", 8)):
+        changed[packed.index(header) + flags] |= 1
+    return bytes(changed)
+
+
+def of_method(packed: bytes, method: int) -> bytes:
+    """Say that the first file is packed by another method, in both headers."""
+    changed = bytearray(packed)
+    for header, at in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+        changed[packed.index(header) + at] = method
+    return bytes(changed)
+
+
+DAMAGED = [
+    (encrypted(archived(TABLE)), "is encrypted, password required"),
+    (of_method(archived(TABLE), 12), "compression method 12 is not read"),  # bzip2
+    (of_method(archived(TABLE), 14), "compression method 14 is not read"),  # LZMA
+    (of_method(archived(TABLE), 99), "compression method 99 is not read"),
+    (archived(TABLE)[:60], "File is not a zip file"),
+]
 
 
 def names_in(folder: Path) -> list[str]:
@@ -59,11 +103,15 @@ class Web:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.asked: list[str] = []
-        asked = self.asked
+        self.gates: dict[str, threading.Event] = {}  # what has the name in its path, waits
+        asked, gates = self.asked, self.gates
 
         class Handler(SimpleHTTPRequestHandler):
             def do_GET(self) -> None:
                 asked.append(self.path)
+                for name, gate in list(gates.items()):
+                    if name in self.path:
+                        gate.wait(30)
                 super().do_GET()
 
             def log_message(self, *_: Any) -> None:
@@ -144,12 +192,47 @@ def test__a_download__says_what_comes_from_where_and_leaves_poochs_own_messages_
     tmp_path: Path, web: Web, capfd: pytest.CaptureFixture[str]
 ):
     web.put(FILE.sources[0], [UPSTREAM])
-    level = pooch.get_logger().level
     read_table(FILE, data_home=tmp_path)
     said = capfd.readouterr().err
-    assert "downloading small.csv.gz (1 kB) from http://127.0.0.1" in said
+    assert (
+        "downloading small.csv.gz (1 kB) from a folder/table.csv of "
+        "https://github.com/someone/data at abc123 to "
+    ) in said
     assert "known_hash" not in said
-    assert pooch.get_logger().level == level
+
+
+def test__fetches_that_overlap__leave_poochs_logger_as_it_was(
+    tmp_path: Path, web: Web, caplog: pytest.LogCaptureFixture
+):
+    logger = pooch.get_logger()
+    level = logger.level
+    files = {
+        name: replace(FILE, sources=(replace(FILE.sources[0], revision=name),)) for name in "ab"
+    }
+    threads = {}
+    with caplog.at_level(logging.INFO):
+        logger.addHandler(caplog.handler)
+        try:
+            for name, file in files.items():
+                web.put(file.sources[0], [UPSTREAM])
+                web.gates[f"/{name}/"] = threading.Event()
+                threads[name] = threading.Thread(
+                    target=read_table, args=(file,), kwargs={"data_home": tmp_path / name}
+                )
+                threads[name].start()
+                while len(web.asked) < len(threads):
+                    threads[name].join(0.01)
+                    assert threads[name].is_alive()
+            logger.info("of the user's own files")
+            for name in files:  # the first to come is the first to go
+                web.gates[f"/{name}/"].set()
+                threads[name].join()
+        finally:
+            logger.removeHandler(caplog.handler)
+    assert logger.level == level
+    assert {record.message for record in caplog.records if record.name == logger.name} == {
+        "of the user's own files"
+    }
 
 
 def test__processes_that_start_together__fetch_once(tmp_path: Path, web: Web):
@@ -182,16 +265,38 @@ def test__parts_that_came_before_a_cut__are_not_fetched_again(tmp_path: Path, we
 def test__an_archive__is_taken_from_the_first_address_that_gives_the_right_tables(
     tmp_path: Path, web: Web
 ):
-    sources = tuple(Source("someone/data", r, ("all.zip",)) for r in ("gone", "other", "main"))
-    file = DataFile("all.zip", FILE.columns, {"a.csv": sha256(TABLE)}, sources, None, "1 kB")
-    for source, content in zip(sources[1:], (UPSTREAM, TABLE), strict=True):
-        packed = io.BytesIO()
-        with zipfile.ZipFile(packed, "w") as archive:
-            archive.writestr("a.csv", content)
-            archive.writestr("something else.txt", "")
-        web.put(source, [packed.getvalue()])
+    other = replace(ARCHIVE.sources[0], revision="other")
+    file = replace(ARCHIVE, sources=(ARCHIVE.sources[0], other, ARCHIVE.sources[1]))
+    web.put(other, [archived(UPSTREAM)])
+    web.put(file.sources[-1], [archived(TABLE)])
     assert read_table(file, "a.csv", data_home=tmp_path) == [["a", "1.0"], ["b", "2.5"]]
-    assert [path.split("/")[3] for path in web.asked] == ["gone", "other", "main"]
+    assert [path.split("/")[3] for path in web.asked] == ["old", "other", "main"]
+
+
+@pytest.mark.parametrize(("content", "why"), DAMAGED)
+def test__a_damaged_archive__is_left_for_the_next_address(
+    tmp_path: Path, web: Web, content: bytes, why: str, capfd: pytest.CaptureFixture[str]
+):
+    old, main = ARCHIVE.sources
+    web.put(old, [content])
+    web.put(main, [archived(TABLE)])
+    assert len(read_table(ARCHIVE, "a.csv", data_home=tmp_path)) == 2
+    assert why in capfd.readouterr().err
+    assert (tmp_path / ARCHIVE.name).read_bytes() == archived(TABLE)
+    assert names_in(tmp_path) == [ARCHIVE.name]
+
+
+@pytest.mark.parametrize(("content", "why"), DAMAGED)
+def test__a_damaged_archive__does_not_stay_when_the_address_mends(
+    tmp_path: Path, web: Web, content: bytes, why: str
+):
+    file = replace(ARCHIVE, sources=ARCHIVE.sources[:1])
+    web.put(file.sources[0], [content])
+    with pytest.raises(DatasetError, match=rf"its table a\.csv cannot be unpacked: .*{why}"):
+        read_table(file, "a.csv", data_home=tmp_path)
+    assert names_in(tmp_path) == []
+    web.put(file.sources[0], [archived(TABLE)])
+    assert len(read_table(file, "a.csv", data_home=tmp_path)) == 2
 
 
 @pytest.mark.parametrize(
@@ -214,14 +319,34 @@ def test__another_content_than_the_pinned_one__is_refused_and_deleted(
     assert len(read_table(FILE, data_home=tmp_path)) == 2
 
 
+@pytest.mark.parametrize(
+    ("came", "why"),
+    [
+        (b",wt_seq,mut_seq,ddg,pdb_id,mut_info,pos\n0,A\n", "float"),  # a row that is cut
+        (b",wt_seq,mut_seq,ddg,pdb_id,mut_info,pos\n0," + b"A" * 200_000, "field larger than"),
+    ],
+)
+def test__a_published_table_that_cannot_be_read__is_deleted(
+    tmp_path: Path, web: Web, came: bytes, why: str
+):
+    file = _dataset_sources.S2648
+    web.put(file.sources[0], [came])
+    with pytest.raises(DatasetError, match=f"is not what {file.name} is made from: .*{why}"):
+        read_table(file, data_home=tmp_path)
+    assert names_in(tmp_path) == []
+
+
 def test__without_a_network__the_error_says_where_from_and_where_to(
     tmp_path: Path, web: Web, monkeypatch: pytest.MonkeyPatch
 ):
     web.close()
-    with pytest.raises(DatasetError, match="could not be fetched from http") as caught:
+    with pytest.raises(DatasetError, match=r"could not be fetched \(.*refused") as caught:
         read_table(FILE, data_home=tmp_path)
-    for what in (web.url, str(tmp_path / FILE.name), "ESM2_FEATURES_DATA", "data_home="):
+    for what in ("127.0.0.1", str(tmp_path / FILE.name), "ESM2_FEATURES_DATA", "data_home="):
         assert what in str(caught.value)
+    assert FILE.sources[0].place() in str(caught.value)
+    assert "Max retries" not in str(caught.value)
+    assert caught.value.url == FILE.sources[0].urls()[0]
 
 
 def test__offline__nothing_is_asked_and_the_remedy_named(
@@ -230,7 +355,7 @@ def test__offline__nothing_is_asked_and_the_remedy_named(
     monkeypatch.setenv("ESM2_FEATURES_OFFLINE", "1")
     with pytest.raises(DatasetError, match="ESM2_FEATURES_OFFLINE forbids") as caught:
         read_table(FILE, data_home=tmp_path / "new")
-    assert FILE.sources[0].urls()[0] in str(caught.value)
+    assert FILE.sources[0].place() in str(caught.value)
     assert str(tmp_path / "new" / FILE.name) in str(caught.value)
     assert web.asked == []
     assert not (tmp_path / "new").exists()
@@ -282,19 +407,62 @@ def test__a_file_that_is_not_the_pinned_one__is_refused_and_left(
     assert path.read_bytes() == content
 
 
-@pytest.mark.parametrize("content", [b"not a zip", None])
-def test__an_archive_without_the_table__is_refused(tmp_path: Path, content: bytes | None):
-    file = replace(FILE, name="all.zip", sha256={"a.csv": sha256(TABLE)}, convert=None)
-    path = tmp_path / file.name
-    if content is None:
-        with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("b.csv", TABLE)
-    else:
-        path.write_bytes(content)
-    with pytest.raises(
-        DatasetError, match=r"all\.zip is not .*: its table a\.csv cannot be unpacked"
-    ):
-        read_table(file, "a.csv", data_home=tmp_path)
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [*DAMAGED, (archived(TABLE).replace(b"a.csv", b"b.csv"), "There is no item named 'a.csv'")],
+)
+def test__an_archive_that_is_damaged__is_refused_and_left(tmp_path: Path, content: bytes, why: str):
+    path = tmp_path / ARCHIVE.name
+    path.write_bytes(content)
+    said = rf"all\.zip is not .*: its table a\.csv cannot be unpacked: .*{why}"
+    with pytest.raises(DatasetError, match=said):
+        read_table(ARCHIVE, "a.csv", data_home=tmp_path)
+    assert path.read_bytes() == content
+
+
+def test__a_damaged_byte_anywhere__never_gives_another_error_or_another_table(tmp_path: Path):
+    whole = archived(TABLE)
+    refused = 0
+    for at in range(len(whole)):
+        for damage in (0x01, 0xFF):
+            content = bytearray(whole)
+            content[at] ^= damage
+            (tmp_path / ARCHIVE.name).write_bytes(content)
+            try:
+                assert len(read_table(ARCHIVE, "a.csv", data_home=tmp_path)) == 2
+            except DatasetError:
+                refused += 1
+    assert refused > len(TABLE)
+
+
+@pytest.mark.parametrize("file", [FILE, ARCHIVE])
+def test__a_bomb__is_not_unpacked(tmp_path: Path, file: DataFile):
+    zeros = bytes(64_000_000)
+    packed = gzip.compress(zeros) if file is FILE else archived(zeros)
+    (tmp_path / file.name).write_bytes(packed)
+    del zeros
+    tracemalloc.start()
+    try:
+        with pytest.raises(DatasetError, match=f"has, unpacked, more than the {len(TABLE)} bytes"):
+            read_table(file, next(iter(file.tables)), data_home=tmp_path)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2_000_000
+
+
+def test__trouble_with_the_disk__is_not_called_a_wrong_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / ARCHIVE.name).write_bytes(archived(TABLE))
+
+    def fail(self: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(self))
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match="Input/output error") as caught:
+        read_table(ARCHIVE, "a.csv", data_home=tmp_path)
+    assert not isinstance(caught.value, DatasetError)
 
 
 def test__a_dataset_error__survives_a_pickle():
@@ -360,7 +528,7 @@ def test__every_source__is_pinned_to_a_commit_or_proved_by_digest():
         _dataset_sources.MEGASCALE,
         _dataset_sources.GB1_SPLITS,
     ):
-        assert all(len(digest) == 64 for digest in file.sha256.values())
+        assert all(len(pin.sha256) == 64 and pin.size > 0 for pin in file.tables.values())
         assert len(file.sources[0].revision) == 40
         assert all(url.startswith("https://") and " " not in url for url in file.sources[0].urls())
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.preprocessing import LabelEncoder
 from sklearn.utils import Bunch
 
 from esm2_features import ESM2Transformer, datasets
@@ -42,7 +43,9 @@ def test__demo_peptides__are_what_the_docstring_says():
     frame = bunch.frame
     assert list(frame) == ["name", "sequence", "kind"]
     assert bunch.feature_names == ["name", "sequence"]
-    assert bunch.target_names == ["kind"]
+    assert bunch.target_names == np.unique(bunch.target).tolist() == ["hormone", "toxin"]
+    encoded = LabelEncoder().fit_transform(bunch.target)
+    np.testing.assert_array_equal(np.array(bunch.target_names)[encoded], bunch.target)
     said = table_of(datasets.load_demo_peptides)
     assert said["Samples"] == str(len(frame))
     assert said["Classes"].split(", ") == sorted(set(frame["kind"]), reverse=True)
@@ -78,10 +81,23 @@ def test__every_public_function__is_listed():
 def test__a_missing_file__is_an_error_that_names_it_and_its_address(name: str, tmp_path: Path):
     fetch = getattr(datasets, name)
     for parameters in ({}, {"download_if_missing": False}):  # offline, and told not to
-        with pytest.raises(DatasetError, match=r"raw\.githubusercontent\.com") as caught:
+        with pytest.raises(DatasetError, match=r"github.*\.com/") as caught:
             fetch(data_home=tmp_path, **parameters)
         assert Path(caught.value.path).parent == tmp_path
+        assert "https://raw.githubusercontent.com/" in caught.value.url
+        assert len(str(caught.value)) < 400 + 3 * len(str(tmp_path))
     assert list(tmp_path.iterdir()) == []
+
+
+def test__megascale_missing__is_told_with_its_folders_not_its_258_files(tmp_path: Path):
+    with pytest.raises(DatasetError, match="is missing") as caught:
+        datasets.fetch_stability_megascale(data_home=tmp_path, download_if_missing=False)
+    said = (
+        "258 files in 0_datasets and fasta of https://github.com/3BioCompBio/EvoStability at "
+        "598323bbaef4c3c897bfbe715a257c544dd0d4ef"
+    )
+    assert said in str(caught.value)
+    assert ".fasta" not in str(caught.value)
 
 
 def test__an_unknown_split__is_an_error_that_names_the_known(tmp_path: Path):
@@ -102,7 +118,9 @@ def test__each_data_set__has_the_shapes_and_columns_of_its_docstring(
     bunch = fetch(as_frame=True)
     assert list(bunch.frame) == [*columns, target]
     assert bunch.feature_names == columns
-    assert bunch.target_names == [target]
+    classes = ["not toxic", "toxic"] if target == "toxic" else [target]
+    assert bunch.target_names == classes
+    assert str(classes).replace("'", '"') in bunch.DESCR
     assert bunch.data.shape == (n, len(columns))
     pd.testing.assert_series_equal(bunch.target, bunch.frame[target])
     assert not bunch.frame.isna().any().any()
@@ -149,6 +167,8 @@ def test__signs_of_ddg__are_opposite_and_most_mutations_destabilise(shared_data:
 def test__toxic_means_one__in_spite_of_its_readme(shared_data: Path):
     X, toxic = datasets.fetch_toxicity_peptides(data_home=shared_data, return_X_y=True)
     assert int(toxic.sum()) == 1663
+    names = np.array(datasets.fetch_toxicity_peptides(data_home=shared_data).target_names)
+    assert (names[toxic] == "toxic").sum() == 1663
     cysteines = np.array([sequence.count("C") / len(sequence) for sequence in X[:, 0]])
     # Venom peptides are held together by disulphide bridges.
     assert cysteines[toxic == 1].mean() > 3 * cysteines[toxic == 0].mean()

@@ -65,14 +65,19 @@ def run(command: list[str], folder: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-@pytest.fixture(scope="module")
-def generate() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("docs_generate", DOCS / "_generate.py")
+def module_of(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"docs{name}", DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="module")
+def generate() -> ModuleType:
+    return module_of("_generate")
 
 
 # ------------------------------------------------------------------ code on pages
@@ -305,3 +310,40 @@ def test__included_files__lead_to_pages_of_the_site(generate, tmp_path):
 def test__transformer__of_the_first_page_is_what_it_says():
     default = ESM2Transformer().model
     assert f"The default is `{default}`" in (DOCS / "reference" / "models.md").read_text("utf-8")
+
+
+# ------------------------------------------------------------------ the check of what was built
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ('<a href="other.html">x</a>', "leads nowhere"),
+        ('<a href="#there">x</a>', "no such place"),
+        ('<img src="a.png" alt=" ">', "no alt text"),
+        ('<img src="missing.png" alt="x">', "not there"),
+        ('<script src="https://elsewhere/x.js"></script>', "another host"),
+        ('<img alt="x" src="a.png" srcset="a.png 1x, https://elsewhere/b.png 2x">', "another host"),
+        ('<video src="//elsewhere/x.mp4"></video>', "another host"),
+        ('<object data="https://elsewhere/x"></object>', "another host"),
+        ('<style>@import "https://elsewhere/x.css";</style>', "another host"),
+        ('<link rel="stylesheet" href="s.css">', "loads https://elsewhere/f.woff"),
+    ],
+)
+def test__check__finds(body, fault, tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "s.css").write_text("@font-face {src: url('https://elsewhere/f.woff')}")
+    if "s.css" not in body:
+        (tmp_path / "s.css").unlink()
+    (tmp_path / "a.html").write_text(f"<html>{body}</html>")
+    [found] = module_of("_check").faults(tmp_path)
+    assert fault in found
+
+
+def test__check__leaves_a_sound_page_alone(tmp_path):
+    (tmp_path / "a.png").touch()
+    (tmp_path / "a.html").write_text(
+        '<link rel="canonical" href="https://elsewhere/"><h1 id="top">x</h1>'
+        '<a href="https://elsewhere">x</a><a href="a.html#top">y</a><img src="a.png" alt="y">'
+    )
+    assert list(module_of("_check").faults(tmp_path)) == []

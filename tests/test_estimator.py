@@ -104,6 +104,8 @@ def test__init__has_the_documented_defaults():
         "cache_dtype": "float32",
         "store": "requested",
         "verbose": False,
+        "endpoint": None,
+        "token": None,
     }
 
 

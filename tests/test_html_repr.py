@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import os
 import re
 
 import pytest
@@ -47,6 +48,13 @@ def test__html__is_of_the_weights_in_the_precision_that_is_asked_for(own):
     ESM2Transformer(own, device="cpu", cache=None).transform(SEQUENCES)
     other = ESM2Transformer(own, device="cpu", cache=None, precision="bfloat16")
     assert captions(other) == ["own: 0.0M parameters, weights not loaded"]
+
+
+def test__html__says_not_loaded_of_a_file_that_took_the_place_of_the_one_that_was(own):
+    ESM2Transformer(own, device="cpu", cache=None).transform(SEQUENCES)
+    os.utime(own, ns=(0, 0))  # as if another had been copied there
+    captured = captions(ESM2Transformer(own, device="cpu", cache=None))
+    assert captured == ["own: 0.0M parameters, weights not loaded"]
 
 
 def test__html__says_not_loaded_in_a_process_that_cannot_use_what_its_parent_loaded(

@@ -368,6 +368,18 @@ def test__columns__rows_and_sequences_mixed():
         columns([["MKT", "GSH"], "MKT"], owner="Test")
 
 
+def test__columns__warns_of_a_column_that_is_called_like_a_label():
+    both = pd.DataFrame({"Name": ["melittin", "apamin"], "sequence": ["MKT", "GSH"]})
+    with pytest.warns(UserWarning, match=r"column 'Name' is embedded .*X\[\['sequence'\]\]"):
+        assert [column.name for column in columns(both, owner="Test")] == ["Name", "sequence"]
+
+
+def test__columns__says_nothing_of_a_single_column_or_of_the_regions():
+    columns(pd.DataFrame({"name": ["MKT", "GSH"]}), owner="Test")
+    sites = pd.DataFrame({"sequence": ["MKT", "GSH"], "label": [0, 1]})
+    columns(sites, owner="Test", region="label")
+
+
 def test__module__imports_no_library_of_containers():
     code = (
         "import sys; from esm2_features._residues import normalise; "

@@ -17,9 +17,11 @@ from starlette.testclient import TestClient
 
 from esm2_features import Engine
 from esm2_features._alphabet import TOKENS
+from esm2_features._catalogue import slug
 from esm2_features._server_models import Models
-from esm2_features._server_settings import Settings, read_rate, slug
+from esm2_features._server_settings import Settings, read_rate
 from esm2_features._server_tokens import new_token
+from esm2_features._spec import SCHEMA
 from esm2_features.exceptions import InputError, OutOfMemoryError
 from esm2_features.server import create_app
 
@@ -462,6 +464,78 @@ def test_npz_holds_the_same_numbers(client, engine):
         assert found["logits_0"].shape == (26, 20)
         assert found["length"].tolist() == [26, 6]
         assert "".join(found["vocab_tokens"]) == "LAGVSERTIDPKQNFYMHWC"
+
+
+def test_what_numbers_are_is_said_before_they_are_asked_for_and_with_them(client, serve):
+    mini = Engine("mini", cache=None).checkpoint.identity
+    said = client.get("/api/v3/models/").json()
+    assert (said["server"], said["precision"], said["max_items"]) == (
+        "esm2-features",
+        "float32",
+        256,
+    )
+    found = {model["model"]: model["checkpoint"] for model in said["models"]}
+    assert found["mini"] == mini
+    assert found["esm2-8m"].startswith("sha256:46f002a9870c")
+    for accept in ("application/x-npz", "application/vnd.apache.arrow.stream"):
+        response = serve(precision="bfloat16").post(
+            "/api/v3/mini/encode/", json=BOTH, headers={"accept": accept}
+        )
+        if accept.endswith("npz"):
+            with np.load(io.BytesIO(response.content)) as arrays:
+                about = {key: str(arrays[key]) for key in ("checkpoint", "precision", "schema")}
+        else:
+            metadata = pa.ipc.open_stream(response.content).schema.metadata
+            about = {
+                key: metadata[key.encode()].decode()
+                for key in ("checkpoint", "precision", "schema")
+            }
+        assert about == {"checkpoint": mini, "precision": "bfloat16", "schema": str(SCHEMA)}
+
+
+def test_the_digest_of_a_file_is_said_once_it_is_known(serve, engine):
+    client = serve()
+    results(client.post(ENCODE, json=BOTH))
+    found = {m["model"]: m["checkpoint"] for m in client.get("/api/v3/models/").json()["models"]}
+    assert found["tiny"] == engine().checkpoint.identity
+
+
+def test_regions_and_windows_are_pooled_as_the_engine_does(client, engine):
+    items = [{"sequence": MELITTIN, "region": "3:9,1"}, {"sequence": SHORT, "region": None}]
+    params = {"include": ["mean", "max"], "repr_layers": [1], "window": 12}
+    found = results(client.post(ENCODE, json={"items": items, "params": params}))
+    expected = engine(layers=1, pooling=["mean", "max"], max_residues=12, too_long="window").embed(
+        [MELITTIN, SHORT], regions=["3:9,1", None]
+    )
+    for row, one in zip(expected.reshape(2, 2, 32), found, strict=True):
+        for vector, name in zip(row, ("embeddings", "max_embeddings"), strict=True):
+            np.testing.assert_array_equal(np.float32(one[name][0]["embedding"]), vector)
+
+
+@pytest.mark.parametrize(
+    ("item", "params", "code", "row"),
+    [
+        ({"region": "1:99"}, {}, "invalid_input", 0),
+        ({"region": "3:3"}, {}, "invalid_input", 0),
+        ({"region": "a:b"}, {}, "invalid_request", 0),
+        ({"region": ""}, {}, "invalid_request", 0),
+        ({"region": "1:3"}, {"include": ["bos", "mean"]}, "no_parts", None),
+        ({"region": "1:3"}, {"include": ["contacts"]}, "no_parts", None),
+        ({}, {"window": 0}, "invalid_request", None),
+        ({}, {"window": 5, "include": ["per_token"]}, "no_parts", None),
+        ({}, {"window": 5, "include": ["parti"]}, "no_parts", None),
+    ],
+)
+def test_parts_that_cannot_be_are_refused(client, item, params, code, row):
+    body = {"items": [{"sequence": MELITTIN, **item}], "params": params}
+    assert refused(client.post(ENCODE, json=body), 422, code).get("row") == row
+
+
+@pytest.mark.parametrize("action", ["predict", "log_prob"])
+def test_likelihoods_have_no_windows(client, action):
+    sequence = "MK<mask>A" if action == "predict" else "MKA"
+    body = {"items": [{"sequence": sequence}], "params": {"window": 2}}
+    refused(client.post(f"/api/v3/tiny/{action}/", json=body), 422, "no_parts")
 
 
 def test_arrow_holds_the_same_numbers(client, engine):

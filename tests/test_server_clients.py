@@ -242,7 +242,10 @@ def test_the_service_s_own_sdk(address, tiny_checkpoint, tmp_path):
 
 @pytest.fixture
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Semaphore, threading.Event]]:
-    """Say when the network is begun, and let it go on only when it is told to."""
+    """Say when the network is begun, and let it go on only when it is told to.
+
+    To be asked for before the server, which looks its workers up when it starts.
+    """
     begun, go_on = threading.Semaphore(0), threading.Event()
     compute = Models.compute
 
@@ -265,7 +268,7 @@ def asking(port: int, token: str, action: str) -> bytes:
     ).encode() + body
 
 
-def test_what_a_client_that_has_gone_asked_for_is_not_computed(address, held, ran, monkeypatch):
+def test_what_a_client_that_has_gone_asked_for_is_not_computed(held, ran, monkeypatch, address):
     port, token = address
     begun, go_on = held
     dropped = threading.Event()
@@ -278,19 +281,18 @@ def test_what_a_client_that_has_gone_asked_for_is_not_computed(address, held, ra
         return futures
 
     monkeypatch.setattr(Batcher, "submit", watch)
-    first = socket.create_connection(("127.0.0.1", port))
-    first.sendall(asking(port, token, "encode"))
-    assert begun.acquire(timeout=60)
-    with socket.create_connection(("127.0.0.1", port)) as second:
-        second.sendall(asking(port, token, "log_prob"))
-    assert dropped.wait(60)
-    go_on.set()
-    assert first.recv(12) == b"HTTP/1.1 200"
-    first.close()
+    with socket.create_connection(("127.0.0.1", port)) as first:
+        first.sendall(asking(port, token, "encode"))
+        assert begun.acquire(timeout=60)
+        with socket.create_connection(("127.0.0.1", port)) as second:
+            second.sendall(asking(port, token, "log_prob"))
+        assert dropped.wait(60)
+        go_on.set()
+        assert first.recv(12) == b"HTTP/1.1 200"
     assert ran == [SEQUENCE]
 
 
-def test_a_server_that_is_told_to_end_answers_what_it_has_accepted(address, held, running):
+def test_a_server_that_is_told_to_end_answers_what_it_has_accepted(held, address, running):
     port, token = address
     begun, go_on = held
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:

@@ -24,7 +24,9 @@ def test__verify__passes_on_every_layer_and_precision(tiny_checkpoint):
 
 
 def test__verify__passes_on_the_embedded_model():
-    report = verify("mini", sequences=["MKTAYIAKQR", "GG", "MK<mask>LV", "XBUZO" * 30])
+    precisions = ["float32", "bfloat16", "float16"]
+    sequences = ["MKTAYIAKQR", "GG", "MK<mask>LV", "XBUZO" * 30]
+    report = verify("mini", precisions=precisions, device="cpu", sequences=sequences)
     assert report.passed, report.text
     assert "4 sequences of 2 to 150 residues" in report.text
 
