@@ -1,8 +1,9 @@
 // A map of points that can be moved, enlarged, and gone through with keys.
 // Never here: where points come from, what is done with the one that is chosen.
 
-const MARGIN = 28;
 const BUTTONS = 56; // their width, at the right
+const MARGINS = [BUTTONS + 4, 28]; // at the sides; above and below
+const EDGE = 20; // nearer to it, a point that is gone to is brought to the middle
 const MOST_ZOOM = 500;
 const REACH = { mouse: 12, pen: 16, touch: 24 }; // how near a pointer has to be, in pixels
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
@@ -74,7 +75,7 @@ export class PointMap {
   }
 
   get #scale() {
-    const room = [this.width - 2 * MARGIN, this.height - 2 * MARGIN];
+    const room = [this.width, this.height].map((size, axis) => size - 2 * MARGINS[axis]);
     const fits = room.map((size, axis) => size / (this.extent[axis] || 1e-9));
     return Math.max(1e-12, Math.min(...fits)) * this.zoomed;
   }
@@ -265,7 +266,7 @@ export class PointMap {
     if (best < 0) return;
     this.look(best);
     const [px, py] = this.#at(this.points[best]);
-    if (px < MARGIN || px > this.width - MARGIN) this.#pan(this.width / 2 - px, 0);
-    if (py < MARGIN || py > this.height - MARGIN) this.#pan(0, this.height / 2 - py);
+    if (px < EDGE || px > this.width - EDGE) this.#pan(this.width / 2 - px, 0);
+    if (py < EDGE || py > this.height - EDGE) this.#pan(0, this.height / 2 - py);
   }
 }
