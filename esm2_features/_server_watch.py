@@ -17,6 +17,24 @@ from esm2_features._server_openapi import responses
 from esm2_features._server_pages import operations, page, table
 
 _STATIC = Path(__file__).with_name("data") / "server"
+_MEDIA = {
+    ".css": "text/css; charset=utf-8",
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+_FILE_HEADERS = {
+    "Cache-Control": "no-cache",  # asked for again each time, and sent if it is another
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+"""What a browser is told of the page: nothing from elsewhere, no script within it, in no frame."""
+_EXAMPLES = 60
+"""Sequences of the example."""
 
 
 def add_watching(
@@ -88,6 +106,8 @@ def add_watching(
 def add_files(app: FastAPI) -> None:
     """Add what lies in the folder of pages: each file at its name, and index.html at the root.
 
+    And an example to try them with, at ``/example.fasta``.
+
     Parameters
     ----------
     app : FastAPI
@@ -97,10 +117,24 @@ def add_files(app: FastAPI) -> None:
             address = f"/{file.relative_to(_STATIC).as_posix()}"
             for path in {address, address.removesuffix("index.html")}:
                 app.add_route(path, _giving(file), methods=["GET"])
+    app.add_route("/example.fasta", _example, methods=["GET"])
 
 
 def _giving(file: Path) -> Callable[[Request], Awaitable[Response]]:
     async def give(_: Request) -> Response:
-        return FileResponse(file)
+        return FileResponse(file, media_type=_MEDIA[file.suffix], headers=_FILE_HEADERS)
 
     return give
+
+
+async def _example(_: Request) -> Response:
+    """Write some of the peptides that ship with the library as FASTA: toxins and hormones."""
+    from esm2_features.datasets import load_demo_peptides
+
+    peptides = load_demo_peptides()
+    step = len(peptides.target) // _EXAMPLES
+    some = list(zip(peptides.data, peptides.target, strict=True))[::step][:_EXAMPLES]
+    text = "".join(
+        f">{name.replace(' ', '_')} kind={kind}\n{sequence}\n" for (name, sequence), kind in some
+    )
+    return Response(text, media_type="text/plain", headers=_FILE_HEADERS)

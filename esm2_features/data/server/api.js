@@ -1,0 +1,104 @@
+// Asking the server. Never here: what is asked, the page.
+
+const KEPT = "esm2-features-token";
+const COME_AGAIN = ["busy", "starting", "too_many_requests"];
+const MOST_TIMES = 20;
+
+export class ServerError extends Error {
+  constructor(status, facts) {
+    super(facts.error);
+    Object.assign(this, { status, code: facts.code, row: facts.row, position: facts.position });
+  }
+}
+
+export const token = {
+  get value() {
+    return sessionStorage.getItem(KEPT) ?? "";
+  },
+  set value(text) {
+    if (text) sessionStorage.setItem(KEPT, text);
+    else sessionStorage.removeItem(KEPT);
+  },
+};
+
+/** Ask, and wait where the server says to come again. Throws ServerError, or AbortError. */
+export async function ask(path, { body, signal, onWait = () => {} } = {}) {
+  for (let times = 1; ; times++) {
+    const headers = token.value ? { Authorization: `Token ${token.value}` } : {};
+    const how = { headers, signal, referrerPolicy: "no-referrer" };
+    if (body !== undefined) {
+      Object.assign(how, { method: "POST", body: JSON.stringify(body) });
+      headers["Content-Type"] = "application/json";
+    }
+    let response;
+    try {
+      response = await fetch(path, how);
+    } catch (error) {
+      if (error.name === "AbortError") throw error;
+      throw new ServerError(0, {
+        code: "unreachable",
+        error: "The server cannot be reached. See whether it is running, then go on.",
+      });
+    }
+    if (response.ok) return response.json();
+    const facts = await response.json().catch(() => ({
+      code: "http_error",
+      error: `The server answered with status ${response.status}.`,
+    }));
+    const after = Number(response.headers.get("retry-after"));
+    if (!COME_AGAIN.includes(facts.code) || !after || times === MOST_TIMES) {
+      throw new ServerError(response.status, facts);
+    }
+    const seconds = Math.min(after, 60);
+    onWait(seconds);
+    await pause(1000 * seconds, signal);
+  }
+}
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const stop = () => {
+      clearTimeout(timer);
+      reject(new DOMException("Cancelled", "AbortError"));
+    };
+    const timer = setTimeout(() => {
+      signal?.removeEventListener("abort", stop);
+      resolve();
+    }, milliseconds);
+    signal?.addEventListener("abort", stop, { once: true });
+  });
+}
+
+/**
+ * Ask for many things in portions, each about a second's work.
+ *
+ * sizes: what each costs. most: things in a portion. limit: cost of a portion that is never passed,
+ * but by one thing alone. send(from, to) asks for those. A portion that is too large for the server
+ * is halved. onDone(to) hears how far it is.
+ */
+export async function inPortions(sizes, { most, limit, send, onDone }) {
+  let budget = Math.min(limit, 1000);
+  let from = 0;
+  while (from < sizes.length) {
+    let to = from + 1;
+    let cost = sizes[from];
+    while (to < sizes.length && to - from < most && cost + sizes[to] <= budget) cost += sizes[to++];
+    const begun = performance.now();
+    try {
+      await send(from, to);
+    } catch (error) {
+      if (to - from > 1 && [413, 504].includes(error.status)) {
+        budget = cost / 2;
+        limit = Math.min(limit, budget);
+        continue;
+      }
+      if (error instanceof ServerError && error.row !== undefined) error.row += from;
+      throw error;
+    }
+    const seconds = (performance.now() - begun) / 1000;
+    if (seconds < 0.5) budget = Math.min(limit, 2 * budget);
+    if (seconds > 2) budget = Math.max(1, budget / 2);
+    from = to;
+    onDone(from);
+  }
+}

@@ -1,0 +1,246 @@
+// The form: what is embedded, with what, and how far it is. Never here: what is shown of it.
+
+import { ask, inPortions, ServerError, token } from "./api.js";
+import { parse } from "./fasta.js";
+import { $, element } from "./parts.js";
+import { showResults } from "./results.js";
+
+const MOST_TEXT = 5_000_000; // characters that a page can be asked to hold
+const RESIDUES = 20_000; // of a portion, at most
+
+let models = [];
+let run = null; // {records, rows, left: Set, model, layer, pooling}; left out are those in left
+let going = null;
+
+// ------------------------------------------------------------------ models
+
+async function readModels() {
+  try {
+    ({ models } = await ask("api/v3/models/"));
+  } catch (error) {
+    $("start").disabled = true;
+    if (error.status === 401) {
+      const isWrong = Boolean(token.value);
+      $("token-part").open = true;
+      trouble(isWrong ? "The server does not know this token. See that it is whole, or ask who runs the server for one." : "This server asks for a token. Type it in the field “Token”, and press “Use it”.");
+      $("token").focus();
+    } else trouble(error.message);
+    return;
+  }
+  $("trouble").hidden = true;
+  $("start").disabled = false;
+  $("model").replaceChildren(
+    ...models.map(({ model, layers, dim }) =>
+      element("option", { value: model }, `${model} (${layers} layers, ${dim} numbers)`),
+    ),
+  );
+  readLayers();
+}
+
+function readLayers() {
+  const model = models.find(({ model }) => model === $("model").value);
+  const layers = Array.from({ length: model.layers + 1 }, (_, i) => model.layers - i);
+  const words = { [model.layers]: " (last)", 0: " (before the first block)" };
+  $("layer").replaceChildren(
+    ...layers.map((layer) => element("option", { value: String(layer) }, `${layer}${words[layer] ?? ""}`)),
+  );
+  hint(model);
+}
+
+function hint(model) {
+  const hints = [];
+  if (model.model === "mini") hints.push("mini is a small demonstration model, not ESM-2, and not for science.");
+  if (!model.in_memory) hints.push("The server loads it when it is first asked for, which may take a while.");
+  $("model-hint").textContent = hints.join(" ");
+}
+
+// ------------------------------------------------------------------ sequences
+
+function count() {
+  const records = parse($("text").value);
+  if (!records.length) {
+    $("count").textContent = "";
+    return;
+  }
+  const lengths = records.map(({ length }) => length);
+  const [low, high] = lengths.reduce(([a, b], n) => [Math.min(a, n), Math.max(b, n)], [Infinity, 0]);
+  const range = low === high ? `${low}` : `${low} to ${high}`;
+  $("count").textContent = `${records.length} ${records.length === 1 ? "sequence" : "sequences"} of ${range} residues`;
+}
+
+async function readFile(file) {
+  const zipped = /\.gz$/i.test(file.name);
+  const tooLarge = `${file.name} is too large for a page. Use the command line: esm2-features embed.`;
+  if (file.size > MOST_TEXT) return trouble(tooLarge);
+  let text;
+  try {
+    const stream = zipped ? file.stream().pipeThrough(new DecompressionStream("gzip")) : file.stream();
+    text = await new Response(stream).text();
+  } catch {
+    return trouble(`${file.name} cannot be read. See that it is text, or whole if it is compressed.`);
+  }
+  if (text.length > MOST_TEXT) return trouble(tooLarge);
+  $("trouble").hidden = true;
+  $("text").value = text;
+  count();
+}
+
+// ------------------------------------------------------------------ embedding
+
+async function start() {
+  const records = parse($("text").value);
+  if (!records.length) {
+    trouble("There are no sequences. Paste some, choose a file, or show the example.");
+    $("text").focus();
+    return;
+  }
+  const model = models.find(({ model }) => model === $("model").value);
+  run = {
+    records,
+    rows: new Array(records.length).fill(null),
+    left: new Set(),
+    model,
+    layer: Number($("layer").value),
+    pooling: $("pooling").value,
+  };
+  $("results").hidden = true; // they are of other sequences
+  await goOn();
+}
+
+async function goOn() {
+  const mine = run;
+  const { model, records, rows, left } = mine;
+  const waiting = records.flatMap((_, i) => (rows[i] || left.has(i) ? [] : [i]));
+  const done = () => rows.reduce((n, row) => n + Boolean(row), 0);
+  const tell = (more = "") => {
+    $("bar").value = done() / Math.max(1, records.length - left.size);
+    $("progress").textContent = `${done()} of ${records.length - left.size} sequences${more}`;
+  };
+  going = new AbortController();
+  busy(true);
+  tell();
+  try {
+    const path = `api/v3/schema/${encodeURIComponent(model.model)}/encode/`;
+    model.maxItems ??= (await ask(path, { signal: going.signal })).properties.items.maxItems;
+    await inPortions(waiting.map((i) => records[i].length), {
+      most: model.maxItems,
+      limit: RESIDUES,
+      send: async (from, to) => {
+        const which = waiting.slice(from, to);
+        const body = {
+          items: which.map((i) => ({ sequence: records[i].sequence })),
+          params: { include: [mine.pooling], repr_layers: [mine.layer] },
+        };
+        const onWait = (seconds) => tell(`; the server is busy, trying again in ${seconds} s`);
+        const how = { body, signal: going.signal, onWait };
+        const { results } = await ask(`api/v3/${encodeURIComponent(model.model)}/encode/`, how);
+        const word = mine.pooling === "mean" ? "embeddings" : `${mine.pooling}_embeddings`;
+        results.forEach((result, k) => {
+          rows[which[k]] = Float32Array.from(result[word][0].embedding);
+        });
+      },
+      onDone: () => tell(),
+    });
+  } catch (error) {
+    busy(false);
+    if (error.name === "AbortError") trouble(`Cancelled: ${done()} of ${records.length} are done.`, { canGoOn: true });
+    else if (error instanceof ServerError) explain(error, waiting);
+    else throw error;
+  }
+  going = null;
+  busy(false);
+  model.in_memory ||= done() > 0;
+  if ($("model").value === model.model) hint(model);
+  const there = records.flatMap((_, i) => (rows[i] ? [i] : []));
+  if (there.length) {
+    const part = { records: there.map((i) => records[i]), rows: there.map((i) => rows[i]) };
+    await showResults({ ...mine, ...part });
+    if ($("trouble").hidden) $("results").scrollIntoView({ block: "start" });
+  }
+}
+
+/** Say what the server says, of the sequence as the page names it. */
+function explain(error, waiting) {
+  if (error.row === undefined) {
+    if (error.status === 401) $("token-part").open = true;
+    trouble(error.message, { canGoOn: true });
+    return;
+  }
+  const i = waiting[error.row];
+  const { name } = run.records[i];
+  const said = error.message.replace(/^The sequence in row \d+/, "It");
+  trouble(`Sequence ${i + 1} of ${run.records.length}, ${name}: ${said}`, { row: i });
+}
+
+function trouble(words, { row, canGoOn } = {}) {
+  $("trouble").hidden = false;
+  $("trouble-text").textContent = words;
+  $("go-on").hidden = !canGoOn;
+  $("leave-out").hidden = $("show-row").hidden = row === undefined;
+  $("leave-out").onclick = () => {
+    run.left.add(row);
+    goOn();
+  };
+  $("show-row").onclick = () => {
+    // The text may have been changed since.
+    const record = parse($("text").value)[row] ?? run.records[row];
+    $("text").focus();
+    $("text").setSelectionRange(record.from, record.to);
+    const before = $("text").value.slice(0, record.from).split("\n").length;
+    $("text").scrollTop = (before - 3) * parseFloat(getComputedStyle($("text")).lineHeight);
+  };
+  $("trouble").scrollIntoView({ block: "nearest" });
+}
+
+function busy(is) {
+  $("work").hidden = !is;
+  $("cancel").hidden = !is;
+  $("start").disabled = is;
+  if (is) $("trouble").hidden = true;
+}
+
+// ------------------------------------------------------------------ what is pressed
+
+$("form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  start();
+});
+$("cancel").addEventListener("click", () => going?.abort());
+$("go-on").addEventListener("click", goOn);
+$("model").addEventListener("change", readLayers);
+$("text").addEventListener("input", count);
+$("clear").addEventListener("click", () => {
+  $("text").value = "";
+  count();
+  $("text").focus();
+});
+$("example").addEventListener("click", async () => {
+  $("text").value = await (await fetch("example.fasta")).text();
+  count();
+});
+$("file").addEventListener("change", async () => {
+  const [file] = $("file").files;
+  if (file) await readFile(file);
+  $("file").value = ""; // so that the same file can be chosen again
+});
+$("token-use").addEventListener("click", () => {
+  token.value = $("token").value.trim();
+  $("token").value = "";
+  readModels();
+});
+$("token").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  $("token-use").click();
+});
+for (const name of ["dragover", "dragleave", "drop"]) {
+  document.addEventListener(name, (event) => {
+    if (!event.dataTransfer?.types.includes("Files")) return;
+    event.preventDefault();
+    $("drop").classList.toggle("over", name === "dragover");
+    if (name === "drop" && event.dataTransfer.files.length) readFile(event.dataTransfer.files[0]);
+  });
+}
+
+count();
+await readModels();

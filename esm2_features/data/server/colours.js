@@ -1,0 +1,119 @@
+// What the points of a map look like: a colour and a shape for each group, or a scale for numbers.
+// Never here: drawing a map.
+
+const LENGTH = "length";
+const MOST_GROUPS = 8;
+const OTHERS = "others";
+const MISSING = "not said";
+
+// Told apart by those who see few colours; shapes say the same once more.
+const LIGHT = ["#0072b2", "#c04a00", "#007a5a", "#aa3377", "#7a6a00", "#5a4fcf", "#333333", "#b3001e"];
+const DARK = ["#56b4e9", "#ff9d4d", "#35d0a0", "#f08cc4", "#f0e442", "#b0a8ff", "#e0e0e0", "#ff7b7b"];
+const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down", "plus", "star"];
+const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+
+/** What points can be coloured by: length, and each key that headers hold. */
+export function choices(records) {
+  const keys = new Map();
+  for (const { fields } of records) {
+    for (const key of Object.keys(fields)) keys.set(key, (keys.get(key) ?? 0) + 1);
+  }
+  // Of interest is first what groups: said of most, with few values.
+  const scored = [...keys].map(([key, said]) => {
+    const values = new Set(records.map(({ fields }) => fields[key]));
+    return { key, groups: values.size > 1 && values.size <= MOST_GROUPS && said > 1 };
+  });
+  scored.sort((a, b) => b.groups - a.groups);
+  return [...scored.map(({ key }) => key), LENGTH];
+}
+
+/** Sort points by a choice: {labels, looks(i), legend}; a legend is of groups, or of a scale. */
+export function sorting(records, choice) {
+  const said = records.map(({ fields, length }) => (choice === LENGTH ? length : fields[choice]));
+  const numbers = said.map((value) => (value === undefined || value === "" ? NaN : Number(value)));
+  const there = numbers.filter((value) => !Number.isNaN(value));
+  const isScale =
+    there.length > 0 &&
+    said.every((value, i) => value === undefined || !Number.isNaN(numbers[i])) &&
+    (choice === LENGTH || new Set(there).size > MOST_GROUPS);
+  const labels = said.map((value) => (value === undefined ? "" : String(value)));
+  if (isScale) {
+    const [low, high] = there.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
+    const share = (value) => (high > low ? (value - low) / (high - low) : 0.5);
+    const looks = (i) =>
+      Number.isNaN(numbers[i])
+        ? { colour: "#888888", shape: "cross" }
+        : { colour: viridis(share(numbers[i])), shape: "circle" };
+    return { labels, looks, scale: { low, high } };
+  }
+  const counts = new Map();
+  for (const value of said) counts.set(value, (counts.get(value) ?? 0) + 1);
+  const known = [...counts.keys()].filter((value) => value !== undefined);
+  known.sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
+  const all = counts.has(undefined) ? [...known, undefined] : known;
+  const shown = all.length > MOST_GROUPS ? all.slice(0, MOST_GROUPS - 1) : all;
+  const place = (value) => (shown.includes(value) ? shown.indexOf(value) : MOST_GROUPS - 1);
+  const look = (place) => ({ colour: (dark.matches ? DARK : LIGHT)[place], shape: SHAPES[place] });
+  const groups = shown.map((value) => ({ label: value ?? MISSING, count: counts.get(value) }));
+  if (all.length > shown.length) {
+    const count = records.length - groups.reduce((sum, group) => sum + group.count, 0);
+    groups.push({ label: OTHERS, count });
+  }
+  return { labels, looks: (i) => look(place(said[i])), groups, look };
+}
+
+export function viridis(share) {
+  const at = Math.min(1, Math.max(0, share)) * (VIRIDIS.length - 1);
+  return between(VIRIDIS[Math.floor(at)], VIRIDIS[Math.ceil(at)], at % 1);
+}
+
+/** Red for what is less than 0, blue for what is more; from -1 to 1. */
+export function redWhiteBlue(share) {
+  const towards = share < 0 ? [178, 24, 43] : [33, 102, 172];
+  return between([247, 247, 247], towards, Math.min(1, Math.abs(share)));
+}
+
+/** White for 0, dark blue for 1. */
+export function blues(share) {
+  return share < 0.5
+    ? between([255, 255, 255], [107, 174, 214], 2 * share)
+    : between([107, 174, 214], [8, 48, 107], 2 * share - 1);
+}
+
+function between(a, b, share) {
+  return `rgb(${a.map((value, i) => Math.round(value + (b[i] - value) * share)).join(" ")})`;
+}
+
+const PATHS = {
+  square: [[-0.85, -0.85], [0.85, -0.85], [0.85, 0.85], [-0.85, 0.85]],
+  triangle: [[0, -1.15], [1.05, 0.8], [-1.05, 0.8]],
+  down: [[0, 1.15], [1.05, -0.8], [-1.05, -0.8]],
+  diamond: [[0, -1.2], [1.2, 0], [0, 1.2], [-1.2, 0]],
+  plus: plus(0),
+  cross: plus(Math.PI / 4),
+  star: Array.from({ length: 10 }, (_, i) => {
+    const radius = i % 2 ? 0.55 : 1.3;
+    return [radius * Math.sin((i * Math.PI) / 5), -radius * Math.cos((i * Math.PI) / 5)];
+  }),
+};
+
+function plus(turn) {
+  const [a, b] = [0.4, 1.15];
+  const corners = [
+    [-a, -b], [a, -b], [a, -a], [b, -a], [b, a], [a, a], [a, b], [-a, b], [-a, a], [-b, a], [-b, -a], [-a, -a],
+  ];
+  const [c, s] = [Math.cos(turn), Math.sin(turn)];
+  return corners.map(([x, y]) => [c * x - s * y, s * x + c * y]);
+}
+
+/** Draw one mark, filled. */
+export function mark(context, { colour, shape }, x, y, radius) {
+  context.beginPath();
+  if (shape === "circle") context.arc(x, y, radius, 0, 2 * Math.PI);
+  else PATHS[shape].forEach(([dx, dy]) => context.lineTo(x + radius * dx, y + radius * dy));
+  context.closePath();
+  context.fillStyle = colour;
+  context.fill();
+  context.stroke();
+}

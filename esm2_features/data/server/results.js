@@ -1,0 +1,184 @@
+// What is shown of embedded sequences: the map, the list, the one that is chosen, the files.
+// Never here: asking the server for embeddings.
+
+import { choices, mark, sorting, viridis } from "./colours.js";
+import { save, WRITERS } from "./files.js";
+import { scaleOf } from "./heat.js";
+import { PointMap } from "./map.js";
+import { nearest, pca } from "./numbers.js";
+import { forgetOne, prepareOne } from "./one.js";
+import { $, element, number } from "./parts.js";
+
+const NEIGHBOURS = 10;
+const AT_ONCE = 500; // rows of the list
+const FEWEST = 3; // points of a map
+
+let shown = null; // {records, rows, model, layer, pooling, points, looks}
+let chosen = -1;
+let many = AT_ONCE;
+
+const map = new PointMap($("map"), $("map-tip"), {
+  mark,
+  nameOf: (i) => shown.records[i].name,
+  onChoose: choose,
+  onPoint: (i) => {
+    if (i < 0) return;
+    const { name, length } = shown.records[i];
+    const label = shown.sorted.labels[i];
+    const group = $("colour").value === "length" || !label ? "" : `, ${$("colour").value} ${label}`;
+    $("map-said").textContent = `${name}${group}, ${length} residues`;
+  },
+});
+
+/** Show embedded sequences: records, rows (Float32Arrays), and what they are embedded with. */
+export async function showResults(run) {
+  forgetOne();
+  const { points, explained } = await pca(run.rows);
+  shown = { ...run, points };
+  chosen = -1;
+  many = AT_ONCE;
+  $("filter").value = "";
+  $("one-name").textContent = "Choose a sequence";
+  $("one-none").hidden = false;
+  $("one-part").hidden = true;
+  const before = $("colour").value;
+  const words = choices(run.records);
+  $("colour").replaceChildren(...words.map((word) => element("option", { value: word }, word)));
+  $("colour").value = words.includes(before) ? before : words[0];
+  const isMap = run.records.length >= FEWEST;
+  $("map-part").hidden = $("colour").parentElement.hidden = !isMap;
+  $("map-none").hidden = isMap;
+  $("map-none").textContent = `A map needs ${FEWEST} sequences.`;
+  const [first, second] = explained.map((share) => `${(100 * share).toFixed(0)} %`);
+  const of = `${run.model.model}, layer ${run.layer}, ${run.pooling}`;
+  $("map-about").textContent =
+    `Principal components of ${run.records.length} vectors (${of}). Across, PC 1: ${first} of the ` +
+    `variance; up, PC 2: ${second}.`;
+  $("results").hidden = false;
+  colour();
+  if (isMap) map.show(points);
+}
+
+function colour() {
+  const sorted = sorting(shown.records, $("colour").value);
+  shown.sorted = sorted;
+  map.looks = sorted.looks;
+  map.draw();
+  const choice = $("colour").value;
+  for (const id of ["list-group", "near-group"]) {
+    $(id).textContent = choice === "length" ? "Group" : choice;
+    $(id).hidden = choice === "length";
+  }
+  if (sorted.scale) {
+    const { low, high } = sorted.scale;
+    const scale = element("li", {}, scaleOf(viridis, number(low), number(high)));
+    $("legend").replaceChildren(element("li", {}, choice), scale);
+  } else {
+    $("legend").replaceChildren(...sorted.groups.map(({ label, count }, place) => {
+      const canvas = element("canvas", { width: "32", height: "32", "aria-hidden": "true" });
+      canvas.style.width = canvas.style.height = "16px";
+      const context = canvas.getContext("2d");
+      context.strokeStyle = "transparent";
+      mark(context, sorted.look(place), 16, 16, 11);
+      return element("li", {}, canvas, element("span", {}, `${label} (${count})`));
+    }));
+  }
+  list();
+  if (chosen >= 0) neighbours();
+}
+
+// ------------------------------------------------------------------ tables
+
+function list() {
+  const words = $("filter").value.trim().toLowerCase();
+  const found = shown.records.flatMap(({ header, name }, i) =>
+    `${name} ${header}`.toLowerCase().includes(words) ? [i] : [],
+  );
+  const rows = found.slice(0, many).map((i) => {
+    const { name, length } = shown.records[i];
+    const row = element("tr", { class: i === chosen ? "chosen" : "" },
+      element("th", { scope: "row" }, chooser(i, name)),
+      element("td", { class: "number" }, String(length)),
+      ...group(i),
+      ...shown.points[i].map((value) => element("td", { class: "number" }, value.toFixed(3))),
+    );
+    row.dataset.row = i;
+    return row;
+  });
+  $("list").tBodies[0].replaceChildren(...rows);
+  $("more").hidden = found.length <= many;
+  $("list-count").textContent = `${rows.length} of ${found.length}`;
+}
+
+function group(i) {
+  return $("list-group").hidden ? [] : [element("td", {}, shown.sorted.labels[i])];
+}
+
+function chooser(i, name) {
+  const button = element("button", { type: "button", class: "link" }, name);
+  button.addEventListener("click", () => {
+    choose(i);
+    $("one-name").focus();
+  });
+  return button;
+}
+
+function neighbours() {
+  const near = nearest(shown.rows, chosen, NEIGHBOURS);
+  $("near").tBodies[0].replaceChildren(
+    ...near.map(({ index, cosine }) => {
+      const { name, length } = shown.records[index];
+      return element("tr", {},
+        element("th", { scope: "row" }, chooser(index, name)),
+        element("td", { class: "number" }, cosine.toFixed(4)),
+        element("td", { class: "number" }, String(length)),
+        ...group(index),
+      );
+    }),
+  );
+  map.choose(chosen, near.map(({ index }) => index));
+}
+
+function choose(i) {
+  chosen = i;
+  const { name, header, sequence, length } = shown.records[i];
+  $("one-name").textContent = name;
+  $("one-none").hidden = true;
+  $("one-part").hidden = false;
+  $("one-about").textContent = `${length} residues${header && header !== name ? `. ${header}` : ""}`;
+  $("one-sequence").textContent = sequence;
+  $("map-said").textContent = `Chosen: ${name}`;
+  for (const row of $("list").tBodies[0].rows) row.classList.toggle("chosen", row.dataset.row === `${i}`);
+  neighbours();
+  prepareOne(shown.records[i], shown.model);
+}
+
+// ------------------------------------------------------------------ what is pressed
+
+$("colour").addEventListener("change", colour);
+$("filter").addEventListener("input", () => {
+  many = AT_ONCE;
+  list();
+});
+$("more").addEventListener("click", () => {
+  many += AT_ONCE;
+  list();
+});
+$("zoom-in").addEventListener("click", () => map.zoom(1.5));
+$("zoom-out").addEventListener("click", () => map.zoom(1 / 1.5));
+$("zoom-fit").addEventListener("click", () => map.fit());
+for (const button of document.querySelectorAll("[data-save]")) {
+  button.addEventListener("click", () => {
+    const { records, rows, model, layer, pooling } = shown;
+    const word = pooling === "bos" ? "cls" : pooling; // as the library's own files have it
+    const table = {
+      ids: records.map(({ name }) => name),
+      sequences: records.map(({ sequence }) => sequence),
+      features: Array.from(rows[0], (_, k) => `${model.name}_L${layer}_${word}_${k}`),
+      rows,
+    };
+    const kind = button.dataset.save;
+    save(WRITERS[kind](table), `${model.model}_L${layer}_${word}.${kind}`);
+  });
+}
+
