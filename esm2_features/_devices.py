@@ -8,7 +8,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -69,6 +69,52 @@ def resolve_device(device: str) -> torch.device:
             f"Got device={device!r}, which this machine cannot use: {reason}. "
             f'Pass device="auto" or device="cpu".'
         ) from error
+
+
+def resolve_devices(names: Sequence[str]) -> list[str]:
+    """Say which devices are meant, each by a name of its own.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As `device_names` of ``_options`` gives them; ``("all",)`` is every CUDA card, and where
+        there is none, what ``"auto"`` is.
+
+    Returns
+    -------
+    devices : list of str
+        ``"cpu"`` may be there several times.
+
+    Raises
+    ------
+    InputError
+        If one does not exist on this machine, or two names mean one card.
+    """
+    if tuple(names) == ("all",):
+        names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
+    found = [str(resolve_device(name)) for name in names]
+    for name, place in zip(names, found, strict=True):
+        if place != "cpu" and found.count(place) > 1:
+            raise InputError(
+                f"Got device={list(names)!r}, and {name!r} is {place}, which is meant twice. Name "
+                "each card once."
+            )
+    return found
+
+
+def workers_on(device: torch.device) -> int:
+    """Give the number of threads that keep a device busy where several devices share a run.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    workers : int
+        On a CUDA card, one packs and waits while the other's batch is computed.
+    """
+    return 2 if device.type == "cuda" else 1
 
 
 def default_batch_tokens(device: torch.device, dim: int) -> int:
@@ -163,7 +209,7 @@ def passes_ahead(device: torch.device) -> int:
 
 
 @contextmanager
-def within_cores(device: torch.device) -> Iterator[None]:
+def within_cores(device: torch.device, sharing: int = 1) -> Iterator[None]:
     """Use no more threads than the process has cores, and put back what the user has set.
 
     PyTorch counts the cores of the machine. A container or a batch system may have given the
@@ -176,16 +222,18 @@ def within_cores(device: torch.device) -> Iterator[None]:
     ----------
     device : torch.device
         Nothing is done for others than a CPU.
+    sharing : int, default=1
+        Workers that divide the cores.
 
     Yields
     ------
     None
     """
-    before = torch.get_num_threads()
-    if device.type != "cpu" or before <= _cores():
+    before, most = torch.get_num_threads(), max(1, _cores() // sharing)
+    if device.type != "cpu" or before <= most:
         yield
         return
-    torch.set_num_threads(_cores())
+    torch.set_num_threads(most)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,6 +30,37 @@ to know whether it is there need not take the digest of a file."""
 _lock = threading.Lock()
 _owner: int | None = None
 """Process that has used a network. PyTorch's threads do not survive a fork."""
+
+
+def get_networks(
+    checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
+) -> list[Network]:
+    """Give the networks of a checkpoint on several devices.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    devices : sequence of str
+        As `device_names` of ``_options`` gives them.
+    precision : str
+
+    Returns
+    -------
+    networks : list of Network
+        One for each device. Workers that divide the cores of a CPU share one.
+
+    Raises
+    ------
+    ForkedProcessError, CheckpointError, DownloadError, InputError, OutOfMemoryError
+        As `get_network`.
+    """
+    _refuse_forked()
+    from esm2_features._devices import resolve_devices
+
+    return [
+        get_network(checkpoint, device=device, precision=precision)
+        for device in resolve_devices(devices)
+    ]
 
 
 def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Network:
@@ -57,14 +88,7 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
         If the weights do not fit into its memory.
     """
     global _owner
-    # Before the lock: a forked child may have inherited it locked.
-    if _owner is not None and _owner != os.getpid():
-        raise ForkedProcessError(
-            "This process was forked from one that has already run a network, and PyTorch "
-            "would hang in it. Start workers by joblib's default backend (loky), or with "
-            'multiprocessing.get_context("spawn"), or run the first transform in the workers '
-            "only. Results that are in the cache can be read in a forked process, too."
-        )
+    _refuse_forked()
     from esm2_features._devices import resolve_device
 
     with _lock:
@@ -75,6 +99,17 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
             _networks[key] = _load(checkpoint, place, precision)
         _keys[_seen(checkpoint.source), str(place), precision] = key
         return _networks[key]
+
+
+def _refuse_forked() -> None:
+    """Refuse to run, or wait for a lock that was inherited locked, in a forked process."""
+    if _owner is not None and _owner != os.getpid():
+        raise ForkedProcessError(
+            "This process was forked from one that has already run a network, and PyTorch "
+            "would hang in it. Start workers by joblib's default backend (loky), or with "
+            'multiprocessing.get_context("spawn"), or run the first transform in the workers '
+            "only. Results that are in the cache can be read in a forked process, too."
+        )
 
 
 def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> None:
@@ -94,19 +129,22 @@ def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> No
             release_memory(place)
 
 
-def device_of_network(checkpoint: Checkpoint, *, device: str, precision: str) -> str | None:
+def devices_of_network(
+    checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
+) -> list[str]:
     """Say where the network of a checkpoint is in memory. Loads nothing, and no torch.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-    device : str
+    devices : sequence of str
+        As `device_names` of ``_options`` gives them.
     precision : str
 
     Returns
     -------
-    device : str or None
-        Such as ``"cpu"``; None if `get_network` would have to load it.
+    devices : list of str
+        Such as ``["cpu"]``; empty if `get_networks` would have to load it.
 
     Raises
     ------
@@ -114,11 +152,12 @@ def device_of_network(checkpoint: Checkpoint, *, device: str, precision: str) ->
         If there is no such device.
     """
     if not _networks or _owner != os.getpid():
-        return None
-    from esm2_features._devices import resolve_device  # torch is there where a network is
+        return []
+    from esm2_features._devices import resolve_devices  # torch is there where a network is
 
-    place = str(resolve_device(device))
-    return place if _keys.get((_seen(checkpoint.source), place, precision)) in _networks else None
+    places = list(dict.fromkeys(resolve_devices(devices)))
+    keys = [_keys.get((_seen(checkpoint.source), place, precision)) for place in places]
+    return places if all(key in _networks for key in keys) else []
 
 
 def _seen(source: Path | ModelCard) -> Hashable:
