@@ -123,18 +123,16 @@ def test__team__what_is_interrupted_gives_what_is_done(monkeypatch):
 
 
 def test__team__nothing_goes_on_when_nobody_listens():
-    first, second = Device(), Device()
-    team = Team([first.passes(), second.passes()])
-    second.go_on = team._stop  # is at its batch until the run is called off
-    first.go_on = threading.Event()
-    first.go_on.set()
+    class Gate:  # opens for a few, and for the rest when the run is called off
+        def wait(self, seconds):
+            return sum(len(d.computed) for d in devices) < 4 or team._stop.wait(seconds)
+
+    devices = [Device(go_on=Gate()), Device(go_on=Gate())]
+    team = Team([device.passes() for device in devices])
     results = team.over(range(len(SEQUENCES)))
     next(results)
-    first.go_on = team._stop
     results.close()
-    team._stop.clear()
-    assert team._idle.empty()
-    assert len(second.computed) <= 2
+    assert sum(len(device.computed) for device in devices) < len(SEQUENCES)
 
 
 # ------------------------------------------------------------------ the engine
