@@ -69,26 +69,34 @@ class Team:
             pre_dispatch="n_jobs",  # what has not begun can still be called off
         )
         trouble: BaseException | None = None
+        reports = workers(delayed(self._compute)(batch) for batch in self._until_stopped(plan))
         try:
-            for error in workers(delayed(self._compute)(batch) for batch in plan):
+            for error in reports:
                 trouble = trouble or error
                 yield from self._finished()
         except KeyboardInterrupt as error:
             trouble = error
         finally:
             self._stop.set()
+            for _ in reports:  # joblib warns of what it was not asked for
+                pass
             for _ in self._members:  # each comes back after the batch that it is at
                 self._idle.get()
         yield from self._finished()
         if trouble is not None:
             raise trouble
 
+    def _until_stopped(self, plan: Sequence[list[int]]) -> Iterator[list[int]]:
+        for batch in plan:
+            if self._stop.is_set():
+                return
+            yield batch
+
     def _compute(self, batch: list[int]) -> BaseException | None:
         """Compute a batch with a worker that is idle; give what went wrong."""
         member = self._idle.get()
         try:
-            if not self._stop.is_set():
-                self._done.extend(member.over(batch))
+            self._done.extend(member.over(batch))
         except BaseException as error:
             self._stop.set()
             return error
