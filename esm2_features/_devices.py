@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -71,6 +72,58 @@ def resolve_device(device: str) -> torch.device:
         ) from error
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where a network is.
+
+    Attributes
+    ----------
+    devices : tuple of torch.device
+        Those that compute; the first one is home.
+    is_streamed : bool
+        Whether blocks rest in the host's memory, and come to the device when they are to run.
+    """
+
+    devices: tuple[torch.device, ...]
+    is_streamed: bool = False
+
+    @property
+    def home(self) -> torch.device:
+        """The device at which a pass begins and ends."""
+        return self.devices[0]
+
+    def __str__(self) -> str:
+        names = [str(device) for device in self.devices]
+        return "+".join([*names, "cpu"] if self.is_streamed else names)
+
+
+def resolve_place(name: str) -> Place:
+    """Turn the user's word for a place into one that is there.
+
+    Parameters
+    ----------
+    name : str
+        A device, ``"cuda:0+cuda:1"`` for a network that is split between both, or ``"cuda+cpu"``
+        for one whose blocks rest in the host's memory.
+
+    Returns
+    -------
+    place : Place
+
+    Raises
+    ------
+    InputError
+        If a device does not exist on this machine, or is named twice.
+    """
+    first, *others = name.split("+")
+    is_streamed = others == ["cpu"]
+    names = [first] if is_streamed else [first, *others]
+    devices = tuple(resolve_device(one) for one in names)
+    if len(set(devices)) < len(devices):
+        raise InputError(f"Got device={name!r}, in which one device stands twice. Name each once.")
+    return Place(devices, is_streamed)
+
+
 def resolve_devices(names: Sequence[str]) -> list[str]:
     """Say which devices are meant, each by a name of its own.
 
@@ -92,14 +145,14 @@ def resolve_devices(names: Sequence[str]) -> list[str]:
     """
     if tuple(names) == ("all",):
         names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
-    found = [str(resolve_device(name)) for name in names]
-    for name, place in zip(names, found, strict=True):
-        if place != "cpu" and found.count(place) > 1:
-            raise InputError(
-                f"Got device={list(names)!r}, and {name!r} is {place}, which is meant twice. Name "
-                "each card once."
-            )
-    return found
+    places = [resolve_place(name) for name in names]
+    cards = [device for place in places for device in place.devices if device.type != "cpu"]
+    twice = [device for device in cards if cards.count(device) > 1]
+    if twice:
+        raise InputError(
+            f"Got device={list(names)!r}, in which {twice[0]} is meant twice. Name each card once."
+        )
+    return [str(place) for place in places]
 
 
 def workers_on(device: torch.device) -> int:

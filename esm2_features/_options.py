@@ -217,7 +217,8 @@ def device_names(device: object) -> tuple[str, ...]:
     Parameters
     ----------
     device : str or sequence of str
-        ``"all"``, the name of one device, several in a list or with commas between them.
+        ``"all"``, the name of one device, several in a list or with commas between them. In place
+        of one, ``"cuda:0+cuda:1"`` is a network that is split, ``"cuda+cpu"`` one that is streamed.
 
     Returns
     -------
@@ -247,8 +248,13 @@ def device_names(device: object) -> tuple[str, ...]:
 
 
 def _is_device(name: str) -> bool:
-    kind, colon, number = name.partition(":")
-    return kind in ("auto", "cpu", "cuda", "mps", "xpu") and (number.isdecimal() or not colon)
+    """Tell whether a word names a device, or several with plus signs that share one network."""
+    parts = [part.partition(":") for part in name.split("+")]
+    return all(
+        (kind in ("cpu", "cuda", "mps", "xpu") or (kind == "auto" and len(parts) == 1))
+        and (number.isdecimal() or not colon)
+        for kind, colon, number in parts
+    )
 
 
 def _check_distinct(option: str, value: object, checked: Sequence[object]) -> None:

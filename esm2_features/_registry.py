@@ -17,10 +17,9 @@ from typing import TYPE_CHECKING
 from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    import torch
-
     from esm2_features._catalogue import ModelCard
     from esm2_features._checkpoint import Checkpoint
+    from esm2_features._devices import Place
     from esm2_features._model import Network
 
 _networks: dict[tuple[str, str, str], Network] = {}
@@ -89,10 +88,10 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
     """
     global _owner
     _refuse_forked()
-    from esm2_features._devices import resolve_device
+    from esm2_features._devices import resolve_place
 
     with _lock:
-        place = resolve_device(device)
+        place = resolve_place(device)
         key = (checkpoint.identity, str(place), precision)
         if key not in _networks:
             _owner = os.getpid()
@@ -121,12 +120,12 @@ def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> No
     device : str
     precision : str
     """
-    from esm2_features._devices import release_memory, resolve_device
+    from esm2_features._devices import release_memory, resolve_place
 
     with _lock:
-        place = resolve_device(device)
+        place = resolve_place(device)
         if _networks.pop((checkpoint.identity, str(place), precision), None) is not None:
-            release_memory(place)
+            release_memory(place.home)
 
 
 def devices_of_network(
@@ -171,24 +170,26 @@ def _seen(source: Path | ModelCard) -> Hashable:
     return source, found.st_size, found.st_mtime_ns
 
 
-def _load(checkpoint: Checkpoint, place: torch.device, precision: str) -> Network:
+def _load(checkpoint: Checkpoint, place: Place, precision: str) -> Network:
     from esm2_features._devices import exact_arithmetic, is_out_of_memory, release_memory
     from esm2_features._model import Network
 
     try:
-        with exact_arithmetic(place):
+        with exact_arithmetic(place.home):
             return Network(
                 checkpoint.name, checkpoint.architecture, checkpoint.load(), place, precision
             )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        release_memory(place)
+        for device in place.devices:
+            release_memory(device)
         size = checkpoint.architecture.parameters * (4 if precision == "float32" else 2) / 1e9
         raise OutOfMemoryError(
             f"The weights of {checkpoint.name} ({size:.1f} GB in {precision}) do not fit into the "
-            f'memory of {place}. Use a device with more memory (device="cpu", say), a smaller '
-            "model, or close what else uses the memory.",
+            f"memory of {place}. Divide the network between cards "
+            '(device="cuda:0+cuda:1"), leave its blocks in the host\'s memory (device="cuda+cpu"), '
+            "use a device with more memory, a smaller model, or close what else uses the memory.",
             length=0,
             device=str(place),
         ) from error
