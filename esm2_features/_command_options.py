@@ -81,10 +81,13 @@ def cache_or_none(_: click.Context, __: click.Parameter, value: str) -> str | No
 
 # ------------------------------------------------------------------ single options
 
-device_option = click.option(
+_ONE_DEVICE = "auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, mps"
+device_option = click.option("--device", default="auto", help=f"{_ONE_DEVICE}.")
+devices_option = click.option(
     "--device",
     default="auto",
-    help="auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, mps.",
+    help=f"{_ONE_DEVICE}; several with commas between them share the work, and all is every CUDA "
+    "card.",
 )
 cache_option = click.option(
     "--cache",
@@ -151,7 +154,7 @@ def run_options(*, too_long: Sequence[str]) -> Decorator:
             help="Arithmetic; half precisions are faster on hardware that has them, and too coarse "
             "to compare variants of one protein.",
         ),
-        device_option,
+        devices_option,
         click.option(
             "--batch-tokens",
             callback=number_or("auto", "auto"),

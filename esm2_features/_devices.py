@@ -8,8 +8,9 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -69,6 +70,104 @@ def resolve_device(device: str) -> torch.device:
             f"Got device={device!r}, which this machine cannot use: {reason}. "
             f'Pass device="auto" or device="cpu".'
         ) from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a network is.
+
+    Attributes
+    ----------
+    devices : tuple of torch.device
+        Those that compute; the first one is home.
+    is_streamed : bool
+        Whether blocks rest in the host's memory, and come to the device when they are to run.
+    """
+
+    devices: tuple[torch.device, ...]
+    is_streamed: bool = False
+
+    @property
+    def home(self) -> torch.device:
+        """The device at which a pass begins and ends."""
+        return self.devices[0]
+
+    def __str__(self) -> str:
+        names = [str(device) for device in self.devices]
+        return "+".join([*names, "cpu"] if self.is_streamed else names)
+
+
+def resolve_place(name: str) -> Place:
+    """Turn the user's word for a place into one that is there.
+
+    Parameters
+    ----------
+    name : str
+        A device, ``"cuda:0+cuda:1"`` for a network that is split between both, or ``"cuda+cpu"``
+        for one whose blocks rest in the host's memory.
+
+    Returns
+    -------
+    place : Place
+
+    Raises
+    ------
+    InputError
+        If a device does not exist on this machine, or is named twice.
+    """
+    first, *others = name.split("+")
+    is_streamed = others == ["cpu"]
+    names = [first] if is_streamed else [first, *others]
+    devices = tuple(resolve_device(one) for one in names)
+    if len(set(devices)) < len(devices):
+        raise InputError(f"Got device={name!r}, in which one device stands twice. Name each once.")
+    return Place(devices, is_streamed)
+
+
+def resolve_devices(names: Sequence[str]) -> list[str]:
+    """Say which devices are meant, each by a name of its own.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As `device_names` of ``_options`` gives them; ``("all",)`` is every CUDA card, and where
+        there is none, what ``"auto"`` is.
+
+    Returns
+    -------
+    devices : list of str
+        ``"cpu"`` may be there several times.
+
+    Raises
+    ------
+    InputError
+        If one does not exist on this machine, or two names mean one card.
+    """
+    if tuple(names) == ("all",):
+        names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
+    places = [resolve_place(name) for name in names]
+    cards = [device for place in places for device in place.devices if device.type != "cpu"]
+    twice = [device for device in cards if cards.count(device) > 1]
+    if twice:
+        raise InputError(
+            f"Got device={list(names)!r}, in which {twice[0]} is meant twice. Name each card once."
+        )
+    return [str(place) for place in places]
+
+
+def workers_on(device: torch.device) -> int:
+    """Give the number of threads that keep a device busy where several devices share a run.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    workers : int
+        On a CUDA card, one packs and waits while the other's batch is computed.
+    """
+    return 2 if device.type == "cuda" else 1
 
 
 def default_batch_tokens(device: torch.device, dim: int) -> int:
@@ -163,7 +262,7 @@ def passes_ahead(device: torch.device) -> int:
 
 
 @contextmanager
-def within_cores(device: torch.device) -> Iterator[None]:
+def within_cores(device: torch.device, sharing: int = 1) -> Iterator[None]:
     """Use no more threads than the process has cores, and put back what the user has set.
 
     PyTorch counts the cores of the machine. A container or a batch system may have given the
@@ -176,16 +275,18 @@ def within_cores(device: torch.device) -> Iterator[None]:
     ----------
     device : torch.device
         Nothing is done for others than a CPU.
+    sharing : int, default=1
+        Workers that divide the cores.
 
     Yields
     ------
     None
     """
-    before = torch.get_num_threads()
-    if device.type != "cpu" or before <= _cores():
+    before, most = torch.get_num_threads(), max(1, _cores() // sharing)
+    if device.type != "cpu" or before <= most:
         yield
         return
-    torch.set_num_threads(_cores())
+    torch.set_num_threads(most)
     try:
         yield
     finally:

@@ -36,7 +36,7 @@ from esm2_features._options import (
     SPECIAL_TOKENS,
     STORES,
     absolute_layers,
-    device_name,
+    device_names,
     names,
     one_of,
     positive,
@@ -83,8 +83,9 @@ class Engine(PerResidue):
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the products. On random weights, the error of bfloat16 is 20 to 34 % of
         the differences between single mutants of one protein; that of float32 is 8e-6.
-    device : str, default="auto"
-        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    device : str or list of str, default="auto"
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several in a list share the
+        work, with a copy of the network on each; ``"all"`` is every CUDA card.
     batch_tokens : int or "auto", default="auto"
         Tokens (residues + 2) per forward pass. It changes speed and memory, no number.
     max_residues : int or None, default=1022
@@ -173,7 +174,7 @@ class Engine(PerResidue):
         pooling: str | Sequence[str] = "mean",
         region: tuple[int, int] | None = None,
         precision: str = "float32",
-        device: str = "auto",
+        device: str | Sequence[str] = "auto",
         batch_tokens: int | Literal["auto"] = "auto",
         max_residues: int | None = 1022,
         too_long: Literal["raise", "truncate", "window"] = "raise",
@@ -200,7 +201,7 @@ class Engine(PerResidue):
             self,
             open_checkpoint(model),
             precision=one_of("precision", precision, PRECISIONS),
-            device=device_name(device),
+            devices=device_names(device),
             batch_tokens=None if batch_tokens == "auto" else positive("batch_tokens", batch_tokens),
             cache=open_cache(cache),
             verbose=bool(verbose),

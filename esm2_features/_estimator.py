@@ -69,8 +69,9 @@ class ESM2Transformer(SequenceTransformer):
         Arithmetic of the products. Half precision is faster on hardware that has it, and too
         coarse to compare variants of one protein: on random weights, the error of bfloat16
         was 20 to 34 % of the differences between single mutants, that of float32 8e-6.
-    device : str, default="auto"
-        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    device : str or list of str, default="auto"
+        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several
+        in a list share the work, with a copy of the network on each; ``"all"`` is every CUDA card.
     batch_tokens : int or "auto", default="auto"
         Tokens (residues + 2 per sequence) in one forward pass. It changes speed and memory,
         and no result.
@@ -176,7 +177,7 @@ class ESM2Transformer(SequenceTransformer):
         join: Literal["concatenate", "linker", "linker-per-chain"] = "concatenate",
         linker_length: int = LINKER_LENGTH,
         precision: str = "float32",
-        device: str = "auto",
+        device: str | list[str] = "auto",
         batch_tokens: int | Literal["auto"] = "auto",
         max_residues: int | None = 1022,
         too_long: Literal["raise", "truncate", "window"] = "raise",

@@ -72,8 +72,9 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         ``"masked-marginals"``.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the products. Half precision is too coarse to compare variants.
-    device : str, default="auto"
-        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``.
+    device : str or list of str, default="auto"
+        ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several
+        in a list share the work, with a copy of the network on each; ``"all"`` is every CUDA card.
     batch_tokens : int or "auto", default="auto"
         Tokens (residues + 2 per sequence) in one forward pass.
     max_residues : int or None, default=1022
@@ -167,7 +168,7 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         wildtype: str | Sequence[str] | None = None,
         method: str = MASKED,
         precision: str = "float32",
-        device: str = "auto",
+        device: str | list[str] = "auto",
         batch_tokens: int | Literal["auto"] = "auto",
         max_residues: int | None = 1022,
         too_long: Literal["raise", "truncate", "window"] = "raise",

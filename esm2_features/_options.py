@@ -209,31 +209,51 @@ def cache_limit(max_bytes: object) -> None:
         )
 
 
-def device_name(device: object) -> str:
-    """Check that a device is named in a way that PyTorch may understand.
+def device_names(device: object) -> tuple[str, ...]:
+    """Check that devices are named in a way that PyTorch may understand.
 
-    Whether it is there is found out when it is used: a cached result needs no device.
+    Whether they are there is found out when they are used: a cached result needs no device.
 
     Parameters
     ----------
-    device : str
+    device : str or sequence of str
+        ``"all"``, the name of one device, several in a list or with commas between them. In place
+        of one, ``"cuda:0+cuda:1"`` is a network that is split, ``"cuda+cpu"`` one that is streamed.
 
     Returns
     -------
-    device : str
+    devices : tuple of str
 
     Raises
     ------
     InputError
-        If it is not the name of a kind of device, with or without a number.
+        If one is not the name of a kind of device, with or without a number, or a card is named
+        twice.
     """
-    name = str(device)
-    kind, colon, number = name.partition(":")
-    if kind in ("auto", "cpu", "cuda", "mps", "xpu") and (number.isdecimal() or not colon):
-        return name
-    raise InputError(
-        f'Got device={device!r}; expected "auto", "cpu", "cuda", a card such as "cuda:1", "mps" '
-        'or "xpu".'
+    listed = list(device) if isinstance(device, (list, tuple)) else str(device).split(",")
+    names = tuple(name.strip() if isinstance(name, str) else str(name) for name in listed)
+    is_known = all(map(_is_device, names)) or names == ("all",)
+    if not names or not is_known or (len(names) > 1 and "auto" in names):
+        raise InputError(
+            f'Got device={device!r}; expected "auto", "cpu", "cuda", a card such as "cuda:1", '
+            '"mps", "xpu", a list of such devices, or "all".'
+        )
+    twice = [name for name in names if names.count(name) > 1 and name != "cpu"]
+    if twice:
+        raise InputError(
+            f"Got device={device!r}, in which {twice[0]!r} stands twice. One worker keeps a card "
+            'busy; only "cpu" can be named several times, and its cores are divided then.'
+        )
+    return names
+
+
+def _is_device(name: str) -> bool:
+    """Tell whether a word names a device, or several with plus signs that share one network."""
+    parts = [part.partition(":") for part in name.split("+")]
+    return all(
+        (kind in ("cpu", "cuda", "mps", "xpu") or (kind == "auto" and len(parts) == 1))
+        and (number.isdecimal() or not colon)
+        for kind, colon, number in parts
     )
 
 

@@ -6,7 +6,7 @@ Never here: what a forward pass computes, caches.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from esm2_features._plan import batches
@@ -40,6 +40,8 @@ class Passes:
         Whose memory may end.
     budget : int
         Tokens per batch.
+    shrunk : callable
+        Told the budget that may fit, when one has turned out to be too large.
     progress : callable
         Told of residues that are done.
 
@@ -58,6 +60,7 @@ class Passes:
         take: Callable[[list[int]], list[int]],
         device: torch.device,
         budget: int,
+        shrunk: Callable[[int], object],
         progress: Callable[[int], object],
     ) -> None:
         self.budget = budget
@@ -66,11 +69,12 @@ class Passes:
         self._bytes_of = bytes_of
         self._take = take
         self._device = device
+        self._shrunk = shrunk
         self._progress = progress
         self._parsed: dict[int, Subject] = {}
         self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
 
-    def over(self, which: Sequence[int]) -> Iterator[tuple[list[int], Sequence[Any]]]:
+    def over(self, which: Sequence[int]) -> Generator[tuple[list[int], Sequence[Any]], None, None]:
         """Compute results batch by batch, the longest first.
 
         Parameters
@@ -92,9 +96,8 @@ class Passes:
         """
         from esm2_features._devices import passes_ahead, release_memory
 
-        self._parsed = {i: parse(self._subjects[i]) for i in which}
         self._begun.clear()
-        pending = self._planned(which)
+        pending = deque(self.planned(which))
         while pending:
             offered = pending.popleft()
             try:
@@ -115,7 +118,21 @@ class Passes:
             pending = self._halved(batch, pending)
         yield from self._finished()
 
-    def _planned(self, some: Sequence[int]) -> deque[list[int]]:
+    def planned(self, which: Sequence[int]) -> list[list[int]]:
+        """Divide subjects into batches, the longest first.
+
+        Parameters
+        ----------
+        which : sequence of int
+
+        Returns
+        -------
+        batches : list of list of int
+        """
+        self._parsed = {i: parse(self._subjects[i]) for i in which}
+        return self._planned(which)
+
+    def _planned(self, some: Sequence[int]) -> list[list[int]]:
         members = list(distinct_sequences([self._parsed[i] for i in some]).values())
         firsts = [self._parsed[some[subjects[0]]] for subjects in members]
         plan = batches(
@@ -127,7 +144,7 @@ class Passes:
             ],
             most=_BATCH_BYTES,
         )
-        return deque([some[k] for sequence in batch for k in members[sequence]] for batch in plan)
+        return [[some[k] for sequence in batch for k in members[sequence]] for batch in plan]
 
     def _begin(self, batch: list[int]) -> bool:
         """Begin to compute a batch; tell whether it fits into memory."""
@@ -159,7 +176,8 @@ class Passes:
             return deque([batch[:half], batch[half:], *pending])
         tokens = sum(_tokens(Subject(*one)) for one in distinct)
         self.budget = min(self.budget, tokens) // 2
-        return self._planned([*batch, *(i for later in pending for i in later)])
+        self._shrunk(self.budget)
+        return deque(self._planned([*batch, *(i for later in pending for i in later)]))
 
     def _residues(self, some: Sequence[int]) -> int:
         distinct = distinct_sequences([self._parsed[i] for i in some])

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    import torch
-
     from esm2_features._catalogue import ModelCard
     from esm2_features._checkpoint import Checkpoint
+    from esm2_features._devices import Place
     from esm2_features._model import Network
 
 _networks: dict[tuple[str, str, str], Network] = {}
@@ -30,6 +29,37 @@ to know whether it is there need not take the digest of a file."""
 _lock = threading.Lock()
 _owner: int | None = None
 """Process that has used a network. PyTorch's threads do not survive a fork."""
+
+
+def get_networks(
+    checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
+) -> list[Network]:
+    """Give the networks of a checkpoint on several devices.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    devices : sequence of str
+        As `device_names` of ``_options`` gives them.
+    precision : str
+
+    Returns
+    -------
+    networks : list of Network
+        One for each device. Workers that divide the cores of a CPU share one.
+
+    Raises
+    ------
+    ForkedProcessError, CheckpointError, DownloadError, InputError, OutOfMemoryError
+        As `get_network`.
+    """
+    _refuse_forked()
+    from esm2_features._devices import resolve_devices
+
+    return [
+        get_network(checkpoint, device=device, precision=precision)
+        for device in resolve_devices(devices)
+    ]
 
 
 def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Network:
@@ -57,7 +87,21 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
         If the weights do not fit into its memory.
     """
     global _owner
-    # Before the lock: a forked child may have inherited it locked.
+    _refuse_forked()
+    from esm2_features._devices import resolve_place
+
+    with _lock:
+        place = resolve_place(device)
+        key = (checkpoint.identity, str(place), precision)
+        if key not in _networks:
+            _owner = os.getpid()
+            _networks[key] = _load(checkpoint, place, precision)
+        _keys[_seen(checkpoint.source), str(place), precision] = key
+        return _networks[key]
+
+
+def _refuse_forked() -> None:
+    """Refuse to run, or wait for a lock that was inherited locked, in a forked process."""
     if _owner is not None and _owner != os.getpid():
         raise ForkedProcessError(
             "This process was forked from one that has already run a network, and PyTorch "
@@ -65,16 +109,6 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
             'multiprocessing.get_context("spawn"), or run the first transform in the workers '
             "only. Results that are in the cache can be read in a forked process, too."
         )
-    from esm2_features._devices import resolve_device
-
-    with _lock:
-        place = resolve_device(device)
-        key = (checkpoint.identity, str(place), precision)
-        if key not in _networks:
-            _owner = os.getpid()
-            _networks[key] = _load(checkpoint, place, precision)
-        _keys[_seen(checkpoint.source), str(place), precision] = key
-        return _networks[key]
 
 
 def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> None:
@@ -86,27 +120,30 @@ def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> No
     device : str
     precision : str
     """
-    from esm2_features._devices import release_memory, resolve_device
+    from esm2_features._devices import release_memory, resolve_place
 
     with _lock:
-        place = resolve_device(device)
+        place = resolve_place(device)
         if _networks.pop((checkpoint.identity, str(place), precision), None) is not None:
-            release_memory(place)
+            release_memory(place.home)
 
 
-def device_of_network(checkpoint: Checkpoint, *, device: str, precision: str) -> str | None:
+def devices_of_network(
+    checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
+) -> list[str]:
     """Say where the network of a checkpoint is in memory. Loads nothing, and no torch.
 
     Parameters
     ----------
     checkpoint : Checkpoint
-    device : str
+    devices : sequence of str
+        As `device_names` of ``_options`` gives them.
     precision : str
 
     Returns
     -------
-    device : str or None
-        Such as ``"cpu"``; None if `get_network` would have to load it.
+    devices : list of str
+        Such as ``["cpu"]``; empty if `get_networks` would have to load it.
 
     Raises
     ------
@@ -114,11 +151,12 @@ def device_of_network(checkpoint: Checkpoint, *, device: str, precision: str) ->
         If there is no such device.
     """
     if not _networks or _owner != os.getpid():
-        return None
-    from esm2_features._devices import resolve_device  # torch is there where a network is
+        return []
+    from esm2_features._devices import resolve_devices  # torch is there where a network is
 
-    place = str(resolve_device(device))
-    return place if _keys.get((_seen(checkpoint.source), place, precision)) in _networks else None
+    places = list(dict.fromkeys(resolve_devices(devices)))
+    keys = [_keys.get((_seen(checkpoint.source), place, precision)) for place in places]
+    return places if all(key in _networks for key in keys) else []
 
 
 def _seen(source: Path | ModelCard) -> Hashable:
@@ -132,24 +170,26 @@ def _seen(source: Path | ModelCard) -> Hashable:
     return source, found.st_size, found.st_mtime_ns
 
 
-def _load(checkpoint: Checkpoint, place: torch.device, precision: str) -> Network:
+def _load(checkpoint: Checkpoint, place: Place, precision: str) -> Network:
     from esm2_features._devices import exact_arithmetic, is_out_of_memory, release_memory
     from esm2_features._model import Network
 
     try:
-        with exact_arithmetic(place):
+        with exact_arithmetic(place.home):
             return Network(
                 checkpoint.name, checkpoint.architecture, checkpoint.load(), place, precision
             )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        release_memory(place)
+        for device in place.devices:
+            release_memory(device)
         size = checkpoint.architecture.parameters * (4 if precision == "float32" else 2) / 1e9
         raise OutOfMemoryError(
             f"The weights of {checkpoint.name} ({size:.1f} GB in {precision}) do not fit into the "
-            f'memory of {place}. Use a device with more memory (device="cpu", say), a smaller '
-            "model, or close what else uses the memory.",
+            f"memory of {place}. Divide the network between cards "
+            '(device="cuda:0+cuda:1"), leave its blocks in the host\'s memory (device="cuda+cpu"), '
+            "use a device with more memory, a smaller model, or close what else uses the memory.",
             length=0,
             device=str(place),
         ) from error

@@ -8,6 +8,7 @@ Never here: which results there are, what is said to a server, scikit-learn, pan
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,12 +21,13 @@ from esm2_features._checkpoint import Checkpoint
 from esm2_features._endpoint import Endpoint
 from esm2_features._passes import Passes
 from esm2_features._plan import dedupe, spread
-from esm2_features._registry import get_network
+from esm2_features._registry import get_networks
 from esm2_features._remote import Connection
 from esm2_features._remote_rows import RemoteRows
 from esm2_features._spec import Spec
 from esm2_features._storage import Storage
 from esm2_features._subjects import distinct_sequences, parse
+from esm2_features._team import Team
 from esm2_features.exceptions import CheckpointError, InputError, NumericalError
 
 if TYPE_CHECKING:
@@ -49,7 +51,9 @@ class Run:
     Parameters
     ----------
     checkpoint : Checkpoint
-    precision, device : str
+    precision : str
+    devices : tuple of str
+        One, several, or ``("all",)``.
     batch_tokens : int or None
         Tokens per forward pass; None leaves it to the device.
     cache : Cache or None
@@ -69,7 +73,7 @@ class Run:
         checkpoint: Checkpoint,
         *,
         precision: str,
-        device: str,
+        devices: tuple[str, ...],
         batch_tokens: int | None,
         cache: Cache | None,
         verbose: bool,
@@ -77,13 +81,14 @@ class Run:
     ) -> None:
         self.checkpoint = checkpoint
         self.precision = precision
-        self.device = device
+        self.device = devices[0] if len(devices) == 1 else list(devices)
+        self._devices = devices
         self.batch_tokens = batch_tokens
         self.cache = cache
         self.verbose = verbose
         self.n_computed = 0
         self._endpoint = endpoint
-        self._fitting: dict[type, int] = {}
+        self._fitting: dict[tuple[type, str], int] = {}
 
     def _rows(
         self,
@@ -131,8 +136,8 @@ class Run:
         rows = found[: len(unique)]
 
         def passes(missing: Sequence[int]) -> Iterator[tuple[list[int], Any]]:
-            network = self._network_for([unique[i] for i in missing], wanted, dtype)
-            return self._passes(network, unique, missing, reader(), storage)
+            networks = self._networks_for([unique[i] for i in missing], wanted, dtype)
+            return self._passes(networks, unique, missing, reader(), storage)
 
         with self._storage(unique, columns, rows) as storage:
             missing = storage.read(range(len(unique)))
@@ -240,8 +245,8 @@ class Run:
         unique = [subjects[i] for i in first]
         found: list[Any] = [None] * len(unique)
         if unique:
-            network = self._network()
-            for batch, results in self._passes(network, unique, range(len(unique)), reader):
+            networks = self._networks()
+            for batch, results in self._passes(networks, unique, range(len(unique)), reader):
                 for i, result in zip(batch, results, strict=True):
                     found[i] = result
         seen: set[int] = set()
@@ -254,32 +259,45 @@ class Run:
 
     def _passes(
         self,
-        network: Network,
+        networks: Sequence[Network],
         subjects: Sequence[str],
         missing: Sequence[int],
         reader: Reader,
         storage: Storage | None = None,
     ) -> Iterator[tuple[list[int], Any]]:
-        from esm2_features._devices import default_batch_tokens
+        from esm2_features._devices import default_batch_tokens, within_cores, workers_on
 
         dim = self.checkpoint.architecture.dim
-        budget = self.batch_tokens or default_batch_tokens(network.device, dim)
         distinct = distinct_sequences([parse(subjects[i]) for i in missing])
         with self._progress(sum(len(sequence) for sequence, _ in distinct)) as progress:
-            passes = Passes(
-                subjects,
-                forward=lambda some, tokens: self._forward(network, some, reader, tokens),
-                bytes_of=reader.bytes,
-                take=list if storage is None else storage.take,
-                device=network.device,
-                budget=min(budget, self._fitting.get(type(reader), budget)),
-                progress=progress.update,
-            )
-            for batch, results in passes.over(missing):
-                self.n_computed += len(distinct_sequences([parse(subjects[i]) for i in batch]))
-                yield batch, results
-                if passes.budget < budget:
-                    self._fitting[type(reader)] = passes.budget  # for the next portion, too
+
+            def forward(network: Network, some: list[str], tokens: int) -> Callable[[], Any]:
+                with within_cores(network.device, len(networks)):
+                    return self._forward(network, some, reader, tokens)
+
+            def loop(network: Network) -> Passes:
+                place = type(reader), str(network.device)
+                budget = self.batch_tokens or default_batch_tokens(network.device, dim)
+                return Passes(
+                    subjects,
+                    forward=partial(forward, network),
+                    bytes_of=reader.bytes,
+                    take=list if storage is None else storage.take,
+                    device=network.device,
+                    budget=min(budget, self._fitting.get(place, budget)),
+                    shrunk=partial(self._fitting.__setitem__, place),  # for the next portion, too
+                    progress=progress.update,
+                )
+
+            if len(networks) == 1:
+                results = loop(networks[0]).over(missing)
+            else:
+                loops = [loop(one) for one in networks for _ in range(workers_on(one.device))]
+                results = Team(loops).over(missing)
+            with closing(results):
+                for batch, found in results:
+                    self.n_computed += len(distinct_sequences([parse(subjects[i]) for i in batch]))
+                    yield batch, found
 
     def _forward(
         self, network: Network, subjects: Sequence[str], reader: Reader, budget: int
@@ -287,10 +305,9 @@ class Run:
         """Begin a forward pass; what is given waits for it, and gives a result for each subject."""
         import torch
 
-        from esm2_features._devices import exact_arithmetic, within_cores
+        from esm2_features._devices import exact_arithmetic
 
-        device = network.device
-        with exact_arithmetic(device), within_cores(device), torch.inference_mode():
+        with exact_arithmetic(network.device), torch.inference_mode():
             found = reader(network, subjects, budget)
         return lambda: self._checked(found(), subjects, reader)
 
@@ -316,12 +333,12 @@ class Run:
             for layer, pooling in columns
         ]
 
-    def _network_for(
+    def _networks_for(
         self, subjects: Sequence[str], wanted: Sequence[tuple[int, str]], dtype: str
-    ) -> Network:
-        """Get the network; without its weights, say for which sequences it is needed."""
+    ) -> list[Network]:
+        """Get the networks; without their weights, say for which sequences they are needed."""
         try:
-            return self._network()
+            return self._networks()
         except CheckpointError as error:
             if self.cache is not None:
                 columns = ", ".join(f"layer {at} {pooling}" for at, pooling in wanted[:3])
@@ -337,9 +354,10 @@ class Run:
                 )
             raise
 
-    def _network(self) -> Network:
+    def _networks(self) -> list[Network]:
+        """Get a network for each device; a CPU that several workers share has one."""
         self._refuse_endpoint("This")
-        return get_network(self.checkpoint, device=self.device, precision=self.precision)
+        return get_networks(self.checkpoint, devices=self._devices, precision=self.precision)
 
     def _refuse_endpoint(self, what: str) -> None:
         """Refuse what a server is not asked for, rather than compute it here in silence."""

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from esm2_features._cache import Cache
 from esm2_features._catalogue import EMBEDDED_MODEL, OFFICIAL, slug
-from esm2_features._options import PRECISIONS, device_name, one_of, positive
+from esm2_features._options import PRECISIONS, device_names, one_of, positive
 from esm2_features.exceptions import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -84,7 +84,7 @@ class Settings:
         if not self.devices:
             raise InputError("Got no devices; name at least one.")
         for device in self.devices:
-            device_name(device)
+            device_names(device)
         one_of("precision", self.precision, PRECISIONS)
         for name in (
             "max_body_bytes",

@@ -5,6 +5,7 @@ Never here: networks, how a cache stores.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -65,6 +66,7 @@ class Storage:
         self._unwritten_bytes = 0
         self._failed = False
         self._written = time.monotonic()
+        self._lock = threading.Lock()  # several devices take; one thread does all the rest
 
     def __enter__(self) -> Storage:
         return self
@@ -121,12 +123,13 @@ class Storage:
         """
         if self._claims is None:
             return list(which)
-        granted = self._claims.take(self._computations(which))
-        mine = [i for i, is_mine in zip(which, granted, strict=True) if is_mine]
-        self._others += [i for i, is_mine in zip(which, granted, strict=True) if not is_mine]
-        missing = self.read(mine)  # which may have been stored since it was last looked for
-        if len(missing) < len(mine):
-            self._claims.release(self._computations(sorted(set(mine).difference(missing))))
+        with self._lock:
+            granted = self._claims.take(self._computations(which))
+            mine = [i for i, is_mine in zip(which, granted, strict=True) if is_mine]
+            self._others += [i for i, is_mine in zip(which, granted, strict=True) if not is_mine]
+            missing = self.read(mine)  # which may have been stored since it was last looked for
+            if len(missing) < len(mine):
+                self._claims.release(self._computations(sorted(set(mine).difference(missing))))
         return missing
 
     def add(self, which: Sequence[int], vectors: NDArray[np.float32]) -> None:
@@ -196,5 +199,6 @@ class Storage:
             if stored or self._unwritten_bytes > _MOST_UNWRITTEN:
                 self._unwritten = []
                 self._unwritten_bytes = 0
-            self._claims.release(self._computations(which))
+            with self._lock:
+                self._claims.release(self._computations(which))
         self._written = time.monotonic()

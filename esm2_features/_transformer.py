@@ -18,8 +18,8 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from esm2_features._checkpoint import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._lengths import Cuts
-from esm2_features._options import one_of
-from esm2_features._registry import device_of_network
+from esm2_features._options import device_names, one_of
+from esm2_features._registry import devices_of_network
 from esm2_features._residues import is_missing
 from esm2_features._sequences import Column, columns
 from esm2_features.exceptions import Esm2FeaturesError, MissingSequenceError
@@ -44,7 +44,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
     model: str | os.PathLike[str]
     precision: str
-    device: str
+    device: str | Sequence[str]
     on_missing: str
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
@@ -214,12 +214,14 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         """Say which model it is, how large, and whether it is in memory; None if there is none."""
         try:
             checkpoint = open_checkpoint(self.model)
-            place = device_of_network(checkpoint, device=self.device, precision=self.precision)
+            places = devices_of_network(
+                checkpoint, devices=device_names(self.device), precision=self.precision
+            )
         except (Esm2FeaturesError, TypeError):
             return None  # whoever computes with it is told; a picture is no place for errors
         millions = checkpoint.architecture.parameters / 1e6
         size = f"{millions:.1f}M" if millions < 1000 else f"{millions / 1000:.1f}B"
-        state = f"weights {'not loaded' if place is None else f'loaded on {place}'}"
+        state = f"weights loaded on {', '.join(places)}" if places else "weights not loaded"
         if getattr(self, "endpoint", None) is not None:
             state = f"computed by {self.endpoint}"
         return f"{checkpoint.name}: {size} parameters, {state}"

@@ -59,7 +59,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sequences: list[str] = []
     forward = Engine._forward
 
-    def record(self: Engine, network: Any, subjects: list[str], *rest: Any) -> Any:
+    def record(self: Engine, network: Any, subjects: list[str], *rest: Any, **options: Any) -> Any:
         sequences.extend({subject.partition("@")[0] for subject in subjects})
         return forward(self, network, subjects, *rest)
 

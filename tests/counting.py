@@ -16,9 +16,9 @@ class CountingEngine(Engine):
         self._note(sequences)
         return super()._forward(network, sequences, reader, budget)
 
-    def _network(self):
+    def _networks(self):
         self._note([LOADED])
-        return super()._network()
+        return super()._networks()
 
     def _note(self, words):
         self.cache.path.mkdir(exist_ok=True, parents=True)

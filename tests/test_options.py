@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esm2_features._options import absolute_layers, device_name, names, one_of, positive
+from esm2_features._options import absolute_layers, device_names, names, one_of, positive
 from esm2_features.exceptions import InputError
 
 
@@ -65,12 +65,25 @@ def test__positive__refuses(value):
         positive("batch_tokens", value)
 
 
-@pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:3", "mps"])
-def test__device_name__accepts(name):
-    assert device_name(name) == name
+@pytest.mark.parametrize("name", ["auto", "cpu", "cuda", "cuda:3", "mps", "all"])
+def test__device_names__accepts_one(name):
+    assert device_names(name) == (name,)
 
 
-@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "", None, 0])
-def test__device_name__refuses(name):
+@pytest.mark.parametrize("given", ["cuda:0,cuda:1", "cuda:0, cuda:1", ["cuda:0", "cuda:1"]])
+def test__device_names__accepts_several(given):
+    assert device_names(given) == ("cuda:0", "cuda:1")
+    assert device_names(["cpu", "cpu"]) == ("cpu", "cpu")
+
+
+@pytest.mark.parametrize(
+    "given", ["gpu", "cuda:", "cuda:x", "", None, 0, [], ["all", "cpu"], ["auto", "cpu"], "cpu,"]
+)
+def test__device_names__refuses(given):
     with pytest.raises(InputError, match="Got device="):
-        device_name(name)
+        device_names(given)
+
+
+def test__device_names__refuses_a_card_that_is_named_twice():
+    with pytest.raises(InputError, match="'cuda:1' stands twice"):
+        device_names("cuda:1,cpu,cuda:1")

@@ -42,6 +42,7 @@ class Device:
             take=list,
             device=torch.device("cpu"),
             budget=budget,
+            shrunk=lambda budget: None,
             progress=lambda residues: None,
         )
 
