@@ -168,7 +168,7 @@ def embed_into_folder(
             sources,
             folder,
             cache=cache,
-            progress=lambda line: click.echo(line, err=True),
+            progress=_say,
             **options,
         )
     except KeyboardInterrupt as error:
