@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from esm2_features._shards import ShardReport
 
 _DTYPES = ("float32", "float16")
+_ENGINES = ("plain", "ray")
 _SHARD_SIZE = 4096
 
 _FILE = re.compile(r"\.(npz|parquet|pq|csv|pt|fasta|fas|faa|fa|fsa|gz|bz2|xz|zst)$", re.IGNORECASE)
@@ -77,8 +78,33 @@ _OPTIONS: dict[str, Decorator] = {
         default=None,
         help="With a folder OUT: make the share of task I (from 0) of N, for job arrays.",
     ),
+    "engine": click.option(
+        "--engine",
+        type=click.Choice(_ENGINES),
+        default="plain",
+        help="With a folder OUT: compute in this process, or in actors of a Ray cluster.",
+    ),
+    "address": click.option(
+        "--address",
+        metavar="ADDRESS",
+        default=None,
+        help="With --engine ray: the cluster, such as auto; by default $RAY_ADDRESS, or one that "
+        "is started on this machine.",
+    ),
+    "workers": click.option(
+        "--workers",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=1,
+        help="With --engine ray: number of actors, each with a model of its own.",
+    ),
+    "gpus_per_worker": click.option(
+        "--gpus-per-worker",
+        type=click.IntRange(0, 1),
+        default=0,
+        help="With --engine ray: GPUs of an actor; without, actors share all cores.",
+    ),
 }
-
 
 SHARD_OPTIONS = tuple(_OPTIONS)
 
@@ -125,6 +151,8 @@ def split(context: click.Context, inputs: Sequence[str], output: Path | None) ->
                 "file. For one file, write it with -o.",
                 context,
             )
+        if given["engine"] == "plain":
+            _refuse(context, ("address", "workers", "gpus_per_worker"), "is for --engine ray")
         return given
     if Path(inputs[0]).is_dir():
         raise click.UsageError(

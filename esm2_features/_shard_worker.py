@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import platform
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -70,6 +71,10 @@ class Task:
     name: str
     source: Path
     piece: Piece
+
+
+Compute = Callable[[Iterator[Task]], Iterator[DoneShard | FailedShard]]
+"""Makes shards, and gives what became of each, in any order."""
 
 
 class ShardWorker:

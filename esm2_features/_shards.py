@@ -24,11 +24,8 @@ from esm2_features._shard_manifest import (
     shard_name,
 )
 from esm2_features._shard_sources import Piece, Reading, Source
-from esm2_features._shard_worker import Task
+from esm2_features._shard_worker import Compute, Task
 from esm2_features.exceptions import InputError, TruncationWarning
-
-Compute = Callable[[Iterator[Task]], Iterator[DoneShard | FailedShard]]
-"""Makes shards, and gives what became of each, in any order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,10 +7,10 @@ from click.testing import CliRunner
 from shard_helpers import check, fasta, peptides
 
 from esm2_features import open_embeddings
-from esm2_features._shard_commands import _DTYPES, _SHARD_SIZE
+from esm2_features._shard_commands import _DTYPES, _ENGINES, _SHARD_SIZE
 from esm2_features._shard_files import DTYPES
 from esm2_features.cli import main
-from esm2_features.distributed import SHARD_SIZE
+from esm2_features.distributed import ENGINES, SHARD_SIZE
 
 SEQUENCES = peptides(20)
 
@@ -31,7 +31,7 @@ def run(tmp_path, tiny_checkpoint, monkeypatch):
 
 
 def test__constants__are_those_of_the_library():
-    assert (_DTYPES, _SHARD_SIZE) == (DTYPES, SHARD_SIZE)
+    assert (_DTYPES, _ENGINES, _SHARD_SIZE) == (DTYPES, ENGINES, SHARD_SIZE)
 
 
 def test__folder__is_made_and_resumed(run, tmp_path, tiny_checkpoint):
@@ -77,6 +77,7 @@ def test__cache__is_used_when_it_is_asked_for(run, tmp_path, monkeypatch):
     [
         (["a.fasta", "out", "--force"], "--force is for one file OUT, with -o"),
         (["a.fasta", "out", "--format", "npz"], "--format is for one file OUT, with -o"),
+        (["a.fasta", "out", "--workers", 2], "--workers is for --engine ray"),
         (["a.fasta", "x.parquet"], "x.parquet, should be a folder OUT"),
         (["a.fasta", "a.fasta"], "a.fasta, should be a folder OUT"),
         (["a.fasta", "out", "--shard", "2/2"], "'2/2' is not i/n"),
