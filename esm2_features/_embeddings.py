@@ -197,6 +197,8 @@ class Embeddings:
     def get(self, ids: Sequence[str]) -> NDArray[Any]:
         r"""Give rows by their ids.
 
+        Each call looks through the ids of all shards, so ask for many at a time.
+
         Parameters
         ----------
         ids : sequence of str

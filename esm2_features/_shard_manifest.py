@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -132,11 +133,10 @@ class Manifest:
     def __init__(self, output: Path) -> None:
         self.output = output
         self._folder = output / FOLDER
-        self._listed: set[str] | None = None
 
     # -------------------------------------------------------------- the job
 
-    @property
+    @cached_property
     def job(self) -> dict[str, Any]:
         """What was asked for.
 
@@ -336,8 +336,12 @@ class Manifest:
         read = self.source(source.stem)
         if read is not None:
             return source.seen() == (read.bytes, read.changed)
-        [entry] = [one for one in self.job["inputs"] if one["stem"] == source.stem]
+        entry = self._inputs[source.stem]
         return source.seen() == (entry["bytes"], entry["changed"])
+
+    @cached_property
+    def _inputs(self) -> dict[str, dict[str, Any]]:
+        return {one["stem"]: one for one in self.job["inputs"]}
 
     def shards(self) -> tuple[list[DoneShard], list[str]]:
         """List the shards in the order of the inputs.
@@ -350,15 +354,12 @@ class Manifest:
         """
         done: list[DoneShard] = []
         missing: list[str] = []
-        names = sorted(path.name for path in self._folder.iterdir())
+        known = self._known()
         for one in self.job["inputs"]:
             stem = one["stem"]
             read = self.source(stem)
             if read is None:
-                start, end = f"{stem}-", ".done.json"
-                known = [name[: -len(end)] for name in names if name.endswith(end)]
-                numbers = [name[len(start) :] for name in known if name.startswith(start)]
-                wanted = sorted(int(n) for n in numbers if n.isdecimal())
+                wanted = sorted(known.get(stem, ()))
                 missing.append(f"the rest of {one['file']}")
             else:
                 wanted = list(range(read.shards))
@@ -370,6 +371,14 @@ class Manifest:
                 else:
                     done.append(shard)
         return done, missing
+
+    def _known(self) -> dict[str, list[int]]:
+        """Numbers of the shards that have a record, by the stem of their source."""
+        found: dict[str, list[int]] = {}
+        for path in self._folder.glob("*.done.json"):
+            stem, _, number = path.name.removesuffix(".done.json").rpartition("-")
+            found.setdefault(stem, []).append(int(number))
+        return found
 
 
 def failure(

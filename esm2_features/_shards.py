@@ -165,13 +165,15 @@ class Job:
         share = _Share(manifest, source, index, self._share, is_same=is_same)
         total = known.shards if known is not None and is_same else None
         reading = Reading(source, self._size, share.wants, total)
-        for piece in _readable(reading):
-            shard = share.there[piece.number]
-            if shard is None:
-                yield Task(shard_name(source.stem, piece.number), source.path, piece)
-            elif piece.error is not None or shard.input != piece.digest():
-                raise self._changed(source, shard.name)
-        self._present += share.present
+        try:
+            for piece in _readable(reading):
+                shard = share.there[piece.number]
+                if shard is None:
+                    yield Task(shard_name(source.stem, piece.number), source.path, piece)
+                elif piece.error is not None or shard.input != piece.digest():
+                    raise self._changed(source, shard.name)
+        finally:
+            self._present += share.present
         if reading.records is None or reading.pieces is None:
             return  # nothing was missing behind some shard, so the end was not looked for
         if known is not None and reading.pieces < known.shards:
