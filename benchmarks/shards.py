@@ -35,6 +35,8 @@ def main():
     source, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     begin = time.perf_counter()
     from esm2_features import distributed
+    from esm2_features._shard_worker import keep_few_products
+    keep_few_products()  # as the command does
     ends, memory = [], []
     def note(line):
         ends.append(time.perf_counter() - begin)

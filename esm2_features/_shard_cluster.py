@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from esm2_features._shard_manifest import DoneShard, FailedShard, Manifest
-from esm2_features._shard_worker import Settings, ShardWorker, Task
+from esm2_features._shard_worker import Settings, ShardWorker, Task, keep_few_products
 from esm2_features.exceptions import Esm2FeaturesError, InputError, import_optional
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ class ShardActor:
     """
 
     def __init__(self, settings: Settings) -> None:
+        keep_few_products()
         self._settings = settings
         self._worker: ShardWorker | None = None
 
