@@ -17,9 +17,10 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from esm2_features import datasets, exceptions
+    from esm2_features import datasets, distributed, exceptions
     from esm2_features._cache import Cache
     from esm2_features._catalogue import available_models
+    from esm2_features._embeddings import open_embeddings
     from esm2_features._engine import Engine
     from esm2_features._estimator import ESM2Transformer
     from esm2_features._fasta import read_fasta
@@ -33,7 +34,9 @@ _HOME_OF_NAME = {
     "Engine": "esm2_features._engine",
     "available_models": "esm2_features._catalogue",
     "datasets": "esm2_features.datasets",
+    "distributed": "esm2_features.distributed",
     "exceptions": "esm2_features.exceptions",
+    "open_embeddings": "esm2_features._embeddings",
     "read_fasta": "esm2_features._fasta",
     "scan_variants": "esm2_features._variants",
     "score_variants": "esm2_features._variants",
@@ -46,7 +49,9 @@ __all__ = [
     "Engine",
     "available_models",
     "datasets",
+    "distributed",
     "exceptions",
+    "open_embeddings",
     "read_fasta",
     "scan_variants",
     "score_variants",
@@ -62,7 +67,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOME_OF_NAME:
         raise AttributeError(f"module 'esm2_features' has no attribute {name!r}")
     home = importlib.import_module(_HOME_OF_NAME[name])
-    return home if name in {"datasets", "exceptions"} else getattr(home, name)
+    return home if name in {"datasets", "distributed", "exceptions"} else getattr(home, name)
 
 
 def __dir__() -> list[str]:

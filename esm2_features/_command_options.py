@@ -104,13 +104,13 @@ force_plot_option = click.option(
 )
 
 
-def output_option(metavar: str, text: str) -> Decorator:
+def output_option(metavar: str, text: str, *, required: bool = True) -> Decorator:
     """Say where to write."""
     return click.option(
         "-o",
         "--output",
         metavar=metavar,
-        required=True,
+        required=required,
         type=click.Path(path_type=Path),
         help=text,
     )

@@ -117,7 +117,7 @@ def iter_fasta(path: FastaSource) -> Iterator[FastaRecord]:
     numbers: dict[str, int] = {}  # id -> number of its record
     with _opened(path, name) as text:
         for number, (header, residues) in enumerate(_split(_lines(text, name), name), start=1):
-            record = _record(header, residues, number, name)
+            record = checked_record(header, residues, number, name)
             first = numbers.setdefault(record.id, number)
             if first != number:
                 raise _error(
@@ -130,8 +130,54 @@ def iter_fasta(path: FastaSource) -> Iterator[FastaRecord]:
         raise _error(name, "holds no records. A record is a '>' line and lines of residues.")
 
 
-def _record(header: str, residues: str, number: int, name: str) -> FastaRecord:
-    """Check what was found between two ``>``."""
+def iter_pairs(path: FastaSource) -> Iterator[tuple[str, str]]:
+    """Read headers and residues as they stand, for who checks them later, or passes them over.
+
+    Nothing is kept, so ids may repeat, and the file may be of any size.
+
+    Parameters
+    ----------
+    path : str, os.PathLike or binary file object
+        The file, plain or compressed; ``"-"`` is standard input.
+
+    Yields
+    ------
+    header, residues : str
+        Of each record, for `checked_record`.
+
+    Raises
+    ------
+    FastaError
+        If there is no such file, it cannot be read to its end, or has text before its first
+        header.
+    TypeError
+        If ``path`` is neither a path nor a binary file object.
+    """
+    name = _name(path)
+    with _opened(path, name) as text:
+        yield from _split(_lines(text, name), name)
+
+
+def checked_record(header: str, residues: str, number: int, name: str) -> FastaRecord:
+    """Check what was found between two ``>``.
+
+    Parameters
+    ----------
+    header, residues : str
+    number : int
+        Of the record, from 1, for messages.
+    name : str
+        Of the file, for messages.
+
+    Returns
+    -------
+    record : FastaRecord
+
+    Raises
+    ------
+    FastaError
+        If it has no id or no residues, or its header is not ASCII.
+    """
     if not header:
         raise _error(name, f"record {number} has no id after its '>'. Give it one.")
     if not header.isascii() or not header.replace("\t", " ").isprintable():

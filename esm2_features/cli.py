@@ -1,8 +1,8 @@
 """The command line: parse, one call, write.
 
-Exit codes: 0 done; 1 `verify` found a difference, `cache verify` damage, or `cache import` vectors
-that contradict; 2 anything else that is reported (an input, an option, a checkpoint, memory);
-130 interrupted.
+Exit codes: 0 done; 1 `verify` found a difference, `cache verify` damage, `cache import` vectors
+that contradict, or `embed` set shards aside; 2 anything else that is reported (an input, an
+option, a checkpoint, memory); 130 interrupted.
 Results go to standard output, everything that is said about them to standard error.
 
 Never here: a second pipeline. What a command does is imported when it runs, so that ``--help``
@@ -48,6 +48,7 @@ from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features._places import refuse_inputs
 from esm2_features._product_commands import attentions, contacts, logits, residues
 from esm2_features._server_commands import serve, token
+from esm2_features._shard_commands import SHARD_OPTIONS, embed_into_folder, shard_options, split
 from esm2_features._variant_commands import scan, score
 
 if TYPE_CHECKING:
@@ -73,13 +74,16 @@ def main() -> None:
         "esm2-features embed proteins.fasta.gz -o proteins.parquet",
         "zcat *.fasta.gz | esm2-features embed - -o all.npz --layers 0,-1 --pooling mean,max",
         "esm2-features embed proteins.fasta -o proteins.npz --endpoint http://host:8000",
+        "esm2-features embed uniref50.fasta.zst vectors/ --dtype float16 --shard 0/8",
     )
 )
-@click.argument("fasta", metavar="IN")
+@click.argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True)
 @output_option(
     "OUT",
-    "Where to write: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder of one "
-    ".pt for each sequence, as fair-esm's scripts/extract.py writes.",
+    "One file: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder of one "
+    ".pt for each sequence, as fair-esm's scripts/extract.py writes. Without -o, the last argument "
+    "is a folder of shards.",
+    required=False,
 )
 @model_option
 @click.option(
@@ -130,44 +134,40 @@ def main() -> None:
 )
 @format_option(FORMATS)
 @force_option
+@shard_options
+@click.pass_context
 def embed(
-    fasta: str, output: Path, pooling: list[str], kind: str | None, force: bool, **run: Any
+    context: click.Context,
+    /,
+    inputs: tuple[str, ...],
+    output: Path | None,
+    pooling: list[str],
+    kind: str | None,
+    force: bool,
+    **run: Any,
 ) -> None:
-    """Embed the sequences of a FASTA file.
+    """Embed the sequences of FASTA and Parquet files.
 
-    IN is a FASTA file, which may be compressed, or - for standard input. Everything that can
-    be wrong is looked for before anything is computed, and OUT is written as a whole or not
+    With -o, IN is a FASTA file, which may be compressed, or - for standard input. Everything that
+    can be wrong is looked for before anything is computed, and OUT is written as a whole or not
     at all.
-    """
-    from esm2_features._engine import Engine
-    from esm2_features._fasta import read_fasta
 
-    start = time.perf_counter()
-    engine = Engine(pooling=pooling[0] if pooling == ["all"] else pooling, verbose=True, **run)
-    refuse_inputs(output, fasta)
-    place = prepare(output, format=kind, poolings=engine.poolings, force=force)
-    kept = kept_in(engine.cache.path if engine.cache is not None else None)
-    with interruptible(place.path, kept=kept):
-        records = read_fasta(fasta)
-        ids = [record.id for record in records]
-        with naming(records_called(ids)):
-            values = engine.embed(records)
-    features = Features(
-        ids=ids,
-        labels=[record.description for record in records],
-        values=values,
-        names=engine.feature_names,
-        layers=engine.layers,
-        poolings=engine.poolings,
-    )
-    write(place, features)
-    n, d = values.shape
-    seconds = time.perf_counter() - start
-    click.echo(
-        f"{n} sequences x {d} features, {engine.n_computed} of them computed -> {place.path} "
-        f"({seconds:.1f} s)",
-        err=True,
-    )
+    Without -o, IN are files of FASTA or Parquet, folders, or patterns such as 'data/*.fasta.gz',
+    of any size together, and OUT is a folder of Parquet files, the shards. Repeat the command to
+    go on after an interruption: it does what is missing. A shard that cannot be read, or holds a
+    wrong sequence, is set aside, and the rest goes on; the exit code is 1 then. There is no cache
+    unless --cache is given, since the folder is what is kept.
+    """
+    of_shards = split(context, inputs, output)
+    for name in SHARD_OPTIONS:
+        del run[name]
+    poolings = pooling[0] if pooling == ["all"] else pooling
+    if output is None:
+        if run.pop("endpoint") is not None:
+            raise click.UsageError("--endpoint is for one output, -o: shards are computed here.")
+        embed_into_folder(context, inputs, pooling=poolings, **run, **of_shards)
+    else:
+        _embed_file(inputs[0], output, kind=kind, force=force, pooling=poolings, **run)
 
 
 @main.command(epilog=examples("esm2-features models"))
@@ -243,6 +243,39 @@ for command in (residues, logits, contacts, attentions, score, scan, cache, serv
 
 
 # ------------------------------------------------------------------ the parts of a command
+
+
+def _embed_file(fasta: str, output: Path, *, kind: str | None, force: bool, **run: Any) -> None:
+    """Do what `embed IN -o OUT` says."""
+    from esm2_features._engine import Engine
+    from esm2_features._fasta import read_fasta
+
+    start = time.perf_counter()
+    engine = Engine(verbose=True, **run)
+    refuse_inputs(output, fasta)
+    place = prepare(output, format=kind, poolings=engine.poolings, force=force)
+    kept = kept_in(engine.cache.path if engine.cache is not None else None)
+    with interruptible(place.path, kept=kept):
+        records = read_fasta(fasta)
+        ids = [record.id for record in records]
+        with naming(records_called(ids)):
+            values = engine.embed(records)
+    features = Features(
+        ids=ids,
+        labels=[record.description for record in records],
+        values=values,
+        names=engine.feature_names,
+        layers=engine.layers,
+        poolings=engine.poolings,
+    )
+    write(place, features)
+    n, d = values.shape
+    seconds = time.perf_counter() - start
+    click.echo(
+        f"{n} sequences x {d} features, {engine.n_computed} of them computed -> {place.path} "
+        f"({seconds:.1f} s)",
+        err=True,
+    )
 
 
 def _row(card: ModelCard) -> tuple[str, ...]:

@@ -89,3 +89,15 @@ def test__contacts_and_variants__run(script):
     done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "largest difference" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads memory in /proc")
+def test__shards__measures_and_ends_with_json():
+    command = [sys.executable, "-m", "benchmarks.shards", "--quick", "--no-ray"]
+    done = subprocess.run(
+        command, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=240, check=True
+    )
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert set(report["throughput"]) == {"plain, all cores", "plain, 1 thread"}
+    assert report["shard_milliseconds"]["plain"] > 0
+    assert report["memory"]["sequences"] == 96

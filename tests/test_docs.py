@@ -21,7 +21,7 @@ from checkpoints import random_esm2, write_fair_esm
 from threadpoolctl import threadpool_limits
 
 import esm2_features
-from esm2_features import ESM2Transformer, available_models, datasets, exceptions
+from esm2_features import ESM2Transformer, available_models, datasets, distributed, exceptions
 from esm2_features.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -241,7 +241,8 @@ def test__reference__has_every_public_name():
         for n, v in vars(exceptions).items()
         if isinstance(v, type) and v.__module__ == exceptions.__name__
     ]
-    wanted = {*esm2_features.__all__, *datasets.__all__, *errors} - {"exceptions", "datasets"}
+    names = {*esm2_features.__all__, *datasets.__all__, *distributed.__all__, *errors}
+    wanted = names - {"datasets", "distributed", "exceptions"}
     assert wanted == set(re.findall(r"^   (\w+)$", text, flags=re.M))
 
 

@@ -1,0 +1,76 @@
+"""Batches of a data set of Ray: what is called for each, in a process of its own.
+
+Never here: how a data set is made, shards, an import of Ray.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from esm2_features.exceptions import InputError
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class BatchEmbedder:
+    """Add columns of vectors to tables; for ``map_batches``, which makes one in each actor.
+
+    Parameters
+    ----------
+    options : dict
+        Parameters of `Engine`.
+    column : str
+        Of the sequences.
+    vectors : tuple of str
+        Names of the columns that are added.
+    dtype : str
+        What vectors are written as.
+    """
+
+    def __init__(
+        self, options: dict[str, Any], column: str, vectors: tuple[str, ...], dtype: str
+    ) -> None:
+        from esm2_features._engine import Engine
+
+        self._engine = Engine(**options)
+        self._column, self._vectors, self._dtype = column, vectors, dtype
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Embed one batch.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+
+        Returns
+        -------
+        table : pyarrow.Table
+
+        Raises
+        ------
+        InputError
+            If the column is not there, one of vectors is, or a sequence is wrong; its row is that
+            in the batch.
+        """
+        import numpy as np
+        import pyarrow as pa
+
+        if self._column not in table.column_names:
+            raise InputError(
+                f"The data set has no column {self._column!r}; its columns are "
+                f"{', '.join(table.column_names)}. Say which one it is: sequence_column=."
+            )
+        taken = [name for name in self._vectors if name in table.column_names]
+        if taken:
+            raise InputError(f"The data set has a column {taken[0]!r} already. Rename it.")
+        dim = self._engine.checkpoint.architecture.dim
+        sequences = table.column(self._column).to_pylist()
+        values = np.empty((0, len(self._vectors) * dim), np.float32)
+        if sequences:
+            values = self._engine.embed(sequences)
+        for i, name in enumerate(self._vectors):
+            part = np.ascontiguousarray(values[:, i * dim : (i + 1) * dim], self._dtype)
+            column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), dim)
+            table = table.append_column(name, column)
+        return table
