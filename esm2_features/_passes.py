@@ -92,9 +92,8 @@ class Passes:
         """
         from esm2_features._devices import passes_ahead, release_memory
 
-        self._parsed = {i: parse(self._subjects[i]) for i in which}
         self._begun.clear()
-        pending = self._planned(which)
+        pending = self.plan(which)
         while pending:
             offered = pending.popleft()
             try:
@@ -114,6 +113,21 @@ class Passes:
             release_memory(self._device)
             pending = self._halved(batch, pending)
         yield from self._finished()
+
+    def plan(self, which: Sequence[int]) -> deque[list[int]]:
+        """Divide subjects into batches, as `over` does before it meets the end of memory.
+
+        Parameters
+        ----------
+        which : sequence of int
+            Numbers of subjects, all different.
+
+        Returns
+        -------
+        batches : deque of list of int
+        """
+        self._parsed = {i: parse(self._subjects[i]) for i in which}
+        return self._planned(which)
 
     def _planned(self, some: Sequence[int]) -> deque[list[int]]:
         members = list(distinct_sequences([self._parsed[i] for i in some]).values())

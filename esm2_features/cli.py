@@ -42,6 +42,7 @@ from esm2_features._console import (
     naming,
     records_called,
 )
+from esm2_features._estimate_command import estimate, show_plan
 from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, TOO_LONG
 from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features._places import refuse_inputs
@@ -121,8 +122,19 @@ def main() -> None:
 )
 @format_option(FORMATS)
 @force_option
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be done: what the cache has, batches, time. Computes and writes nothing.",
+)
 def embed(
-    fasta: str, output: Path, pooling: list[str], kind: str | None, force: bool, **run: Any
+    fasta: str,
+    output: Path,
+    pooling: list[str],
+    kind: str | None,
+    force: bool,
+    dry_run: bool,
+    **run: Any,
 ) -> None:
     """Embed the sequences of a FASTA file.
 
@@ -142,6 +154,9 @@ def embed(
         records = read_fasta(fasta)
         ids = [record.id for record in records]
         with naming(records_called(ids)):
+            if dry_run:
+                show_plan(engine, records, str(place.path))
+                return
             values = engine.embed(records)
     features = Features(
         ids=ids,
@@ -229,7 +244,10 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, say=click.echo)
 
 
-for command in (residues, logits, contacts, attentions, score, scan, cache, serve, token):
+for command in (
+    *(estimate, residues, logits, contacts, attentions),
+    *(score, scan, cache, serve, token),
+):
     main.add_command(command)
 
 
