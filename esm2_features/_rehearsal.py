@@ -21,6 +21,8 @@ ROUNDS = 3
 _SECONDS = 2.0
 """That a round takes by the table: enough to be measured, and not to be waited for."""
 _FEWEST_TOKENS = 512
+_LONGEST_SECONDS = 10.0
+"""After which no other round is begun."""
 
 
 def rehearse(
@@ -63,12 +65,13 @@ def rehearse(
     some, expected = _chosen(job, sample, engine)
     spelled = [sequence.replace(MASK, "<mask>") for sequence in some]
     engine.embed(spelled[:4])  # weights are loaded, threads started
-    ratios = []
-    for _ in range(ROUNDS):
+    rounds: list[float] = []
+    while len(rounds) < ROUNDS and sum(rounds) < _LONGEST_SECONDS:
         start = time.perf_counter()
         engine.embed(spelled)
-        ratios.append((time.perf_counter() - start) / expected)
-    return Range(min(ratios), sorted(ratios)[ROUNDS // 2], max(ratios))
+        rounds.append(time.perf_counter() - start)
+    low, middle, high = min(rounds), sorted(rounds)[len(rounds) // 2], max(rounds)
+    return Range(low / expected, middle / expected, high / expected)
 
 
 def _device(name: str) -> str:
