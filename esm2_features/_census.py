@@ -87,7 +87,8 @@ class Digests:
         records.sort()
         is_first = np.ones(len(records), np.bool_)
         is_first[1:] = records[1:] != records[:-1]
-        self._held = bytearray(records[is_first].tobytes())
+        if not is_first.all():
+            self._held = bytearray(records[is_first].tobytes())
 
 
 @dataclass(frozen=True)

@@ -502,9 +502,11 @@ def _fit(device: str, precision: str) -> dict[str, Any] | None:
 
 def _base_bytes(precision: str) -> int:
     fit = _fit("cpu", precision)
-    return _CPU_BASE_BYTES if fit is None else int(fit["base_bytes"])
+    return _CPU_BASE_BYTES if fit is None else int(fit["base_bytes"] or _CPU_BASE_BYTES)
 
 
 def _dates(fit: Mapping[str, Any]) -> str:
     dates = fit["dates"]
-    return dates[0] if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
+    if not dates:
+        return "date unknown"
+    return str(dates[0]) if len(dates) == 1 else f"{dates[0]} to {dates[-1]}"
