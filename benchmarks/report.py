@@ -1,10 +1,12 @@
-"""Tables of the README, made of the results that are saved.
+"""Tables of the README and of a page of the site, made of the results that are saved.
 
     python -m benchmarks.report
     python -m benchmarks.report --write
 
 A result is a JSON file whose ``kind`` says which benchmark wrote it. A kind is shown by an entry in
-`TABLES`, and stands in the README between ``<!-- kind: begin -->`` and ``<!-- kind: end -->``.
+`TABLES`, and stands in the README, or the page that `PAGES` names, between
+``<!-- kind: begin -->`` and ``<!-- kind: end -->``. The table of throughputs that ships with the
+library is made of them, too (_throughput.py).
 
 Never here: measuring, drawing (plot.py).
 """
@@ -21,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks import _throughput
 from benchmarks.compare import RESULTS, machine_of, optional
 from benchmarks.workloads import MIXES, SHAPES, TINY
 
@@ -171,8 +174,15 @@ TABLES: dict[str, Callable[[Sequence[Result]], str]] = {
     "compare": comparisons,
     "scaling": _each("benchmarks.scaling"),
     "end_to_end": _each("benchmarks.end_to_end"),
+    "estimate": _each("benchmarks.estimate_error"),
+    "simulate": _each("benchmarks.simulate"),
+    "storage": _each("benchmarks.storage"),
 }
 """From a kind to what makes Markdown of its results."""
+
+_BILLION = Path(__file__).parents[1] / "docs" / "guide" / "billion.md"
+PAGES = {"simulate": _BILLION, "storage": _BILLION}
+"""Kinds that stand in another page than the README."""
 
 
 def tables(results: dict[str, list[Result]]) -> dict[str, str]:
@@ -216,19 +226,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON files")
     parser.add_argument("--readme", type=Path, default=README)
-    parser.add_argument("--write", action="store_true", help="change the README")
+    parser.add_argument(
+        "--write", action="store_true", help="change the README, the page, and the table"
+    )
     given = parser.parse_args(arguments)
     found = tables(read(given.results))
     if not given.write:
         print("\n\n".join(found.values()))
         return
-    text = given.readme.read_text(encoding="utf-8")
+    places: dict[Path, dict[str, str]] = defaultdict(dict)
     for kind, markdown in found.items():
-        try:
-            text = insert(text, kind, markdown)
-        except ValueError as error:
-            sys.exit(f"{given.readme}: {error}")
-    given.readme.write_text(text, encoding="utf-8")
+        own_page = PAGES.get(kind) if given.readme == README else None
+        places[own_page or given.readme][kind] = markdown
+    for path, shown in places.items():
+        text = path.read_text(encoding="utf-8")
+        for kind, markdown in shown.items():
+            try:
+                text = insert(text, kind, markdown)
+            except ValueError as error:
+                sys.exit(f"{path}: {error}")
+        path.write_text(text, encoding="utf-8")
+    if given.results == RESULTS:
+        _throughput.FILE.write_text(_throughput.text(read(RESULTS)), encoding="utf-8")
 
 
 if __name__ == "__main__":

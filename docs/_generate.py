@@ -36,6 +36,7 @@ PAGES = {
     "CONTRIBUTING.md": "/project/contributing.md",
     "benchmarks/README.md": "/reference/benchmarks.md",
     "benchmarks/": "/reference/benchmarks.md",
+    "docs/guide/billion.md": "/guide/billion.md",
     "esm2_features/data/MINI.md": "/project/mini.md",
 }
 """Pages of the site that stand for files of the repository."""

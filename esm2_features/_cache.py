@@ -154,6 +154,39 @@ class Cache:
             )
         return hit
 
+    def _listed_many(self, spec: Spec, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Say which vectors should be there; reads none of them, and changes nothing.
+
+        Parameters
+        ----------
+        spec : Spec
+        keys : ndarray of shape (n, 32), uint8
+            Keys that `spec` gave, which may repeat.
+
+        Returns
+        -------
+        listed : ndarray of shape (n,), bool
+            Whether there is a vector; it may yet turn out to be damaged.
+
+        Raises
+        ------
+        CacheVersionError
+            If the file belongs to another program or version.
+        """
+        listed = np.zeros(len(keys), np.bool_)
+        # A file without a byte is begun by whoever opens it.
+        if not self.file.exists() or not self.file.stat().st_size:
+            return listed
+        try:
+            self._link.run(
+                "read",
+                lambda connection: self._vectors.list_into(connection, spec, keys, listed),
+                mend=False,
+            )
+        except OSError as error:
+            self._link.warn("listed", f"{error}.")
+        return listed
+
     def _put_many(self, parts: Sequence[Part], *, last_chance: bool = False) -> bool:
         """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`.
 

@@ -160,7 +160,11 @@ def readable(count: int | None) -> str:
     if count is None:
         return "unknown"
     unit, scale = next(
-        ((unit, scale) for unit, scale in (("GB", 1e9), ("MB", 1e6)) if count >= scale),
+        (
+            (unit, scale)
+            for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6))
+            if count >= scale
+        ),
         ("kB", 1e3),
     )
     return f"{count / scale:.1f} {unit}"

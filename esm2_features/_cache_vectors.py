@@ -88,6 +88,27 @@ class Vectors:
                     store.rewrite_block(connection, spec, number)
         return bool(damaged)
 
+    def list_into(
+        self,
+        connection: Connection,
+        spec: Spec,
+        keys: NDArray[np.uint8],
+        listed: NDArray[np.bool_],
+    ) -> None:
+        """Find out which keys there are, and read no vector.
+
+        Parameters
+        ----------
+        connection : Connection
+        spec : Spec
+        keys : ndarray of shape (n, 32), uint8
+        listed : ndarray of shape (n,), bool
+            Set where there is one.
+        """
+        with snapshot(connection):
+            at, _ = self._places(connection, spec, keys, np.arange(len(keys)))
+        listed[at] = True
+
     def write(self, connection: Connection, parts: Sequence[Part], *, wait: bool = True) -> int:
         """Write vectors over what is there, all or none.
 

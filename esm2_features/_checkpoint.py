@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from esm2_features._catalogue import EMBEDDED, EMBEDDED_MODEL, OFFICIAL, Architecture, ModelCard
-from esm2_features._download import obtain, sha256_of
+from esm2_features._download import locate, obtain, sha256_of
 from esm2_features._formats import Header, Slot, is_safetensors, read_header, read_pt_header
 from esm2_features._pt_file import load_pt, pt_state
 from esm2_features._tensor_names import CONTACTS, EMBEDDING, TIED
@@ -72,6 +72,18 @@ class Checkpoint:
         if isinstance(self.source, ModelCard):
             return self.source.identity
         return _identity_of(read_header(self.source))
+
+    @property
+    def to_fetch(self) -> int | None:
+        """Bytes that would be downloaded before weights can be loaded, int; None if they are here.
+
+        The size of the weights in memory where that of the file is not known.
+        """
+        if isinstance(self.source, Path) or self.source.weights is None:
+            return None
+        if locate(self.source, self.source.weights) is not None:
+            return None
+        return self.source.weights.bytes or 4 * self.architecture.parameters
 
     def load(self) -> dict[str, Tensor]:
         """Load the weights, as they are stored, onto the CPU.

@@ -137,6 +137,15 @@ def offset_option(command: Any) -> Any:
 # ------------------------------------------------------------------ options of a run
 
 
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="float32",
+    help="Arithmetic; half precisions are faster on hardware that has them, and too coarse "
+    "to compare variants of one protein.",
+)
+
+
 def run_options(*, too_long: Sequence[str]) -> Decorator:
     """Add precision, device, batch_tokens, max_residues, too_long and unknown.
 
@@ -145,15 +154,8 @@ def run_options(*, too_long: Sequence[str]) -> Decorator:
     too_long : sequence of str
         What a command can do with long sequences.
     """
-    *others, last = (_TOO_LONG[word] for word in too_long)
     return _all_of(
-        click.option(
-            "--precision",
-            type=click.Choice(PRECISIONS),
-            default="float32",
-            help="Arithmetic; half precisions are faster on hardware that has them, and too coarse "
-            "to compare variants of one protein.",
-        ),
+        precision_option,
         devices_option,
         click.option(
             "--batch-tokens",
@@ -162,6 +164,20 @@ def run_options(*, too_long: Sequence[str]) -> Decorator:
             default="auto",
             help="Tokens (residues + 2) in one forward pass. Changes speed and memory, no number.",
         ),
+        intake_options(too_long=too_long),
+    )
+
+
+def intake_options(*, too_long: Sequence[str]) -> Decorator:
+    """Add max_residues, too_long and unknown.
+
+    Parameters
+    ----------
+    too_long : sequence of str
+        What a command can do with long sequences.
+    """
+    *others, last = (_TOO_LONG[word] for word in too_long)
+    return _all_of(
         click.option(
             "--max-residues",
             callback=number_or("none", None),

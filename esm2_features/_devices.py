@@ -18,6 +18,7 @@ import torch
 from joblib import cpu_count
 from numpy.typing import NDArray
 
+from esm2_features._plan import cpu_budget, cuda_budget
 from esm2_features.exceptions import InputError
 
 # What a failed allocation is called where PyTorch has no class of its own for it: on a CPU, in
@@ -31,12 +32,6 @@ _SAID_OF_MEMORY = (
 )
 
 _TOKENS_OF_MPS = 8192
-_FEWEST_TOKENS = 2048
-_MOST_TOKENS_OF_CPU = 1 << 14
-_MOST_TOKENS_OF_CUDA = 1 << 17
-_BYTES_PER_NUMBER_OF_WIDTH = 80
-"""What a pass holds for each token and each number of the model's width, at its peak, in float32:
-the residual stream, queries, keys and values, and the feed-forward layer before and after."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -182,20 +177,41 @@ def default_batch_tokens(device: torch.device, dim: int) -> int:
     Returns
     -------
     tokens : int
-        A CPU gets few, so that intermediate results stay in its caches, but enough to give each
-        of many cores some work, up to a number whose memory is bearable. A CUDA card gets as many
-        as fill a quarter of the memory that is free, up to a number that keeps the largest busy.
+        As `cpu_budget` and `cuda_budget` say.
     """
     if device.type == "cpu":
-        cores = min(torch.get_num_threads(), _cores())
-        return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, 512 * cores))
+        return cpu_budget(cores_of_cpu())
     if device.type != "cuda":
         return _TOKENS_OF_MPS
     free, _ = torch.cuda.mem_get_info(device)
     # What PyTorch holds and does not use is free for us, too.
     free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    fitting = free // 4 // (_BYTES_PER_NUMBER_OF_WIDTH * dim)
-    return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CUDA, fitting))
+    return cuda_budget(free, dim)
+
+
+def cores_of_cpu() -> int:
+    """Cores that a pass on a CPU uses.
+
+    Returns
+    -------
+    cores : int
+        PyTorch's threads, and no more than this process has cores.
+    """
+    return min(torch.get_num_threads(), _cores())
+
+
+def title_of(device: torch.device) -> str:
+    """Give the name of a CUDA card, as its driver has it, or the kind of another device.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    title : str
+    """
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def send(array: NDArray[Any], device: torch.device) -> torch.Tensor:

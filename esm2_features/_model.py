@@ -39,7 +39,7 @@ from esm2_features.exceptions import CheckpointError
 
 _ROTARY_BASE = 10000.0
 
-_ROWS_STEP = 16
+ROWS_STEP = 16
 """On a CPU, passes have a multiple of so many rows: oneDNN keeps a kernel for each number of rows
 that it meets, 0.2 MB for each product; of 1024 kernels it forgets the oldest."""
 
@@ -145,7 +145,7 @@ class Network:
         """
         kinds, rows = batch.kinds, len(batch.positions)
         # Rows that belong to no sequence, at the end: nothing looks at what becomes of them.
-        filler = -rows % _ROWS_STEP if self.device.type == "cpu" else 0
+        filler = -rows % ROWS_STEP if self.device.type == "cpu" else 0
         x_KD = self._embedding_VD[self._sent(kinds.tokens)] * self._sent(kinds.scale).unsqueeze(1)
         kind_T = self._sent(np.pad(kinds.of_rows, (0, filler)))
         x_TD = x_KD[kind_T]

@@ -97,7 +97,7 @@ class Passes:
         from esm2_features._devices import passes_ahead, release_memory
 
         self._begun.clear()
-        pending = deque(self.planned(which))
+        pending = deque(self.plan(which))
         while pending:
             offered = pending.popleft()
             try:
@@ -118,16 +118,18 @@ class Passes:
             pending = self._halved(batch, pending)
         yield from self._finished()
 
-    def planned(self, which: Sequence[int]) -> list[list[int]]:
-        """Divide subjects into batches, the longest first.
+    def plan(self, which: Sequence[int]) -> list[list[int]]:
+        """Divide subjects into batches, as `over` does before it meets the end of memory.
 
         Parameters
         ----------
         which : sequence of int
+            Numbers of subjects, all different.
 
         Returns
         -------
         batches : list of list of int
+            The longest sequences first.
         """
         self._parsed = {i: parse(self._subjects[i]) for i in which}
         return self._planned(which)

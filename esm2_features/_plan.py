@@ -30,6 +30,15 @@ EMBEDDING_SCALE = 0.88
 """ESM-2 was trained with 15 % of residues selected, 80 % of those masked: 1 - 0.15 x 0.8."""
 
 
+_FEWEST_TOKENS = 2048
+_TOKENS_OF_CORE = 512
+_MOST_TOKENS_OF_CPU = 1 << 14
+_MOST_TOKENS_OF_CUDA = 1 << 17
+BYTES_PER_NUMBER_OF_WIDTH = 80
+"""What a pass holds for each token and each number of the model's width, at its peak, in float32:
+the residual stream, queries, keys and values, and the feed-forward layer before and after."""
+
+
 @dataclass(frozen=True, slots=True)
 class Group:
     """Neighbouring sequences of one length in a packed batch.
@@ -149,6 +158,41 @@ def spread(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) 
         some = source[start:stop]
         rows[start:stop] = rows[some]
         rows[start:stop][some < 0] = fill
+
+
+def cpu_budget(cores: int) -> int:
+    """Tokens that one pass takes on a processor.
+
+    Parameters
+    ----------
+    cores : int
+
+    Returns
+    -------
+    tokens : int
+        Few, so that intermediate results stay in its caches, but enough to give each of many cores
+        some work, up to a number whose memory is bearable.
+    """
+    return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, _TOKENS_OF_CORE * cores))
+
+
+def cuda_budget(free: int, dim: int) -> int:
+    """Tokens that one pass takes on a CUDA card.
+
+    Parameters
+    ----------
+    free : int
+        Bytes of its memory that are free.
+    dim : int
+        Width of the model.
+
+    Returns
+    -------
+    tokens : int
+        As many as fill a quarter of it, up to a number that keeps the largest card busy.
+    """
+    fitting = free // 4 // (BYTES_PER_NUMBER_OF_WIDTH * dim)
+    return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CUDA, fitting))
 
 
 def batches(

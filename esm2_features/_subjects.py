@@ -158,6 +158,27 @@ def windows(residues: int, size: int) -> list[Window]:
     return [Window(start, start + size) for start in starts]
 
 
+def piece_tokens(residues: int, window: int) -> list[int]:
+    """List the tokens of what goes through the network of one sequence.
+
+    Parameters
+    ----------
+    residues : int
+    window : int
+        Residues of each window; 0 if it goes in one piece.
+
+    Returns
+    -------
+    tokens : list of int
+
+    Examples
+    --------
+    >>> piece_tokens(20, 0), piece_tokens(20, 12)
+    ([22], [14, 14])
+    """
+    return [window + 2] * len(windows(residues, window)) if window else [residues + 2]
+
+
 def window_weights(size: int) -> NDArray[np.float32]:
     """Weight of each residue of a window, where it overlaps with others.
 

@@ -61,7 +61,7 @@ class Team:
         Exception
             The first one of a worker. What all of them had computed by then is yielded before.
         """
-        plan = max(self._members, key=lambda member: member.budget).planned(which)
+        plan = max(self._members, key=lambda member: member.budget).plan(which)
         workers = Parallel(
             n_jobs=len(self._members),
             require="sharedmem",

@@ -43,6 +43,7 @@ from esm2_features._console import (
     records_called,
 )
 from esm2_features._endpoint import TOKEN_VARIABLE
+from esm2_features._estimate_command import estimate, show_plan
 from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, TOO_LONG
 from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features._places import refuse_inputs
@@ -134,6 +135,11 @@ def main() -> None:
 )
 @format_option(FORMATS)
 @force_option
+@click.option(
+    "--dry-run",
+    is_flag=True,
+    help="Say what would be done: what the cache has, batches, time. Computes and writes nothing.",
+)
 @shard_options
 @click.pass_context
 def embed(
@@ -144,6 +150,7 @@ def embed(
     pooling: list[str],
     kind: str | None,
     force: bool,
+    dry_run: bool,
     **run: Any,
 ) -> None:
     """Embed the sequences of FASTA and Parquet files.
@@ -165,9 +172,15 @@ def embed(
     if output is None:
         if run.pop("endpoint") is not None:
             raise click.UsageError("--endpoint is for one output, -o: shards are computed here.")
+        if dry_run:
+            raise click.UsageError(
+                "--dry-run is for one output, -o. `esm2-features estimate` counts any input."
+            )
         embed_into_folder(context, inputs, pooling=poolings, **run, **of_shards)
     else:
-        _embed_file(inputs[0], output, kind=kind, force=force, pooling=poolings, **run)
+        _embed_file(
+            inputs[0], output, kind=kind, force=force, dry_run=dry_run, pooling=poolings, **run
+        )
 
 
 @main.command(epilog=examples("esm2-features models"))
@@ -238,14 +251,19 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, say=click.echo)
 
 
-for command in (residues, logits, contacts, attentions, score, scan, cache, serve, token):
+for command in (
+    *(estimate, residues, logits, contacts, attentions),
+    *(score, scan, cache, serve, token),
+):
     main.add_command(command)
 
 
 # ------------------------------------------------------------------ the parts of a command
 
 
-def _embed_file(fasta: str, output: Path, *, kind: str | None, force: bool, **run: Any) -> None:
+def _embed_file(
+    fasta: str, output: Path, *, kind: str | None, force: bool, dry_run: bool, **run: Any
+) -> None:
     """Do what `embed IN -o OUT` says."""
     from esm2_features._engine import Engine
     from esm2_features._fasta import read_fasta
@@ -259,6 +277,9 @@ def _embed_file(fasta: str, output: Path, *, kind: str | None, force: bool, **ru
         records = read_fasta(fasta)
         ids = [record.id for record in records]
         with naming(records_called(ids)):
+            if dry_run:
+                show_plan(engine, records, str(place.path))
+                return
             values = engine.embed(records)
     features = Features(
         ids=ids,

@@ -1,0 +1,189 @@
+"""How far `esm2-features estimate` is from what embedding takes on this machine.
+
+Weights are random, in ESM-2's real shapes, and those of `mini`; inputs are files of the benchmarks'
+mixes, of other sequences than the table of throughputs rests on. Each is estimated by the table,
+and by a sample (``--measure``), and then embedded, in this process, with a cache in a new folder.
+
+    python -m benchmarks.estimate_error --save
+    python -m benchmarks.estimate_error --quick
+
+Never here: how an estimate is made.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.machine import Stopwatch, describe
+from benchmarks.workloads import SHAPES, workload, write_checkpoint
+from esm2_features import Engine
+from esm2_features._census import count
+from esm2_features._devices import cores_of_cpu
+from esm2_features._estimate import Job, Range, estimate
+from esm2_features._intake import Intake
+from esm2_features._rehearsal import rehearse
+
+RESULTS = Path(__file__).with_name("results")
+RESIDUES = {"mini": 80_000, "t6_8M": 50_000, "t12_35M": 15_000}
+"""Of a job: some seconds on two cores."""
+SEED = 7
+"""Not that of the results in the table."""
+
+Result = dict[str, Any]
+
+
+def measure(model: str, checkpoint: str, mix: str, residues: int, precision: str) -> Result:
+    """Estimate one job in both ways, and do it.
+
+    Parameters
+    ----------
+    model, checkpoint, mix : str
+    residues : int
+    precision : str
+
+    Returns
+    -------
+    record : dict
+        Seconds that were estimated and that it took, and the share of the machine that others had
+        meanwhile.
+    """
+    sequences = workload(mix, residues, SEED)
+    with tempfile.TemporaryDirectory() as folder:
+        fasta = Path(folder) / "in.fasta"
+        fasta.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate(sequences)))
+        intake = Intake(max_residues=1022, too_long="raise", unknown="raise", region=None)
+        census = count(fasta, intake)
+        engine = Engine(checkpoint, precision=precision, device="cpu", cache=Path(folder) / "cache")
+        shape = engine.checkpoint.architecture
+        job = Job(
+            architecture=shape,
+            precision=precision,
+            device="cpu",
+            pieces=census.pieces,
+            sequences=census.sequences,
+            unique=census.unique,
+            longest=int(census.pieces.tokens.max()),
+            text_bytes=census.text_bytes,
+            columns=1,
+            blocks=shape.layers,
+            cores=cores_of_cpu(),
+        )
+        by_table = estimate(job).seconds
+        by_sample = estimate(
+            job, measured_ratio=rehearse(checkpoint, job, census.sample, precision=precision)
+        ).seconds
+        with Stopwatch() as watch:
+            engine.embed(sequences)
+    return {
+        "model": model,
+        "precision": precision,
+        "mix": mix,
+        "sequences": len(sequences),
+        "tokens": census.pieces.total,
+        "seconds": watch.seconds,
+        "others": watch.foreign,
+        "by_table": vars(by_table),
+        "by_sample": vars(by_sample),
+    }
+
+
+def table(result: Result) -> str:
+    """Write a result as Markdown.
+
+    Parameters
+    ----------
+    result : dict
+        As `main` saves it.
+
+    Returns
+    -------
+    markdown : str
+    """
+    machine = result["machine"]
+    load = ", ".join(f"{value:.1f}" for value in result["load"])
+    return "\n".join(
+        [
+            f"`estimate` next to `embed` on {machine['cpu']}, {machine['threads']} threads "
+            f"({result['date']}; load before and after: {load}). Error is estimate / time - 1; "
+            "*others* is the share of the machine that other processes had meanwhile.",
+            "",
+            "| model | precision | mix | tokens/s | time, s | by the table, s | error "
+            "| by a sample, s | error | in its range | others |",
+            "|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|",
+            *(_row(record) for record in result["records"]),
+        ]
+    )
+
+
+def _row(record: Result) -> str:
+    took = record["seconds"]
+    by_table, by_sample = (Range(**record[way]) for way in ("by_table", "by_sample"))
+    inside = [
+        name for name, way in (("table", by_table), ("sample", by_sample)) if _holds(way, took)
+    ]
+    return (
+        f"| {record['model']} | {record['precision']} | {record['mix']} "
+        f"| {record['tokens'] / took:,.0f} | {took:.1f} "
+        f"| {by_table.middle:.1f} | {by_table.middle / took - 1:+.0%} "
+        f"| {by_sample.middle:.1f} | {by_sample.middle / took - 1:+.0%} "
+        f"| {' and '.join(inside) or 'none'} | {record['others']:.0%} |"
+    )
+
+
+def _holds(way: Range, seconds: float) -> bool:
+    return way.low <= seconds <= way.high
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print, and save if asked."""
+    parser = argparse.ArgumentParser(
+        prog="benchmarks.estimate_error", description=__doc__.splitlines()[0]
+    )
+    add = parser.add_argument
+    add("--models", type=lambda text: text.split(","), default=list(RESIDUES), metavar="NAME,...")
+    add("--mixes", type=lambda text: text.split(","), default=["proteome", "peptides"])
+    add("--precisions", type=lambda text: text.split(","), default=["float32", "bfloat16"])
+    add("--checkpoints", type=Path, help="folder of random weights; made if they are not there")
+    add("--quick", action="store_true", help="mini on little")
+    add("--save", action="store_true", help="write estimate.json")
+    add("--results", type=Path, default=RESULTS, help="its folder")
+    given = parser.parse_args(arguments)
+    if given.quick:
+        given.models, given.mixes, given.precisions = ["mini"], ["peptides"], ["float32"]
+    load = [os.getloadavg()[0]]
+    records = []
+    with tempfile.TemporaryDirectory() as folder:
+        for model in given.models:
+            where = given.checkpoints or Path(folder)
+            checkpoint = str(write_checkpoint(model, where)) if model in SHAPES else model
+            residues = 2000 if given.quick else RESIDUES[model]
+            records += [
+                measure(model, checkpoint, mix, residues, precision)
+                for precision in given.precisions
+                for mix in given.mixes
+            ]
+    result = {
+        "kind": "estimate",
+        "date": f"{datetime.now(UTC):%Y-%m-%d}",
+        "machine": {**describe(), "threads": torch.get_num_threads()},
+        "load": [*load, os.getloadavg()[0]],
+        "records": records,
+    }
+    print(table(result))
+    if given.save:
+        given.results.mkdir(parents=True, exist_ok=True)
+        file = given.results / "estimate.json"
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
