@@ -296,8 +296,6 @@ def test__cards__are_known_by_the_names_of_their_drivers(title, key):
 
 @pytest.mark.parametrize("device", [["cpu", "cpu"], "cpu+cpu"])
 def test__preview__of_several_devices_has_batches_and_no_time(tiny_checkpoint, device):
-    from esm2_features._preview import preview
-
     found = preview(Engine(tiny_checkpoint, device=device, cache=None), ["MKT", "GGGGG"])
     assert found.batches.passes == 1
     assert found.estimate is None
