@@ -39,7 +39,7 @@ from esm2_features._estimate import ASSUMED_SHARE, CARDS, Estimate, Job, Pieces,
 RESULTS = Path(__file__).with_name("results")
 HOUR = 3600.0
 TIE = 0.02
-"""Makespans that differ by less of the ideal are equal; the larger shard, with fewer files, wins."""
+"""Makespans that differ by less of the ideal are equal; the larger shard wins: fewer files."""
 
 Result = dict[str, Any]
 
