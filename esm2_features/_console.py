@@ -106,7 +106,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 
 _ARGUMENT = re.compile(
     r"\b(model|layers?|pooling|region|precision|device|batch_tokens|max_residues|too_long|unknown"
-    r"|cache|cache_dtype|store|max_bytes|unused_days|over|method|offset)="
+    r"|cache|cache_dtype|store|max_bytes|unused_days|over|method|offset|cores)="
     r"""(?:"([^"]*)"|'([^']*)'|(-?\w+)|\((\d+), (\d+)\)|(?=[\s,.;:)]|$))"""
 )
 
