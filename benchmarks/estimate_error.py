@@ -112,7 +112,7 @@ def table(result: Result) -> str:
     load = ", ".join(f"{value:.1f}" for value in result["load"])
     return "\n".join(
         [
-            f"`estimate` next to `embed` on {machine['cpu']}, {machine['threads']} threads "
+            f"`estimate` next to `embed` on {machine['cpu']}, threads: {machine['threads']} "
             f"({result['date']}; load before and after: {load}). Error is estimate / time - 1; "
             "*others* is the share of the machine that other processes had meanwhile.",
             "",

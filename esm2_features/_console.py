@@ -107,7 +107,7 @@ def _show_warning(message: Warning | str, *_: object, **__: object) -> None:
 _ARGUMENT = re.compile(
     r"\b(model|layers?|pooling|region|precision|device|batch_tokens|max_residues|too_long|unknown"
     r"|cache|cache_dtype|store|endpoint|max_bytes|unused_days|over|method|offset|engine|address"
-    r"|workers|gpus_per_worker)="
+    r"|workers|gpus_per_worker|cores)="
     r"""(?:"([^"]*)"|'([^']*)'|(-?\w+)|\((\d+), (\d+)\)|(?=[\s,.;:)]|$))"""
 )
 

@@ -122,7 +122,7 @@ def test__estimate__says_what_embed_would_refuse(fasta):
         (">a\nMKT\n", ["--pooling", "median"], "--pooling median"),
         (">a\nMKT\n", ["--precision", "float16"], "no cpu was measured"),
         (">a\nMKT\n", ["--device", "v100"], "is not one of"),
-        (">a\nMKT\n", ["--cores", "0"], "cores"),
+        (">a\nMKT\n", ["--cores", "0"], "Got --cores 0; expected a positive whole number"),
         (">a\nMKT\n", ["--cores", "4", "--measure"], "leave --cores out"),
     ],
 )
