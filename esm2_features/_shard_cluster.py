@@ -18,8 +18,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from esm2_features._process import keep_few_products, make_room_for_others
 from esm2_features._shard_manifest import DoneShard, FailedShard, Manifest
-from esm2_features._shard_worker import Settings, ShardWorker, Task, keep_few_products
+from esm2_features._shard_worker import Settings, ShardWorker, Task
 from esm2_features.exceptions import Esm2FeaturesError, InputError, import_optional
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class ShardActor:
 
     def __init__(self, settings: Settings) -> None:
         keep_few_products()
+        make_room_for_others()
         self._settings = settings
         self._worker: ShardWorker | None = None
 

@@ -185,7 +185,7 @@ def embed_into_folder(
     **options : object
         Of `embed_shards`.
     """
-    from esm2_features._shard_worker import keep_few_products
+    from esm2_features._process import keep_few_products
     from esm2_features.distributed import embed_shards
 
     keep_few_products()

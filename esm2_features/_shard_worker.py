@@ -8,7 +8,6 @@ Never here: which shards there are, which process computes which.
 
 from __future__ import annotations
 
-import os
 import platform
 import time
 from collections.abc import Callable, Iterator
@@ -172,17 +171,6 @@ class ShardWorker:
             task.name, n, residues, piece.digest(), 0, "", seconds, cuts.cut, self._versions
         )
         return self._manifest.add(shard)
-
-
-def keep_few_products() -> None:
-    """Let torch's libraries keep few of the products that they prepare, one for each shape.
-
-    Shapes hardly ever come again, and a thousand of each kind (what they keep by themselves) take
-    some 200 MB after a million peptides. Has to be called before torch is imported, in a process of
-    our own; what the user has set stays.
-    """
-    for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
-        os.environ.setdefault(name, "64")
 
 
 def versions() -> dict[str, str]:

@@ -47,6 +47,7 @@ from esm2_features._estimate_command import estimate, show_plan
 from esm2_features._options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, TOO_LONG
 from esm2_features._outputs import FORMATS, Features, prepare, write
 from esm2_features._places import refuse_inputs
+from esm2_features._process import make_room_for_others
 from esm2_features._product_commands import attentions, contacts, logits, residues
 from esm2_features._server_commands import serve, token
 from esm2_features._shard_commands import SHARD_OPTIONS, embed_into_folder, shard_options, split
@@ -68,6 +69,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 @click.version_option(package_name="esm2-features", prog_name="esm2-features")
 def main() -> None:
     """Protein sequences in, ESM-2 features out."""
+    make_room_for_others()
 
 
 @main.command(

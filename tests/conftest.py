@@ -23,6 +23,7 @@ os.environ["ESM2_FEATURES_HOME"] = str(Path(_SCRATCH) / "home")
 os.environ["ESM2_FEATURES_OFFLINE"] = "1"
 os.environ["TORCH_HOME"] = str(Path(_SCRATCH) / "torch")
 os.environ["HF_HOME"] = str(Path(_SCRATCH) / "huggingface")
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests may have to share the machine
 for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
     os.environ.pop(_variable, None)
 

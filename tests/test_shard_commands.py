@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from click.testing import CliRunner
 from shard_helpers import check, fasta, peptides
@@ -11,7 +9,6 @@ from shard_helpers import check, fasta, peptides
 from esm2_features import open_embeddings
 from esm2_features._shard_commands import _DTYPES, _ENGINES, _SHARD_SIZE
 from esm2_features._shard_files import DTYPES
-from esm2_features._shard_worker import keep_few_products
 from esm2_features.cli import main
 from esm2_features.distributed import ENGINES, SHARD_SIZE
 
@@ -111,12 +108,3 @@ def test__options_of_shards_for_a_file__are_refused(tmp_path, monkeypatch, words
     assert result.exit_code == 2
     assert said in result.stderr
     assert not (tmp_path / "x.npz").exists()
-
-
-def test__products_that_torch_prepares__are_few_unless_the_user_says_so(monkeypatch):
-    monkeypatch.setenv("LRU_CACHE_CAPACITY", "7")
-    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "")
-    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
-    keep_few_products()
-    assert os.environ["LRU_CACHE_CAPACITY"] == "7"
-    assert os.environ["ONEDNN_PRIMITIVE_CACHE_CAPACITY"] == "64"
