@@ -17,8 +17,9 @@ _PRODUCTS = "64"
 def make_room_for_others() -> None:
     """Let threads that wait for another thread sleep soon, instead of keeping a core busy.
 
-    Without that, a machine whose cores others use as well computes at a tenth of its speed (two
-    processes of `mini` on two cores: 580 residues per second each, and 6,600 with it): the thread that is waited for has no core, because those that wait for it have them all.
+    Without that, a machine whose cores others use as well computes at a tenth of its speed: the
+    thread that is waited for has no core, because those that wait for it have them all. (Two
+    processes of `mini` on two cores: 580 residues per second each, and 6,600 with it.)
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
