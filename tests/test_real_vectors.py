@@ -25,7 +25,7 @@ def no_weights(monkeypatch):
     def loaded(*args, **kwargs):
         raise AssertionError("a vector was missing, and the network was asked for")
 
-    monkeypatch.setattr("esm2_features._run.get_network", loaded)
+    monkeypatch.setattr("esm2_features._run.get_networks", loaded)
 
 
 @pytest.mark.parametrize(

@@ -346,7 +346,7 @@ def test__newer_format__is_refused(embed, tmp_path):
 
 
 def test__weights_that_cannot_be_loaded__stop_the_job(embed, tmp_path):
-    path = write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8), tmp_path / "other.pt")
+    path = write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8081), tmp_path / "other.pt")
     make = distributed.ShardWorker
 
     def losing(*parts):
