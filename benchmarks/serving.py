@@ -195,9 +195,7 @@ def main() -> None:
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=15)
     parser.add_argument("--minutes", type=float, help="watch the memory for so long instead")
-    parser.add_argument("--save", action="store_true", help="keep the result in results/")
     given = parser.parse_args()
-    name = "serving_memory" if given.minutes else "serving"
     result: dict[str, Any] = {"machine": describe(), "load": os.getloadavg()[0]}
     if given.minutes:
         result["memory"] = memory(given.minutes)
@@ -207,9 +205,6 @@ def main() -> None:
             models = given.models.split(",")
             result["records"] = load(models, clients, given.seconds, Path(folder))
     print(json.dumps(result))
-    if given.save:
-        path = Path(__file__).with_name("results") / f"{name}.json"
-        path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":
