@@ -266,6 +266,9 @@ def read_job(
 def request_schema(version: int, action: str, *, depth: int, settings: Settings) -> dict[str, Any]:
     """Describe the body of a request as JSON Schema, with the limits of this server.
 
+    What this library's own clients say besides, ``region`` and ``window``, is left out: whether it
+    goes with the rest of a request depends on the sequences, which no schema can say.
+
     Parameters
     ----------
     version : {1, 2, 3}
@@ -288,8 +291,10 @@ def request_schema(version: int, action: str, *, depth: int, settings: Settings)
     item = many["items"]["properties"]
     text = item["data"]["properties"]["text"] if version == 1 else item["sequence"]
     text["pattern"] = _PATTERNS[action]
+    item.pop("region", None)
     params = whole["properties"]["params"]
     of_params = params["properties"]
+    del of_params["window"]
     of_params["repr_layers"]["items"].update(minimum=-depth - 1, maximum=depth)
     for name in ("include", "repr_layers"):
         of_params[name] = {"anyOf": [of_params[name], of_params[name]["items"]]}
