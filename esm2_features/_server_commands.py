@@ -13,6 +13,7 @@ import click
 from esm2_features._command_options import cache_option
 from esm2_features._console import Commands, Stop, examples
 from esm2_features._options import PRECISIONS
+from esm2_features._process import keep_few_products
 from esm2_features.exceptions import InputError, import_optional
 
 _TOKENS = click.option(
@@ -83,6 +84,7 @@ def serve(
 
     It ends on Ctrl-C or SIGTERM, and finishes what it has accepted.
     """
+    keep_few_products()
     import_optional("fastapi", extra="server", purpose="The server")
     from esm2_features._server_settings import Settings, read_rate
     from esm2_features.server import run
