@@ -85,6 +85,8 @@ class Cache:
     0
     """
 
+    __module__ = "esm2_features"
+
     def __init__(
         self, path: str | os.PathLike[str] | None = None, max_bytes: int | None = None
     ) -> None:

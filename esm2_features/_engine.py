@@ -166,6 +166,8 @@ class Engine(PerResidue):
     2
     """
 
+    __module__ = "esm2_features"
+
     def __init__(
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,

@@ -167,6 +167,8 @@ class ESM2Transformer(SequenceTransformer):
     (1, 192)
     """
 
+    __module__ = "esm2_features"
+
     def __init__(
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,

@@ -161,6 +161,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     ['mean_log_prob', 'pseudo_perplexity', 'llr', 'n_mutations']
     """
 
+    __module__ = "esm2_features"
+
     def __init__(
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,

@@ -7,8 +7,10 @@ classes, and the classes that their annotations say they give, over and over.
 from __future__ import annotations
 
 import builtins
+import doctest
 import importlib
 import inspect
+import pickle
 import pkgutil
 import re
 import subprocess
@@ -69,7 +71,7 @@ def classes_by_name() -> dict[str, type]:
         name: member
         for module in modules()
         for name, member in vars(module).items()
-        if inspect.isclass(member) and member.__module__ == module.__name__ and name[0] != "_"
+        if inspect.isclass(member) and is_ours(member) and name[0] != "_"
     }
 
 
@@ -231,6 +233,34 @@ def test__estimators__document_what_fit_leaves(cls):
 def test__engine__its_errors_say_engine(tmp_path, name):
     with pytest.raises(TypeError, match=rf"^Engine\.{name}\(\) missing 1 required"):
         getattr(Engine("mini", cache=tmp_path), name)()
+
+
+@pytest.mark.parametrize("cls", [Cache, Engine, ESM2LikelihoodTransformer, ESM2Transformer])
+def test__public_classes__are_pickled_by_their_public_path(cls):
+    assert f"{cls.__module__}.{cls.__qualname__}" == f"esm2_features.{cls.__name__}"
+    assert pickle.loads(pickle.dumps(cls)) is cls
+
+
+def test__a_pickle__of_the_public_path_is_loaded():
+    code = [
+        b"\x80\x04\x8c\resm2_features\x8c\x0fESM2Transformer\x93)\x81",  # ESM2Transformer.__new__
+        b"}\x8c\x05model\x8c\x04minisb.",  # model = "mini"
+    ]
+    loaded = pickle.loads(b"".join(code))
+    assert type(loaded) is ESM2Transformer
+    assert loaded.model == "mini"
+
+
+@pytest.mark.parametrize("cls", [Cache, Engine, ESM2LikelihoodTransformer, ESM2Transformer])
+def test__public_classes__their_examples_run(cls):
+    # pytest looks for examples in the module that a class names, and these name the package.
+    finder = doctest.DocTestFinder()
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
+    examples = [test for test in finder.find(cls, module=False, globs={}) if test.examples]
+    for test in examples:
+        runner.run(test)
+    assert examples
+    assert not runner.failures
 
 
 # ------------------------------------------------------------------ documentation
