@@ -22,25 +22,25 @@ from unittest.mock import patch
 FORWARD, REST = "forward pass", "the rest"
 
 PARTS = (
-    (FORWARD, "esm2_features._model", "Network.representations"),
-    ("pooling", "esm2_features._readers", "pool"),
-    ("layout and packing", "esm2_features._layout", "Layout.__init__"),
-    ("layout and packing", "esm2_features._layout", "Layout.unite"),
-    ("planning", "esm2_features._run", "Run._passes"),
-    ("planning", "esm2_features._run", "dedupe"),
-    ("tokenising", "esm2_features._plan", "encode_all"),
-    ("validation", "esm2_features._estimator", "ESM2Transformer._chains"),
-    ("validation", "esm2_features._estimator", "ESM2Transformer._subjects"),
-    ("cache keys", "esm2_features._storage", "Storage.__init__"),
-    ("cache look-ups", "esm2_features._storage", "Storage.read"),
-    ("cache claims", "esm2_features._storage", "Storage.take"),
-    ("cache claims", "esm2_features._claims", "Claims.release"),
-    ("cache writes", "esm2_features._storage", "Storage.add"),
-    ("cache writes", "esm2_features._storage", "Storage.settle"),
-    ("cache writes", "esm2_features._storage", "Storage.__exit__"),
+    (FORWARD, "esm2_features._model.esm2", "Network.representations"),
+    ("pooling", "esm2_features._inference.extractors", "pool"),
+    ("layout and packing", "esm2_features._model.layout", "Layout.__init__"),
+    ("layout and packing", "esm2_features._model.layout", "Layout.unite"),
+    ("planning", "esm2_features._inference.runner", "Run._passes"),
+    ("planning", "esm2_features._inference.runner", "dedupe"),
+    ("tokenising", "esm2_features._model.packing", "encode_all"),
+    ("validation", "esm2_features._sklearn.embedding", "ESM2Transformer._chains"),
+    ("validation", "esm2_features._sklearn.embedding", "ESM2Transformer._subjects"),
+    ("cache keys", "esm2_features._inference.cache_session", "Storage.__init__"),
+    ("cache look-ups", "esm2_features._inference.cache_session", "Storage.read"),
+    ("cache claims", "esm2_features._inference.cache_session", "Storage.take"),
+    ("cache claims", "esm2_features._cache.claims", "Claims.release"),
+    ("cache writes", "esm2_features._inference.cache_session", "Storage.add"),
+    ("cache writes", "esm2_features._inference.cache_session", "Storage.settle"),
+    ("cache writes", "esm2_features._inference.cache_session", "Storage.__exit__"),
     # Under "planning", which calls them: the pass itself, and whether its numbers are finite.
-    (REST, "esm2_features._run", "Run._forward"),
-    (REST, "esm2_features._run", "Run._checked"),
+    (REST, "esm2_features._inference.runner", "Run._forward"),
+    (REST, "esm2_features._inference.runner", "Run._checked"),
 )
 """Part of the time, module, and the function or method there whose time it is."""
 

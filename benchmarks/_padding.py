@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from esm2_features._alphabet import encode
+from esm2_features._inputs.alphabet import encode
 
 PAD = 1
 _DEFAULT_BATCH = 8

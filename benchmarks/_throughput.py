@@ -1,7 +1,7 @@
 """The table of throughputs that ships with the library, made of the results that are saved.
 
-`make` fits, for each machine and precision, the three factors of `esm2_features._estimate` to all
-runs of this library, each run with the same weight: how long a floating-point operation of the
+`make` fits, for each machine and precision, the three factors of `esm2_features._costs.model` to
+all runs of this library, each run with the same weight: how long a floating-point operation of the
 affine layers takes, a number of the residual stream, and a score of attention.
 
     python -m benchmarks.report --write      writes esm2_features/data/throughput.json
@@ -24,9 +24,9 @@ from scipy.optimize import nnls
 from benchmarks._end_to_end_report import shares
 from benchmarks._ledger import FORWARD
 from benchmarks.workloads import SHAPES, shape_of, workload
-from esm2_features._catalogue import Architecture
-from esm2_features._estimate import CARDS, Pieces, weight_bytes, work
-from esm2_features._plan import BYTES_PER_NUMBER_OF_WIDTH, cpu_budget
+from esm2_features._checkpoints.catalogue import Architecture
+from esm2_features._costs.model import CARDS, Pieces, weight_bytes, work
+from esm2_features._model.packing import BYTES_PER_NUMBER_OF_WIDTH, cpu_budget
 
 FILE = Path(__file__).parents[1] / "esm2_features" / "data" / "throughput.json"
 

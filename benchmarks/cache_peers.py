@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache import Cache
-from esm2_features._cache_link import Link
-from esm2_features._spec import Part, Spec
+from esm2_features._cache.cache import Cache
+from esm2_features._cache.connection import Link
+from esm2_features._cache.keys import Part, Spec
 from esm2_features.exceptions import CacheWarning
 
 SPEC = Spec(f"sha256:{'0' * 64}", 33, "mean", "float32", model="benchmark")

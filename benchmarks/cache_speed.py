@@ -31,10 +31,10 @@ from cache_peers import SPEC, Ours, Store, stores
 from numpy.typing import NDArray
 
 from esm2_features import Engine, ESM2Transformer
-from esm2_features._alphabet import CANONICAL_RESIDUES
-from esm2_features._cache import Cache
-from esm2_features._claims import Claims
-from esm2_features._spec import Part, Spec
+from esm2_features._cache.cache import Cache
+from esm2_features._cache.claims import Claims
+from esm2_features._cache.keys import Part, Spec
+from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 
 AT_A_TIME = 4096  # vectors of one writing
 SPARSE = 1000

@@ -21,10 +21,10 @@ import numpy as np
 import torch
 from esm.model.esm2 import ESM2
 
-from esm2_features._alphabet import CANONICAL_RESIDUES, encode
-from esm2_features._catalogue import OFFICIAL
-from esm2_features._model import Network
-from esm2_features._readers import Contacts
+from esm2_features._checkpoints.catalogue import OFFICIAL
+from esm2_features._inference.extractors import Contacts
+from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, encode
+from esm2_features._model.esm2 import Network
 
 WHICH = ("fair-esm", "esm2_features")
 

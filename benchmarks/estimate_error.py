@@ -26,11 +26,11 @@ import torch
 from benchmarks.machine import Stopwatch, describe
 from benchmarks.workloads import SHAPES, workload, write_checkpoint
 from esm2_features import Engine
-from esm2_features._census import count
-from esm2_features._devices import cores_of_cpu
-from esm2_features._estimate import Job, Range, estimate
-from esm2_features._intake import Intake
-from esm2_features._rehearsal import rehearse
+from esm2_features._costs.calibration import rehearse
+from esm2_features._costs.census import count
+from esm2_features._costs.model import Job, Range, estimate
+from esm2_features._inputs.policy import Intake
+from esm2_features._model.devices import cores_of_cpu
 
 RESULTS = Path(__file__).with_name("results")
 RESIDUES = {"mini": 80_000, "t6_8M": 50_000, "t12_35M": 15_000}

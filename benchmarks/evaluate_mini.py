@@ -40,7 +40,7 @@ from train_mini import (
     split,
 )
 
-from esm2_features._alphabet import MASK_TOKEN, encode
+from esm2_features._inputs.alphabet import MASK_TOKEN, encode
 
 LONGEST = 1022  # residues of a held-out sequence that are read
 FOLDS = 5

@@ -31,8 +31,8 @@ from benchmarks._scaling_tables import Result, table
 from benchmarks.machine import Stopwatch, describe, gemm_peak
 from benchmarks.workloads import SHAPES, flops, shape_of, workload, write_checkpoint
 from esm2_features import Engine
-from esm2_features._alphabet import CANONICAL_RESIDUES
-from esm2_features._catalogue import Architecture
+from esm2_features._checkpoints.catalogue import Architecture
+from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 
 RESULTS = Path(__file__).with_name("results")
 PRECISIONS = ("float32", "bfloat16")

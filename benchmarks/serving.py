@@ -35,7 +35,7 @@ import psutil
 from benchmarks.machine import describe
 from benchmarks.workloads import write_checkpoint
 from esm2_features import Engine
-from esm2_features._alphabet import CANONICAL_RESIDUES
+from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 
 _UNBATCHED = ("--batch-tokens", "1", "--wait", "0")
 _LENGTHS = (10, 200)

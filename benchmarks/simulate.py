@@ -11,7 +11,7 @@ stops all workers, and looks at what is there. At the end, every shard is there,
     python -m benchmarks.simulate --save
     python -m benchmarks.simulate --quick
 
-Times of shards are those of `esm2_features._estimate`, which are estimates themselves.
+Times of shards are those of `esm2_features._costs.model`, which are estimates themselves.
 
 Never here: real workers, real files.
 """
@@ -33,8 +33,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.workloads import shape_of, workload
-from esm2_features._catalogue import Architecture
-from esm2_features._estimate import ASSUMED_SHARE, CARDS, Estimate, Job, Pieces, estimate
+from esm2_features._checkpoints.catalogue import Architecture
+from esm2_features._costs.model import ASSUMED_SHARE, CARDS, Estimate, Job, Pieces, estimate
 
 RESULTS = Path(__file__).with_name("results")
 HOUR = 3600.0

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from esm2_features import read_fasta
-from esm2_features._alphabet import CLS_TOKEN, EOS_TOKEN, MASK_TOKEN, TOKENS, encode
+from esm2_features._inputs.alphabet import CLS_TOKEN, EOS_TOKEN, MASK_TOKEN, TOKENS, encode
 
 FIRST_RESIDUE, END_RESIDUE = 4, 24  # the twenty standard ones; only these are ever selected
 SELECTED = 0.15

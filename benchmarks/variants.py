@@ -26,9 +26,9 @@ import torch
 from scipy.stats import spearmanr
 
 from esm2_features import Engine, score_variants
-from esm2_features._alphabet import CANONICAL_TOKENS, MASK, encode
-from esm2_features._checkpoint import open_checkpoint
-from esm2_features._reference import Reference
+from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._inputs.alphabet import CANONICAL_TOKENS, MASK, encode
+from esm2_features._model.reference import Reference
 from esm2_features._variants import scan_variants
 
 # Green fluorescent protein of Aequorea victoria (UniProt P42212, 238 residues), its first 230.

@@ -17,9 +17,9 @@ import click
 from click.testing import CliRunner
 
 from esm2_features import available_models
-from esm2_features._cache_reports import readable
-from esm2_features._options import POOLINGS
-from esm2_features._spec import KEY_BYTES
+from esm2_features._cache.keys import KEY_BYTES
+from esm2_features._cache.reports import readable
+from esm2_features._inputs.options import POOLINGS
 from esm2_features.cli import main
 
 DOCS = Path(__file__).resolve().parent

@@ -18,26 +18,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from esm2_features import datasets, distributed, exceptions
-    from esm2_features._cache import Cache
-    from esm2_features._catalogue import available_models
-    from esm2_features._embeddings import open_embeddings
+    from esm2_features._cache.cache import Cache
+    from esm2_features._checkpoints.catalogue import available_models
     from esm2_features._engine import Engine
-    from esm2_features._estimator import ESM2Transformer
-    from esm2_features._fasta import read_fasta
-    from esm2_features._likelihood import ESM2LikelihoodTransformer
+    from esm2_features._inputs.fasta import read_fasta
+    from esm2_features._sklearn.embedding import ESM2Transformer
+    from esm2_features._sklearn.likelihood import ESM2LikelihoodTransformer
     from esm2_features._variants import scan_variants, score_variants
+    from esm2_features.distributed.reader import open_embeddings
 
 _HOME_OF_NAME = {
-    "Cache": "esm2_features._cache",
-    "ESM2LikelihoodTransformer": "esm2_features._likelihood",
-    "ESM2Transformer": "esm2_features._estimator",
+    "Cache": "esm2_features._cache.cache",
+    "ESM2LikelihoodTransformer": "esm2_features._sklearn.likelihood",
+    "ESM2Transformer": "esm2_features._sklearn.embedding",
     "Engine": "esm2_features._engine",
-    "available_models": "esm2_features._catalogue",
+    "available_models": "esm2_features._checkpoints.catalogue",
     "datasets": "esm2_features.datasets",
     "distributed": "esm2_features.distributed",
     "exceptions": "esm2_features.exceptions",
-    "open_embeddings": "esm2_features._embeddings",
-    "read_fasta": "esm2_features._fasta",
+    "open_embeddings": "esm2_features.distributed.reader",
+    "read_fasta": "esm2_features._inputs.fasta",
     "scan_variants": "esm2_features._variants",
     "score_variants": "esm2_features._variants",
 }

@@ -21,13 +21,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache import Cache, open_cache
-from esm2_features._catalogue import DEFAULT_MODEL
-from esm2_features._checkpoint import open_checkpoint
-from esm2_features._endpoint import Token, read_endpoint
-from esm2_features._intake import Intake
-from esm2_features._lengths import Cuts
-from esm2_features._options import (
+from esm2_features._cache.cache import Cache, open_cache
+from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
+from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._inference.products import PRODUCTS
+from esm2_features._inference.remote.embeddings import check_model
+from esm2_features._inference.remote.endpoint import Token, read_endpoint
+from esm2_features._inference.runner import Run
+from esm2_features._inputs.lengths import Cuts
+from esm2_features._inputs.options import (
     CACHE_DTYPES,
     EVERY_POOLING,
     PARTIAL_POOLINGS,
@@ -41,16 +43,14 @@ from esm2_features._options import (
     one_of,
     positive,
 )
+from esm2_features._inputs.policy import Intake
+from esm2_features._inputs.regions import read_region, region_cells, warn_of_pairs
+from esm2_features._inputs.residues import is_missing
 from esm2_features._per_residue import PerResidue, only_column
-from esm2_features._products import PRODUCTS
-from esm2_features._regions import read_region, region_cells, warn_of_pairs
-from esm2_features._remote_rows import check_model
-from esm2_features._residues import is_missing
-from esm2_features._run import Run
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
-    from esm2_features._readers import Reader
+    from esm2_features._inference.extractors import Reader
 
 _STREAM_SEQUENCES, _STREAM_BYTES = 4096, 1 << 28
 """Sequences that `Engine.stream` holds at a time, and bytes of their results."""
@@ -495,7 +495,7 @@ for _method in (
 
 
 def _vectors_reader(columns: Sequence[tuple[int, str]], dim: int, dtype: str) -> Reader:
-    from esm2_features._readers import Vectors
+    from esm2_features._inference.extractors import Vectors
 
     return Vectors(tuple(columns), dim, dtype)
 

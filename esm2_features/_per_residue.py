@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._alphabet import CANONICAL_TOKENS, MASK, TOKENS
-from esm2_features._intake import Intake
-from esm2_features._products import CACHED, MaskedResidues, reader_of, refuse_given
-from esm2_features._run import Run
-from esm2_features._sequences import columns
+from esm2_features._inference.products import CACHED, MaskedResidues, reader_of, refuse_given
+from esm2_features._inference.runner import Run
+from esm2_features._inputs.alphabet import CANONICAL_TOKENS, MASK, TOKENS
+from esm2_features._inputs.containers import columns
+from esm2_features._inputs.policy import Intake
 from esm2_features.exceptions import InputError, InvalidSequenceError
 
 if TYPE_CHECKING:
-    from esm2_features._readers import Reader
+    from esm2_features._inference.extractors import Reader
 
 _PORTION_BYTES = 1 << 28
 """Bytes of results that a stream holds at a time."""
@@ -397,7 +397,7 @@ class PerResidue(Intake, Run):
 
 
 def _site_reader() -> Reader:
-    from esm2_features._readers import SiteLogProbs
+    from esm2_features._inference.extractors import SiteLogProbs
 
     return SiteLogProbs()
 

@@ -13,9 +13,9 @@ from numbers import Integral
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
 from esm2_features._engine import Engine
-from esm2_features._mutations import (
+from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
+from esm2_features._inputs.mutations import (
     Mutation,
     mutate,
     mutations_between,
@@ -23,8 +23,8 @@ from esm2_features._mutations import (
     refuse_other_length,
     uncut,
 )
-from esm2_features._options import one_of
-from esm2_features._residues import is_biopython_seq, is_missing
+from esm2_features._inputs.options import one_of
+from esm2_features._inputs.residues import is_biopython_seq, is_missing
 from esm2_features.exceptions import InputError, InvalidSequenceError, SequenceTooLongError
 
 MASKED, UNMASKED, PSEUDO = "masked-marginals", "wildtype-marginals", "pseudo-perplexity"

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from esm2_features._cache import Cache
-from esm2_features._spec import Part, Spec
+from esm2_features._cache.cache import Cache
+from esm2_features._cache.keys import Part, Spec
 from esm2_features.exceptions import CacheWarning
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="forks, signals and limits are POSIX")

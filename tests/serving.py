@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 import uvicorn
 
-from esm2_features._checkpoint import open_checkpoint
-from esm2_features._server_settings import Settings
-from esm2_features._spec import SCHEMA
-from esm2_features.server import create_app
+from esm2_features._cache.keys import SCHEMA
+from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features.server.app import create_app
+from esm2_features.server.settings import Settings
 
 DIM, LAYERS = 192, 6
 WORDS = ("mean", "bos", "eos", "max", "std", "parti")

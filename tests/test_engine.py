@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from esm2_features._alphabet import CANONICAL_RESIDUES
-from esm2_features._checkpoint import open_checkpoint
+from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._engine import Engine
-from esm2_features._plan import pack
-from esm2_features._reference import Reference
+from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
+from esm2_features._model.packing import pack
+from esm2_features._model.reference import Reference
 from esm2_features.exceptions import (
     CheckpointError,
     InputError,
@@ -186,7 +186,7 @@ def test__embed__after_a_batch_that_did_not_fit_the_budget_stays_low(engine):
 def test__embed__numbers_that_are_none_are_an_error_and_not_cached(engine, monkeypatch):
     forward = RecordingEngine._forward
     monkeypatch.setattr(
-        "esm2_features._pool._OF_RESIDUES", {"mean": lambda x_BRD: x_BRD.mean(1) / 0.0}
+        "esm2_features._model.pooling._OF_RESIDUES", {"mean": lambda x_BRD: x_BRD.mean(1) / 0.0}
     )
     with pytest.raises(NumericalError, match="infinities or NaN in float32 for a sequence of"):
         engine().embed(SEQUENCES)

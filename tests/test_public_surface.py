@@ -62,8 +62,8 @@ def is_ours(member: object) -> bool:
 
 
 def modules() -> list[ModuleType]:
-    names = [found.name for found in pkgutil.iter_modules(esm2_features.__path__)]
-    return [importlib.import_module(f"esm2_features.{name}") for name in names]
+    found = pkgutil.walk_packages(esm2_features.__path__, "esm2_features.")
+    return [importlib.import_module(module.name) for module in found]
 
 
 def classes_by_name() -> dict[str, type]:

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from esm2_features import available_models
-from esm2_features._options import POOLINGS
-from esm2_features._spec import KEY_BYTES
+from esm2_features._cache.keys import KEY_BYTES
+from esm2_features._inputs.options import POOLINGS
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

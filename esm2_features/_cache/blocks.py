@@ -1,0 +1,341 @@
+"""Blocks: vectors of one `Spec` that lie together in the file of the cache.
+
+What is in a block never changes. To replace or drop a vector is to write a new block without it, so
+whoever knows where a vector is may find that it has gone, and never finds another in its place.
+
+Never here: what to do when something fails, where a key is.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._cache.file import PAGE_BYTES, Connection, damage, impatient, transaction
+from esm2_features._cache.index import SLOTS
+from esm2_features._cache.keys import KEY_BYTES, Spec
+
+try:  # the same CRC-32, several times as fast
+    from isal.isal_zlib import crc32
+except ImportError:
+    from zlib import crc32
+
+_BLOCK_BYTES = 262144
+_FETCH = 16  # blocks in one query: 4 MB in memory at a time
+_LIST = 2000  # blocks whose keys are listed in one query
+_MOST_BLOCKS = 1 << 47  # more than fit into any file
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Vectors of one space that were written together, as they were found.
+
+    Attributes
+    ----------
+    id, space, day : int
+    keys : ndarray of shape (n, 32), uint8
+    vectors : ndarray of shape (n, dim), float32 or float16; or None
+        None if the number of bytes cannot be right.
+    checks : ndarray of shape (n,), uint32
+    crc : int
+    """
+
+    id: int
+    space: int
+    day: int
+    keys: NDArray[np.uint8]
+    vectors: NDArray[np.floating] | None
+    checks: NDArray[np.uint32]
+    crc: int
+
+    def intact(self, spec: Spec) -> NDArray[np.bool_]:
+        """Say which vectors are those that were written, for this spec.
+
+        Parameters
+        ----------
+        spec : Spec
+
+        Returns
+        -------
+        intact : ndarray of shape (n,), bool
+        """
+        if self.vectors is None:
+            return np.zeros(len(self.keys), np.bool_)
+        seed = _seed(spec)
+        if crc32(self.vectors.data, crc32(self.keys.data, seed)) == self.crc:
+            return np.ones(len(self.keys), np.bool_)
+        if len(self.checks) != len(self.keys):
+            return np.zeros(len(self.keys), np.bool_)
+        return np.asarray(_checks(seed, self.keys, self.vectors) == self.checks, np.bool_)
+
+
+# ------------------------------------------------------------------ spaces
+
+
+def space_of(connection: Connection, spec: Spec) -> int | None:
+    """Find the number of a spec; None if it never had vectors."""
+    query = "select id from space where digest = ?"
+    row = connection.execute(query, (spec.digest,)).fetchone()
+    return None if row is None else int(row[0])
+
+
+def new_space(connection: Connection, spec: Spec) -> int:
+    """Give a number to a spec that has none; call it in a transaction."""
+    fields = (spec.checkpoint, spec.layer, spec.pooling, spec.precision, spec.dtype, spec.model)
+    insert = (
+        "insert into space(digest, checkpoint, layer, pooling, precision, dtype, model) "
+        "values(?, ?, ?, ?, ?, ?, ?)"
+    )
+    return connection.execute(insert, (spec.digest, *fields)).lastrowid or 0
+
+
+def spaces(connection: Connection) -> dict[int, Spec]:
+    """List what the file has vectors of; a record that contradicts its digest is left out."""
+    found = {}
+    columns = "id, digest, checkpoint, layer, pooling, precision, dtype, model"
+    for number, digest, *fields in connection.execute(f"select {columns} from space").fetchall():
+        words = [
+            word.decode(errors="replace") if isinstance(word, bytes) else word for word in fields
+        ]
+        # Of whatever types, because the digest tells; but it does not cover the name.
+        *identity, model = words
+        spec = Spec(*identity, model=str(model or ""))  # type: ignore[arg-type,misc]
+        if spec.digest == digest:
+            found[number] = spec
+    return found
+
+
+# ------------------------------------------------------------------ blocks
+
+
+def listed(
+    connection: Connection, space: int, after: int
+) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
+    """Yield numbers and keys of the blocks of a space that were written after block `after`."""
+    query = f"select id, keys from block where space = ? and id > ? order by id limit {_LIST}"
+    while rows := connection.execute(query, (space, after)).fetchall():
+        numbers = [number for number, _ in rows]
+        rising = all(earlier < later for earlier, later in pairwise([after, *numbers]))
+        if not rising or numbers[-1] >= _MOST_BLOCKS:
+            raise damage("the numbers of its blocks are not in order")
+        yield numbers, [_keys(keys) for _, keys in rows]
+        after = numbers[-1]
+
+
+def blocks_of(connection: Connection, space: int, after: int = 0, *, most: int = -1) -> list[int]:
+    """List the numbers of the first blocks of a space that were written after block `after`."""
+    query = "select id from block where space = ? and id > ? order by id limit ?"
+    return [row[0] for row in connection.execute(query, (space, after, most)).fetchall()]
+
+
+def read_blocks(
+    connection: Connection, numbers: Sequence[int], dtype: str = "float32"
+) -> Iterator[Block]:
+    """Yield the blocks of these numbers that are there, in the order of the file."""
+    numbers = sorted(numbers)
+    for start in range(0, len(numbers), _FETCH):
+        some = numbers[start : start + _FETCH]
+        query = (
+            "select id, space, day, keys, checks, crc, vectors from block join value on block = id "
+            f"where id in ({','.join('?' * len(some))})"
+        )
+        # All at once: a cursor that an interrupt leaves open would keep the file locked.
+        for number, space, day, keys, checks, crc, vectors in connection.execute(
+            query, some
+        ).fetchall():
+            yield Block(
+                id=number,
+                space=space,
+                day=day if isinstance(day, int) else 0,
+                keys=(rows := _keys(keys)),
+                vectors=_vectors(vectors, len(rows), dtype),
+                checks=np.frombuffer(checks, "<u4") if _whole(checks, 4) else np.empty(0, "<u4"),
+                crc=crc,
+            )
+
+
+def rows_per_block(dim: int, dtype: str) -> int:
+    """Vectors of this width that a block takes."""
+    return min(max(1, _BLOCK_BYTES // (dim * stored_dtype(dtype).itemsize)), SLOTS)
+
+
+def write_vectors(
+    connection: Connection,
+    space: int,
+    spec: Spec,
+    keys: NDArray[np.uint8],
+    rows: NDArray[np.floating],
+    *,
+    day: int | None = None,
+) -> None:
+    """Write new blocks of (n, 32) keys and (n, dim) vectors; call it in a transaction."""
+    values = np.ascontiguousarray(rows, stored_dtype(spec.dtype))
+    per_block = rows_per_block(values.shape[1], spec.dtype)
+    seed, day = _seed(spec), today() if day is None else day
+    for start in range(0, len(keys), per_block):
+        some = np.ascontiguousarray(keys[start : start + per_block])
+        vectors = values[start : start + per_block]
+        number = connection.execute(
+            "insert into block(space, day, keys, checks, crc) values(?, ?, ?, ?, ?)",
+            (
+                space,
+                day,
+                some.data,
+                _checks(seed, some, vectors).data,
+                crc32(vectors.data, crc32(some.data, seed)),
+            ),
+        ).lastrowid
+        connection.execute("insert into value values(?, ?)", (number, vectors.data))
+
+
+def delete_blocks(connection: Connection, numbers: Iterable[int]) -> None:
+    """Delete blocks; call it in a transaction."""
+    which = [(number,) for number in numbers]
+    connection.executemany("delete from block where id = ?", which)
+    connection.executemany("delete from value where block = ?", which)
+
+
+def rewrite_block(
+    connection: Connection, spec: Spec, number: int, *, without: NDArray[np.int64] | None = None
+) -> int:
+    """Replace a block by one that has its intact vectors only; call it in a transaction.
+
+    Parameters
+    ----------
+    connection : Connection
+    spec : Spec
+        That of the block's space.
+    number : int
+        The block; nothing is done if another process has replaced it.
+    without : ndarray of int, optional
+        Slots that are to be dropped, too.
+
+    Returns
+    -------
+    dropped : int
+        Number of vectors that are no longer there.
+    """
+    dropped = 0
+    for block in read_blocks(connection, [number], spec.dtype):
+        keep = block.intact(spec)
+        if without is not None:
+            keep[without] = False
+        dropped = len(keep) - int(keep.sum())
+        delete_blocks(connection, [number])
+        if block.vectors is not None and keep.any():
+            rest = block.keys[keep], block.vectors[keep]
+            write_vectors(connection, block.space, spec, *rest, day=block.day)
+    return dropped
+
+
+def make_room(connection: Connection, max_bytes: int, needed: int = 0) -> int:
+    """Delete what was not used for longest until the rest fits; call it in a transaction.
+
+    Parameters
+    ----------
+    connection : Connection
+    max_bytes : int
+    needed : int, default=0
+        Bytes that are about to be written.
+
+    Returns
+    -------
+    dropped : int
+        Number of vectors used today that are no longer there: a sign of too little room.
+    """
+    dropped = 0
+    needed += -needed % PAGE_BYTES + (PAGE_BYTES if needed else 0)  # and their keys
+    query = "select id, day, coalesce(length(keys), 0) from block order by day, id limit 8"
+    while _used_bytes(connection) + needed > max_bytes:
+        oldest = connection.execute(query).fetchall()
+        if not oldest:
+            break
+        for number, day, key_bytes in oldest:
+            delete_blocks(connection, [number])
+            dropped += key_bytes // KEY_BYTES if day == today() else 0
+            if _used_bytes(connection) + needed <= max_bytes:
+                break
+    return dropped
+
+
+def renew(connection: Connection, numbers: Sequence[int]) -> None:
+    """Note that blocks were used today, unless the file is locked or read-only."""
+    # Mere book-keeping: nobody is kept waiting for it.
+    with impatient(connection), suppress(sqlite3.OperationalError), transaction(connection):
+        day = today()
+        connection.executemany(
+            "update block set day = ? where id = ?", [(day, number) for number in numbers]
+        )
+
+
+def last_block(connection: Connection) -> int:
+    """Return the highest number that a block ever had."""
+    row = connection.execute("select seq from sqlite_sequence where name = 'block'").fetchone()
+    return row[0] if row is not None and isinstance(row[0], int) else 0
+
+
+def file_id(connection: Connection) -> object:
+    """Random bytes that this file was begun with."""
+    return connection.execute("select id from file").fetchone()
+
+
+def today() -> int:
+    """Days since 1970."""
+    return int(time.time() // 86400)
+
+
+def _used_bytes(connection: Connection) -> int:
+    """Bytes of the pages in use; those of what was deleted are free, and filled again."""
+    size, count, free = (
+        connection.execute(f"pragma {name}").fetchone()[0]
+        for name in ("page_size", "page_count", "freelist_count")
+    )
+    return int(size * (count - free))
+
+
+@lru_cache(maxsize=4096)
+def _seed(spec: Spec) -> int:
+    """Where checksums start, so that they cover what a vector is taken for."""
+    return crc32(spec.digest)
+
+
+def _checks(
+    seed: int, keys: NDArray[np.uint8], vectors: NDArray[np.floating]
+) -> NDArray[np.uint32]:
+    pairs = zip(_rows_of(keys), vectors, strict=True)
+    return np.array([crc32(vector.data, crc32(key, seed)) for key, vector in pairs], "<u4")
+
+
+def _rows_of(keys: NDArray[np.uint8]) -> Iterator[bytes]:
+    everything = keys.tobytes()
+    return (everything[i : i + KEY_BYTES] for i in range(0, len(everything), KEY_BYTES))
+
+
+def _whole(value: object, size: int) -> bool:
+    return isinstance(value, bytes) and len(value) % size == 0
+
+
+def _keys(value: bytes) -> NDArray[np.uint8]:
+    if not _whole(value, KEY_BYTES):
+        return np.empty((0, KEY_BYTES), np.uint8)
+    return np.frombuffer(value, np.uint8).reshape(-1, KEY_BYTES)
+
+
+def _vectors(value: bytes, n: int, dtype: str) -> NDArray[np.floating] | None:
+    stored = stored_dtype(dtype)
+    if n == 0 or not _whole(value, n * stored.itemsize):
+        return None
+    return np.frombuffer(value, stored).reshape(n, -1)
+
+
+def stored_dtype(dtype: str) -> np.dtype[np.floating]:
+    """How numbers lie in the file."""
+    return np.dtype({"float32": "<f4", "float16": "<f2"}[dtype])

@@ -1,0 +1,203 @@
+"""Who computes what: claims on forward passes, so that each is made once by one process or thread.
+
+    <folder>/claims.sqlite3
+    └─ claim   key    blob     what is being computed
+               owner  text     host, process and a random word; the word tells threads apart
+               until  real     when the lease ends, in seconds since 1970
+
+A claim saves work and guards nothing: two owners of one key would compute the same vector twice.
+So the file may be lost at any time, is not synchronised with the disk, and where it cannot be
+used, everybody may compute everything. A lease is much longer than a batch takes; the claims of a
+process of this machine that has died are free at once.
+
+Never here: vectors, waiting.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import time
+import uuid
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._cache.connection import is_damage, make_private
+from esm2_features._cache.file import FORK_LOCK, Connection, connect, transaction
+
+_SCHEMA = """
+create table if not exists claim(
+    key blob primary key, owner text not null, until real not null) without rowid
+"""
+_CHUNK = 500  # keys in one query; SQLite may be built to take no more than 999
+
+
+class Claims:
+    """What one run is computing. A context manager: on leaving, all its claims are released.
+
+    Parameters
+    ----------
+    folder : Path
+        That of the cache.
+
+    Attributes
+    ----------
+    lease_seconds : float
+        How long a claim holds if its owner is on another machine, or hangs.
+    """
+
+    lease_seconds: ClassVar[float] = 600.0
+    busy_seconds: ClassVar[float] = 5.0
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "claims.sqlite3"
+        self._owner = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
+        self._connection: Connection | None = None
+        self._given_up = False
+
+    def __enter__(self) -> Claims:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._connection is not None:
+            self._delete("delete from claim where owner = ?", [(self._owner,)])
+            self._connection.close()
+            self._connection = None
+
+    def take(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Claim what nobody else has claimed.
+
+        Parameters
+        ----------
+        keys : ndarray of shape (n, 32), uint8
+
+        Returns
+        -------
+        granted : ndarray of shape (n,), bool
+            What is now this run's to compute. All of it, if claims cannot be written.
+        """
+        return self._look(keys, take=True)
+
+    def free(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+        """Say what nobody else has claimed.
+
+        Parameters
+        ----------
+        keys : ndarray of shape (n, 32), uint8
+
+        Returns
+        -------
+        free : ndarray of shape (n,), bool
+        """
+        return self._look(keys, take=False)
+
+    def release(self, keys: NDArray[np.uint8]) -> None:
+        """Give claims back: the vectors are stored, or will not be computed.
+
+        Parameters
+        ----------
+        keys : ndarray of shape (n, 32), uint8
+        """
+        if self._connection is not None:
+            self._delete(
+                "delete from claim where key = ? and owner = ?",
+                [(key.tobytes(), self._owner) for key in keys],
+            )
+
+    def _look(self, keys: NDArray[np.uint8], *, take: bool) -> NDArray[np.bool_]:
+        wanted = [key.tobytes() for key in keys]
+        taken: set[bytes] = set()
+        if not self._given_up:
+            try:
+                with FORK_LOCK, transaction(self._opened()) as connection:
+                    taken = self._of_others(connection, wanted)
+                    if take:
+                        # Also where nothing is to be written, so that a file which cannot be
+                        # is noticed here: nobody could take over what it says is claimed.
+                        connection.execute("delete from claim where until <= ?", (time.time(),))
+                        until = time.time() + self.lease_seconds
+                        connection.executemany(
+                            "insert or replace into claim values(?, ?, ?)",
+                            [(key, self._owner, until) for key in wanted if key not in taken],
+                        )
+            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+                self._give_up(error)
+                taken = set()
+        return np.array([key not in taken for key in wanted], np.bool_)
+
+    def _of_others(self, connection: Connection, wanted: list[bytes]) -> set[bytes]:
+        """Those keys that another run has claimed, which may be alive."""
+        now, alive, taken = time.time(), dict[bytes, bool](), set[bytes]()
+        for start in range(0, len(wanted), _CHUNK):
+            some = wanted[start : start + _CHUNK]
+            marks = ",".join("?" * len(some))
+            query = (
+                f"select key, owner, until from claim where key in ({marks}) "
+                "and typeof(owner) = 'text' and typeof(until) = 'real'"
+            )
+            for key, owner, until in connection.execute(query, some).fetchall():
+                # A lease that ends much too late was written by a clock that is wrong.
+                latest = now + 2 * self.lease_seconds
+                if owner == self._owner.encode() or not now < until <= latest:
+                    continue
+                if owner not in alive:
+                    alive[owner] = _may_be_alive(owner.decode(errors="replace"))
+                if alive[owner]:
+                    taken.add(key)
+        return taken
+
+    def _delete(self, query: str, values: list[tuple[object, ...]]) -> None:
+        assert self._connection is not None
+        # What is not deleted is free when its lease ends, or this process.
+        with (
+            suppress(sqlite3.Error, UnicodeDecodeError),
+            FORK_LOCK,
+            transaction(self._connection),
+        ):
+            self._connection.executemany(query, values)
+
+    def _opened(self) -> Connection:
+        if self._connection is None:
+            make_private(self._file)
+            self._connection = connect(self._file, self.busy_seconds)
+            self._connection.execute("pragma synchronous=OFF")
+            self._connection.execute(_SCHEMA)
+        return self._connection
+
+    def _give_up(self, error: Exception) -> None:
+        """Go on without claims in this run; the next one finds a damaged file gone."""
+        self._given_up = True
+        if is_damage(error):
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+            for name in (f"{self._file}-journal", self._file):
+                with suppress(OSError):
+                    Path(name).unlink()
+
+
+def _may_be_alive(owner: str) -> bool:
+    """Say whether the process that made a claim may still be at it."""
+    host, _, rest = owner.partition(" ")
+    pid = rest.partition(" ")[0]
+    # On Windows, to send a process no signal is to end it.
+    if host != socket.gethostname() or not pid.isdecimal() or os.name == "nt":
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # it is somebody else's
+        return True
+    return True

@@ -1,0 +1,240 @@
+"""The way to the file of the cache: one connection for each thread, and what to do when it fails.
+
+A cache problem may cost time, but never a wrong vector and never a failed run. A damaged file is
+set aside, never deleted. A full disk, a read-only folder, a locked file: one `CacheWarning`, and
+the results go on. Only a file that is not ours to touch, another program's or a newer version's,
+is an error: `CacheVersionError`.
+
+Never here: what the file holds.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import stat
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar, TypeVar
+
+from filelock import FileLock
+
+from esm2_features._cache.file import FORK_LOCK, Connection, open_file
+from esm2_features.exceptions import CacheWarning
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+
+_T = TypeVar("_T")
+
+
+class Link:
+    """The way to one file. Threads may share it, and forked processes inherit it.
+
+    Parameters
+    ----------
+    file : Path
+        The SQLite file; its folder and itself are made when something is first written.
+
+    Attributes
+    ----------
+    file : Path
+    busy_seconds : float
+        How long to wait while another process has the lock.
+    rest_seconds : float
+        How long to leave the file alone after a failure: a stuck lock is not waited for in every
+        batch, and a full disk does not end caching for good.
+    """
+
+    busy_seconds: ClassVar[float] = 30.0
+    rest_seconds: ClassVar[float] = 60.0
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._local = _PerThread()
+        self._resting_until = {"read": 0.0, "written": 0.0}
+        self._warned: dict[tuple[int, str], object] = {}
+
+    def attempt(
+        self, purpose: str, action: Callable[[Connection], _T], *, insist: bool = False
+    ) -> _T | None:
+        """Run an action; where that fails, warn, let the file rest, and return None.
+
+        Parameters
+        ----------
+        purpose : {"read", "written"}
+            What the action does to the file; only a writer makes one that is not there.
+        action : callable
+            Takes a connection. It may run twice, if the first file turns out to be damaged.
+        insist : bool, default=False
+            Whether to try even while the file is left alone.
+
+        Returns
+        -------
+        result : object or None
+            None also if there is no file to read.
+
+        Raises
+        ------
+        CacheVersionError
+        """
+        if time.monotonic() < self._resting_until[purpose] and not insist:
+            return None
+        try:
+            return self.run(purpose, action)
+        except OSError as error:
+            self._resting_until[purpose] = time.monotonic() + self.rest_seconds
+            message = f"{error}. The results are right all the same, only slower than they could "
+            message += "be. Mend the cause, or choose another folder with cache=, or cache=None."
+            self.warn(purpose, message)
+            return None
+
+    def run(
+        self, purpose: str, action: Callable[[Connection], _T], *, mend: bool = True
+    ) -> _T | None:
+        """Run an action on this thread's connection, twice at most.
+
+        Parameters
+        ----------
+        purpose : str
+            As for `attempt`; also what is said in an error: the cache could not be ... .
+        action : callable
+            As for `attempt`.
+        mend : bool, default=True
+            Whether a damaged file is set aside.
+
+        Returns
+        -------
+        result : object or None
+            None if there is no file to read.
+
+        Raises
+        ------
+        OSError
+            Whatever the cause of the failure is.
+        CacheVersionError
+        """
+        for last in (False, True):
+            try:
+                with FORK_LOCK:
+                    connection = self._connection(create=purpose == "written")
+                    return None if connection is None else action(connection)
+            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+                self._drop()
+                if last or not mend or not self._make_way(error):
+                    message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
+                    if not mend and is_damage(error):
+                        message += ". It is set aside, and a new one begun, when it is next used"
+                    raise OSError(message) from error
+        raise AssertionError("the second try returns or raises")
+
+    def _identity(self) -> tuple[int, int] | None:
+        """Device and inode of the file: whether it is still the one that was opened."""
+        try:
+            status = self.file.stat()
+        except FileNotFoundError:
+            return None
+        return status.st_dev, status.st_ino
+
+    def warn(self, cause: str, message: str) -> None:
+        """Warn once for each cause in each process; setdefault is atomic between threads."""
+        token = object()
+        if self._warned.setdefault((os.getpid(), cause), token) is token:
+            warnings.warn(message, CacheWarning, stacklevel=5)
+
+    def _make_way(self, error: Exception) -> bool:
+        """Set the file aside if `error` says that it is damaged; whether to try again."""
+        try:
+            if self._identity() != self._local.identity:
+                return True  # another process has set it aside or replaced it
+            if not is_damage(error):
+                # No table: the file was emptied while it was open.
+                return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR
+            if not os.access(self.file, os.W_OK):
+                return False  # a reader of a shared cache leaves that to its owner
+            aside = f"{self.file}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
+            with FileLock(f"{self.file}.lock", timeout=self.busy_seconds):
+                # Now that nobody else does this: it may have been done.
+                if self._identity() != self._local.identity:
+                    return True
+                # The journal first: left behind, it would be played into the file that comes next.
+                with suppress(FileNotFoundError):
+                    Path(f"{self.file}-journal").rename(f"{aside}-journal")
+                self.file.rename(aside)
+        except OSError:
+            return False
+        message = f"The cache {self.file} is damaged: {_cause(error)}. It was set aside as {aside}"
+        self.warn(aside, f"{message}, and a new one is begun.")
+        return True
+
+    def _connection(self, *, create: bool) -> Connection | None:
+        """Return this thread's connection to the file that is there now; open it if need be."""
+        identity = self._identity()
+        if identity is None and create:
+            make_private(self.file)
+            identity = self._identity()
+        held = self._local.connection
+        if held and held.pid == os.getpid() and self._local.identity == identity:
+            return held
+        self._drop()
+        self._local.identity = identity
+        if identity is None:
+            return None
+        self._local.connection = connection = open_file(self.file, self.busy_seconds)
+        connection.identity = identity
+        return connection
+
+    def _drop(self) -> None:
+        """Forget this thread's connection; close it, or keep it open if a parent opened it."""
+        held, self._local.connection = self._local.connection, None
+        if held and held.pid == os.getpid():
+            held.close()
+        elif held:
+            _INHERITED.append(held)
+
+
+def is_damage(error: BaseException | None) -> bool:
+    """Whether SQLite says of a file that it is damaged, or none of its own."""
+    # SQLite quotes a damaged schema in its messages, which then are no text.
+    return isinstance(error, UnicodeDecodeError) or (
+        getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
+    )
+
+
+def make_private(file: Path) -> None:
+    """Make an empty file and its folder, for their owner only, unless they are there.
+
+    Where the folder was there, and its group may make files in it, the group may write this one.
+    """
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Only SQLite may open a file that exists: to close it otherwise drops SQLite's locks.
+    with suppress(FileExistsError):
+        opened = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+        try:
+            allowed = file.parent.stat().st_mode
+            # In a sticky folder, such as /tmp, each file is its owner's.
+            if allowed & stat.S_IWGRP and not allowed & stat.S_ISVTX:
+                with suppress(OSError):  # not every file system has permissions
+                    file.chmod(0o660)
+        finally:
+            os.close(opened)
+
+
+# Connections that a parent opened are kept from being closed in its children, as SQLite demands.
+_INHERITED: list[Connection] = []
+
+
+class _PerThread(threading.local):
+    """What one thread holds: its connection, and which file it was opened for."""
+
+    connection: Connection | None = None
+    identity: tuple[int, int] | None = None
+
+
+def _cause(error: Exception) -> str:
+    name = getattr(error, "sqlite_errorname", "")
+    return f"{error} ({name})" if name else str(error)

@@ -1,0 +1,142 @@
+"""From a file to vectors with keys: what a cache takes in.
+
+Never here: formats, caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from numbers import Integral
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.parquet import read_parquet
+from esm2_features._cache.vector_files import check_ending, read_vectors
+from esm2_features._checkpoints.catalogue import OFFICIAL
+from esm2_features._inputs.options import (
+    CACHE_DTYPES,
+    POOLINGS,
+    PRECISIONS,
+    absolute_layers,
+    one_of,
+)
+from esm2_features._inputs.residues import normalise
+from esm2_features.exceptions import InputError, InvalidSequenceError
+
+_ROWS = 4096
+"""Vectors that are handed on at a time."""
+
+
+def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[Part]:
+    """Read the vectors of a file.
+
+    Parameters
+    ----------
+    path : Path
+        ``.parquet``, as a cache exports it, which says what its vectors are; or ``.npz`` or
+        ``.csv`` with sequences, which does not.
+    told : mapping of str to object
+        ``"model"``, an official name; ``"layer"``, where a negative one counts from the end;
+        ``"pooling"``, ``"precision"`` and ``"cache_dtype"``. None is what nobody said.
+
+    Yields
+    ------
+    part : Part
+        Those of a file of sequences are in its order.
+
+    Raises
+    ------
+    InputError
+        If the file does not hold what it should, or a parameter is missing, cannot be, or says
+        what the file says itself.
+    MissingDependencyError
+        If pyarrow is needed and not installed.
+    OSError
+        If there is no such file, or it may not be read.
+    """
+    path.stat()  # a name that is wrong is what is said first
+    if path.suffix.lower() == ".parquet":
+        refuse_told(path, told)
+        for part in read_parquet(path):
+            _check_range(path, part)
+            yield part
+        return
+    check_ending(path)
+    spec, dim = _spec_of(path, told)
+    found = read_vectors(path, dim=dim)
+    sequences = [_normalised(path, row, text) for row, text in enumerate(found.sequences)]
+    for start in range(0, len(sequences), _ROWS):
+        some = slice(start, start + _ROWS)
+        part = Part(spec, spec.keys(sequences[some]), found.rows[some])
+        _check_range(path, part)
+        yield part
+
+
+def refuse_told(path: Path, told: Mapping[str, object]) -> None:
+    """Refuse to be told what a file says itself.
+
+    Parameters
+    ----------
+    path : Path
+    told : mapping of str to object
+        What was said of its vectors; None where nothing was.
+
+    Raises
+    ------
+    InputError
+    """
+    said = ", ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
+    if said:
+        raise InputError(f"Got {said}, but {path} says that of each of its vectors. Leave it out.")
+
+
+def _spec_of(path: Path, told: Mapping[str, Any]) -> tuple[Spec, int]:
+    """Make the spec, and the width, of vectors of an official model."""
+    absent = [name for name in ("model", "layer", "pooling") if told[name] is None]
+    if absent:
+        raise InputError(
+            f"{path} does not say what its vectors are: {' and '.join(absent)} must be given, too. "
+            f"The model is one of {', '.join(OFFICIAL)}; vectors of other checkpoints come in by "
+            ".parquet, from a cache that has them."
+        )
+    card = OFFICIAL[one_of("model", told["model"], tuple(OFFICIAL))]
+    depth = card.architecture.layers
+    if not isinstance(told["layer"], Integral):
+        raise InputError(f"Got layer={told['layer']!r}; expected one number.")
+    [layer] = absolute_layers(told["layer"], depth=depth, model=card.name, option="layer")
+    spec = Spec(
+        checkpoint=card.identity,
+        layer=layer,
+        pooling=one_of("pooling", told["pooling"], POOLINGS),
+        precision=one_of("precision", told["precision"] or "float32", PRECISIONS),
+        dtype=one_of("cache_dtype", told["cache_dtype"] or "float32", CACHE_DTYPES),
+        model=card.name,
+    )
+    return spec, card.architecture.dim
+
+
+def _normalised(path: Path, row: int, text: str) -> str:
+    try:
+        return normalise(text, index=row)
+    except InvalidSequenceError as error:
+        what = "the sequence is empty"
+        if error.residue:
+            what = f"{error.residue!a} at position {error.position} of {text[:60]!a} is no residue"
+        raise InputError(f"{path}, row {row}: {what}. Correct it, or remove the row.") from error
+
+
+def _check_range(path: Path, part: Part) -> None:
+    """Refuse what the numbers that it is to be kept in cannot hold."""
+    largest = np.finfo(part.spec.dtype).max
+    fits = (np.abs(part.rows) <= largest).all(axis=1)
+    if not fits.all():
+        bad = int(np.argmin(fits))
+        raise InputError(
+            f"{path} holds a vector with the component {np.abs(part.rows[bad]).max():.6g} (key "
+            f"{part.keys[bad].tobytes().hex()[:16]}...), and {part.spec.dtype} reaches "
+            f"{largest:.6g}. "
+            'Keep these vectors in float32: cache_dtype="float32".'
+        )

@@ -1,0 +1,322 @@
+"""What is done to a cache as a whole: counting, checking, pruning, reading it all, comparing.
+
+Never here: what to do when something fails, formats of other files.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._cache import blocks as store
+from esm2_features._cache.blocks import Block
+from esm2_features._cache.file import Connection, snapshot, transaction
+from esm2_features._cache.keys import KEY_BYTES, Part, Spec
+from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
+from esm2_features.exceptions import InputError
+
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
+"""Ten times and more what two machines differ by, a tenth and less of what two layers do."""
+
+_TIDIED = 64
+"""Blocks that are read at a time, 16 MB at most."""
+
+
+def count(connection: Connection) -> tuple[SpaceInfo, ...]:
+    """Count the vectors of each space, without reading them.
+
+    Parameters
+    ----------
+    connection : Connection
+
+    Returns
+    -------
+    spaces : tuple of SpaceInfo
+        By model, layer, pooling and precision.
+    """
+    query = (
+        "select space, coalesce(sum(length(keys)), 0), "
+        "coalesce(sum(length(keys) + length(checks) + length(vectors)), 0) "
+        "from block join value on block = id group by space"
+    )
+    specs = store.spaces(connection)
+    found = [
+        SpaceInfo(specs[space], key_bytes // KEY_BYTES, size)
+        for space, key_bytes, size in connection.execute(query).fetchall()
+        if space in specs
+    ]
+    return tuple(sorted(found, key=lambda space: _order(space.spec)))
+
+
+def check(connection: Connection) -> CacheCheck:
+    """Read all there is, and compare it with its checksums.
+
+    Parameters
+    ----------
+    connection : Connection
+
+    Returns
+    -------
+    check : CacheCheck
+    """
+    damaged = [
+        f"The file's structure: {line.decode(errors='replace')}."
+        for (line,) in connection.execute("pragma integrity_check").fetchall()
+        if line != b"ok"
+    ]
+    rows = 0
+    for spec, numbers in contents(connection):
+        good = bad = 0
+        for block in store.read_blocks(connection, numbers, spec.dtype):
+            intact = block.intact(spec)
+            good += int(intact.sum())
+            # Keys that cannot be read are those of one vector at least.
+            bad += max(1, len(intact)) - int(intact.sum())
+        rows += good
+        if bad:
+            damaged.append(f"{bad} of {good + bad} vectors of {describe(spec)}.")
+    with snapshot(connection):
+        lost = len(_lost_blocks(connection))
+    if lost:
+        damaged.append(f"{lost} blocks of vectors whose model or content is unreadable.")
+    return CacheCheck(rows, tuple(damaged))
+
+
+def prune(
+    connection: Connection,
+    *,
+    max_bytes: int | None = None,
+    unused_days: int | None = None,
+    model: str | None = None,
+    layer: int | None = None,
+    pooling: str | None = None,
+) -> int:
+    """Remove what is damaged or not wanted, join what is scattered, give the space back.
+
+    Parameters
+    ----------
+    connection : Connection
+    max_bytes, unused_days, model, layer, pooling
+        As for `Cache.prune`.
+
+    Returns
+    -------
+    dropped : int
+        Number of vectors that have gone.
+
+    Raises
+    ------
+    InputError
+        If something is to go that is not there.
+    """
+    connection.execute("reindex")
+    before = _rows(connection)
+    unwanted = []
+    if (model, layer, pooling) != (None, None, None):
+        unwanted = contents(connection, model=model, layer=layer, pooling=pooling)
+    with transaction(connection):
+        store.delete_blocks(connection, _lost_blocks(connection))
+        for _, numbers in unwanted:
+            store.delete_blocks(connection, numbers)
+        if unused_days is not None:
+            store.delete_blocks(connection, _unused(connection, unused_days))
+    for spec, numbers in contents(connection):
+        _tidy(connection, spec, numbers)
+    if max_bytes is not None:
+        with transaction(connection):
+            store.make_room(connection, max_bytes)
+    with transaction(connection):
+        connection.execute("delete from space where id not in (select space from block)")
+    connection.execute("vacuum")
+    return before - _rows(connection)
+
+
+def clear(connection: Connection) -> int:
+    """Delete everything, and give the space back.
+
+    Parameters
+    ----------
+    connection : Connection
+
+    Returns
+    -------
+    dropped : int
+        Number of vectors that have gone.
+    """
+    before = _rows(connection)
+    with transaction(connection):
+        for table in ("block", "value", "space"):
+            connection.execute(f"delete from {table}")
+    connection.execute("vacuum")
+    return before
+
+
+def contents(
+    connection: Connection,
+    *,
+    model: str | None = None,
+    layer: int | None = None,
+    pooling: str | None = None,
+) -> list[tuple[Spec, list[int]]]:
+    """List the specs that have vectors, and the numbers of their blocks.
+
+    Parameters
+    ----------
+    connection : Connection
+    model : str, optional
+        Name or identity of the model that is wanted; all by default, as with the next two.
+    layer : int, optional
+    pooling : str, optional
+
+    Returns
+    -------
+    contents : list of (Spec, list of int)
+        By model, layer, pooling and precision.
+
+    Raises
+    ------
+    InputError
+        If something is wanted that is not there.
+    """
+    specs = store.spaces(connection)
+    everything = [
+        (spec, store.blocks_of(connection, number))
+        for number, spec in sorted(specs.items(), key=lambda item: _order(item[1]))
+    ]
+    there = [(spec, numbers) for spec, numbers in everything if numbers]
+    found = [
+        (spec, numbers)
+        for spec, numbers in there
+        if model in (None, spec.model, spec.checkpoint)
+        and layer in (None, spec.layer)
+        and pooling in (None, spec.pooling)
+    ]
+    if not found and (model, layer, pooling) != (None, None, None):
+        wanted = {"model": model, "layer": layer, "pooling": pooling}
+        words = ", ".join(f"{name} {word}" for name, word in wanted.items() if word is not None)
+        names = dict.fromkeys(spec.model or spec.checkpoint for spec, _ in there)
+        raise InputError(
+            f"The cache holds no vectors of {words}. Its models are: {', '.join(names) or 'none'}; "
+            "`esm2-features cache info` shows all that it holds."
+        )
+    return found
+
+
+def blocks_after(connection: Connection, spec: Spec, after: int, most: int) -> list[int]:
+    """List the first blocks of a spec that were written after block `after`.
+
+    Parameters
+    ----------
+    connection : Connection
+    spec : Spec
+    after, most : int
+
+    Returns
+    -------
+    numbers : list of int
+    """
+    space = store.space_of(connection, spec)
+    return [] if space is None else store.blocks_of(connection, space, after, most=most)
+
+
+def read_parts(connection: Connection, spec: Spec, numbers: list[int]) -> tuple[list[Part], int]:
+    """Read the intact vectors of some blocks.
+
+    Parameters
+    ----------
+    connection : Connection
+    spec : Spec
+        That of their space.
+    numbers : list of int
+
+    Returns
+    -------
+    parts : list of Part
+        One for each block that has any.
+    damaged : int
+        Number of vectors that are not intact.
+    """
+    parts, damaged = [], 0
+    for block in store.read_blocks(connection, numbers, spec.dtype):
+        intact = block.intact(spec)
+        damaged += max(1, len(intact)) - int(intact.sum())
+        if block.vectors is not None and intact.any():
+            parts.append(Part(spec, block.keys[intact], block.vectors[intact].astype(np.float32)))
+    return parts, damaged
+
+
+def contradicting(
+    spec: Spec, rows: NDArray[np.float32], others: NDArray[np.float32]
+) -> NDArray[np.bool_]:
+    """Say which vectors cannot be the same ones, computed on two machines.
+
+    Parameters
+    ----------
+    spec : Spec
+    rows, others : ndarray of shape (n, dim), float32
+
+    Returns
+    -------
+    contradicting : ndarray of shape (n,), bool
+        Where a component differs by more than 1e-4 (s + its size) in float32; s is 1, or the root
+        mean square of the vector where that is above 1.
+    """
+    rows, others = rows.astype(np.float64), others.astype(np.float64)
+    tolerance = max(_TOLERANCE[spec.precision], _TOLERANCE[spec.dtype])
+    scale = np.maximum(1.0, np.sqrt(np.mean(np.square(rows), axis=1, keepdims=True)))
+    return np.asarray((np.abs(rows - others) > tolerance * (scale + np.abs(rows))).any(axis=1))
+
+
+def _tidy(connection: Connection, spec: Spec, numbers: list[int]) -> None:
+    """Drop damaged vectors, and join blocks that are less than half full."""
+    for start in range(0, len(numbers), _TIDIED):
+        with transaction(connection):
+            by_width: dict[int, list[tuple[Block, NDArray[np.bool_]]]] = {}
+            for block in store.read_blocks(
+                connection, numbers[start : start + _TIDIED], spec.dtype
+            ):
+                intact = block.intact(spec)
+                if block.vectors is None or not intact.any():
+                    store.delete_blocks(connection, [block.id])
+                    continue
+                width = block.vectors.shape[1]
+                is_small = 2 * len(block.keys) <= store.rows_per_block(width, spec.dtype)
+                if is_small or not intact.all():
+                    by_width.setdefault(width, []).append((block, intact))
+            for odd in by_width.values():
+                if len(odd) == 1 and odd[0][1].all():
+                    continue  # small, and with nothing to be joined to
+                store.delete_blocks(connection, [block.id for block, _ in odd])
+                store.write_vectors(
+                    connection,
+                    odd[0][0].space,
+                    spec,
+                    np.concatenate([block.keys[intact] for block, intact in odd]),
+                    np.concatenate([block.vectors[intact] for block, intact in odd]),  # type: ignore[index]
+                    day=max(block.day for block, _ in odd),
+                )
+
+
+def _lost_blocks(connection: Connection) -> list[int]:
+    """Numbers of blocks and values that belong to nothing."""
+    known = ",".join(map(str, store.spaces(connection))) or "-1"
+    query = (
+        f"select id from block where space not in ({known}) "
+        "or id not in (select block from value) "
+        "union select block from value where block not in (select id from block)"
+    )
+    return [row[0] for row in connection.execute(query).fetchall()]
+
+
+def _unused(connection: Connection, days: int) -> list[int]:
+    query = "select id from block where day < ?"
+    return [row[0] for row in connection.execute(query, (store.today() - days,)).fetchall()]
+
+
+def _rows(connection: Connection) -> int:
+    query = "select coalesce(sum(length(keys)), 0) from block"
+    return int(connection.execute(query).fetchone()[0]) // KEY_BYTES
+
+
+def _order(spec: Spec) -> tuple[str, str, int, str, str, str]:
+    return (spec.model, spec.checkpoint, spec.layer, spec.pooling, spec.precision, spec.dtype)

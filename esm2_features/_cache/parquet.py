@@ -1,0 +1,315 @@
+"""The Parquet file by which one cache gives vectors to another.
+
+One row for each vector, with the columns
+
+    key            32 bytes: the digest of everything that determines the vector
+    model          what people call the checkpoint, for readers; may be empty
+    checkpoint, layer, pooling, precision, dtype      the rest of a `Spec`
+    vector         d float32
+
+What comes in is checked value by value, because nobody looks at a cache again: one row that
+cannot be right refuses the file, by its number, counted from 0. A file may be larger than memory.
+
+Never here: caches, what a key is made of.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from esm2_features._cache.keys import KEY_BYTES, Part, Spec
+from esm2_features._cache.vector_files import check_finite, listed, unreadable
+from esm2_features._inputs.options import CACHE_DTYPES, POOLINGS, PRECISIONS
+from esm2_features.exceptions import InputError, import_optional
+
+_FORMAT = 1
+"""Raised whenever a file would be misread by those who read the format before."""
+
+_GROUP_ROWS = 4096
+"""Vectors that are compressed and read together: 5 MB at 320 components, 84 MB at 5120."""
+
+_BATCH_ROWS = 1024
+_OF_SPEC = ("model", "checkpoint", "layer", "pooling", "precision", "dtype")
+_TEXTS = [name for name in _OF_SPEC if name != "layer"]
+_NAMES = ("key", *_OF_SPEC, "vector")
+_KNOWN = {
+    "layer": range(1 << 31),
+    "pooling": POOLINGS,
+    "precision": PRECISIONS,
+    "dtype": CACHE_DTYPES,
+}
+
+
+def write_parquet(path: Path, parts: Iterable[Part]) -> int:
+    """Write vectors of any number of specs into one file, completely or not at all.
+
+    The file grows under a temporary name beside ``path``, and takes the place of what is there
+    when it is complete. Every bit of every vector is kept. Memory holds one row group of 4096
+    vectors, and one part.
+
+    Parameters
+    ----------
+    path : Path
+    parts : iterable of Part
+        Of one dimension. Each may be small: they are gathered into row groups.
+
+    Returns
+    -------
+    n : int
+        Number of vectors written.
+
+    Raises
+    ------
+    InputError
+        If there are no vectors, they differ in dimension, or ``path`` is a folder or in none.
+    MissingDependencyError
+        If pyarrow is not installed.
+    OSError
+        If it cannot be written, for want of room, say; nothing is left behind then.
+    """
+    parquet = _pyarrow_parquet("Writing Parquet")
+    path = path.resolve()  # a link stays a link: what it points to is replaced
+    if not path.parent.is_dir():
+        raise InputError(f"There is no folder {path.parent} to write to. Make it first.")
+    if path.is_dir():
+        raise InputError(f"{path} is a folder. Choose another name for the file.")
+    filled = (part for part in parts if len(part.keys))
+    first = next(filled, None)
+    if first is None:
+        raise InputError(
+            f"There are no vectors to write to {path}. Embed some sequences first, or choose a "
+            "model, a layer and a pooling that the cache holds."
+        )
+    # Not `tempfile`, whose files are their owner's only: an export has the usual permissions.
+    growing = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
+    try:
+        with growing.open("xb") as file:
+            n = _write_groups(parquet, file, first, filled)
+        growing.replace(path)
+    except OSError as error:
+        if error.filename in (None, str(growing)):  # what people know is the other name
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+    finally:
+        growing.unlink(missing_ok=True)
+    return n
+
+
+def _write_groups(parquet: ModuleType, file: BinaryIO, first: Part, others: Iterable[Part]) -> int:
+    import pyarrow as pa
+
+    n, dim = 0, first.rows.shape[1]
+    schema = _schema(dim).with_metadata({"esm2_features": json.dumps({"format": _FORMAT})})
+    waiting = schema.empty_table()
+    with parquet.ParquetWriter(
+        file,
+        schema,
+        compression="zstd",
+        use_dictionary=_TEXTS,
+        # Signs and exponents of all components come together, and so on: that saves a sixth of
+        # the room, and more than half where vectors were rounded to float16.
+        use_byte_stream_split=["vector.list.element"],
+        write_page_checksum=True,
+    ) as writer:
+        for part in itertools.chain([first], others):
+            if part.rows.shape[1] != dim:
+                raise _of_two_widths(first, part)
+            waiting = pa.concat_tables([waiting, _table(part, schema)])
+            while len(waiting) >= _GROUP_ROWS:
+                writer.write_table(waiting.slice(0, _GROUP_ROWS))
+                waiting = waiting.slice(_GROUP_ROWS)
+            n += len(part.keys)
+        if len(waiting):
+            writer.write_table(waiting)
+    return n
+
+
+def _of_two_widths(first: Part, other: Part) -> InputError:
+    names = [part.spec.model or part.spec.checkpoint for part in (first, other)]
+    option = "model"
+    if names[0] == names[1]:  # vectors of the network's width, and log-probabilities of residues
+        option = "pooling"
+        names = [f"{names[0]} ({part.spec.pooling})" for part in (first, other)]
+    return InputError(
+        f"Vectors of {names[0]} have {first.rows.shape[1]} components and those of {names[1]} "
+        f"{other.rows.shape[1]}, and in one file all have the same number. Choose one "
+        f"({option}=...), and write a file for each."
+    )
+
+
+def read_parquet(path: Path) -> Iterator[Part]:
+    """Read what `write_parquet` wrote, one row group in memory at a time.
+
+    Other programs may have filtered or joined the rows in between: the order of rows and
+    columns, further columns and missing metadata change nothing. Errors come up when their
+    row is reached, after the parts before it.
+
+    Parameters
+    ----------
+    path : Path
+
+    Yields
+    ------
+    part : Part
+        At most 1024 vectors of one spec, in the order of the file.
+
+    Raises
+    ------
+    InputError
+        If the file is damaged, is not Parquet, was written by a newer version, lacks columns,
+        or holds what is missing, not finite, or no value of a `Spec`.
+    MissingDependencyError
+        If pyarrow is not installed.
+    OSError
+        If there is no such file, or it may not be read.
+    """
+    start = 0
+    for batch in _batches(path):
+        columns = _columns(path, start, batch)
+        n = len(columns["key"])
+        keys = np.frombuffer(b"".join(columns["key"].to_pylist()), np.uint8).reshape(n, KEY_BYTES)
+        rows = columns["vector"].flatten().to_numpy().reshape(n, -1)
+        check_finite(path, rows, start)
+        told = [columns[name].to_pylist() for name in _OF_SPEC]
+        members: dict[tuple[Any, ...], list[int]] = {}
+        for i, values in enumerate(zip(*told, strict=True)):
+            members.setdefault(values, []).append(i)
+        for values, places in members.items():
+            spec = Spec(**dict(zip(_OF_SPEC, values, strict=True)))
+            _check_spec(path, start + places[0], spec)
+            yield Part(spec, keys[places], rows[places])
+        start += n
+
+
+def _batches(path: Path) -> Iterator[Any]:
+    """Read record batches of at least one row that have all columns, of whatever type."""
+    parquet = _pyarrow_parquet("Reading Parquet")
+    import pyarrow as pa
+
+    with path.open("rb") as file:  # by Python, so that its own OSErrors are told from damage
+        try:
+            source = parquet.ParquetFile(file, page_checksum_verification=True)
+            schema = source.schema_arrow
+            _check_format(path, (schema.metadata or {}).get(b"esm2_features"))
+            absent = [name for name in _NAMES if schema.names.count(name) != 1]
+            if absent:
+                raise InputError(
+                    f"{path} lacks {listed(absent)} among its columns, which are "
+                    f"{listed(schema.names)}. Give a file that was exported from a cache, with "
+                    "each of its columns once; vectors from elsewhere come in by .npz or .csv."
+                )
+            left = source.metadata.num_rows
+            if not left:
+                raise InputError(f"{path} holds no vectors. Give a file that has some.")
+            # Group by group, because one iterator over all of them keeps what it has read.
+            groups = (
+                source.iter_batches(_BATCH_ROWS, row_groups=[i], columns=list(_NAMES))
+                for i in range(source.num_row_groups)
+            )
+            for batch in itertools.chain.from_iterable(groups):
+                batch.validate(full=True)  # nobody else checks that text is text
+                left -= len(batch)
+                if len(batch):
+                    yield batch
+            if left:  # Parquet's checksums are of values, and not of how many there are
+                raise InputError(
+                    f"{path} is damaged: {left} of its {source.metadata.num_rows} vectors are "
+                    "missing. Copy it again, or export it again."
+                )
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+            raise unreadable(path, error) from error
+
+
+def _columns(path: Path, start: int, batch: Any) -> dict[str, Any]:
+    """Take the columns of a batch, without missing values, in the types they are written in."""
+    import pyarrow as pa
+
+    columns = {name: batch.column(name) for name in _NAMES}
+    for name, column in columns.items():
+        _check_present(path, start, name, column)
+    vectors = columns["vector"]
+    # An export has lists of a fixed size; others who wrote it again may have freed the size.
+    component = getattr(vectors.type, "value_field", None)
+    if component is None or component.type != pa.float32():
+        raise _wrong_type(path, "vector", vectors.type, "lists of float")
+    dim = len(vectors[0])
+    if not dim:
+        raise InputError(f"{path}, row {start}: the vector has no components. Export it again.")
+    _check_present(path, start, "vector", vectors.flatten(), dim)
+    for field in _schema(dim):
+        try:
+            columns[field.name] = columns[field.name].cast(field.type)
+        except pa.ArrowException as error:
+            found = columns[field.name].type
+            raise _wrong_type(path, field.name, found, str(field.type)) from error
+    return columns
+
+
+def _schema(dim: int) -> Any:
+    import pyarrow as pa
+
+    types = dict.fromkeys(_TEXTS, pa.string())
+    types |= {"key": pa.binary(KEY_BYTES), "layer": pa.int32()}
+    types |= {"vector": pa.list_(pa.float32(), dim)}
+    return pa.schema([(name, types[name]) for name in _NAMES])
+
+
+def _table(part: Part, schema: Any) -> Any:
+    import pyarrow as pa
+
+    n, dim = part.rows.shape
+    keys = pa.py_buffer(np.ascontiguousarray(part.keys, np.uint8))
+    components = pa.array(np.ascontiguousarray(part.rows, np.float32).ravel())
+    columns = {name: pa.repeat(getattr(part.spec, name), n) for name in _OF_SPEC}
+    columns["layer"] = columns["layer"].cast(pa.int32())
+    columns["key"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), n, [None, keys])
+    columns["vector"] = pa.FixedSizeListArray.from_arrays(components, dim)
+    return pa.table([columns[name] for name in _NAMES], schema=schema)
+
+
+def _check_format(path: Path, metadata: bytes | None) -> None:
+    if metadata is None:  # other programs leave it out
+        return
+    try:
+        found = int(json.loads(metadata)["format"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise unreadable(path, error) from error
+    if found > _FORMAT:
+        raise InputError(
+            f"{path} has format {found}, and this version of esm2-features reads formats up to "
+            f"{_FORMAT}. Upgrade it: pip install --upgrade esm2-features."
+        )
+
+
+def _check_present(path: Path, start: int, name: str, column: Any, width: int = 1) -> None:
+    if column.null_count:
+        row = start + int(column.is_null().to_numpy(zero_copy_only=False).argmax()) // width
+        raise InputError(f"{path}, row {row}: the column {name!r} has no value. Remove the row.")
+
+
+def _check_spec(path: Path, row: int, spec: Spec) -> None:
+    for name, known in _KNOWN.items():
+        if getattr(spec, name) not in known:
+            raise InputError(
+                f"{path}, row {row}: there is no {name} {getattr(spec, name)!r}. Remove the row, "
+                "or upgrade esm2-features, if a newer version has it."
+            )
+
+
+def _wrong_type(path: Path, name: str, found: object, needed: str) -> InputError:
+    return InputError(
+        f"{path}: the column {name!r} holds {found}, where {needed} is needed. Export it again, "
+        "and let no other program change its type."
+    )
+
+
+def _pyarrow_parquet(purpose: str) -> ModuleType:
+    return import_optional("pyarrow.parquet", extra="parquet", purpose=purpose)

@@ -1,0 +1,287 @@
+"""The vectors in the file of a cache: found by their keys, read, and replaced.
+
+Never here: what to do when something fails, how vectors lie in the file.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._cache import blocks as store
+from esm2_features._cache import maintenance as _upkeep
+from esm2_features._cache.blocks import Block
+from esm2_features._cache.file import Connection, impatient, snapshot, transaction
+from esm2_features._cache.index import SLOTS, Index
+from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.reports import Conflict, describe
+from esm2_features.exceptions import InputError
+
+_SNAPSHOT_BYTES = 1 << 30
+"""Bytes of vectors that are read at once: whoever writes has to wait so long."""
+
+
+class Vectors:
+    """What is in one file. It remembers where keys are, and checks what it remembers.
+
+    Parameters
+    ----------
+    max_bytes : int or None
+        Size that the file may reach.
+    """
+
+    def __init__(self, max_bytes: int | None) -> None:
+        self._max_bytes = max_bytes
+        self._indexes: defaultdict[bytes, Index] = defaultdict(Index)
+        self._indexed: object = None
+
+    def read(
+        self,
+        connection: Connection,
+        spec: Spec,
+        keys: NDArray[np.uint8],
+        out: NDArray[np.float32],
+        hit: NDArray[np.bool_],
+    ) -> bool:
+        """Fill in what is there, and mend what is damaged.
+
+        Parameters
+        ----------
+        connection : Connection
+        spec : Spec
+        keys : ndarray of shape (n, 32), uint8
+        out : ndarray of shape (n, dim), float32
+            Filled with the vectors that are found.
+        hit : ndarray of shape (n,), bool
+            Set where one is found.
+
+        Returns
+        -------
+        damaged : bool
+            Whether a block that was read holds a damaged vector.
+        """
+        used, damaged = list[int](), list[int]()
+        at_a_time = max(1, _SNAPSHOT_BYTES // max(1, out.shape[1] * out.itemsize))
+        left = np.arange(len(keys))
+        while len(left):
+            with snapshot(connection):
+                at, places = self._places(connection, spec, keys, left)
+                for block, slots, which in _blocks(connection, spec, places[:at_a_time]):
+                    intact = block.intact(spec)
+                    if not intact.all():
+                        damaged.append(block.id)
+                    elif block.day < store.today():
+                        used.append(block.id)
+                    _copy(block, slots, at[which], intact, keys, out, hit)
+            left = at[at_a_time:]
+        if used:
+            store.renew(connection, used)
+        if damaged:
+            with suppress(sqlite3.Error), transaction(connection):
+                for number in dict.fromkeys(damaged):
+                    store.rewrite_block(connection, spec, number)
+        return bool(damaged)
+
+    def list_into(
+        self,
+        connection: Connection,
+        spec: Spec,
+        keys: NDArray[np.uint8],
+        listed: NDArray[np.bool_],
+    ) -> None:
+        """Find out which keys there are, and read no vector.
+
+        Parameters
+        ----------
+        connection : Connection
+        spec : Spec
+        keys : ndarray of shape (n, 32), uint8
+        listed : ndarray of shape (n,), bool
+            Set where there is one.
+        """
+        with snapshot(connection):
+            at, _ = self._places(connection, spec, keys, np.arange(len(keys)))
+        listed[at] = True
+
+    def write(self, connection: Connection, parts: Sequence[Part], *, wait: bool = True) -> int:
+        """Write vectors over what is there, all or none.
+
+        Parameters
+        ----------
+        connection : Connection
+        parts : sequence of Part
+            Where a key repeats, its last row stays.
+        wait : bool, default=True
+            Whether to wait while the file is locked.
+
+        Returns
+        -------
+        dropped : int
+            Number of vectors used today that had to make room.
+        """
+        with nullcontext() if wait else impatient(connection), self._writing(connection):
+            return sum(self._insert(connection, part) for part in parts)
+
+    def merge(
+        self, connection: Connection, part: Part, *, replace: bool = False
+    ) -> tuple[int, list[Conflict], int]:
+        """Add vectors to what is there, all or none.
+
+        Parameters
+        ----------
+        connection : Connection
+        part : Part
+            Where a key repeats, the others are compared with its first row.
+        replace : bool, default=False
+            Whether a vector that contradicts the one that is there, or the one before it, takes
+            its place.
+
+        Returns
+        -------
+        added : int
+            Number of vectors that are new.
+        conflicts : list of Conflict
+            Their rows are those of the part.
+        dropped : int
+            Number of vectors used today that had to make room.
+        """
+        spec, keys, rows = part
+        rows = rows.astype(store.stored_dtype(spec.dtype)).astype(np.float32)
+        first: dict[bytes, int] = {}
+        taken = np.array([first.setdefault(key.tobytes(), i) for i, key in enumerate(keys)])
+        there, hit = rows[taken], np.zeros(len(keys), np.bool_)
+        with self._writing(connection):
+            for block, slots, at in self._located(connection, spec, keys):
+                intact = block.intact(spec)
+                if block.vectors is not None and intact.any():
+                    _check_width(spec, rows.shape[1], block.vectors.shape[1])
+                    _copy(block, slots, at, intact, keys, there, hit)
+            contradicting = _upkeep.contradicting(spec, there, rows)
+            new = ~hit & (taken == np.arange(len(keys)))
+            written = new | (contradicting if replace else False)
+            dropped = self._insert(connection, Part(spec, keys[written], rows[written]))
+        conflicts = [
+            Conflict(spec, keys[i].tobytes().hex(), i, float(np.abs(there[i] - rows[i]).max()))
+            for i in np.flatnonzero(contradicting).tolist()
+        ]
+        return int(new.sum()), conflicts, dropped
+
+    def _places(
+        self,
+        connection: Connection,
+        spec: Spec,
+        keys: NDArray[np.uint8],
+        which: NDArray[np.intp],
+    ) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
+        """Find some keys: which of them should be there, and where, in the order of places."""
+        space = store.space_of(connection, spec)
+        if space is None:
+            return which[:0], np.empty(0, np.int64)
+        places = self._index(connection, space, spec).find(keys[which])
+        order = np.argsort(places, kind="stable")[int((places < 0).sum()) :]
+        return which[order], places[order]
+
+    def _located(
+        self, connection: Connection, spec: Spec, keys: NDArray[np.uint8]
+    ) -> Iterator[tuple[Block, NDArray[np.int64], NDArray[np.intp]]]:
+        """Yield blocks, and which keys are in them where; within a transaction."""
+        at, places = self._places(connection, spec, keys, np.arange(len(keys)))
+        for block, slots, which in _blocks(connection, spec, places):
+            there = (block.keys[slots] == keys[at[which]]).all(axis=1)
+            yield block, slots[there], at[which][there]
+
+    def _index(self, connection: Connection, space: int, spec: Spec) -> Index:
+        """Bring the index of a space up to date."""
+        file = store.file_id(connection), connection.identity
+        if self._indexed != file:
+            self._indexes.clear()
+            self._indexed = file
+        index = self._indexes[spec.digest]
+        if index.last > store.last_block(connection):  # an older copy of the file is back
+            index = self._indexes[spec.digest] = Index()
+        for numbers, keys in store.listed(connection, space, index.last):
+            index.add(numbers, keys)
+        return index
+
+    @contextmanager
+    def _writing(self, connection: Connection) -> Iterator[None]:
+        """Write all or nothing, and remember nothing of what was taken back."""
+        try:
+            with transaction(connection):
+                yield
+        except BaseException:
+            self._indexes.clear()
+            raise
+
+    def _insert(self, connection: Connection, part: Part) -> int:
+        """Write a part, in a transaction that is open; how much of today had to make room."""
+        spec, keys, rows = part
+        if not len(keys):
+            return 0
+        last = {key.tobytes(): i for i, key in enumerate(keys)}
+        if len(last) < len(keys):
+            keep = sorted(last.values())
+            keys, rows = keys[keep], rows[keep]
+        for block, slots, _ in self._located(connection, spec, keys):
+            if len(slots):
+                store.rewrite_block(connection, spec, block.id, without=slots)
+        space = store.space_of(connection, spec) or store.new_space(connection, spec)
+        if self._max_bytes is None:
+            store.write_vectors(connection, space, spec, keys, rows)
+            return 0
+        dropped, step = 0, store.rows_per_block(rows.shape[1], spec.dtype)
+        row_bytes = rows.shape[1] * store.stored_dtype(spec.dtype).itemsize
+        for start in range(0, len(keys), step):
+            some = slice(start, start + step)
+            needed = len(keys[some]) * row_bytes
+            dropped += store.make_room(connection, self._max_bytes, needed)
+            store.write_vectors(connection, space, spec, keys[some], rows[some])
+        return dropped
+
+
+def _blocks(
+    connection: Connection, spec: Spec, places: NDArray[np.int64]
+) -> Iterator[tuple[Block, NDArray[np.int64], NDArray[np.intp]]]:
+    """Yield the blocks where places are that are sorted, their slots there, and which they are."""
+    numbers, starts = np.unique(places // SLOTS, return_index=True)
+    bounds = dict(zip(numbers.tolist(), pairwise([*starts.tolist(), len(places)]), strict=True))
+    for block in store.read_blocks(connection, numbers.tolist(), spec.dtype):
+        which = np.arange(*bounds[block.id])
+        slots = places[which] % SLOTS
+        there = slots < len(block.keys)  # of a damaged block, fewer may be left
+        yield block, slots[there], which[there]
+
+
+def _copy(
+    block: Block,
+    slots: NDArray[np.int64],
+    at: NDArray[np.intp],
+    intact: NDArray[np.bool_],
+    keys: NDArray[np.uint8],
+    out: NDArray[np.float32],
+    hit: NDArray[np.bool_],
+) -> None:
+    """Copy the vectors in some slots to ``out[at]``, if they are what they should be."""
+    if block.vectors is None or block.vectors.shape[1] != out.shape[1]:
+        return
+    good = (block.keys[slots] == keys[at]).all(axis=1) & intact[slots]
+    if not good.all():
+        slots, at = slots[good], at[good]
+    # Places are sorted, so as many different slots as the block has are all in order.
+    whole = len(slots) == len(block.keys) and bool((slots[1:] > slots[:-1]).all())
+    out[at] = block.vectors if whole else block.vectors[slots]
+    hit[at] = True
+
+
+def _check_width(spec: Spec, width: int, found: int) -> None:
+    if width != found:
+        raise InputError(
+            f"Vectors of {describe(spec)} have {width} components, and those in the cache {found}. "
+            "They cannot be of the same model: check where they come from."
+        )

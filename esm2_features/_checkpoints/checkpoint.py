@@ -1,0 +1,356 @@
+"""Where weights come from: a model's name or a path in, tensors under fair-esm's names out.
+
+Opening a `Checkpoint` is cheap: an official name touches no file before the weights are
+loaded, a path has its header read. Its identity stands for the weights in the cache's keys
+and needs neither torch nor, for official names, the file.
+
+The dictionary that `Checkpoint.load` returns is meant to be emptied by its reader: each tensor
+owns its memory, so that a network that re-packs weight after weight never holds two copies.
+
+Never here: forward code, the search for official files and their download, file headers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import os
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from esm2_features._checkpoints.catalogue import (
+    EMBEDDED,
+    EMBEDDED_MODEL,
+    OFFICIAL,
+    Architecture,
+    ModelCard,
+)
+from esm2_features._checkpoints.download import locate, obtain, sha256_of
+from esm2_features._checkpoints.headers import (
+    Header,
+    Slot,
+    is_safetensors,
+    read_header,
+    read_pt_header,
+)
+from esm2_features._checkpoints.names import CONTACTS, EMBEDDING, TIED
+from esm2_features._checkpoints.pt_file import load_pt, pt_state
+from esm2_features.exceptions import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_EMBEDDED_FILE = Path(__file__).parents[1] / "data" / f"{EMBEDDED_MODEL}.safetensors"
+_SUFFIXES = (".pt", ".pth", ".safetensors")
+_REGRESSION = "-contact-regression.pt"
+_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Weights that can be loaded; made by `open_checkpoint`.
+
+    Attributes
+    ----------
+    name : str
+        For feature names: the model's name, or the stem of the file or folder.
+    architecture : Architecture
+        The shape of the network; known without torch.
+    source : Path or ModelCard
+        A local file or folder, or the official model whose files are to be found.
+    identity : str
+        What stands for these weights in the keys of the cache.
+    """
+
+    name: str
+    architecture: Architecture
+    source: Path | ModelCard
+
+    @cached_property
+    def identity(self) -> str:
+        """Digest of the weights, ``"sha256:<hex>"``.
+
+        Local files that hold the weights of an official model, in either format, share that
+        model's identity.
+
+        Raises
+        ------
+        CheckpointError
+            If the local file or folder is gone, or damaged.
+        """
+        if isinstance(self.source, ModelCard):
+            return self.source.identity
+        return _identity_of(read_header(self.source))
+
+    @property
+    def to_fetch(self) -> int | None:
+        """Bytes that would be downloaded before weights can be loaded, int; None if they are here.
+
+        The size of the weights in memory where that of the file is not known.
+        """
+        if isinstance(self.source, Path) or self.source.weights is None:
+            return None
+        if locate(self.source, self.source.weights) is not None:
+            return None
+        return self.source.weights.bytes or 4 * self.architecture.parameters
+
+    def load(self) -> dict[str, Tensor]:
+        """Load the weights, as they are stored, onto the CPU.
+
+        Returns
+        -------
+        weights : dict of str to Tensor
+            Under the bare names of fair-esm's ``ESM2``. ``lm_head.*`` is absent if a Hugging
+            Face checkpoint is the trunk alone, ``layers.{i}.self_attn.rot_emb.inv_freq`` if
+            the file has none; the tied ``lm_head.weight`` and the contact regression are
+            never there.
+
+        Raises
+        ------
+        CheckpointError
+            If the weights are absent, damaged, unsafe, not those that the name promises, or
+            not those of a whole ESM-2 network.
+        DownloadError
+            If an official file is nowhere and cannot be fetched.
+
+        Warns
+        -----
+        UserWarning
+            If no digest is known by which the official file could be verified.
+        """
+        path = self._locate("weights")
+        header, weights = _read(path)
+        if header.architecture != self.architecture or (
+            "identity" in vars(self)  # promised to the cache before now
+            and path == self.source
+            and _identity_of(header) != self.identity
+        ):
+            raise CheckpointError(
+                f"{path} is not what it was, or should be: it holds {header.architecture}, and "
+                f"{self.architecture} with the digest {self.identity} was expected. If the file "
+                "was replaced on purpose, open it anew.",
+                path=str(path),
+            )
+        tied = weights.pop(TIED, None)
+        if tied is not None and not tied.equal(weights[EMBEDDING]):
+            raise CheckpointError(
+                f"{path} has an output matrix of its own, where ESM-2 uses its embedding again. "
+                "Use a checkpoint of ESM-2 itself.",
+                path=str(path),
+            )
+        return weights
+
+    def contact_regression(self) -> tuple[Tensor, Tensor]:
+        """Load the regression that turns attention maps into contacts.
+
+        Returns
+        -------
+        weight : Tensor of shape (1, layers * heads)
+        bias : Tensor of shape (1,)
+
+        Raises
+        ------
+        CheckpointError
+            If this checkpoint has none.
+        DownloadError
+            If the official file is nowhere and cannot be fetched.
+        """
+        path = self._locate("regression")
+        beside = path.with_name(path.stem + _REGRESSION)
+        if path.is_file() and beside.is_file():
+            path = beside
+        if path.name.endswith(_REGRESSION):
+            found = dict(pt_state(load_pt(path)))
+        else:
+            found = _read(path, contacts=True)[1]
+        shapes = [tuple(found[name].shape) for name in CONTACTS if name in found]
+        wanted = [(1, self.architecture.layers * self.architecture.heads), (1,)]
+        if shapes != wanted:
+            state = f"one of shapes {shapes}, not {wanted}" if shapes else "none"
+            remedy = (
+                f"put fair-esm's {beside.name} beside the weights, or save a Hugging Face "
+                "folder with its contact head"
+            )
+            if self.source == _EMBEDDED_FILE:
+                remedy = "the demonstration model ships without"
+            raise CheckpointError(
+                f"Predicting contacts needs a contact regression, and {path} has {state}: "
+                f"{remedy}. All official models, used by name, have one.",
+                path=str(path),
+            )
+        return found[CONTACTS[0]], found[CONTACTS[1]]
+
+    def _locate(self, which: Literal["weights", "regression"]) -> Path:
+        if isinstance(self.source, Path):
+            return self.source
+        file = self.source.weights if which == "weights" else self.source.regression
+        if file is None:
+            raise CheckpointError(f"{self.name} has no official {which}.", path=self.name)
+        path = obtain(self.source, file)
+        if file.sha256 is None:
+            warnings.warn(
+                f"No public source states the digest of the {which} of {self.name}: {path} is "
+                "used as it is, and its name stands for it in the cache.",
+                UserWarning,
+                stacklevel=3,
+            )
+        return path
+
+
+def open_checkpoint(model: str | os.PathLike[str]) -> Checkpoint:
+    """Open a model by its name or by a path; loads nothing.
+
+    Parameters
+    ----------
+    model : str or path-like
+        An official name such as ``"esm2_t6_8M_UR50D"``; ``"mini"``, the demonstration model
+        that ships with this library; or the path of a ``.pt`` file of fair-esm, a
+        ``.safetensors`` file, or a Hugging Face folder. A string is a path if it has a folder
+        or one of these suffixes in it, or if no model has that name.
+
+    Returns
+    -------
+    checkpoint : Checkpoint
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such model or path, or the path holds no ESM-2 checkpoint.
+    TypeError
+        If ``model`` is neither a string nor path-like.
+    """
+    if not isinstance(model, (str, os.PathLike)):
+        raise TypeError(f"Got model={model!r}; pass the name of a model or a path.")
+    text = os.fspath(model)
+    if isinstance(model, str) and not _looks_like_a_path(text):
+        if text == EMBEDDED_MODEL:
+            return Checkpoint(text, EMBEDDED.architecture, _EMBEDDED_FILE)
+        if text in OFFICIAL:
+            return Checkpoint(text, OFFICIAL[text].architecture, OFFICIAL[text])
+    # Absolute: the weights may be loaded after the working directory has changed.
+    path = Path(text).expanduser().absolute()
+    if not text or not path.exists():
+        raise _unknown(text, path)
+    name = path.name if path.is_dir() else path.stem
+    if path.name == "model.safetensors":  # as in any Hugging Face folder: says nothing
+        name = path.parent.name
+    return Checkpoint(name, read_header(path).architecture, path)
+
+
+def _looks_like_a_path(text: str) -> bool:
+    return text.endswith(_SUFFIXES) or os.sep in text or "/" in text
+
+
+def _unknown(text: str, path: Path) -> CheckpointError:
+    known = {name.lower(): name for name in (*OFFICIAL, EMBEDDED_MODEL)}
+    asked = Path(text).name.removesuffix(path.suffix).lower()
+    close = difflib.get_close_matches(asked, known, n=1)
+    hint = f' Did you mean model="{known[close[0]]}"?' if close else ""
+    if _looks_like_a_path(text):
+        return CheckpointError(f"There is no file or folder {path}.{hint}", path=str(path))
+    return CheckpointError(
+        f"There is no model {text!r}.{hint} Known names: {', '.join(known.values())}. "
+        "Or pass the path of a .pt file, a .safetensors file or a Hugging Face folder.",
+        path=text,
+    )
+
+
+# ------------------------------------------------------------------ identity
+
+_digests: dict[tuple[str, int, int, int, int], str] = {}
+"""Digests of files in this process, for as long as the files look untouched."""
+
+
+def _digest(file: Path) -> str:
+    stat = file.stat()
+    times = stat.st_mtime_ns, stat.st_ctime_ns
+    key = (os.path.realpath(file), stat.st_size, *times, stat.st_ino)
+    if key not in _digests:
+        _digests[key] = sha256_of(file)
+    return _digests[key]
+
+
+def _identity_of(header: Header) -> str:
+    digests = [_digest(file) for file in header.files]
+    for card in OFFICIAL.values():
+        pins = (card.weights and card.weights.sha256, card.safetensors_sha256)
+        is_pinned = len(digests) == 1 and digests[0] in pins
+        if is_pinned and header.architecture == card.architecture:
+            return card.identity
+    if not header.heads_inside:
+        # Another config.json beside the same file would make another network of it.
+        digests.append(f"heads:{header.architecture.heads}")
+    if len(digests) > 1:
+        digests = [hashlib.sha256(" ".join(digests).encode()).hexdigest()]
+    return f"sha256:{digests[0]}"
+
+
+# ------------------------------------------------------------------ tensors
+
+
+def _read(path: Path, *, contacts: bool = False) -> tuple[Header, dict[str, Tensor]]:
+    """Read the contact regression of a checkpoint, or everything else in it."""
+    state: dict[str, Tensor] = {}
+    if is_safetensors(path):
+        header = read_header(path)
+    else:
+        # Not mapped, unless little of it is needed: the touched pages of a mapping count as
+        # memory besides the tensors that are made of them, twice the weights at the peak.
+        contents = load_pt(path, mmap=contacts)
+        header = read_pt_header(path, contents)
+        state.update(pt_state(contents))
+        del contents  # each tensor below is freed with its last reader
+    weights: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for theirs, ours in header.names.items():
+        if (ours in CONTACTS) != contacts:
+            continue
+        if theirs in header.slots:
+            tensor = _read_slot(theirs, header.slots[theirs])
+        else:
+            tensor = _own(state.pop(theirs), storages)
+        if "*" in ours:
+            for i in range(header.architecture.layers):
+                weights[ours.replace("*", str(i))] = tensor.clone()
+        else:
+            weights[ours] = tensor.clone() if contacts else tensor
+        if not tensor.is_floating_point():
+            raise _quantised(path, theirs, str(tensor.dtype))
+    return header, weights
+
+
+def _own(tensor: Tensor, storages: set[int]) -> Tensor:
+    """Give a tensor memory of its own, if it shares some with others."""
+    storage = tensor.untyped_storage()
+    alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in storages
+    storages.add(storage.data_ptr())
+    return tensor if alone and tensor.is_contiguous() else tensor.clone().contiguous()
+
+
+def _read_slot(name: str, slot: Slot) -> Tensor:
+    import torch
+
+    if slot.dtype not in _DTYPES:
+        raise _quantised(slot.file, name, slot.dtype)
+    tensor = torch.empty(slot.shape, dtype=getattr(torch, _DTYPES[slot.dtype]), device="cpu")
+    with slot.file.open("rb") as stream:
+        stream.seek(slot.start)
+        filled = stream.readinto(tensor.view(-1).view(torch.uint8).numpy().data)
+    if not filled == tensor.nbytes == slot.stop - slot.start:
+        raise CheckpointError(
+            f"{slot.file} is damaged: {name} takes {tensor.nbytes} bytes, and the file has "
+            f"{filled} of {slot.stop - slot.start} for it. Copy or download it again.",
+            path=str(slot.file),
+        )
+    return tensor
+
+
+def _quantised(path: Path, name: str, dtype: str) -> CheckpointError:
+    return CheckpointError(
+        f"{path} stores {name} as {dtype}. Weights must be float16, bfloat16, float32 or float64: "
+        "use a checkpoint that is not quantised.",
+        path=str(path),
+    )

@@ -1,0 +1,370 @@
+"""The files of the official release: where they may lie on this machine, and how to fetch them.
+
+They are looked for in this order, and the first that exists must have the pinned bytes:
+
+    torch hub            $TORCH_HOME/hub/checkpoints/<file>
+    Hugging Face         $HF_HUB_CACHE/models--facebook--<name>/snapshots/*/model.safetensors
+    this library         $ESM2_FEATURES_HOME/checkpoints/<file>
+    the official host    never silently, and not at all if ESM2_FEATURES_OFFLINE is set
+
+A transfer goes into ``<file>.part``, which a later run resumes, under a lock, so that
+processes that start together fetch once. A file gets its final name when its digest is right.
+
+Never here: what is inside a file, tensors, local paths that the caller chose.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from platformdirs import user_cache_path
+
+from esm2_features._checkpoints.catalogue import ModelCard, RemoteFile
+from esm2_features.exceptions import CheckpointError, DownloadError
+
+if TYPE_CHECKING:
+    import requests
+
+_ATTEMPTS = 5
+_CHUNK_BYTES = 1 << 16  # what a cut transfer may lose
+_TIMEOUT_SECONDS = (10, 30)  # to connect, and of silence
+_SPARE_BYTES = 100 << 20  # left free on the disk
+
+
+def obtain(card: ModelCard, file: RemoteFile) -> Path:
+    """Find a file of an official model, or fetch it; its bytes are verified either way.
+
+    Parameters
+    ----------
+    card : ModelCard
+        The model.
+    file : RemoteFile
+        Its weights or its contact regression.
+
+    Returns
+    -------
+    path : Path
+        The official file, or the Hugging Face file that holds the same tensors.
+
+    Raises
+    ------
+    CheckpointError
+        If the file that was found has other bytes than the official one.
+    DownloadError
+        If it is nowhere and cannot be fetched.
+    """
+    found = locate(card, file)
+    if found is None:
+        return _fetch(card, file)
+    _verify(found, file.sha256 if found.name == _file_name(file) else card.safetensors_sha256)
+    return found
+
+
+def locate(card: ModelCard, file: RemoteFile) -> Path | None:
+    """Find a file of an official model on this machine; its bytes are not looked at.
+
+    Parameters
+    ----------
+    card : ModelCard
+        The model.
+    file : RemoteFile
+        Its weights or its contact regression.
+
+    Returns
+    -------
+    path : Path or None
+        The first that exists, in the order above; None if it would have to be fetched.
+    """
+    name = _file_name(file)
+    places = (_torch_hub_folder() / name, *_hugging_face_files(card), own_folder() / name)
+    return next((path for path in places if path.is_file()), None)
+
+
+def own_folder() -> Path:
+    """Folder into which this library downloads.
+
+    Returns
+    -------
+    folder : Path
+        ``$ESM2_FEATURES_HOME/checkpoints``, or a folder in the user's cache folder.
+    """
+    home = os.environ.get("ESM2_FEATURES_HOME") or user_cache_path("esm2_features")
+    return Path(home).expanduser() / "checkpoints"
+
+
+def sha256_of(path: Path) -> str:
+    """Digest of a file's bytes; about a second per gigabyte.
+
+    Parameters
+    ----------
+    path : Path
+
+    Returns
+    -------
+    digest : str
+        Hexadecimal.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _torch_hub_folder() -> Path:
+    """Folder in which torch hub, and with it fair-esm, keeps checkpoints; found without torch."""
+    home = os.environ.get("TORCH_HOME") or f"{_user_cache()}/torch"
+    return Path(home).expanduser() / "hub" / "checkpoints"
+
+
+def _hugging_face_folder() -> Path:
+    """Folder in which the Hugging Face hub keeps repositories."""
+    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
+        if os.environ.get(variable):
+            return Path(os.environ[variable]).expanduser()
+    home = os.environ.get("HF_HOME") or f"{_user_cache()}/huggingface"
+    return Path(home).expanduser() / "hub"
+
+
+def _user_cache() -> str:
+    return os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+
+
+def _hugging_face_files(card: ModelCard) -> Iterator[Path]:
+    """Files of Hugging Face's cache that may be the pinned one."""
+    if card.hf_repo is None or card.safetensors_sha256 is None:
+        return
+    repository = _hugging_face_folder() / f"models--{card.hf_repo.replace('/', '--')}"
+    for path in sorted(repository.glob("snapshots/*/model.safetensors")):
+        # A link points to a blob that is named by its digest: one of another revision is a
+        # different file, not a damaged one.
+        if not path.is_symlink() or path.resolve().name == card.safetensors_sha256:
+            yield path
+
+
+def _verify(path: Path, pin: str | None) -> None:
+    if pin is None:
+        return
+    found = sha256_of(path)
+    if found != pin:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size} bytes) is not the official file that its name says: "
+            f"its sha256 is {found}, expected {pin}. Delete it and run again to fetch it anew, "
+            "or, to use it as it is, pass its path as model=.",
+            path=str(path),
+        )
+
+
+def _fetch(card: ModelCard, file: RemoteFile) -> Path:
+    """Download a file into our own folder, once among all processes."""
+    final = own_folder() / _file_name(file)
+    if os.environ.get("ESM2_FEATURES_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}:
+        raise _unreachable(card, file, "ESM2_FEATURES_OFFLINE forbids to download it")
+    from filelock import FileLock, Timeout
+
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(final.with_name(f"{final.name}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _say(f"waiting for another process that downloads {final.name}")
+            lock.acquire()
+        try:
+            if final.is_file():  # the other process was quicker
+                _verify(final, file.sha256)
+            else:
+                _download(card, file, final)
+        finally:
+            lock.release()
+    except OSError as error:
+        raise DownloadError(
+            f"{final} cannot be written: {error}. Mend that, or set ESM2_FEATURES_HOME to a "
+            "folder with room that this user may write to.",
+            path=str(final),
+            url=file.url,
+        ) from error
+    return final
+
+
+def _download(card: ModelCard, file: RemoteFile, final: Path) -> None:
+    part = final.with_name(f"{final.name}.part")
+    size = "size unknown" if file.bytes is None else _human(file.bytes)
+    have = _size(part)
+    resumed = f", of which {_human(have)} are here already" if have else ""
+    _say(f"downloading {final.name} ({size}{resumed}) from {file.url} to {final}")
+    _transfer(card, file, part)
+    if file.sha256 is not None and (found := sha256_of(part)) != file.sha256:
+        received = part.stat().st_size
+        part.unlink()
+        raise DownloadError(
+            f"What came from {file.url} is not {final.name}: {received} bytes with sha256 "
+            f"{found}, expected {file.bytes} bytes with {file.sha256}. They were deleted and "
+            f"nothing was written to {final}. Run again to start afresh; if that does not help, "
+            "something on the way (a proxy?) changes the file.",
+            path=str(final),
+            url=file.url,
+        )
+    part.replace(final)
+
+
+def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
+    """Bring the bytes of ``file`` into ``part``, in as many pieces as it takes."""
+    import requests
+
+    if file.bytes is not None and _size(part) > file.bytes:
+        part.unlink()  # not what this file began with
+    trouble = "the connection was closed early"
+    for _ in range(_ATTEMPTS):
+        if _size(part) == file.bytes:
+            return
+        try:
+            if _receive(file, part):
+                return
+        except requests.RequestException as error:
+            if _never_connected(error):
+                host = urlsplit(file.url).netloc
+                raise _unreachable(card, file, f"{host} cannot be reached from here") from error
+            trouble = str(error)
+    if _size(part) == file.bytes:  # all of it came before the last trouble
+        return
+    expected = "an unknown number" if file.bytes is None else file.bytes
+    raise DownloadError(
+        f"The download of {file.url} was cut {_ATTEMPTS} times; {_size(part)} of {expected} bytes "
+        f"came (last trouble: {trouble}). They are kept in {part}: run again to resume.",
+        path=str(part.with_suffix("")),
+        url=file.url,
+    )
+
+
+def _receive(file: RemoteFile, part: Path) -> bool:
+    """Append one response to ``part``; tell whether the file is complete.
+
+    Servers may ignore the range that was asked for, misstate lengths, and hang up. What
+    counts is the size in the catalogue, where there is one, and in the end the digest.
+    """
+    import requests
+
+    have = _size(part)
+    headers = {"Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with requests.get(file.url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+        content_range = response.headers.get("Content-Range", "")
+        if response.status_code == requests.codes.requested_range_not_satisfiable:
+            if file.bytes is None and content_range == f"bytes */{have}":
+                return True
+            part.unlink(missing_ok=True)  # longer than the file: it was another one
+            return False
+        if not response.ok:
+            raise _refused(file, part, response)
+        resumed = have > 0 and content_range.startswith(f"bytes {have}-")
+        if response.status_code == requests.codes.partial_content and not resumed:
+            part.unlink(missing_ok=True)  # another range than was asked for: all of it, then
+            return False
+        start = have if resumed else 0
+        promised = response.headers.get("Content-Length", "")
+        total = file.bytes or (start + int(promised) if promised.isdigit() else None)
+        _require_room(file, part, 0 if total is None else total - start)
+        _write(response, part, start, total)
+    complete = total is None or _size(part) >= total
+    if have and not resumed and not complete:
+        # Asked for the rest, the server sent all it has, and that is too little: an error
+        # page, say. Nothing worth resuming.
+        received = _size(part)
+        part.unlink()
+        raise DownloadError(
+            f"{file.url} gives {received} bytes instead of {total}: that is another file, such as "
+            "the page of a proxy. Open the address in a browser to see what it is.",
+            path=str(part.with_suffix("")),
+            url=file.url,
+        )
+    return complete
+
+
+def _write(response: requests.Response, part: Path, start: int, total: int | None) -> None:
+    """Write the body of a response to ``part`` from byte ``start`` on."""
+    from tqdm.auto import tqdm
+
+    response.raw.enforce_content_length = True  # old urllib3 takes a hang-up for the end
+    with (
+        part.open("ab" if start else "wb") as out,
+        tqdm(
+            total=total, initial=start, unit="B", unit_scale=True, desc=part.stem, disable=None
+        ) as bar,
+    ):
+        for chunk in response.iter_content(_CHUNK_BYTES):
+            out.write(chunk)
+            bar.update(len(chunk))
+            if total is not None and out.tell() > total:
+                break  # not the file; the digest will tell
+        out.flush()
+        os.fsync(out.fileno())
+
+
+def _refused(file: RemoteFile, part: Path, response: requests.Response) -> DownloadError:
+    return DownloadError(
+        f"The server answered {response.status_code} {response.reason} for {file.url}. "
+        "Try again later, or bring the file yourself: copy it to "
+        f"{part.with_suffix('')} or pass its path as model=.",
+        path=str(part.with_suffix("")),
+        url=file.url,
+    )
+
+
+def _require_room(file: RemoteFile, part: Path, needed: int) -> None:
+    free = shutil.disk_usage(part.parent).free
+    if needed + _SPARE_BYTES > free:
+        raise DownloadError(
+            f"{part.stem} needs {_human(needed)} more in {part.parent}, where {_human(free)} are "
+            "free. Make room, or set ESM2_FEATURES_HOME to a folder on a larger disk.",
+            path=str(part.with_suffix("")),
+            url=file.url,
+        )
+
+
+def _never_connected(error: requests.RequestException) -> bool:
+    """Whether the server was not reached at all: no route, no name, no TLS, no proxy."""
+    from urllib3.exceptions import MaxRetryError
+
+    return bool(error.args) and isinstance(error.args[0], MaxRetryError)
+
+
+def _unreachable(card: ModelCard, file: RemoteFile, why: str) -> DownloadError:
+    name = _file_name(file)
+    final = own_folder() / name
+    hub = f"the Hugging Face cache ({_hugging_face_folder()}, by: hf download {card.hf_repo})"
+    elsewhere = f" or in {hub}" if card.safetensors_sha256 is not None else ""
+    return DownloadError(
+        f"{name} is not on this machine, and {why}. Provide it in one of three ways:\n"
+        f"  1. copy {file.url}\n     to {final}\n"
+        f"  2. put it where other tools keep it: {_torch_hub_folder() / name}{elsewhere}\n"
+        f'  3. pass the path of your copy: model="/path/to/{card.name}.pt"',
+        path=str(final),
+        url=file.url,
+    )
+
+
+def _file_name(file: RemoteFile) -> str:
+    return file.url.rpartition("/")[2]
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
+
+
+def _human(size: int) -> str:
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:.1f} {unit}"
+    return f"{size} bytes"
+
+
+def _say(message: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"esm2_features: {message}", file=sys.stderr)

@@ -1,0 +1,260 @@
+"""What a run would do, found out without doing it: which rows are missing, in which batches.
+
+It goes the way of `Run._rows` up to the forward pass: the same checks, keys, look-ups and batches.
+Nothing is claimed, loaded or written.
+
+Never here: words, the command line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._costs.model import CARDS, Estimate, Job, Pieces, estimate
+from esm2_features._engine import Engine
+from esm2_features._inference.batch_loop import Passes
+from esm2_features._inputs.views import distinct_sequences, parse, piece_tokens
+from esm2_features._model.packing import dedupe
+from esm2_features.exceptions import InputError
+
+
+@dataclass(frozen=True)
+class Batches:
+    """How what is missing would go through the network.
+
+    Attributes
+    ----------
+    device : str
+        Where.
+    budget : int
+        Tokens of a batch at most.
+    passes : int
+        Forward passes.
+    tokens : int
+        Of all of them.
+    filler : int
+        Rows that belong to no sequence, by which passes are rounded up.
+    padded : int
+        Tokens, if each batch were padded to its longest sequence instead.
+    padded_as_given : int
+        Tokens, if the batches were made in the order of the input as well.
+    """
+
+    device: str
+    budget: int
+    passes: int
+    tokens: int
+    filler: int
+    padded: int
+    padded_as_given: int
+
+
+@dataclass(frozen=True)
+class Preview:
+    """What a run would do.
+
+    Attributes
+    ----------
+    sequences, unique, cached, missing : int
+        Rows; different ones; those of them that the cache has; those that would be computed.
+    batches : Batches or None
+        None if nothing is missing.
+    estimate : Estimate or None
+        Of what is missing; None if nothing is, or nothing is known of the device.
+    unknown : str or None
+        Why there is no estimate, though something is missing.
+    download : int or None
+        Bytes of weights that would be fetched first; None if they are here, or not needed.
+    """
+
+    sequences: int
+    unique: int
+    cached: int
+    missing: int
+    batches: Batches | None
+    estimate: Estimate | None
+    unknown: str | None
+    download: int | None
+
+
+def preview(engine: Engine, sequences: object) -> Preview:
+    """Find out what `Engine.embed` would do.
+
+    Parameters
+    ----------
+    engine : Engine
+    sequences : as in `Engine.embed`
+
+    Returns
+    -------
+    preview : Preview
+
+    Raises
+    ------
+    InputError, TypeError
+        As `Engine.embed` of the same sequences.
+    CheckpointError
+        If the local file of the weights is damaged.
+    CacheVersionError
+        If the cache belongs to a newer version or to another program.
+    """
+    subjects = [subject for subject in engine._subjects(engine._read(sequences)) if subject]
+    first, _ = dedupe(subjects)
+    unique = [subjects[i] for i in first]
+    missing = np.flatnonzero(~_cached(engine, unique)).tolist()
+    found = Preview(
+        sequences=len(subjects),
+        unique=len(unique),
+        cached=len(unique) - len(missing),
+        missing=len(missing),
+        batches=None,
+        estimate=None,
+        unknown=None,
+        download=None,
+    )
+    return found if not missing else _with_batches(engine, found, [unique[i] for i in missing])
+
+
+def _cached(engine: Engine, subjects: Sequence[str]) -> NDArray[np.bool_]:
+    complete = np.ones(len(subjects), np.bool_)
+    if engine.cache is None:
+        return ~complete
+    for spec in engine._specs(engine._wanted, engine.cache_dtype, None):
+        complete &= engine.cache._listed_many(spec, spec.keys(subjects))
+    return complete
+
+
+def _with_batches(engine: Engine, found: Preview, subjects: Sequence[str]) -> Preview:
+    """Go on to the batches, for which the device is asked, as in a run."""
+    from esm2_features._engine import _vectors_reader
+    from esm2_features._model.devices import (
+        cores_of_cpu,
+        default_batch_tokens,
+        resolve_devices,
+        resolve_place,
+        title_of,
+    )
+    from esm2_features._model.esm2 import ROWS_STEP
+    from esm2_features._model.layout import Layout
+
+    places = resolve_devices(engine._devices)
+    device = resolve_place(places[0]).home  # whose batches the others take, too
+    shape = engine.checkpoint.architecture
+    budget = engine.batch_tokens or default_batch_tokens(device, shape.dim)
+    reader = _vectors_reader(engine._computed, shape.dim, engine.cache_dtype)
+    passes = Passes(
+        subjects,
+        forward=_refused,
+        bytes_of=reader.bytes,
+        take=list,
+        device=device,
+        budget=budget,
+        shrunk=lambda _: None,
+        progress=lambda _: None,
+    )
+    tokens, filler, padded, count = list[int](), 0, 0, 0
+    for numbers in passes.plan(range(len(subjects))):
+        for batch in Layout([subjects[i] for i in numbers], budget).batches:
+            lengths = [group.tokens for group in batch.groups for _ in range(group.count)]
+            tokens += lengths
+            padded += max(lengths) * len(lengths)
+            filler += -len(batch.positions) % ROWS_STEP if device.type == "cpu" else 0
+            count += 1
+    batches = Batches(
+        device=title_of(device),
+        budget=budget,
+        passes=count,
+        tokens=sum(tokens),
+        filler=filler,
+        padded=padded,
+        padded_as_given=_padded_as_given(_lengths(subjects), budget),
+    )
+    figures, unknown = None, None
+    try:
+        if len(places) > 1 or "+" in places[0]:
+            raise InputError("How long several devices take together is not known.")
+        figures = estimate(_job(engine, found, subjects, tokens, batches.device, cores_of_cpu()))
+    except InputError as error:
+        unknown = str(error)
+    return replace(
+        found,
+        batches=batches,
+        estimate=figures,
+        unknown=unknown,
+        download=engine.checkpoint.to_fetch,
+    )
+
+
+def _job(
+    engine: Engine,
+    found: Preview,
+    subjects: Sequence[str],
+    tokens: Sequence[int],
+    device: str,
+    cores: int,
+) -> Job:
+    names = ["cpu"] if device == "cpu" else [key for key in CARDS if is_called(device, key)]
+    if not names:
+        raise InputError(f"Nothing is known of the speed of {device}.")
+    pieces = Pieces.of(tokens)
+    layers = [layer for layer, _ in engine._computed]
+    with_maps = any(pooling == "parti" for _, pooling in engine._computed)
+    return Job(
+        architecture=engine.checkpoint.architecture,
+        precision=engine.precision,
+        device=names[0],
+        pieces=pieces,
+        sequences=found.sequences,
+        unique=len(subjects),
+        longest=int(pieces.tokens.max()),
+        text_bytes=sum(map(len, subjects)),
+        columns=len(engine._wanted),
+        blocks=engine.checkpoint.architecture.layers if with_maps else max(layers),
+        cores=cores,
+    )
+
+
+def is_called(title: str, key: str) -> bool:
+    """Tell whether a card, by the name that its driver gives it, is one that can be estimated.
+
+    Parameters
+    ----------
+    title : str
+        Such as ``"NVIDIA A100-SXM4-80GB"``.
+    key : str
+        Such as ``"a100"``.
+
+    Returns
+    -------
+    answer : bool
+    """
+    return re.search(rf"\b{key}\b", title, re.IGNORECASE) is not None
+
+
+def _padded_as_given(tokens: Sequence[int], budget: int) -> int:
+    """Count the tokens of batches that are filled in this order and padded to their longest."""
+    total = longest = count = 0
+    for each in tokens:
+        if count and max(longest, each) * (count + 1) > budget:
+            total += longest * count
+            longest = count = 0
+        longest, count = max(longest, each), count + 1
+    return total + longest * count
+
+
+def _lengths(subjects: Sequence[str]) -> list[int]:
+    """List the tokens of what goes through the network, in the order of the input."""
+    found: list[int] = []
+    for sequence, window in distinct_sequences([parse(subject) for subject in subjects]):
+        found += piece_tokens(len(sequence), window)
+    return found
+
+
+def _refused(subjects: list[str], budget: int) -> Callable[[], Sequence[Any]]:
+    raise AssertionError(f"a preview computes nothing: {len(subjects)} subjects, {budget} tokens")

@@ -1,0 +1,1 @@
+"""From sequences to numbers: batches, devices, extractors, and the cache between them."""

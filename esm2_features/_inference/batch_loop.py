@@ -1,0 +1,209 @@
+"""The loop over batches: what is computed together, out of memory, how far it has come.
+
+Never here: what a forward pass computes, caches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from esm2_features._inputs.views import Subject, distinct_sequences, parse, windows
+from esm2_features._model.packing import batches
+from esm2_features.exceptions import OutOfMemoryError
+
+if TYPE_CHECKING:
+    import torch
+
+_BATCH_BYTES = 1 << 28
+"""Bytes of results that come from one forward pass."""
+
+
+class Passes:
+    """The forward passes over some subjects.
+
+    A batch that does not fit into memory is halved, and so are those that follow. Where a device
+    computes by itself, the next batches are begun before the results of one are waited for.
+
+    Parameters
+    ----------
+    subjects : sequence of str
+    forward : callable
+        Takes the subjects of a batch and the budget, begins to compute, and gives a function
+        that waits, and gives a result for each.
+    bytes_of : callable
+        Size of the result for a sequence of so many residues.
+    take : callable
+        Takes the numbers of a batch, and gives those of them that are ours to compute.
+    device : torch.device
+        Whose memory may end.
+    budget : int
+        Tokens per batch.
+    shrunk : callable
+        Told the budget that may fit, when one has turned out to be too large.
+    progress : callable
+        Told of residues that are done.
+
+    Attributes
+    ----------
+    budget : int
+        What has turned out to fit.
+    """
+
+    def __init__(
+        self,
+        subjects: Sequence[str],
+        *,
+        forward: Callable[[list[str], int], Callable[[], Sequence[Any]]],
+        bytes_of: Callable[[int], int],
+        take: Callable[[list[int]], list[int]],
+        device: torch.device,
+        budget: int,
+        shrunk: Callable[[int], object],
+        progress: Callable[[int], object],
+    ) -> None:
+        self.budget = budget
+        self._subjects = subjects
+        self._forward = forward
+        self._bytes_of = bytes_of
+        self._take = take
+        self._device = device
+        self._shrunk = shrunk
+        self._progress = progress
+        self._parsed: dict[int, Subject] = {}
+        self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
+
+    def over(self, which: Sequence[int]) -> Generator[tuple[list[int], Sequence[Any]], None, None]:
+        """Compute results batch by batch, the longest first.
+
+        Parameters
+        ----------
+        which : sequence of int
+            Numbers of the subjects that are to be computed, all different.
+
+        Yields
+        ------
+        batch : list of int
+            Numbers of subjects. Those of one sequence are in one batch.
+        results : sequence
+            In the same order.
+
+        Raises
+        ------
+        OutOfMemoryError
+            If one sequence alone does not fit into memory.
+        """
+        from esm2_features._model.devices import passes_ahead, release_memory
+
+        self._begun.clear()
+        pending = deque(self.plan(which))
+        while pending:
+            offered = pending.popleft()
+            try:
+                batch = self._take(offered)
+                self._progress(self._residues(offered) - self._residues(batch))
+                if not batch:
+                    continue
+                fits = self._begin(batch)
+            except (Exception, KeyboardInterrupt):
+                yield from self._finished()  # what was computed before is not lost
+                raise
+            if fits:
+                yield from self._finished(passes_ahead(self._device))
+                continue
+            yield from self._finished()
+            # Only here, after the error and its frames are gone, can memory be freed.
+            release_memory(self._device)
+            pending = self._halved(batch, pending)
+        yield from self._finished()
+
+    def plan(self, which: Sequence[int]) -> list[list[int]]:
+        """Divide subjects into batches, as `over` does before it meets the end of memory.
+
+        Parameters
+        ----------
+        which : sequence of int
+            Numbers of subjects, all different.
+
+        Returns
+        -------
+        batches : list of list of int
+            The longest sequences first.
+        """
+        self._parsed = {i: parse(self._subjects[i]) for i in which}
+        return self._planned(which)
+
+    def _planned(self, some: Sequence[int]) -> list[list[int]]:
+        members = list(distinct_sequences([self._parsed[i] for i in some]).values())
+        firsts = [self._parsed[some[subjects[0]]] for subjects in members]
+        plan = batches(
+            [_tokens(subject) for subject in firsts],
+            self.budget,
+            sizes=[
+                len(numbers) * self._bytes_of(len(subject.sequence))
+                for subject, numbers in zip(firsts, members, strict=True)
+            ],
+            most=_BATCH_BYTES,
+        )
+        return [[some[k] for sequence in batch for k in members[sequence]] for batch in plan]
+
+    def _begin(self, batch: list[int]) -> bool:
+        """Begin to compute a batch; tell whether it fits into memory."""
+        from esm2_features._model.devices import is_out_of_memory
+
+        try:
+            results = self._forward([self._subjects[i] for i in batch], self.budget)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if not _can_be_less([self._parsed[i] for i in batch], self.budget):
+                raise _out_of_memory(self._residues(batch), str(self._device)) from error
+            return False
+        self._begun.append((batch, results))
+        return True
+
+    def _finished(self, leave: int = 0) -> Iterator[tuple[list[int], Sequence[Any]]]:
+        """Wait for what was begun, but for so many."""
+        while len(self._begun) > leave:
+            batch, results = self._begun.popleft()
+            yield batch, results()
+            self._progress(self._residues(batch))
+
+    def _halved(self, batch: list[int], pending: deque[list[int]]) -> deque[list[int]]:
+        """Divide a batch that did not fit, and if it was too many sequences, all that follow."""
+        distinct = distinct_sequences([self._parsed[i] for i in batch])
+        if len(distinct) == 1 and len(batch) > 1:  # parts of one sequence
+            half = len(batch) // 2
+            return deque([batch[:half], batch[half:], *pending])
+        tokens = sum(_tokens(Subject(*one)) for one in distinct)
+        self.budget = min(self.budget, tokens) // 2
+        self._shrunk(self.budget)
+        return deque(self._planned([*batch, *(i for later in pending for i in later)]))
+
+    def _residues(self, some: Sequence[int]) -> int:
+        distinct = distinct_sequences([self._parsed[i] for i in some])
+        return sum(len(sequence) for sequence, _ in distinct)
+
+
+def _can_be_less(subjects: Sequence[Subject], budget: int) -> bool:
+    """Tell whether a batch can be divided: into sequences, parts of one, or its windows."""
+    window = subjects[0].window
+    return len(subjects) > 1 or (window > 0 and window + 2 < min(budget, _tokens(subjects[0])))
+
+
+def _tokens(subject: Subject) -> int:
+    """Tokens that a sequence has in all of its windows."""
+    if not subject.window:
+        return len(subject.sequence) + 2
+    return len(windows(len(subject.sequence), subject.window)) * (subject.window + 2)
+
+
+def _out_of_memory(length: int, device: str) -> OutOfMemoryError:
+    return OutOfMemoryError(
+        f"One sequence of {length} residues does not fit into the memory of {device}, alone in "
+        "its batch. What was put into the cache before it is kept. Use a device with more memory, "
+        'a smaller model, or a lower max_residues with too_long="window" or too_long="truncate".',
+        length=length,
+        device=device,
+    )

@@ -1,0 +1,204 @@
+"""The cache as one run sees it: what is there, what others are computing, what is to be written.
+
+Never here: networks, how a cache stores.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._cache.cache import Cache
+from esm2_features._cache.claims import Claims
+from esm2_features._cache.keys import Part, Spec, computation_keys
+
+_SECONDS_BETWEEN_WRITES = 1.0
+"""A killed run loses at most what was computed since the last write."""
+
+_MOST_UNWRITTEN = 1 << 26
+"""Bytes of vectors that wait for the next write."""
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
+"""Seconds between two looks at what others are computing."""
+
+
+class Storage:
+    """The vectors of some subjects, on their way from a cache and into it.
+
+    Subjects are named by their numbers. A context manager: on leaving, also by an error or
+    Ctrl-C, everything that was computed is written, and all claims are released.
+
+    Parameters
+    ----------
+    cache : Cache or None
+    subjects : sequence of str
+        Normalised sequences, or parts of them; all different.
+    wanted : sequence of Spec
+        Columns of `rows`.
+    stored : sequence of Spec
+        Columns of the vectors that `add` takes. All specs are of one checkpoint and precision.
+    rows : ndarray of shape (n, len(wanted), dim), float32
+        Filled by `read`.
+    """
+
+    def __init__(
+        self,
+        cache: Cache | None,
+        subjects: Sequence[str],
+        *,
+        wanted: Sequence[Spec],
+        stored: Sequence[Spec],
+        rows: NDArray[np.float32],
+    ) -> None:
+        self._cache = cache
+        self._subjects = subjects
+        self._wanted = [] if cache is None else [(spec, spec.keys(subjects)) for spec in wanted]
+        self._stored = stored
+        self._rows = rows
+        self._claims = None if cache is None else Claims(cache.path)
+        self._others: list[int] = []
+        self._unwritten: list[tuple[list[int], NDArray[np.float32]]] = []
+        self._unwritten_bytes = 0
+        self._failed = False
+        self._written = time.monotonic()
+        self._lock = threading.Lock()  # several devices take; one thread does all the rest
+
+    def __enter__(self) -> Storage:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        try:
+            self._write(last_chance=True)
+        finally:
+            if self._claims is not None:
+                self._claims.__exit__(kind, error, traceback)
+
+    def read(self, which: Sequence[int]) -> list[int]:
+        """Fill in what the cache has.
+
+        Parameters
+        ----------
+        which : sequence of int
+
+        Returns
+        -------
+        missing : list of int
+            Those of them that lack a vector: a forward pass gives them all.
+        """
+        if self._cache is None or not len(which):
+            return list(which)
+        at = np.asarray(which)
+        everything = np.array_equal(at, np.arange(len(self._rows)))  # read in place, not copied
+        complete = np.ones(len(at), np.bool_)
+        for column, (spec, keys) in enumerate(self._wanted):
+            out = self._rows[:, column] if everything else self._rows[at, column]
+            hit = self._cache._get_many(spec, keys if everything else keys[at], out)
+            if not everything:
+                self._rows[at[hit], column] = out[hit]
+            complete &= hit
+        missing: list[int] = at[~complete].tolist()
+        return missing
+
+    def take(self, which: Sequence[int]) -> list[int]:
+        """Claim what is to be computed.
+
+        Parameters
+        ----------
+        which : sequence of int
+
+        Returns
+        -------
+        granted : list of int
+            Those that are this run's to compute: others are computing the rest, or have done so.
+        """
+        if self._claims is None:
+            return list(which)
+        with self._lock:
+            granted = self._claims.take(self._computations(which))
+            mine = [i for i, is_mine in zip(which, granted, strict=True) if is_mine]
+            self._others += [i for i, is_mine in zip(which, granted, strict=True) if not is_mine]
+            missing = self.read(mine)  # which may have been stored since it was last looked for
+            if len(missing) < len(mine):
+                self._claims.release(self._computations(sorted(set(mine).difference(missing))))
+        return missing
+
+    def add(self, which: Sequence[int], vectors: NDArray[np.float32]) -> None:
+        """Take what was computed, and write it about once a second.
+
+        A write costs a synchronised file; a batch of peptides takes less than that.
+
+        Parameters
+        ----------
+        which : sequence of int
+        vectors : ndarray of shape (len(which), len(stored), dim), float32
+        """
+        if self._cache is None:
+            return
+        self._unwritten.append((list(which), vectors))
+        self._unwritten_bytes += vectors.nbytes
+        is_time = time.monotonic() - self._written > _SECONDS_BETWEEN_WRITES
+        if is_time or self._unwritten_bytes > _MOST_UNWRITTEN:
+            self._write()
+
+    def settle(self) -> list[int]:
+        """Wait for what others are computing.
+
+        Returns
+        -------
+        left : list of int
+            What they have not done, and do not claim any longer; empty when nothing is missing.
+        """
+        self._write()
+        pause = _SHORTEST_PAUSE
+        while self._others:
+            assert self._claims is not None
+            missing = self.read(self._others)
+            free = self._claims.free(self._computations(missing))
+            left = [i for i, is_free in zip(missing, free, strict=True) if is_free]
+            self._others = [i for i, is_free in zip(missing, free, strict=True) if not is_free]
+            if left:
+                return left
+            if self._others:
+                time.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+        return []
+
+    def _computations(self, which: Sequence[int]) -> NDArray[np.uint8]:
+        spec = self._stored[0]
+        subjects = [self._subjects[i] for i in which]
+        return computation_keys(spec.checkpoint, spec.precision, subjects)
+
+    def _write(self, *, last_chance: bool = False) -> None:
+        if self._cache is not None and self._claims is not None and self._unwritten:
+            which = [i for some, _ in self._unwritten for i in some]
+            subjects = [self._subjects[i] for i in which]
+            stored = self._cache._put_many(
+                [
+                    Part(
+                        spec,
+                        spec.keys(subjects),
+                        np.concatenate([vectors[:, column] for _, vectors in self._unwritten]),
+                    )
+                    for column, spec in enumerate(self._stored)
+                ],
+                # If it failed before, this is another try; if not, it may take its time.
+                last_chance=last_chance and self._failed,
+            )
+            self._failed = not stored
+            # What could not be stored now may be stored later, unless it is too much to keep.
+            if stored or self._unwritten_bytes > _MOST_UNWRITTEN:
+                self._unwritten = []
+                self._unwritten_bytes = 0
+            with self._lock:
+                self._claims.release(self._computations(which))
+        self._written = time.monotonic()

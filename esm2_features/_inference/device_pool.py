@@ -1,0 +1,109 @@
+"""Several devices at one run: who computes what, and how results find together.
+
+Each worker has a loop of its own (`Passes`) on the network of its device, and takes the next batch
+when it is done with one: a slow device holds up nobody. Batches come in the order of what a token
+of them costs, which grows with the length, so the last ones are over soon. joblib runs the workers,
+on threads: a network is in memory once for each device, and its passes let go of Python's lock.
+
+Never here: networks, caches, out of memory (each loop sees to its own device).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from queue import SimpleQueue
+from typing import Any
+
+from joblib import Parallel, delayed
+
+from esm2_features._inference.batch_loop import Passes
+
+_Results = tuple[list[int], Sequence[Any]]
+
+
+class Team:
+    """Workers that share the batches of one run; to be used once.
+
+    Parameters
+    ----------
+    members : sequence of Passes
+        One for each worker. What they call to take subjects and to tell progress is called by
+        several threads.
+    """
+
+    def __init__(self, members: Sequence[Passes]) -> None:
+        self._members = list(members)
+        self._idle: SimpleQueue[Passes] = SimpleQueue()
+        self._done: deque[_Results] = deque()
+        self._stop = threading.Event()
+        for member in members:
+            self._idle.put(member)
+
+    def over(self, which: Sequence[int]) -> Generator[_Results, None, None]:
+        """Compute results, and give them as they come.
+
+        Parameters
+        ----------
+        which : sequence of int
+            Numbers of the subjects that are to be computed, all different.
+
+        Yields
+        ------
+        batch : list of int
+            Numbers of subjects. Those of one sequence are in one batch.
+        results : sequence
+            In the same order.
+
+        Raises
+        ------
+        Exception
+            The first one of a worker. What all of them had computed by then is yielded before.
+        """
+        plan = max(self._members, key=lambda member: member.budget).plan(which)
+        workers = Parallel(
+            n_jobs=len(self._members),
+            require="sharedmem",
+            return_as="generator_unordered",
+            pre_dispatch="n_jobs",  # what has not begun can still be called off
+        )
+        trouble: BaseException | None = None
+        reports = workers(delayed(self._compute)(batch) for batch in self._until_stopped(plan))
+        try:
+            for error in reports:
+                trouble = trouble or error
+                yield from self._finished()
+        except KeyboardInterrupt as error:
+            trouble = error
+        finally:
+            self._stop.set()
+            for _ in reports:  # joblib warns of what it was not asked for
+                pass
+            for _ in self._members:  # each comes back after the batch that it is at
+                self._idle.get()
+        yield from self._finished()
+        if trouble is not None:
+            raise trouble
+
+    def _until_stopped(self, plan: Sequence[list[int]]) -> Iterator[list[int]]:
+        for batch in plan:
+            if self._stop.is_set():
+                return
+            yield batch
+
+    def _compute(self, batch: list[int]) -> BaseException | None:
+        """Compute a batch with a worker that is idle; give what went wrong."""
+        member = self._idle.get()
+        try:
+            self._done.extend(member.over(batch))
+        except BaseException as error:
+            self._stop.set()
+            return error
+        finally:
+            self._idle.put(member)
+        return None
+
+    def _finished(self) -> Iterator[_Results]:
+        while self._done:
+            yield self._done.popleft()

@@ -1,0 +1,291 @@
+"""What is read off a forward pass: vectors, residues, logits, contacts, attention.
+
+A reader takes a network and the subjects of one batch, and runs the network over them once. What
+it gives waits for the outcome: one result for each subject, in their order. A reader's `bytes`
+says how much that is, so that a batch of many can be kept small.
+
+Source: the outputs of ``esm/model/esm2.py`` of fair-esm 2.0.0.
+
+Never here: batches, caches, order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esm2_features._inputs.alphabet import CANONICAL_TOKENS, TOKENS
+from esm2_features._model.attention_maps import AllMaps, ContactMaps, Importance
+from esm2_features._model.devices import fetch
+from esm2_features._model.esm2 import Network
+from esm2_features._model.layout import Layout
+from esm2_features._model.pooling import pool
+
+
+class Reader(Protocol):
+    """Reads one thing off a forward pass."""
+
+    def bytes(self, residues: int) -> int:
+        """Size of the result for a subject of so many residues."""
+
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> Callable[[], Any]:
+        """Run the network over the subjects of a batch; what is given has a result for each.
+
+        Windows go through it at most ``budget`` tokens at a time.
+        """
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Pooled representations: rows of shape (columns, dim), float32.
+
+    Attributes
+    ----------
+    columns : tuple of (int, str)
+        Layer and pooling of each.
+    dim : int
+        Width of the network.
+    dtype : str
+        What they are rounded to.
+    """
+
+    columns: tuple[tuple[int, str], ...]
+    dim: int
+    dtype: str = "float32"
+
+    def bytes(self, residues: int) -> int:
+        """Size of a row; while attention maps are looked at, of a map, too."""
+        with_map = any(how == "parti" for _, how in self.columns)
+        return 4 * len(self.columns) * self.dim + with_map * 4 * (residues + 2) ** 2
+
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Pool the subjects: (subjects, columns, dim)."""
+        layout = Layout(subjects, budget)
+        layers = {layer for layer, _ in self.columns}
+        importance = None
+        if any(how == "parti" for _, how in self.columns):
+            importance = Importance(layout.groups)
+            layers.add(network.depth)  # the maps of all blocks have to pass
+        pooled: dict[tuple[int, str], Tensor] = {}
+        waiting: dict[int, Tensor] = {}
+        for layer, x_TD in _passed(network, layout, sorted(layers), importance):
+            united_TD = layout.unite(x_TD)
+            for how in {how for at, how in self.columns if at == layer}:
+                if how == "parti":
+                    waiting[layer] = united_TD
+                else:
+                    pooled[layer, how] = pool(united_TD, layout.segments, how)
+        if importance is not None:
+            ranks_T = importance.ranks()
+            for layer, x_TD in waiting.items():
+                weights_T = ranks_T.to(x_TD.device)
+                pooled[layer, "parti"] = pool(x_TD, layout.segments, "parti", weights_T)
+        stacked = torch.stack([pooled[column] for column in self.columns], dim=1)
+        arriving = fetch(stacked)
+
+        def rounded() -> NDArray[np.float32]:
+            found = arriving()
+            if self.dtype != "float32":
+                with np.errstate(over="ignore"):  # infinities are reported by who asked for this
+                    found = found.astype(self.dtype).astype(np.float32)
+            return found
+
+        return rounded
+
+
+@dataclass(frozen=True)
+class SiteLogProbs:
+    """Log-probabilities of the 33 tokens at the one residue of each subject: (1, 33), float32."""
+
+    def bytes(self, residues: int) -> int:  # noqa: ARG002 - a site is a site
+        """Size of a row."""
+        return 4 * len(TOKENS)
+
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> Callable[[], NDArray[np.float32]]:
+        """Score the sites: (subjects, 1, 33)."""
+        layout = Layout(subjects, budget)
+        [(_, x_TD)] = _passed(network, layout, [network.depth])
+        if not layout.is_windowed:
+            sites_BD = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
+            logits_BV = network.logits(sites_BD)
+        else:
+            logits_BV = pool(layout.unite(network.logits(x_TD)), layout.segments, "mean")
+        return fetch(logits_BV.log_softmax(-1).unsqueeze(1))
+
+
+@dataclass(frozen=True)
+class Residues:
+    """Representations of each residue: (residues, dim), float32, by layer if asked.
+
+    Attributes
+    ----------
+    layers : tuple of int
+    dim : int
+        Width of the network.
+    by_layer : bool
+        Whether a result is a dict of layers, or the array of the only one.
+    """
+
+    layers: tuple[int, ...]
+    dim: int
+    by_layer: bool
+
+    def bytes(self, residues: int) -> int:
+        """Size of all layers."""
+        return 4 * len(self.layers) * self.dim * residues
+
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> Callable[[], list[Any]]:
+        """Give the subjects' residues."""
+        layout = Layout(subjects, budget)
+        found = {
+            layer: layout.sequences(layout.unite(x_TD))
+            for layer, x_TD in _passed(network, layout, self.layers)
+        }
+        if not self.by_layer:
+            return lambda: found[self.layers[0]]
+        return lambda: [
+            {layer: found[layer][i] for layer in self.layers} for i in range(layout.count)
+        ]
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Scores of tokens at each residue: (residues, 33) or (residues, 20), float32.
+
+    Attributes
+    ----------
+    kind : {"logits", "log_probs"}
+    over : {"tokens", "residues"}
+        All 33 tokens, in the order of the vocabulary; or the 20 canonical residues, in
+        alphabetical order of their letters, of which log-probabilities are then normalised.
+    """
+
+    kind: str
+    over: str = "tokens"
+
+    def bytes(self, residues: int) -> int:
+        """Size of a result."""
+        return 4 * len(TOKENS) * residues
+
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> Callable[[], list[NDArray[np.float32]]]:
+        """Score the subjects' residues."""
+        layout = Layout(subjects, budget)
+        [(_, x_TD)] = _passed(network, layout, [network.depth])
+        logits_TV = layout.unite(network.logits(x_TD))
+        if self.over == "residues":
+            logits_TV = logits_TV[:, CANONICAL_TOKENS]
+        if self.kind == "log_probs":
+            logits_TV = logits_TV.log_softmax(-1)
+        found = layout.sequences(logits_TV)
+        return lambda: found
+
+
+@dataclass(frozen=True)
+class Contacts:
+    """Probabilities of contacts between residues: (residues, residues), float32.
+
+    Attributes
+    ----------
+    weight, bias : Tensor
+        The checkpoint's contact regression.
+    heads : int
+    """
+
+    weight: Tensor
+    bias: Tensor
+    heads: int
+
+    def bytes(self, residues: int) -> int:
+        """Size of a result, and of what is added up for it."""
+        return 8 * residues**2
+
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> Callable[[], list[NDArray[np.float32]]]:
+        """Predict the subjects' contacts."""
+        layout = Layout(subjects, budget)
+        maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
+        _run(network, layout, maps, network.depth)
+        found = _in_order(layout, maps.probabilities())
+        return lambda: found
+
+
+@dataclass(frozen=True)
+class Attentions:
+    """Attention maps: (layers, heads, residues + 2, residues + 2), float32.
+
+    Attributes
+    ----------
+    layers : tuple of int
+        From 1.
+    heads : int
+    """
+
+    layers: tuple[int, ...]
+    heads: int
+
+    def bytes(self, residues: int) -> int:
+        """Size of a result."""
+        return 4 * len(self.layers) * self.heads * (residues + 2) ** 2
+
+    def __call__(
+        self, network: Network, subjects: Sequence[str], budget: int | None = None
+    ) -> Callable[[], list[NDArray[np.float32]]]:
+        """Give the subjects' attention maps."""
+        layout = Layout(subjects, budget)
+        maps = AllMaps(layout.groups, self.layers, heads=self.heads)
+        _run(network, layout, maps, max(self.layers))
+        found = _in_order(layout, maps.maps())
+        return lambda: found
+
+
+def _passed(
+    network: Network,
+    layout: Layout,
+    layers: Collection[int],
+    watch: ContactMaps | AllMaps | Importance | None = None,
+) -> Iterator[tuple[int, Tensor]]:
+    """Run the network over all batches of a layout: layers, and the rows of all batches."""
+    if len(layout.batches) == 1:
+        yield from network.representations(layout.batches[0], layers, watch)
+        return
+    assert watch is None, "maps are of sequences that go in one piece"
+    rows: dict[int, list[Tensor]] = {}
+    for batch in layout.batches:
+        for layer, x_TD in network.representations(batch, layers):
+            rows.setdefault(layer, []).append(x_TD)
+    for layer in sorted(rows):
+        yield layer, torch.cat(rows.pop(layer))
+
+
+def _run(network: Network, layout: Layout, maps: ContactMaps | AllMaps, depth: int) -> None:
+    """Let the maps of all blocks up to one pass by."""
+    for _ in _passed(network, layout, [depth], maps):
+        pass
+
+
+def _in_order(
+    layout: Layout, by_sequence: Sequence[NDArray[np.float32]]
+) -> list[NDArray[np.float32]]:
+    """Bring results of sequences, as they lie, into the order of the subjects."""
+    found = [by_sequence[0]] * layout.count
+    for segment in layout.segments:
+        for member, owner in zip(segment.members, segment.owners, strict=True):
+            found[member] = by_sequence[owner]
+    return found

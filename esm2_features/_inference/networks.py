@@ -1,0 +1,195 @@
+"""The networks in memory: one per checkpoint, device and precision in a process.
+
+Estimators hold no weights. Fifty clones of one estimator find the same network here, and a
+pickle of an estimator is a few hundred bytes.
+
+Never here: what a network computes.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
+
+if TYPE_CHECKING:
+    from esm2_features._checkpoints.catalogue import ModelCard
+    from esm2_features._checkpoints.checkpoint import Checkpoint
+    from esm2_features._model.devices import Place
+    from esm2_features._model.esm2 import Network
+
+_networks: dict[tuple[str, str, str], Network] = {}
+_keys: dict[tuple[Hashable, str, str], tuple[str, str, str]] = {}
+"""Key of the network that a source, on a device and in a precision, has led to: whoever only wants
+to know whether it is there need not take the digest of a file."""
+_lock = threading.Lock()
+_owner: int | None = None
+"""Process that has used a network. PyTorch's threads do not survive a fork."""
+
+
+def get_networks(
+    checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
+) -> list[Network]:
+    """Give the networks of a checkpoint on several devices.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    devices : sequence of str
+        As `device_names` of ``_options`` gives them.
+    precision : str
+
+    Returns
+    -------
+    networks : list of Network
+        One for each device. Workers that divide the cores of a CPU share one.
+
+    Raises
+    ------
+    ForkedProcessError, CheckpointError, DownloadError, InputError, OutOfMemoryError
+        As `get_network`.
+    """
+    _refuse_forked()
+    from esm2_features._model.devices import resolve_devices
+
+    return [
+        get_network(checkpoint, device=device, precision=precision)
+        for device in resolve_devices(devices)
+    ]
+
+
+def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Network:
+    """Give the network of a checkpoint; load it if this process has not done so yet.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    device : str
+    precision : str
+
+    Returns
+    -------
+    network : Network
+
+    Raises
+    ------
+    ForkedProcessError
+        If this process was forked from one that has used a network: it would hang.
+    CheckpointError, DownloadError
+        If the weights cannot be found or read.
+    InputError
+        If there is no such device.
+    OutOfMemoryError
+        If the weights do not fit into its memory.
+    """
+    global _owner
+    _refuse_forked()
+    from esm2_features._model.devices import resolve_place
+
+    with _lock:
+        place = resolve_place(device)
+        key = (checkpoint.identity, str(place), precision)
+        if key not in _networks:
+            _owner = os.getpid()
+            _networks[key] = _load(checkpoint, place, precision)
+        _keys[_seen(checkpoint.source), str(place), precision] = key
+        return _networks[key]
+
+
+def _refuse_forked() -> None:
+    """Refuse to run, or wait for a lock that was inherited locked, in a forked process."""
+    if _owner is not None and _owner != os.getpid():
+        raise ForkedProcessError(
+            "This process was forked from one that has already run a network, and PyTorch "
+            "would hang in it. Start workers by joblib's default backend (loky), or with "
+            'multiprocessing.get_context("spawn"), or run the first transform in the workers '
+            "only. Results that are in the cache can be read in a forked process, too."
+        )
+
+
+def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> None:
+    """Let go of a network, so that its memory is free once nobody uses it any more.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    device : str
+    precision : str
+    """
+    from esm2_features._model.devices import release_memory, resolve_place
+
+    with _lock:
+        place = resolve_place(device)
+        if _networks.pop((checkpoint.identity, str(place), precision), None) is not None:
+            release_memory(place.home)
+
+
+def devices_of_network(
+    checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
+) -> list[str]:
+    """Say where the network of a checkpoint is in memory. Loads nothing, and no torch.
+
+    Parameters
+    ----------
+    checkpoint : Checkpoint
+    devices : sequence of str
+        As `device_names` of ``_options`` gives them.
+    precision : str
+
+    Returns
+    -------
+    devices : list of str
+        Such as ``["cpu"]``; empty if `get_networks` would have to load it.
+
+    Raises
+    ------
+    InputError
+        If there is no such device.
+    """
+    if not _networks or _owner != os.getpid():
+        return []
+    from esm2_features._model.devices import resolve_devices  # torch is there where a network is
+
+    places = list(dict.fromkeys(resolve_devices(devices)))
+    keys = [_keys.get((_seen(checkpoint.source), place, precision)) for place in places]
+    return places if all(key in _networks for key in keys) else []
+
+
+def _seen(source: Path | ModelCard) -> Hashable:
+    """Tell a file from what has taken its place, without reading it."""
+    if not isinstance(source, Path):
+        return source
+    try:
+        found = source.stat()
+    except OSError:
+        return source
+    return source, found.st_size, found.st_mtime_ns
+
+
+def _load(checkpoint: Checkpoint, place: Place, precision: str) -> Network:
+    from esm2_features._model.devices import exact_arithmetic, is_out_of_memory, release_memory
+    from esm2_features._model.esm2 import Network
+
+    try:
+        with exact_arithmetic(place.home):
+            return Network(
+                checkpoint.name, checkpoint.architecture, checkpoint.load(), place, precision
+            )
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        for device in place.devices:
+            release_memory(device)
+        size = checkpoint.architecture.parameters * (4 if precision == "float32" else 2) / 1e9
+        raise OutOfMemoryError(
+            f"The weights of {checkpoint.name} ({size:.1f} GB in {precision}) do not fit into the "
+            f"memory of {place}. Divide the network between cards "
+            '(device="cuda:0+cuda:1"), leave its blocks in the host\'s memory (device="cuda+cpu"), '
+            "use a device with more memory, a smaller model, or close what else uses the memory.",
+            length=0,
+            device=str(place),
+        ) from error

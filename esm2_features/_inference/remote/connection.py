@@ -1,0 +1,348 @@
+"""The connection to a server: how often something is tried, and how long is waited.
+
+Only statuses that mean "later" and connections that are cut are tried again, with pauses that
+double, or as long as the server asks for.
+
+Never here: tokens and addresses themselves, sequences, what is asked, what an answer holds.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import json
+import random
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from esm2_features._inference.remote.endpoint import API, TOKEN_VARIABLE, Endpoint
+from esm2_features.exceptions import EndpointError
+
+if TYPE_CHECKING:
+    import requests
+
+AT_ONCE = 4
+"""Requests that are under way together."""
+
+_ATTEMPTS, _FIRST_ATTEMPTS = 10, 4
+"""Tries of a request: of any, and of the first, of which the address may be wrong."""
+_SHORTEST_PAUSE, _LONGEST_PAUSE, _LONGEST_WAIT = 0.5, 60.0, 600.0
+"""Seconds between two tries: of our own accord, and if the server asks for it."""
+_CONNECT_SECONDS = 10.0
+_LATER = (429, 502, 503, 504)
+_HOPELESS = ("model_unavailable",)
+"""Codes of this library's server that mean that nothing will change by itself."""
+_AT_A_TIME = 1 << 16
+_LONGEST_SHOWN = 400
+
+_clock = time.monotonic
+
+
+class Answer(NamedTuple):
+    """What a server has answered.
+
+    Attributes
+    ----------
+    status : int
+    media : str
+        Type of the content.
+    content : bytes
+    later : float or None
+        Seconds after which to ask again, if it says so.
+    """
+
+    status: int
+    media: str
+    content: bytes
+    later: float | None = None
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The JSON object that it holds; empty if it holds something else."""
+        try:
+            found = json.loads(self.content)
+        except (ValueError, RecursionError):
+            return {}
+        return found if isinstance(found, dict) else {}
+
+
+class Stopped(Exception):  # noqa: N818 - nothing is wrong
+    """The run has ended in the meantime; nobody waits for an answer any more."""
+
+
+class Connection:
+    """A connection to one server, which several threads can use. A context manager.
+
+    Parameters
+    ----------
+    endpoint : Endpoint
+    """
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.url = endpoint.url
+        self._token = endpoint.secret()
+        self._stop = threading.Event()
+        self._session: requests.Session | None = None
+
+    def __enter__(self) -> Connection:
+        import http.cookiejar
+
+        import requests
+        from requests.adapters import HTTPAdapter
+
+        self._session = requests.Session()
+        self._session.cookies.set_policy(http.cookiejar.DefaultCookiePolicy(allowed_domains=[]))
+        # Always set, so that requests never takes a password out of ~/.netrc instead.
+        self._session.auth = self._authorised
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(pool_maxsize=AT_ONCE))
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+        assert self._session is not None
+        self._session.close()
+
+    def stop(self) -> None:
+        """Try nothing again from here on."""
+        self._stop.set()
+
+    def ask(
+        self,
+        path: str,
+        body: dict[str, Any] | None = None,
+        *,
+        accept: str = "application/json",
+        most: int = 1 << 22,
+        timeout: float = 60.0,
+        first: bool = False,
+        accepted: tuple[int, ...] = (),
+    ) -> Answer:
+        """Ask, as often as it takes within limits.
+
+        Parameters
+        ----------
+        path : str
+            Behind the address and ``/api/v3``.
+        body : dict, optional
+            What is posted, as JSON; without it, something is only looked up.
+        accept : str
+            Type of the answer.
+        most : int
+            Bytes that an answer has at most.
+        timeout : float
+            Seconds for the whole of it.
+        first : bool, default=False
+            Whether nobody has been there before, so that the address may be wrong.
+        accepted : tuple of int
+            Statuses that mean "later", and are given to the caller all the same.
+
+        Returns
+        -------
+        answer : Answer
+            Of any status but those of a token that is not good, and those that mean "later".
+
+        Raises
+        ------
+        EndpointError
+            If there is none, or the token is not good.
+        Stopped
+            If `stop` was called while it waited.
+        """
+        attempts = _FIRST_ATTEMPTS if first else _ATTEMPTS
+        status = None
+        for attempt in range(attempts):
+            found = self._once(path, body, accept=accept, most=most, timeout=timeout)
+            wait = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**attempt)
+            if isinstance(found, Answer):
+                if found.status not in _LATER or found.status in accepted:
+                    return self._looked_at(found)
+                status, trouble = found.status, f"it answers {found.status}{self.words(found)}"
+                if found.said.get("code") in _HOPELESS:
+                    raise EndpointError(f"{self.url}: {trouble}", url=self.url, status=status)
+                if found.later is not None:
+                    wait = max(found.later, _SHORTEST_PAUSE)
+            else:
+                trouble = found
+            if wait > _LONGEST_WAIT:
+                raise EndpointError(
+                    f"{self.url} wants to be asked again after {wait:.0f} s only: {trouble} What "
+                    "has come is in the cache, if there is one.",
+                    url=self.url,
+                    status=status,
+                )
+            # Never sooner than was asked for, and not together with everybody else.
+            if attempt + 1 < attempts and self._pause(wait * random.uniform(1, 1.25)):  # noqa: S311
+                raise Stopped
+        raise EndpointError(
+            f"{self.url} was asked {attempts} times: {trouble.rstrip('.')}. What has come is in "
+            "the cache, if there is one. See whether the server runs, and whether endpoint= is "
+            "its address.",
+            url=self.url,
+            status=status,
+        )
+
+    def words(self, answer: Answer) -> str:
+        """Quote what a server has said for itself, without the token.
+
+        Parameters
+        ----------
+        answer : Answer
+
+        Returns
+        -------
+        words : str
+            With a colon before it; a full stop if there is nothing.
+        """
+        said = answer.said.get("error", answer.said.get("detail"))
+        text = said if isinstance(said, str) else ""
+        if self._token:
+            text = text.replace(self._token, "<hidden>")
+        text = "".join(c if c.isprintable() else " " for c in text).strip()
+        if len(text) > _LONGEST_SHOWN:
+            text = f"{text[:_LONGEST_SHOWN]}..."
+        return f": {text}" if text else "."
+
+    def unlike(self, what: str, status: int | None = None) -> EndpointError:
+        """Make the error of an answer that is not one of this API.
+
+        Parameters
+        ----------
+        what : str
+        status : int, optional
+
+        Returns
+        -------
+        error : EndpointError
+        """
+        return EndpointError(
+            f"{self.url} {what}. Is endpoint= the address of a server that speaks version 3 of the "
+            "API, such as `esm2-features serve`?",
+            url=self.url,
+            status=status,
+        )
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait; tell whether `stop` was called meanwhile."""
+        return self._stop.wait(seconds)
+
+    def _authorised(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
+        if self._token is not None:
+            request.headers["Authorization"] = f"Token {self._token}"
+        return request
+
+    def _once(
+        self, path: str, body: dict[str, Any] | None, *, accept: str, most: int, timeout: float
+    ) -> Answer | str:
+        """Ask once; what went wrong on the way, if it may go right another time, is a sentence."""
+        import requests
+        from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError
+
+        assert self._session is not None
+        begun = _clock()
+        try:
+            with self._session.request(
+                "GET" if body is None else "POST",
+                f"{self.url}{API}{path}",
+                data=None if body is None else json.dumps(body).encode(),
+                headers={"Accept": accept, "Content-Type": "application/json"},
+                timeout=(_CONNECT_SECONDS, timeout),
+                allow_redirects=False,  # a POST would become a GET
+                stream=True,
+            ) as response:
+                response.raw.enforce_content_length = True  # old urllib3 takes a cut for the end
+                content = bytearray()
+                for chunk in response.iter_content(_AT_A_TIME):
+                    content += chunk
+                    if len(content) > most:
+                        raise self.unlike("answers more than was asked for", response.status_code)
+                    if _clock() - begun > timeout:
+                        raise requests.Timeout
+                return Answer(
+                    response.status_code,
+                    response.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
+                    bytes(content),
+                    _seconds(response.headers.get("Retry-After")),
+                )
+        except requests.Timeout:
+            return f"there was no answer within {timeout:g} s."
+        except SSLError as error:
+            raise EndpointError(
+                f"{self.url} has no certificate that is trusted here. Ask who runs it, or name its "
+                "authority by REQUESTS_CA_BUNDLE.",
+                url=self.url,
+            ) from error
+        except (requests.ConnectionError, ChunkedEncodingError, ContentDecodingError) as error:
+            if _never_connected(error):
+                return "it cannot be reached from here."
+            return "it closed the connection before its answer was complete."
+        except requests.RequestException as error:  # its own words hold the address alone
+            raise self.unlike(f"cannot be asked ({type(error).__name__})") from None
+
+    def _looked_at(self, answer: Answer) -> Answer:
+        if answer.status in (401, 403):
+            given = "It was sent none." if self._token is None else "The one it was sent is not."
+            raise EndpointError(
+                f"{self.url} asks for a token that it knows ({answer.status}). {given} Set the "
+                f"environment variable {TOKEN_VARIABLE}, or pass token=. (What is passed does not "
+                "reach other processes, such as those of n_jobs: no pickle holds it.) It says"
+                f"{self.words(answer)}",
+                url=self.url,
+                status=answer.status,
+            )
+        if 300 <= answer.status < 400:
+            raise self.unlike(
+                f"answers {answer.status}, that it has moved; pass the new address", answer.status
+            )
+        return answer
+
+
+def _never_connected(error: Exception) -> bool:
+    from urllib3.exceptions import MaxRetryError
+
+    return bool(error.args) and isinstance(error.args[0], MaxRetryError)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read Retry-After: seconds, or a date."""
+    if retry_after is None:
+        return None
+    if retry_after.strip().isdecimal():
+        return float(retry_after)
+    try:
+        when = email.utils.parsedate_to_datetime(retry_after)
+    except ValueError:
+        return None
+    return max(0.0, when.timestamp() - time.time())
+
+
+def in_background(job: Callable[[], Any]) -> Any:
+    """Begin something on a thread that holds up nobody who wants to leave.
+
+    Parameters
+    ----------
+    job : callable
+
+    Returns
+    -------
+    future : Future
+    """
+    from concurrent.futures import Future
+
+    future: Future[Any] = Future()
+
+    def work() -> None:
+        try:
+            future.set_result(job())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return future

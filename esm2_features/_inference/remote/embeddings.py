@@ -1,0 +1,406 @@
+"""Vectors that a server computes: what is asked, in portions, and what may be kept of the answers.
+
+A server of this library says which weights, precision and meaning its numbers have, before anything
+is asked and in every answer. If they are what the key of the cache says, its numbers are as good as
+those of a network in this process. Any other server of the hosted service's API says nothing of
+the kind: what it gives is kept under an identity of its own, the address and the model.
+
+Never here: connections, tokens, how an answer is read, caches.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._cache.keys import SCHEMA
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, Architecture, slug
+from esm2_features._inference.remote.connection import AT_ONCE, Answer, Connection, in_background
+from esm2_features._inference.remote.responses import (
+    OF_RESIDUES,
+    WORD_OF,
+    Columns,
+    Unreadable,
+    from_json,
+    from_npz,
+    listed,
+    refused,
+)
+from esm2_features._inputs.alphabet import MASK
+from esm2_features._inputs.views import Subject, parse
+from esm2_features._model.packing import batches
+from esm2_features.exceptions import EndpointError, InputError, NumericalError
+
+_TOKENS = 8192
+"""Tokens of a request: the tokens that a server computes together."""
+_ANSWER_BYTES = 1 << 25
+_FOREIGN_ANSWER_BYTES, _FOREIGN_SECONDS = 1 << 24, 300.0
+_SPARE_BYTES = 1 << 20
+"""What an answer takes besides its numbers."""
+_DIGITS = 32
+"""Bytes of a number as JSON, at most."""
+_NPZ = "application/x-npz"
+
+
+def check_model(model: object) -> None:
+    """Refuse models of which nobody here knows what another machine would call them.
+
+    Parameters
+    ----------
+    model : object
+
+    Raises
+    ------
+    InputError
+    """
+    if model != EMBEDDED_MODEL and model not in OFFICIAL:
+        known = ", ".join([EMBEDDED_MODEL, *OFFICIAL])
+        raise InputError(
+            f"Got model={model!r} with an endpoint, which takes models by name: {known}. A path is "
+            "one of this machine, and the key of the cache needs a digest that is known here. "
+            "Compute with it here, without endpoint=."
+        )
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a server says of itself.
+
+    Attributes
+    ----------
+    identity : str or None
+        What its numbers are kept under; None is under the weights' own.
+    max_items : int
+        Sequences that it takes in a request.
+    answer_bytes : int
+        Bytes of numbers that are asked for at a time.
+    timeout : float
+        Seconds that an answer may take.
+    """
+
+    identity: str | None
+    max_items: int
+    answer_bytes: int
+    timeout: float
+
+
+class _TooMuch(Exception):  # noqa: N818 - nothing is wrong
+    """A request that would go through if it were smaller."""
+
+
+class RemoteRows:
+    """Vectors of one model, computed by a server.
+
+    Parameters
+    ----------
+    connection : Connection
+    model : str
+        Official name, or that of the demonstration model.
+    shape : Architecture
+    identity : str
+        Of the weights.
+    precision : str
+
+    Raises
+    ------
+    EndpointError
+        If there is no such server, or it has other weights under this name.
+    InputError
+        If it computes in another precision.
+
+    Attributes
+    ----------
+    stated : Stated
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        *,
+        model: str,
+        shape: Architecture,
+        identity: str,
+        precision: str,
+    ) -> None:
+        self._connection = connection
+        self._model, self._shape = model, shape
+        self._about = {"checkpoint": identity, "precision": precision, "schema": str(SCHEMA)}
+        self.stated = self._ask_about()
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it is this library's server, so that its numbers are known."""
+        return self.stated.identity is None
+
+    def over(
+        self,
+        subjects: Sequence[str],
+        which: Sequence[int],
+        columns: Columns,
+        *,
+        numbers: Sequence[int],
+        budget: int | None,
+        take: Callable[[list[int]], list[int]],
+        progress: Callable[[int], object],
+    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
+        """Have vectors computed, several requests at a time.
+
+        Parameters
+        ----------
+        subjects : sequence of str
+        which : sequence of int
+            Numbers of those that are to be computed, all different.
+        columns : sequence of (int, str)
+            Layer and pooling of each.
+        numbers : sequence of int
+            Row of each subject, for error messages.
+        budget : int or None
+            Tokens of a request.
+        take : callable
+            Takes the numbers of a portion, and gives those that are ours to compute.
+        progress : callable
+            Told of residues that are done.
+
+        Yields
+        ------
+        portion : list of int
+            Numbers of subjects.
+        vectors : ndarray of shape (n, columns, dim), float32
+
+        Raises
+        ------
+        EndpointError, InputError, OutOfMemoryError, NumericalError
+            What was computed before is yielded first.
+        """
+        ask = _Ask(self, {i: parse(subjects[i]) for i in which}, columns, numbers)
+        pending = ask.planned(which, budget or _TOKENS)
+        begun: deque[tuple[list[int], Any]] = deque()
+        while pending or begun:
+            try:
+                while pending and len(begun) < AT_ONCE:
+                    offered = pending.popleft()
+                    portion = take(offered)
+                    progress(ask.residues(offered) - ask.residues(portion))
+                    if portion:
+                        begun.append((portion, in_background(partial(ask, portion))))
+                if not begun:
+                    continue
+                portion, future = begun[0]
+                try:
+                    vectors = future.result()
+                except _TooMuch:
+                    half = len(portion) // 2
+                    pending.extendleft([portion[half:], portion[:half]])
+                    begun.popleft()
+                    continue
+            except (Exception, KeyboardInterrupt) as error:
+                self._connection.stop()
+                patient = isinstance(error, Exception)  # who pressed Ctrl-C waits for nothing
+                for portion, future in begun:
+                    if (patient or future.done()) and future.exception() is None:
+                        yield portion, future.result()
+                raise
+            begun.popleft()
+            yield portion, vectors
+            progress(ask.residues(portion))
+
+    # ------------------------------------------------------------------ what it says of itself
+
+    def _ask_about(self) -> Stated:
+        said = self._connection.ask("/models/", first=True).said
+        if said.get("server") != "esm2-features":
+            return self._foreign()
+        url = self._connection.url
+        try:
+            served = {str(entry["name"]): entry["checkpoint"] for entry in said["models"]}
+            found = {
+                "checkpoint": served.get(self._model),
+                **{key: str(said[key]) for key in ("precision", "schema")},
+            }
+            stated = Stated(
+                identity=None,
+                max_items=max(1, int(said["max_items"])),
+                answer_bytes=min(_ANSWER_BYTES, int(said["max_answer_bytes"])),
+                timeout=float(said["timeout"]) + 30,
+            )
+        except (KeyError, TypeError, ValueError):
+            raise self._connection.unlike("does not say what it serves") from None
+        if self._model not in served:
+            raise EndpointError(
+                f"{url} does not serve {self._model}; it has {', '.join(served)}. Choose one of "
+                f"them as model=, or start it with --model {self._model}.",
+                url=url,
+            )
+        self._compare(found)
+        return stated
+
+    def _compare(self, found: dict[str, Any]) -> None:
+        """Refuse numbers that are not what the key of the cache would say."""
+        url = self._connection.url
+        differing = [key for key, value in self._about.items() if found.get(key) != value]
+        if "precision" in differing:
+            raise InputError(
+                f"Got precision={self._about['precision']!r}, and {url} computes in "
+                f"{found.get('precision')!r}. Ask for that, or start the server with --precision "
+                f"{self._about['precision']}."
+            )
+        if "schema" in differing:
+            raise EndpointError(
+                f"{url} runs a version of esm2-features whose vectors mean something else. Install "
+                "the same version on both machines.",
+                url=url,
+            )
+        if differing:
+            raise EndpointError(
+                f"{url} has other weights under the name {self._model}: {found.get('checkpoint')}, "
+                f"and not {self._about['checkpoint']}. Have the server use the official file.",
+                url=url,
+            )
+
+    def _foreign(self) -> Stated:
+        """Look how many sequences at a time a server takes that is not of this library."""
+        if self._about["precision"] != "float32":
+            raise InputError(
+                f"Got precision={self._about['precision']!r}, and {self._connection.url} does not "
+                "say what it computes in. Leave precision out."
+            )
+        schema = self._connection.ask(f"/schema/{slug(self._model)}/encode/", first=True)
+        if schema.status != 200 or not schema.said:
+            raise self._connection.unlike(
+                f"has no {slug(self._model)} ({schema.status}){self._connection.words(schema)}",
+                schema.status,
+            )
+        try:
+            max_items = max(1, int(schema.said["properties"]["items"]["maxItems"]))
+        except (KeyError, TypeError, ValueError):
+            max_items = 1
+        return Stated(
+            identity=f"endpoint:{self._connection.url}/{slug(self._model)}",
+            max_items=max_items,
+            answer_bytes=_FOREIGN_ANSWER_BYTES,
+            timeout=_FOREIGN_SECONDS,
+        )
+
+
+class _Ask:
+    """What one run wants of a server: makes requests, and reads answers."""
+
+    def __init__(
+        self,
+        rows: RemoteRows,
+        subjects: dict[int, Subject],
+        columns: Columns,
+        numbers: Sequence[int],
+    ) -> None:
+        self._connection, self._stated = rows._connection, rows.stated
+        self._rows, self._subjects, self._columns, self._numbers = rows, subjects, columns, numbers
+        self._layers = list(dict.fromkeys(layer for layer, _ in columns))
+        self._poolings = list(dict.fromkeys(pooling for _, pooling in columns))
+        self._words = [WORD_OF[pooling] for pooling in self._poolings]
+        self._path = f"/{slug(rows._model)}/encode/"
+        if not rows.is_ours:
+            self._words = self._foreign_words()
+
+    def planned(self, which: Sequence[int], budget: int) -> deque[list[int]]:
+        """Divide subjects into portions, the longest first."""
+        of_all = [self._subjects[i] for i in which]
+        plan = batches(
+            [len(subject.sequence) + 2 for subject in of_all],
+            budget,
+            sizes=[self._bytes(subject) for subject in of_all],
+            most=self._stated.answer_bytes,
+        )
+        most = self._stated.max_items
+        return deque(
+            [which[k] for k in portion[start : start + most]]
+            for portion in plan
+            for start in range(0, len(portion), most)
+        )
+
+    def residues(self, portion: Sequence[int]) -> int:
+        """Count what is sent."""
+        return sum(len(self._subjects[i].sequence) for i in portion)
+
+    def __call__(self, portion: list[int]) -> NDArray[np.float32]:
+        """Have a portion computed."""
+        subjects = [self._subjects[i] for i in portion]
+        numbers = [self._numbers[i] for i in portion]
+        params: dict[str, Any] = {"include": self._words, "repr_layers": self._layers}
+        window = max(subject.window for subject in subjects)
+        if window:
+            params["window"] = window
+        size = sum(self._bytes(subject) for subject in subjects)
+        is_ours = self._rows.is_ours
+        answer = self._connection.ask(
+            self._path,
+            {"params": params, "items": [self._item(subject) for subject in subjects]},
+            accept=_NPZ if is_ours else "application/json",
+            most=_SPARE_BYTES + (size if is_ours else _DIGITS // 4 * size),
+            timeout=self._stated.timeout,
+            accepted=(504,) if len(portion) > 1 else (),
+        )
+        if answer.status in (413, 504) and len(subjects) > 1:
+            raise _TooMuch
+        words, url = self._connection.words(answer), self._connection.url
+        if answer.status != 200:
+            reason = refused(answer, words, url, subjects, numbers)
+            raise reason or self._connection.unlike(
+                f"answers {answer.status}{words}", answer.status
+            )
+        try:
+            vectors = self._read(answer, subjects)
+        except Unreadable as error:
+            raise self._connection.unlike(f"answers {error}", 200) from None
+        if not np.isfinite(vectors).all():
+            raise NumericalError(
+                f"{url} gave infinities or NaN for sequences of the rows {listed(numbers)}. "
+                "Nothing of this portion was cached."
+            )
+        return vectors
+
+    def _item(self, subject: Subject) -> dict[str, str]:
+        item = {"sequence": subject.sequence.replace(MASK, "<mask>")}
+        if subject.spans and self._rows.is_ours:
+            item["region"] = ",".join(f"{start}:{stop}" for start, stop in subject.spans)
+        return item
+
+    def _bytes(self, subject: Subject) -> int:
+        """Size of the numbers that come of a subject, as float32."""
+        rows = len([word for word in self._words if word != "per_token"])
+        rows += len(subject.sequence) if "per_token" in self._words else 0
+        return 4 * len(self._layers) * rows * self._rows._shape.dim
+
+    def _read(self, answer: Answer, subjects: Sequence[Subject]) -> NDArray[np.float32]:
+        dim, about = self._rows._shape.dim, self._rows._about
+        if not self._rows.is_ours:
+            return from_json(answer, subjects, self._columns, dim, "per_token" in self._words)
+        stated, vectors = from_npz(answer, len(subjects), self._columns, dim, tuple(about))
+        self._rows._compare(stated)
+        return vectors
+
+    def _foreign_words(self) -> list[str]:
+        """Say which outputs of the hosted service are needed; refuse what none of them gives."""
+        url = self._connection.url
+        odd = [word for word in self._poolings if word not in (*OF_RESIDUES, "cls")]
+        if odd:
+            raise InputError(
+                f"Got pooling={odd[0]!r} with endpoint={url!r}, which is not a server of "
+                "esm2-features: of the hosted service's API, mean and cls can be had, and max, std "
+                'and regions by way of its per_token. (store="all" asks for all poolings.)'
+            )
+        if any(subject.window for subject in self._subjects.values()):
+            raise InputError(
+                f'Got too_long="window" with endpoint={url!r}, which is not a server of '
+                'esm2-features, and knows no windows. Pass too_long="raise" or "truncate".'
+            )
+        by_residue = {"max", "std"}.intersection(self._poolings) or any(
+            subject.spans for subject in self._subjects.values()
+        )
+        words = ["per_token"] if by_residue else ["mean"] if "mean" in self._poolings else []
+        return words + (["bos"] if "cls" in self._poolings else [])

@@ -1,0 +1,232 @@
+"""What a server has answered, as vectors, or as an error in terms of our own rows.
+
+Never here: connections, what is asked, what may be kept.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._inference.remote.connection import Answer
+from esm2_features._inputs.alphabet import MASK
+from esm2_features._inputs.options import POOLING_OF
+from esm2_features._inputs.views import Subject, positions_of
+from esm2_features.exceptions import (
+    InputError,
+    InvalidSequenceError,
+    NumericalError,
+    OutOfMemoryError,
+    SequenceTooLongError,
+)
+
+Columns = Sequence[tuple[int, str]]
+"""Layer and pooling of each column."""
+
+WORD_OF = {pooling: word for word, pooling in POOLING_OF.items()}
+"""What the API calls a pooling."""
+OF_RESIDUES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
+    "mean": lambda x_RD: x_RD.mean(0),
+    "max": lambda x_RD: x_RD.max(0),
+    "std": lambda x_RD: x_RD.std(0),
+}
+"""Poolings that can be done here, where the residues are given."""
+
+
+class Unreadable(Exception):  # noqa: N818 - the end of a sentence
+    """An answer that is none; its words end the sentence "The server answers ..."."""
+
+
+def from_npz(
+    answer: Answer, n: int, columns: Columns, dim: int, about: Sequence[str]
+) -> tuple[dict[str, str], NDArray[np.float32]]:
+    """Read an answer of this library's server.
+
+    Parameters
+    ----------
+    answer : Answer
+    n : int
+        Number of sequences.
+    columns : sequence of (int, str)
+    dim : int
+    about : sequence of str
+        What it has to say of its numbers.
+
+    Returns
+    -------
+    stated : dict of str to str
+    vectors : ndarray of shape (n, columns, dim), float32
+
+    Raises
+    ------
+    Unreadable
+    """
+    try:
+        with np.load(io.BytesIO(answer.content), allow_pickle=False) as arrays:
+            stated = {key: str(arrays[key]) for key in about}
+            found = [
+                np.asarray(arrays[f"{WORD_OF[pooling]}_{layer}"], np.float32)
+                for layer, pooling in columns
+            ]
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile):
+        raise Unreadable("something else than vectors") from None
+    if any(array.shape != (n, dim) for array in found):
+        raise Unreadable("vectors of another shape")
+    return stated, np.stack(found, axis=1)
+
+
+def from_json(
+    answer: Answer, subjects: Sequence[Subject], columns: Columns, dim: int, by_residue: bool
+) -> NDArray[np.float32]:
+    """Read an answer as the hosted service gives it.
+
+    Parameters
+    ----------
+    answer : Answer
+    subjects : sequence of Subject
+    columns : sequence of (int, str)
+    dim : int
+    by_residue : bool
+        Whether residues were asked for, and are to be pooled here.
+
+    Returns
+    -------
+    vectors : ndarray of shape (n, columns, dim), float32
+
+    Raises
+    ------
+    Unreadable
+    """
+    results: Any = answer.said.get("results")
+    vectors = np.empty((len(subjects), len(columns), dim), np.float32)
+    try:
+        for row, (result, subject) in enumerate(zip(results, subjects, strict=True)):
+            for column, (layer, pooling) in enumerate(columns):
+                pools = by_residue and pooling != "cls"
+                read = _pooled if pools else _given
+                vectors[row, column] = read(result, subject, layer, pooling, dim)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise Unreadable("something else than a vector for each sequence") from None
+    return vectors
+
+
+def _given(
+    result: dict[str, Any], _: Subject, layer: int, pooling: str, dim: int
+) -> NDArray[np.float32]:
+    name = "bos_embeddings" if pooling == "cls" else "embeddings"
+    vector = np.array(_at(result[name], layer)["embedding"], np.float32)
+    if vector.shape != (dim,):
+        raise ValueError
+    return vector
+
+
+def _pooled(
+    result: dict[str, Any], subject: Subject, layer: int, pooling: str, dim: int
+) -> NDArray[np.float64]:
+    residues = np.array(_at(result["per_token_embeddings"], layer)["embeddings"], np.float64)
+    if residues.shape != (len(subject.sequence), dim):  # with special tokens, say
+        raise ValueError
+    if subject.spans:
+        residues = residues[positions_of(subject.spans)]
+    return OF_RESIDUES[pooling](residues)
+
+
+def _at(listed_by_layer: list[dict[str, Any]], layer: int) -> dict[str, Any]:
+    """Find what belongs to a layer."""
+    for part in listed_by_layer:
+        if part["layer"] == layer:
+            return part
+    raise KeyError(layer)
+
+
+# ------------------------------------------------------------------ refusals
+
+
+def refused(
+    answer: Answer, words: str, url: str, subjects: Sequence[Subject], numbers: Sequence[int]
+) -> Exception | None:
+    """Say in our own terms what a server has against a request.
+
+    Parameters
+    ----------
+    answer : Answer
+    words : str
+        What it says, with a colon before it.
+    url : str
+    subjects : sequence of Subject
+    numbers : sequence of int
+        Their rows.
+
+    Returns
+    -------
+    error : Exception or None
+        None if it is nothing of the kind.
+    """
+    said = answer.said
+    if answer.status == 413 and said.get("code") == "out_of_memory":
+        length = len(subjects[0].sequence)
+        return OutOfMemoryError(
+            f"The sequence in row {numbers[0]}, of {length} residues, does not fit into the memory "
+            f"of the device of {url}. What has come is in the cache, if there is one. Use a "
+            'smaller model, or a lower max_residues with too_long="window" or '
+            'too_long="truncate".',
+            length=length,
+            device=url,
+        )
+    if said.get("code") == "numerical_error":
+        return NumericalError(f"{url}{words} Rows {listed(numbers)}; none of them was cached.")
+    if answer.status not in (400, 422):
+        return None
+    at = said.get("row")
+    if isinstance(at, int) and 0 <= at < len(subjects):
+        return _of_row(said, words, url, numbers[at], subjects[at])
+    return InputError(
+        f"{url} refuses the sequences of the rows {listed(numbers)}, or what is asked of them "
+        f"({answer.status}){words}"
+    )
+
+
+def _of_row(said: dict[str, Any], words: str, url: str, row: int, subject: Subject) -> InputError:
+    """Name the row of ours, and not that of the request."""
+    length, limit, place = len(subject.sequence), said.get("limit"), said.get("position")
+    if said.get("code") == "too_long" and isinstance(limit, int):
+        return SequenceTooLongError(
+            f"The sequence in row {row} has {length} residues, and {url} takes up to {limit}. "
+            "Start it with a larger --max-residues, or pass a lower max_residues= with "
+            'too_long="truncate".',
+            index=row,
+            length=length,
+            limit=limit,
+        )
+    start = f"{url} refuses the sequence in row {row}"
+    end = f" (it counts rows of its own){words}"
+    sent = subject.sequence.replace(MASK, "<mask>")
+    if isinstance(place, int) and 0 < place <= len(sent):
+        residue = sent[place - 1]
+        return InvalidSequenceError(
+            f"{start}, for {residue!r} at position {place}{end}",
+            index=row,
+            position=place,
+            residue=residue,
+        )
+    return InvalidSequenceError(start + end, index=row)
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Write the first few rows of a portion.
+
+    Parameters
+    ----------
+    numbers : sequence of int
+
+    Returns
+    -------
+    text : str
+    """
+    shown = ", ".join(str(number) for number in sorted(numbers)[:5])
+    return shown if len(numbers) <= 5 else f"{shown}, ..."

@@ -1,0 +1,1 @@
+"""What people pass: containers, files, residues, regions, and what they become."""

@@ -1,0 +1,405 @@
+"""Mutations: how variants of a protein are written, read and checked.
+
+`read_variants` turns rows of text into mutations of the wild type, or into sequences.
+
+Never here: the network, containers, files.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain
+from typing import NamedTuple
+
+import numpy as np
+
+from esm2_features._inputs.alphabet import MASK, RESIDUES
+from esm2_features._inputs.residues import is_missing, is_record
+from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError
+
+_MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")
+_WILDTYPE = ("WT", "_WT")
+_NOTATION = re.compile(r"[0-9:]")  # a text with neither is the sequence of a mutant
+_THREE_LETTERS = re.compile(r"p\.|[A-Za-z]{3}[0-9]+[A-Za-z]{3}")
+_NO_SUBSTITUTION = re.compile(r"[*=-]|del|ins|dup|fs|ter", re.IGNORECASE)
+
+_FEWEST_THAT_HINT = 3
+"""Positions that have to agree on an offset: fewer of them do so by chance."""
+
+
+class Mutation(NamedTuple):
+    """One substitution.
+
+    Attributes
+    ----------
+    wildtype : str
+        The residue that is replaced.
+    position : int
+        Where, from 0.
+    mutant : str
+        The residue that replaces it.
+    """
+
+    wildtype: str
+    position: int
+    mutant: str
+
+
+def read_variants(
+    values: Sequence[object],
+    wildtype: str,
+    *,
+    offset: int,
+    normalise: Callable[..., list[str]],
+) -> list[tuple[Mutation, ...] | str]:
+    """Read variants, and check them against the wild type.
+
+    Parameters
+    ----------
+    values : sequence of str or bytes
+        Mutations (``"A123G"``, ``"A123G:D42N"``), sequences of mutants, or ``"WT"``.
+    wildtype : str
+        Normalised.
+    offset : int
+        Number of the residue before the first one.
+    normalise : callable
+        `Engine._normalise`, for the sequences.
+
+    Returns
+    -------
+    variants : list of tuple of Mutation, or str
+        The mutations as they are written, () for the wild type; a normalised sequence where a
+        sequence was given.
+
+    Raises
+    ------
+    InvalidVariantError
+        For the first row that is missing, cannot be read, or does not fit the wild type.
+    InvalidSequenceError, MissingSequenceError, SequenceTooLongError, TypeError
+        For the first sequence that is none.
+    """
+    found: list[tuple[Mutation, ...] | str] = []
+    sequence_rows = []
+    known: dict[str, Mutation] = {}  # a scan repeats the same few thousand in all combinations
+    hint = partial(_offset_hint, wildtype, values)
+    for index, value in enumerate(values):
+        if is_missing(value):
+            raise InvalidVariantError(
+                f"Missing value in row {index}, where a variant is expected. Drop such rows, or "
+                'write "WT" for the wild type.',
+                index=index,
+                variant=str(value),
+                expected="a variant",
+                found="a missing value",
+            )
+        if _is_written(value):
+            found.append(_read_mutations(as_text(value), index, wildtype, offset, known, hint))
+        else:
+            found.append("")
+            sequence_rows.append(index)
+    texts = [values[index] for index in sequence_rows]
+    try:
+        sequences = normalise(texts, rows=sequence_rows, column="variants")
+    except SequenceTooLongError as error:
+        raise uncut(error) from error
+    for index, sequence in zip(sequence_rows, sequences, strict=True):
+        refuse_mask(sequence, index=index, given=values[index])
+        found[index] = sequence
+    return found
+
+
+def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
+    """Say the same without the advice to cut the sequence, which could lose mutations.
+
+    Parameters
+    ----------
+    error : SequenceTooLongError
+
+    Returns
+    -------
+    error : SequenceTooLongError
+    """
+    what = str(error).partition(". Pass ")[0]
+    return SequenceTooLongError(
+        f'{what}. Pass too_long="window" to run it in overlapping windows, or max_residues=None to '
+        "run it whole (memory grows with the square of the length).",
+        index=error.index,
+        length=error.length,
+        limit=error.limit,
+    )
+
+
+def as_text(value: object) -> str:
+    """Write a cell as the text that it holds, whatever holds it.
+
+    Parameters
+    ----------
+    value : str, bytes, or object with a ``.seq``
+
+    Returns
+    -------
+    text : str
+    """
+    if is_record(value):
+        value = value.seq  # type: ignore[attr-defined]
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "surrogateescape")
+    return str(value)
+
+
+def mutate(wildtype: str, mutations: Sequence[Mutation]) -> str:
+    """Write the sequence of a mutant.
+
+    Parameters
+    ----------
+    wildtype : str
+        Normalised.
+    mutations : sequence of Mutation
+        At different positions.
+
+    Returns
+    -------
+    sequence : str
+
+    Examples
+    --------
+    >>> mutate("MKTA", [Mutation("K", 1, "R")])
+    'MRTA'
+    """
+    residues = list(wildtype)
+    for mutation in mutations:
+        residues[mutation.position] = mutation.mutant
+    return "".join(residues)
+
+
+def mutations_between(wildtype: str, sequence: str) -> tuple[Mutation, ...]:
+    """List the substitutions that turn the wild type into a sequence of the same length.
+
+    Parameters
+    ----------
+    wildtype, sequence : str
+        Normalised.
+
+    Returns
+    -------
+    mutations : tuple of Mutation
+        By position.
+    """
+    pairs = enumerate(zip(wildtype, sequence, strict=True))
+    return tuple(Mutation(before, i, after) for i, (before, after) in pairs if before != after)
+
+
+def refuse_other_length(
+    wildtype: str, sequence: str, *, index: int, given: object, column: str | None = None
+) -> None:
+    """Refuse a sequence that substitutions alone cannot have made.
+
+    Parameters
+    ----------
+    wildtype, sequence : str
+        Normalised.
+    index : int
+        Row of the sequence, for the message.
+    given : object
+        The cell that the sequence was read from, for the error.
+    column : str, optional
+        The name of its column, for the message.
+
+    Raises
+    ------
+    InvalidVariantError
+        If the lengths differ.
+    """
+    if len(sequence) != len(wildtype):
+        raise InvalidVariantError(
+            f"The sequence in {_place(index, column)} has {len(sequence)} residues, the wild type "
+            f"has {len(wildtype)}. Marginals are of substitutions only: for insertions and "
+            'deletions, pass method="pseudo-perplexity".',
+            index=index,
+            variant=as_text(given),
+            expected=f"{len(wildtype)} residues",
+            found=f"{len(sequence)} residues",
+        )
+
+
+def refuse_mask(sequence: str, *, index: int, given: object, column: str | None = None) -> None:
+    """Refuse the sequence of a mutant that holds a mask.
+
+    Parameters
+    ----------
+    sequence : str
+        Normalised.
+    index : int
+        Its row, for the message.
+    given : object
+        The cell that it was read from, for the error.
+    column : str, optional
+        The name of its column, for the message.
+
+    Raises
+    ------
+    InvalidVariantError
+        If it holds one.
+    """
+    if MASK in sequence:
+        raise InvalidVariantError(
+            f"The sequence in {_place(index, column)} holds a <mask> at position "
+            f"{sequence.index(MASK) + 1}, and a masked residue has no likelihood to compare with "
+            "the wild type. Write the residue, or X if it is not known.",
+            index=index,
+            variant=as_text(given),
+            expected="a residue",
+            found="<mask>",
+        )
+
+
+def is_notation(text: str) -> bool:
+    """Whether a text is a mutation, or several."""
+    return all(_MUTATION.fullmatch(part.strip()) for part in text.split(":"))
+
+
+def _is_written(value: object) -> bool:
+    """Whether a cell holds mutations or says that it is the wild type: no sequence."""
+    text = as_text(value) if isinstance(value, str | bytes | bytearray) else ""
+    return text.strip().upper() in _WILDTYPE or _NOTATION.search(text) is not None
+
+
+def _read_mutations(
+    given: str,
+    index: int,
+    wildtype: str,
+    offset: int,
+    known: dict[str, Mutation],
+    hint: Callable[[], str],
+) -> tuple[Mutation, ...]:
+    """Read one text that holds mutations or says that it is the wild type."""
+    if given.strip().upper() in _WILDTYPE:
+        return ()
+    mutations = []
+    for part in map(str.strip, given.split(":")):
+        if part not in known:
+            known[part] = _read_mutation(part, given, index, wildtype, offset, hint)
+        mutations.append(known[part])
+    positions = [mutation.position for mutation in mutations]
+    if len(set(positions)) < len(positions):
+        twice = next(p for i, p in enumerate(positions) if p in positions[:i]) + 1 + offset
+        raise InvalidVariantError(
+            f"The variant {_shown(given)} in row {index} mutates position {twice} twice. Name "
+            "each position once, with the residue that it has in the end.",
+            index=index,
+            variant=given,
+            expected="each position once",
+            found=f"position {twice} twice",
+        )
+    return tuple(mutations)
+
+
+def _read_mutation(
+    part: str, given: str, index: int, wildtype: str, offset: int, hint: Callable[[], str]
+) -> Mutation:
+    def wrong(problem: str, remedy: str, *, expected: str, found: str) -> InvalidVariantError:
+        return InvalidVariantError(
+            f"The variant {_shown(given)} in row {index} {problem}. {remedy}",
+            index=index,
+            variant=given,
+            expected=expected,
+            found=found,
+        )
+
+    match = _MUTATION.fullmatch(part)
+    if match is None:
+        raise wrong(
+            f"cannot be read: {_shown(part)} is no mutation such as 'A123G'",
+            _remedy_for(part),
+            expected="a mutation such as A123G",
+            found=part,
+        )
+    before, number, after = match.group(1).upper(), int(match.group(2)), match.group(3).upper()
+    position = number - 1 - offset
+    if not 0 <= position < len(wildtype):
+        first, last = 1 + offset, len(wildtype) + offset
+        raise wrong(
+            f"mutates position {number}, but with offset={offset} the wild type has the positions "
+            f"{first} to {last}",
+            f"Pass offset=n if the first residue is number n + 1.{hint()}",
+            expected=f"a position from {first} to {last}",
+            found=str(number),
+        )
+    if wildtype[position] != before:
+        raise wrong(
+            f"replaces {before} at position {number}, where the wild type has "
+            f"{wildtype[position]} (offset={offset})",
+            f"Check the wild type and the numbering.{hint()}",
+            expected=wildtype[position],
+            found=before,
+        )
+    if after not in RESIDUES:
+        raise wrong(
+            f"puts {after} at position {number}, which is not a residue that ESM-2 knows",
+            f"Choose one of {RESIDUES}.",
+            expected=f"one of {RESIDUES}",
+            found=after,
+        )
+    return Mutation(before, position, after)
+
+
+def _remedy_for(part: str) -> str:
+    if not part:
+        return "Leave out the ':' at the ends, and write one between two mutations."
+    if _THREE_LETTERS.search(part):
+        return "Write letters, not codes of three letters or HGVS: 'A123G' for p.Ala123Gly."
+    if len(_MUTATION.findall(part)) > 1:
+        return "Join several mutations by ':' alone: 'A123G:D42N'."
+    if _NO_SUBSTITUTION.search(part):
+        return (
+            "Deletions, insertions and stops are no substitutions: give the sequence of the "
+            'mutant, with method="pseudo-perplexity".'
+        )
+    return "Write the residue of the wild type, the position, and the residue of the mutant."
+
+
+def _offset_hint(wildtype: str, values: Sequence[object]) -> str:
+    """Ask whether the numbering is shifted, if one other offset suits everything that is written.
+
+    It is the end of a message, empty if no offset fits, several do, too few positions say so, or
+    there is anything else wrong.
+    """
+    if any(map(is_missing, values)):
+        return ""
+    written = [as_text(value).strip() for value in values if _is_written(value)]
+    variants = [
+        [_MUTATION.fullmatch(part.strip()) for part in text.split(":")]
+        for text in written
+        if text.upper() not in _WILDTYPE
+    ]
+    found = set()
+    for match in chain.from_iterable(variants):
+        if match is None or match.group(3).upper() not in RESIDUES:
+            return ""
+        found.add((int(match.group(2)), match.group(1).upper(), match.group(3).upper()))
+    numbers = np.array([number for number, _, _ in found])
+    letters = np.array([ord(before) for _, before, _ in found])
+    if len(np.unique(numbers)) < _FEWEST_THAT_HINT:
+        return ""
+    protein = np.frombuffer(wildtype.encode("ascii"), dtype=np.uint8)
+    fitting = [
+        offset
+        for offset in range(int(numbers.max()) - len(wildtype), int(numbers.min()))
+        if (protein[numbers - 1 - offset] == letters).all()
+    ]
+    if len(fitting) != 1:
+        return ""
+    return (
+        f" Is the numbering shifted? All {len(found)} mutations would fit with offset={fitting[0]}."
+    )
+
+
+def _place(index: int, column: str | None) -> str:
+    return f"row {index}" + (f" of column {column!r}" if column is not None else "")
+
+
+def _shown(text: str) -> str:
+    text = text.strip()
+    return repr(text if len(text) <= 60 else f"{text[:57]}...")

@@ -1,0 +1,225 @@
+"""From what people pass to subjects: residues checked, lengths and regions settled.
+
+Never here: networks, caches, which column a sequence comes from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from esm2_features._inputs.alphabet import MASK
+from esm2_features._inputs.lengths import Cuts, fit_length
+from esm2_features._inputs.options import TOO_LONG, fixed_region, one_of, positive
+from esm2_features._inputs.regions import read_region
+from esm2_features._inputs.residues import are_normal, normalise, warn_of_nucleotides
+from esm2_features._inputs.views import Spans, Subject, around
+from esm2_features.exceptions import SequenceTooLongError
+
+
+class Intake:
+    """What is done with sequences that are long, odd, or wanted in part.
+
+    Parameters
+    ----------
+    max_residues : int or None
+        Longest sequence allowed; None allows any.
+    too_long : {"raise", "truncate", "window"}
+        What to do with longer ones.
+    unknown : {"raise", "X", "mask"}
+        What to do with characters that stand for no residue.
+    region : (int, int) or None
+        The part of every sequence that is wanted.
+
+    Raises
+    ------
+    InputError
+        If one of them has a value that it cannot have.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_residues: int | None,
+        too_long: str,
+        unknown: str,
+        region: tuple[int, int] | None,
+    ) -> None:
+        self.max_residues = None if max_residues is None else positive("max_residues", max_residues)
+        self.too_long = one_of("too_long", too_long, TOO_LONG)
+        self.unknown = one_of("unknown", unknown, ("raise", "X", "mask"))
+        self.region = fixed_region(region)
+
+    def _normalise(
+        self,
+        sequences: Iterable[object],
+        *,
+        rows: Iterable[int] | None = None,
+        column: str | None = None,
+        cuts: Cuts | None = None,
+    ) -> list[str]:
+        """Check sequences and bring them into the one form that is encoded and cached.
+
+        Parameters
+        ----------
+        sequences : iterable of str
+        rows : iterable of int, optional
+            Row numbers for error messages, if they are not 0, 1, 2, ...
+        column : str, optional
+            Name of the column for error messages.
+        cuts : Cuts, optional
+            Counts the sequences that are cut, for a caller that has more of them and says so
+            itself at the end.
+
+        Returns
+        -------
+        sequences : list of str
+            Upper case, one character per residue.
+
+        Raises
+        ------
+        InvalidSequenceError, MissingSequenceError, SequenceTooLongError
+        """
+        values = list(sequences)
+        numbers = list(range(len(values)) if rows is None else rows)
+        if are_normal(values):
+            residues = values
+        else:
+            residues = [
+                normalise(value, index=row, unknown=self.unknown, column=column)
+                for row, value in zip(numbers, values, strict=True)
+            ]
+        warn_of_nucleotides(residues, rows=numbers, column=column)
+        counted = Cuts() if cuts is None else cuts
+        fitting = fit_length(
+            residues,
+            max_residues=self.max_residues,
+            too_long=self.too_long,
+            cuts=counted,
+            rows=numbers,
+            column=column,
+        )
+        if cuts is None:
+            counted.say(self.max_residues)
+        return fitting
+
+    def _subjects(
+        self,
+        sequences: Sequence[str | None],
+        *,
+        regions: Sequence[Spans | None] | None = None,
+        rows: Sequence[int] | None = None,
+        column: str | None = None,
+    ) -> list[str | None]:
+        """Say what each row is about, in the form that `Engine._embed_normalised` takes.
+
+        Parameters
+        ----------
+        sequences : sequence of str or None
+            As `_normalise` gives them; None stays None.
+        regions : sequence of Spans or None, optional
+            What `read_region` gave for each; None and () are all of a sequence. By default the
+            engine's own region.
+        rows : sequence of int, optional
+            Row numbers for error messages, if they are not 0, 1, 2, ...
+        column : str, optional
+            Name of the column for error messages.
+
+        Returns
+        -------
+        subjects : list of str or None
+
+        Raises
+        ------
+        InvalidRegionError
+            If a sequence is shorter than the engine's own region.
+        """
+        spans: Sequence[Spans | None] | None = regions
+        if regions is None and self.region is not None:
+            numbers = range(len(sequences)) if rows is None else rows
+            spans = [
+                None
+                if sequence is None
+                else read_region(self.region, length=len(sequence), index=row, column=column)
+                for row, sequence in zip(numbers, sequences, strict=True)
+            ]
+        if spans is None and self.too_long != "window":
+            return list(sequences)
+        if spans is None:
+            spans = [None] * len(sequences)
+        return [
+            None if sequence is None else str(Subject(sequence, self._window(sequence), part or ()))
+            for sequence, part in zip(sequences, spans, strict=True)
+        ]
+
+    def _site(self, sequence: str, position: int, *, masked: bool) -> str:
+        """Say that a row is about one residue of a sequence.
+
+        Parameters
+        ----------
+        sequence : str
+            As `_normalise` gives it.
+        position : int
+            Counted from 0.
+        masked : bool
+            Whether ``<mask>`` takes the residue's place. Of a sequence that needs windows, only the
+            one around the residue is kept then.
+
+        Returns
+        -------
+        subject : str
+
+        Raises
+        ------
+        IndexError
+            If there is no such residue.
+        """
+        if not 0 <= position < len(sequence):
+            raise IndexError(f"position {position} of a sequence of {len(sequence)} residues")
+        if not masked:
+            return str(Subject(sequence, self._window(sequence), ((position, position + 1),)))
+        hidden = f"{sequence[:position]}{MASK}{sequence[position + 1 :]}"
+        size = self._window(sequence)
+        if size:
+            part = around(position, len(sequence), size)
+            hidden = hidden[part.start : part.stop]
+            position -= part.start
+        return str(Subject(hidden, 0, ((position, position + 1),)))
+
+    def _refuse_windows(
+        self, sequences: Sequence[str], *, rows: Sequence[int], product: str
+    ) -> None:
+        """Refuse sequences that would go in windows, for what cannot be put together of these.
+
+        Parameters
+        ----------
+        sequences : sequence of str
+            As `_normalise` gives them.
+        rows : sequence of int
+            Row numbers for error messages.
+        product : str
+            What cannot be put together, for the message.
+
+        Raises
+        ------
+        SequenceTooLongError
+        """
+        for row, sequence in zip(rows, sequences, strict=True):
+            size = self._window(sequence)
+            if size:
+                raise SequenceTooLongError(
+                    f"The sequence in row {row} has {len(sequence)} residues, more than "
+                    f"max_residues={size}, and {product} cannot be put together from windows "
+                    '(too_long="window"): residues of different windows do not attend to each '
+                    "other. Pass max_residues=None to run it whole (memory grows with the square "
+                    "of the length), or split the protein into its domains.",
+                    index=row,
+                    length=len(sequence),
+                    limit=size,
+                )
+
+    def _window(self, sequence: str) -> int:
+        """Residues of each window that the sequence needs; 0 if it goes in one piece."""
+        size = self.max_residues
+        if self.too_long != "window" or size is None or len(sequence) <= size:
+            return 0
+        return size

@@ -1,0 +1,213 @@
+"""What a region may look like: one position, a slice, a list of positions, or text.
+
+`read_region` gives the parts of the sequence that are meant, checked against its length.
+
+Never here: which sequence or column a region belongs to, pooling, what is missing.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Collection, Mapping, Sequence, Set
+from itertools import chain
+from numbers import Integral, Number
+from typing import Any
+
+import numpy as np
+
+from esm2_features._inputs.views import Spans, spans_of
+from esm2_features.exceptions import InvalidRegionError
+
+_PART = re.compile(r"\s*(-?\d+)\s*(?::\s*(-?\d+)\s*)?", re.ASCII)
+_LONGEST_SHOWN = 60
+
+
+def read_region(value: object, *, length: int, index: int, column: str | None = None) -> Spans:
+    """Read one region, and check that it is a part of its sequence.
+
+    Parameters
+    ----------
+    value : int, tuple of two int, sequence of int, or str
+        One position; ``(start, stop)``, as in Python's ``sequence[start:stop]``; any other
+        sequence: positions, in any order, of which duplicates count once; or text such as
+        ``"26:33,50:58"`` or ``"7"``. Whole numbers may be floats, which is what pandas makes of a
+        column of int that has gaps.
+    length : int
+        Number of residues of the sequence.
+    index : int
+        Row, from 0, for messages.
+    column : str or None, default=None
+        The name of its column, for messages.
+
+    Returns
+    -------
+    spans : Spans
+        Counted from 0, in order and apart. A region that is the whole sequence gives (), which
+        stands for it, so that both share one vector.
+
+    Raises
+    ------
+    InvalidRegionError
+        If it cannot be read, is empty, has a negative number, or reaches beyond the sequence.
+
+    Examples
+    --------
+    >>> read_region("2:5,8", length=10, index=0)
+    ((2, 5), (8, 9))
+    >>> read_region((0, 10), length=10, index=0)
+    ()
+    """
+    try:
+        parts = _parts(value)
+        for start, stop in parts:
+            _check_part(start, stop, length)
+    except ValueError as error:
+        place = f"row {index}" + (f" of column {column!r}" if column is not None else "")
+        raise InvalidRegionError(
+            f"The region {_shown(value)} in {place} {error}. Its sequence has {length} residues. "
+            "Positions count from 0 (residue 1 of a paper is position 0): give one position, "
+            "(start, stop) as in sequence[start:stop], a list of positions, or text such as "
+            '"26:33,50:58".',
+            index=index,
+            region=value,
+            length=length,
+        ) from None
+    spans = (
+        tuple(parts)
+        if len(parts) == 1
+        else spans_of(chain.from_iterable(range(start, stop) for start, stop in parts))
+    )
+    return () if spans == ((0, length),) else spans
+
+
+def region_cells(regions: Any) -> list[object]:
+    """List the regions of several sequences, one cell for each.
+
+    Parameters
+    ----------
+    regions : list, array, Series or another column
+
+    Returns
+    -------
+    cells : list of object
+
+    Raises
+    ------
+    TypeError
+        If it is one region, or has no order.
+    """
+    is_pair = isinstance(regions, tuple) and len(regions) > 0
+    is_one = (
+        isinstance(regions, str | bytes | Number | np.generic)
+        or getattr(regions, "ndim", 1) == 0
+        or (is_pair and all(isinstance(cell, Integral) for cell in regions))
+    )
+    if is_one:
+        raise TypeError(
+            f"Got regions={regions!r}, which is one region, and each sequence needs its own: pass "
+            "a list of them. One region for all is for Engine(region=(start, stop))."
+        )
+    convert = next((n for n in ("to_pylist", "tolist") if hasattr(type(regions), n)), None)
+    has_rows = isinstance(regions, Collection) or convert is not None
+    is_other = isinstance(regions, Mapping | Set) or hasattr(type(regions), "columns")
+    if is_other or not has_rows:
+        raise TypeError(
+            f"Got {type(regions).__name__} as regions. Pass a list with one for each sequence, in "
+            "their order, or one column of a table."
+        )
+    return list(regions if convert is None else getattr(regions, convert)())
+
+
+def warn_of_pairs(cells: Sequence[object], column: str | None = None) -> None:
+    """Warn of lists that may have been tuples: Parquet, Polars and JSON have none.
+
+    Parameters
+    ----------
+    cells : sequence of object
+        One region for each row.
+    column : str, optional
+        The name of their column, for the message.
+
+    Warns
+    -----
+    UserWarning
+        If all of several regions are lists of two ascending numbers.
+    """
+    if len(cells) > 1 and all(_is_pair(cell) for cell in cells):
+        where = f" in column {column!r}" if column is not None else ""
+        warnings.warn(
+            f"Every region{where} is a list of two ascending numbers, such as {_shown(cells[0])}: "
+            "two positions each. If slices are meant, write them as text, '2:8', or as tuples.",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _is_pair(cell: object) -> bool:
+    if isinstance(cell, tuple | str | bytes | Mapping) or not isinstance(cell, Collection):
+        return False
+    numbers = [number for number in cell if isinstance(number, Number)]
+    return len(numbers) == len(cell) == 2 and bool(numbers[0] < numbers[1])  # type: ignore[operator]
+
+
+def _parts(value: object) -> list[tuple[int, int]]:
+    """Read starts and stops; what is wrong with the value is the text of a ValueError."""
+    if isinstance(value, str):
+        return _parts_of_text(value)
+    if isinstance(value, tuple):
+        if len(value) != 2:
+            raise ValueError(
+                f"is a tuple of {len(value)}, but (start, stop) has two; positions are a list"
+            )
+        return [(_whole(value[0]), _whole(value[1]))]
+    if isinstance(value, Collection) and not isinstance(value, bytes | bytearray | Mapping):
+        if isinstance(value, np.ndarray) and value.ndim != 1:
+            raise ValueError(f"is an array of {value.ndim} dimensions, but positions have one")
+        if not len(value):
+            raise ValueError("is empty")
+        positions = map(_whole, value)
+    else:
+        positions = map(_whole, (value,))
+    return [(position, position + 1) for position in positions]
+
+
+def _parts_of_text(text: str) -> list[tuple[int, int]]:
+    if text.strip()[:1] in ("(", "["):  # what CSV files make of tuples and lists
+        try:
+            value = ast.literal_eval(text.strip())
+        except (SyntaxError, ValueError):
+            raise ValueError("cannot be read") from None
+        return _parts(value)
+    parts = []
+    for part in text.split(","):
+        found = _PART.fullmatch(part)
+        if found is None:
+            raise ValueError(f"cannot be read: {part.strip()!r} is neither start:stop nor a number")
+        start, stop = found.groups()
+        parts.append((int(start), int(start) + 1 if stop is None else int(stop)))
+    return parts
+
+
+def _whole(number: object) -> int:
+    # A mask of True and False would be read as the positions 0 and 1.
+    if isinstance(number, Integral) and not isinstance(number, bool):
+        return int(number)
+    if isinstance(number, float | np.floating) and float(number).is_integer():
+        return int(number)
+    raise ValueError(f"cannot be read: {_shown(number)} is not a whole number")
+
+
+def _check_part(start: int, stop: int, length: int) -> None:
+    if start < 0 or stop < 0:
+        raise ValueError(f"has the negative number {min(start, stop)}")
+    if start >= stop:
+        raise ValueError(f"holds no residue: {start}:{stop} stops before it starts")
+    if stop > length:
+        raise ValueError(f"reaches to position {stop - 1}, beyond the last one, {length - 1}")
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."

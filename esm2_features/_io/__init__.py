@@ -1,0 +1,1 @@
+"""Files of features, arrays, variants and pictures."""

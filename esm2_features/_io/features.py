@@ -1,0 +1,223 @@
+"""How features are written: one file for all sequences, or one for each.
+
+    .npz      arrays id (n,), embedding (n, d) float32, feature (d,)
+    .parquet  columns id and embedding (lists of d float32); names in the schema's metadata
+    .csv      a column id and one for each feature; the numbers read back as the same float32
+    .pt       a folder of one .pt for each sequence, as fair-esm's scripts/extract.py writes
+
+`prepare` finds what is wrong with an output before hours of computing, `write` writes it. An
+output is there as a whole or not at all: it grows under a temporary name in the same folder,
+and takes its own name when it is complete.
+
+Never here: where features come from, arrays that do not fit into memory together.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, BinaryIO
+
+from esm2_features._io.paths import Output, file_names, find_place, growing
+from esm2_features.exceptions import InputError, import_optional
+
+if TYPE_CHECKING:
+    # Only for types: what this module says of formats is in the help, which has to be instant.
+    import numpy as np
+    from numpy.typing import NDArray
+
+FORMATS = ("npz", "parquet", "csv", "pt")
+"""Names of the formats; each is also its ending, after a dot."""
+
+_NAMES_IN_EXTRACT = {"mean": "mean_representations", "cls": "bos_representations"}
+"""The poolings that fair-esm's extract script has, and what it calls them in its files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """Features of some sequences, and what they are features of.
+
+    Attributes
+    ----------
+    ids : sequence of str
+        One for each sequence, all different.
+    labels : sequence of str
+        The whole header of each, id included.
+    values : ndarray of shape (n, layers x poolings x dim), float32
+    names : sequence of str
+        One for each column.
+    layers : sequence of int
+        Counted from 0, in the order of the columns.
+    poolings : sequence of str
+        In the order of the columns of one layer.
+    """
+
+    ids: Sequence[str]
+    labels: Sequence[str]
+    values: NDArray[np.float32]
+    names: Sequence[str]
+    layers: Sequence[int]
+    poolings: Sequence[str]
+
+
+def prepare(
+    path: str | os.PathLike[str],
+    *,
+    poolings: Iterable[str],
+    format: str | None = None,  # noqa: A002 - the name of the option
+    force: bool = False,
+) -> Output:
+    """Check, before anything is computed, that an output can be written.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file or, for ``.pt``, the folder.
+    poolings : iterable of str
+        What will be written: ``.pt`` has no place for some.
+    format : str, optional
+        One of `FORMATS`; by default it is told by the path's ending.
+    force : bool, default=False
+        Whether an output that is there already may be replaced.
+
+    Returns
+    -------
+    output : Output
+
+    Raises
+    ------
+    InputError
+        If the ending says nothing, the folder is not there or may not be written to, the
+        place is taken, or the format cannot hold the poolings.
+    MissingDependencyError
+        If the format needs a package that is not installed.
+    """
+    output = find_place(path, formats=FORMATS, format=format, force=force)
+    if output.format == "pt":
+        _check_extract_has(poolings)
+    if output.format == "parquet":
+        _parquet()
+    return output
+
+
+def write(output: Output, features: Features) -> None:
+    """Write features, completely or not at all.
+
+    Parameters
+    ----------
+    output : Output
+    features : Features
+
+    Raises
+    ------
+    OSError
+        If it cannot be written, for want of room, say; nothing is left behind then.
+    """
+    with growing(output) as part:
+        if output.is_folder:
+            _write_pt(part, features)
+        else:
+            with part.open("xb") as file:
+                _WRITERS[output.format](file, features)
+
+
+# ------------------------------------------------------------------ formats
+
+
+def _write_npz(file: BinaryIO, features: Features) -> None:
+    import numpy as np
+
+    # Text of a fixed width, not objects: np.load refuses pickles, and rightly so.
+    np.savez(
+        file,
+        id=np.array(features.ids, dtype=np.str_),
+        embedding=features.values,
+        feature=np.array(features.names, dtype=np.str_),
+    )
+
+
+def _write_parquet(file: BinaryIO, features: Features) -> None:
+    import pyarrow as pa
+
+    embedding = pa.FixedSizeListArray.from_arrays(
+        pa.array(features.values.ravel()), features.values.shape[1]
+    )
+    table = pa.table({"id": pa.array(features.ids, pa.string()), "embedding": embedding})
+    table = table.replace_schema_metadata({"feature_names": json.dumps(list(features.names))})
+    # A dictionary of values that never repeat is only a detour.
+    _parquet().write_table(table, file, use_dictionary=False)
+
+
+def _write_csv(file: BinaryIO, features: Features) -> None:
+    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["id", *features.names])
+    # The text of a float32 has as many digits as it takes to read the same float32 back.
+    for identifier, row in zip(features.ids, features.values, strict=True):
+        writer.writerow([identifier, *map(str, row)])
+    text.flush()
+    text.detach()
+
+
+def _write_pt(folder: Path, features: Features) -> None:
+    import torch
+
+    n, layers, poolings = len(features.labels), features.layers, features.poolings
+    vectors = features.values.reshape(n, len(layers), len(poolings), -1)
+    for i, name in enumerate(file_names(features.labels)):
+        contents: dict[str, object] = {"label": features.labels[i]}
+        for j, pooling in enumerate(poolings):
+            contents[_NAMES_IN_EXTRACT[pooling]] = {
+                # Copied, because a view would be saved with all that it is a view of.
+                layer: torch.tensor(vectors[i, k, j])
+                for k, layer in enumerate(layers)
+            }
+        save_pt(folder / f"{name}.pt", contents)
+
+
+def save_pt(path: Path, contents: dict[str, object]) -> None:
+    """Write what `torch.load` reads.
+
+    Parameters
+    ----------
+    path : Path
+    contents : dict of str to object
+        Tensors in it are saved with all that they are views of: copy them before.
+
+    Raises
+    ------
+    OSError
+    """
+    import torch
+
+    serialised = io.BytesIO()
+    torch.save(contents, serialised)
+    # Not by torch, which reports a full disk as a RuntimeError of its own.
+    path.write_bytes(serialised.getbuffer())
+
+
+_WRITERS: dict[str, Callable[[BinaryIO, Features], None]] = {
+    "npz": _write_npz,
+    "parquet": _write_parquet,
+    "csv": _write_csv,
+}
+
+
+def _check_extract_has(poolings: Iterable[str]) -> None:
+    odd = [pooling for pooling in poolings if pooling not in _NAMES_IN_EXTRACT]
+    if odd:
+        raise InputError(
+            f"The format pt is that of fair-esm's extract script, which has no place for the "
+            f"pooling {', '.join(odd)}, only for {' and '.join(_NAMES_IN_EXTRACT)}. "
+            "Choose one of these, or another format."
+        )
+
+
+def _parquet() -> ModuleType:
+    return import_optional("pyarrow.parquet", extra="parquet", purpose="Writing Parquet")

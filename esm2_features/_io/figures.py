@@ -1,0 +1,303 @@
+"""Pictures of what a model says of a protein: its contacts, and all its single substitutions.
+
+Figures are made without pyplot: no window, and no state that other plots would see.
+
+Never here: numbers, files of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
+from esm2_features._io.paths import Output, find_place, refuse_nesting
+from esm2_features.exceptions import import_optional
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+RESIDUES_BY_PROPERTY = ("GAVLIMP", "FWY", "STCNQ", "KRH", "DE")
+"""Aliphatic (with glycine and proline), aromatic, polar, positive, negative."""
+
+_FEW_BLUES = ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
+_GREY = "#555555"
+_DPI, _MOST_DPI = 150, 600
+
+_PER_ROW = 75
+"""Positions in one row of a scan, at most; rows are made about equally long."""
+
+# All of a scan in inches, so that letters fit their cells, however long the protein is.
+_CELL = 0.135
+_LEFT, _RIGHT, _TOP, _BELOW = 0.5, 0.25, 0.95, 0.48
+_NARROWEST = 5.6
+
+
+def find_picture_place(path: Path, *, beside: Output, is_folder: bool = False) -> Output:
+    """Check, before anything is computed, that pictures can be drawn and written.
+
+    Parameters
+    ----------
+    path : Path
+        A file that ends in ``.png``, or a folder.
+    beside : Output
+        Where the numbers go; what is there may be replaced if that may be.
+    is_folder : bool, default=False
+        Whether it is a folder of pictures.
+
+    Returns
+    -------
+    output : Output
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    InputError
+        If there is no place, or it is that of the numbers, in it, or around it.
+    """
+    import_optional("matplotlib.figure", extra="plot", purpose="Drawing")
+    refuse_nesting(path, beside.path)
+    return find_place(
+        path,
+        formats=("png",),
+        format="png" if is_folder else None,
+        force=beside.force,
+        is_folder=is_folder,
+    )
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure.
+
+    Parameters
+    ----------
+    figure : Figure
+    path : Path
+        Whatever it ends in.
+
+    Raises
+    ------
+    OSError
+    """
+    with path.open("xb") as file:
+        figure.savefig(file, format="png", dpi="figure")
+
+
+# ------------------------------------------------------------------ contacts
+
+
+def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
+    """Draw a contact map; residue 1 is at the top left, as in the figures of fair-esm.
+
+    Parameters
+    ----------
+    contacts : ndarray of shape (L, L), float
+        Probabilities.
+    title : str
+        Shortened to what fits.
+
+    Returns
+    -------
+    figure : Figure
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    residues = len(contacts)
+    width, height, side = 6.2, 5.6, 4.65
+    # At least one pixel for each residue, or lone contacts of long proteins would fade.
+    dpi = min(max(_DPI, math.ceil(residues / side)), _MOST_DPI)
+    figure: Figure = _figure(width, height, dpi)
+    axes = figure.add_axes((0.115, 0.085, side / width, side / height))
+    image = axes.imshow(
+        contacts,
+        interpolation="nearest" if residues / side <= _MOST_DPI else "antialiased",
+        cmap=_map_of_colours("contacts", _FEW_BLUES),
+        vmin=0,
+        vmax=1,
+        extent=(0.5, residues + 0.5, residues + 0.5, 0.5),
+    )
+    figure.text(0.02, 0.945, _shortened(title, 60), fontsize=11, weight="bold", parse_math=False)
+    ticks = _round_numbers(1, residues, most=8)
+    axes.set_xticks(ticks)
+    axes.set_yticks(ticks)
+    axes.set_xlabel("residue")
+    axes.set_ylabel("residue")
+    beside = figure.add_axes((0.885, 0.085, 0.025, 0.83))
+    bar = figure.colorbar(image, cax=beside)
+    bar.set_label("contact probability")
+    for part in (axes, beside):
+        _make_discreet(part)
+    return figure
+
+
+# ------------------------------------------------------------------ scans
+
+
+def scan_figure(
+    scores: NDArray[np.float64], wildtype: str, *, offset: int = 0, title: str
+) -> Figure:
+    """Draw the scores of all single substitutions of a protein.
+
+    Each column is a position, with its wild-type residue below; each row a residue that could
+    stand there, in the order of `RESIDUES_BY_PROPERTY`. A dot marks the wild type; positions
+    where it is none of the 20 residues (X, say) are grey. Long proteins are wrapped into rows of
+    up to 75 positions.
+
+    Parameters
+    ----------
+    scores : ndarray of shape (L, 20), float
+        Log-likelihood ratios; columns in the order ``ACDEFGHIKLMNPQRSTVWY``.
+    wildtype : str
+        The L residues.
+    offset : int, default=0
+        Number of the residue before the first one.
+    title : str
+        Shortened to what fits.
+
+    Returns
+    -------
+    figure : Figure
+        As high as the protein is long.
+
+    Raises
+    ------
+    MissingDependencyError
+        If matplotlib is not installed.
+    """
+    length, order = len(wildtype), "".join(RESIDUES_BY_PROPERTY)
+    n_rows = math.ceil(length / _PER_ROW)
+    per_row = math.ceil(length / n_rows)
+    width = max(_NARROWEST, _LEFT + per_row * _CELL + _RIGHT)
+    high = len(order) * _CELL
+    height = _TOP + n_rows * (high + _BELOW)
+    figure: Figure = _figure(width, height, _DPI)
+
+    # (20, L), by property. Ratios to the likelihood of an X compare with no others.
+    values = scores[:, [CANONICAL_RESIDUES.index(letter) for letter in order]].T
+    is_odd = np.array([letter not in order for letter in wildtype])
+    shown = np.ma.array(values, mask=~np.isfinite(values) | is_odd)
+    largest = float(np.abs(shown).max()) if shown.count() else 0.0
+    style = {"cmap": _scan_colours(), "vmin": -(largest or 1.0), "vmax": largest or 1.0}
+    for row in range(n_rows):
+        start, stop = row * per_row, min((row + 1) * per_row, length)
+        top = height - _TOP - row * (high + _BELOW)
+        axes = figure.add_axes(
+            (
+                _LEFT / width,
+                (top - high) / height,
+                (stop - start) * _CELL / width,
+                high / height,
+            )
+        )
+        image = axes.imshow(shown[:, start:stop], aspect="auto", interpolation="nearest", **style)
+        _mark_wildtype(axes, wildtype[start:stop], order)
+        _label_scan(axes, wildtype[start:stop], start + 1 + offset, order)
+
+    figure.text(
+        (_LEFT - 0.3) / width,
+        1 - 0.28 / height,
+        _shortened(title, round(width * 8)),
+        fontsize=11,
+        weight="bold",
+        parse_math=False,
+    )
+    bar_axes = figure.add_axes(((_LEFT) / width, 1 - 0.56 / height, 2.0 / width, 0.12 / height))
+    bar = figure.colorbar(image, cax=bar_axes, orientation="horizontal")
+    bar_axes.text(
+        1.06,
+        0.5,
+        "log-likelihood ratio to the wild type (nats)\nrows: residue in its place; dots: wild type",
+        transform=bar_axes.transAxes,
+        va="center",
+        linespacing=1.4,
+        fontsize=8,
+        color=_GREY,
+    )
+    bar.ax.tick_params(pad=1)
+    _make_discreet(bar_axes)
+    return figure
+
+
+def _scan_colours() -> Any:
+    """Red for what is less likely than the wild type, blue for what is more likely."""
+    matplotlib: Any = import_optional("matplotlib", extra="plot", purpose="Drawing")
+    return matplotlib.colormaps["RdBu"].with_extremes(bad="#bbbbbb")
+
+
+def _mark_wildtype(axes: Any, wildtype: str, order: str) -> None:
+    dots = [(x, order.index(letter)) for x, letter in enumerate(wildtype) if letter in order]
+    if dots:  # an X is none of the rows
+        axes.scatter(*zip(*dots, strict=True), s=5, color="#222222", linewidths=0)
+
+
+def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
+    """Write wild-type letters and residue numbers below, and letters of mutants at the side."""
+    length = len(wildtype)
+    numbered = set(_tens(first, length))
+    axes.set_xticks(
+        range(length),
+        [
+            f"{letter}\n{first + x}" if first + x in numbered else letter
+            for x, letter in enumerate(wildtype)
+        ],
+    )
+    axes.set_yticks(range(len(order)), list(order))
+    axes.tick_params(length=0, pad=2, labelsize=7)
+    for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        label.set_family("monospace")
+        label.set_linespacing(1.25)
+    edge = -0.5
+    for group in RESIDUES_BY_PROPERTY[:-1]:
+        edge += len(group)
+        axes.axhline(edge, color="white", linewidth=1.4)
+    axes.spines[:].set_visible(False)
+
+
+def _tens(first: int, length: int) -> Iterator[int]:
+    """Give the numbers that are written: the first one, and every tenth that keeps away from it."""
+    yield first
+    for number in range(first + 1, first + length):
+        if number % 10 == 0 and number - first > 3:
+            yield number
+
+
+# ------------------------------------------------------------------ both
+
+
+def _figure(width: float, height: float, dpi: int) -> Any:
+    module: Any = import_optional("matplotlib.figure", extra="plot", purpose="Drawing")
+    return module.Figure(figsize=(width, height), dpi=dpi)
+
+
+def _map_of_colours(name: str, colours: Sequence[str]) -> Any:
+    module: Any = import_optional("matplotlib.colors", extra="plot", purpose="Drawing")
+    return module.LinearSegmentedColormap.from_list(name, colours)
+
+
+def _make_discreet(axes: Any) -> None:
+    axes.tick_params(labelsize=8, color="#aaaaaa", labelcolor=_GREY)
+    for spine in axes.spines.values():
+        spine.set_color("#aaaaaa")
+    for label in (axes.xaxis.label, axes.yaxis.label):
+        label.set_size(9)
+        label.set_color(_GREY)
+
+
+def _round_numbers(first: int, last: int, *, most: int) -> list[int]:
+    """Choose numbers for an axis: the first one, and multiples of a round step."""
+    steps = (k * 10**power for power in range(9) for k in (1, 2, 5))
+    step = next(step for step in steps if (last - first) / step <= most)
+    return [first, *(n for n in range(step, last + 1, step) if n - first > step / 2)]
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 3] + "..."

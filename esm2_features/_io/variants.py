@@ -1,0 +1,325 @@
+"""Files of variants, and of their scores.
+
+    .csv, .tsv       a table with a column of variants: all of its columns come out again
+    .fasta, .fa ...  the sequences of mutants
+    any other        text, one variant a line; standard input is read as FASTA if it begins so
+
+All of them may be compressed. Nothing is skipped but blank lines. The words by which other
+programs say that a value is missing are no variants, even where they spell a peptide.
+
+Never here: what a variant means, how it is scored.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from esm2_features._inputs.fasta import read_fasta
+from esm2_features._io.paths import Output, growing
+from esm2_features.exceptions import InputError
+
+COLUMNS = ("variant", "mutant", "mutation")
+"""Names of the column of variants, if nobody says another; the first that there is."""
+
+SCORE = "score"
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
+
+_MISSING = frozenset(
+    ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "None", "NULL", "null"]
+)
+"""How R, pandas, databases and spreadsheets write a missing value."""
+
+
+class VariantTable(NamedTuple):
+    """Variants, and all that stood beside them.
+
+    Attributes
+    ----------
+    header : list of str
+        Names of the columns.
+    rows : list of list of str
+        Cells, one for each column.
+    variants : list of str
+        One for each row.
+    places : list of str
+        Where each row stands in its file, for messages.
+    """
+
+    header: list[str]
+    rows: list[list[str]]
+    variants: list[str]
+    places: list[str]
+
+
+def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
+    """Read variants.
+
+    Parameters
+    ----------
+    path : str
+        ``"-"`` is standard input: one variant a line, or FASTA.
+    column : str, optional
+        Name of the column of a table; by default the first of `COLUMNS`, or the only one.
+
+    Returns
+    -------
+    table : VariantTable
+        At least one row. Of FASTA files, the column is ``id``.
+
+    Raises
+    ------
+    InputError
+        If there are no variants, a table has no such column, a row has more or fewer cells than
+        the header, or a variant is missing.
+    FastaError
+        If a FASTA file cannot be used.
+    OSError
+        If there is no such file, or it cannot be read.
+    """
+    ending = _ending(path)
+    if ending not in _DELIMITERS and column is not None:
+        raise InputError(
+            f"Got --column {column}, but {_shown(path)} is no table. Leave it out, or give a .csv "
+            "or .tsv."
+        )
+    if ending in _DELIMITERS:
+        table = _read_table(path, _DELIMITERS[ending], column)
+    elif ending in _FASTA:
+        table = _read_records(path)
+    else:
+        table = _read_lines(path)
+    if not table.rows:
+        only = f" below its header, {', '.join(table.header)}" if table.header else ""
+        raise InputError(f"{_shown(path)} holds no variants{only}. Give a file that has some.")
+    return table
+
+
+def write_scores(output: Output, table: VariantTable, scores: Sequence[float]) -> None:
+    """Write a table with a column of scores, completely or not at all.
+
+    Parameters
+    ----------
+    output : Output
+    table : VariantTable
+    scores : sequence of float
+        One for each row; written so that they are read as the same numbers.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left behind then.
+    """
+    _write(
+        output,
+        [*table.header, SCORE],
+        ([*row, _digits(score)] for row, score in zip(table.rows, scores, strict=True)),
+    )
+
+
+def write_scan(
+    output: Output, wildtype: str, residues: str, scores: Sequence[Sequence[float]], *, offset: int
+) -> int:
+    """Write the scores of all single substitutions, completely or not at all.
+
+    Where the wild type holds none of the 20 canonical residues there are none: ESM-2 hardly ever
+    expects an X, so that whatever takes its place looks far better.
+
+    Parameters
+    ----------
+    output : Output
+    wildtype : str
+        The L residues.
+    residues : str
+        What the columns of ``scores`` are of.
+    scores : sequence of shape (L, 20)
+    offset : int
+        Number of the residue before the first one.
+
+    Returns
+    -------
+    n : int
+        Number of substitutions: a residue is not replaced by itself.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; nothing is left behind then.
+    """
+    rows = [
+        [f"{before}{position}{after}", str(position), before, after, _digits(score)]
+        for position, (before, row) in enumerate(zip(wildtype, scores, strict=True), 1 + offset)
+        for after, score in zip(residues, row, strict=True)
+        if before in residues and after != before
+    ]
+    _write(output, ["variant", "position", "wildtype", "mutant", SCORE], rows)
+    return len(rows)
+
+
+def _write(output: Output, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    with (
+        growing(output) as part,
+        part.open("x", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def _digits(score: float) -> str:
+    return repr(float(score))  # as many as it takes to read the same number back
+
+
+# ------------------------------------------------------------------ reading
+
+
+def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
+    rows: list[list[str]] = []
+    places: list[str] = []
+    text = _text_of(_bytes_of(path), path)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        header = next((row for row in reader if "".join(row).strip()), [])
+        for row in filter(None, reader):  # a blank line is no row
+            places.append(f"line {reader.line_num}")
+            if len(row) != len(header):
+                raise InputError(
+                    f"{_shown(path)}, line {reader.line_num} has {len(row)} cells, and the header "
+                    f"has {len(header)}. Give every row a cell for each column."
+                )
+            rows.append(row)
+    except csv.Error as error:
+        raise InputError(
+            f"{_shown(path)}, line {reader.line_num}: {error}. Write the table anew."
+        ) from error
+    from esm2_features._inputs.mutations import is_notation  # which needs NumPy, and help does not
+
+    # A column that is not asked for may be called H2O.
+    is_known = any(name.lower() in COLUMNS for name in header)
+    suspects = [column] if column is not None else [] if is_known else header
+    odd = [cell for cell in suspects if cell in header and is_notation(cell)]
+    if odd:
+        raise InputError(
+            f"The first line of {_shown(path)} holds {odd[0]!r}, which is a variant and no name of "
+            "a column. Write a header above it."
+        )
+    at = _column(path, header, column)
+    variants = [row[at] for row in rows]
+    _refuse_missing(path, variants, places)
+    return VariantTable(header, rows, variants, places)
+
+
+def _column(path: str, header: Sequence[str], column: str | None) -> int:
+    """Find the column of variants."""
+    listed = ", ".join(header) or "none"
+    if SCORE in header:
+        raise InputError(
+            f"{_shown(path)} has a column {SCORE!r} already, which would be there twice. Rename it."
+        )
+    if column is None and len(header) == 1 and ";" in header[0]:
+        raise InputError(
+            f"{_shown(path)} is separated by semicolons: {header[0]!r}. Separate its cells by "
+            "commas (.csv) or tabs (.tsv)."
+        )
+    wanted = [column] if column is not None else [n for n in header if n.lower() in COLUMNS]
+    wanted.sort(key=lambda name: COLUMNS.index(name.lower()) if column is None else 0)
+    wanted = wanted[:1]
+    if column is None and not wanted and len(header) == 1:
+        wanted = [header[0]]
+    if len(wanted) != 1 or header.count(wanted[0]) != 1:
+        what = f"the column {column!r} once" if column is not None else "one column of variants"
+        raise InputError(
+            f"{_shown(path)} should have {what}, and has the columns {listed}. Name the column of "
+            "variants: --column."
+        )
+    return header.index(wanted[0])
+
+
+def _read_lines(path: str) -> VariantTable:
+    content = _bytes_of(path)
+    lines = [line.strip() for line in io.StringIO(_text_of(content, path), newline=None)]
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line]
+    variants = [variant for _, variant in numbered]
+    if variants and variants[0].startswith(">"):
+        if path == "-":  # which has no name that could say so
+            stream = io.BytesIO(content)
+            stream.name = path
+            return _read_records(stream)
+        raise InputError(
+            f"{_shown(path)} looks like FASTA. Let its name end in {' or '.join(_FASTA[:2])}, so "
+            "that its sequences are read as mutants."
+        )
+    if variants and variants[0].lower().rstrip("s") in COLUMNS:
+        # Its letters are residues, too, and it would be scored as a peptide.
+        raise InputError(
+            f"{_shown(path)}, line {numbered[0][0]}: {variants[0]!r} looks like a header. Delete "
+            "it, or let the file's name end in .csv."
+        )
+    places = [f"line {number}" for number, _ in numbered]
+    _refuse_missing(path, variants, places)
+    return VariantTable(["variant"], [[variant] for variant in variants], variants, places)
+
+
+def _read_records(source: str | BinaryIO) -> VariantTable:
+    records = read_fasta(source)
+    return VariantTable(
+        ["id"],
+        [[record.id] for record in records],
+        [record.seq for record in records],
+        [f"record {number}, {record.id}" for number, record in enumerate(records, start=1)],
+    )
+
+
+def _refuse_missing(path: str, variants: Sequence[str], places: Sequence[str]) -> None:
+    for variant, place in zip(variants, places, strict=True):
+        if variant.strip() in _MISSING:
+            raise InputError(
+                f"{_shown(path)}, {place}: {variant!r} is how a missing value is written, where a "
+                "variant is expected. Drop such rows, or write WT for the wild type. Peptides that "
+                "are spelled so can be given as FASTA."
+            )
+
+
+def _bytes_of(path: str) -> bytes:
+    from xopen import xopen  # imported here because only files need it
+
+    try:
+        with xopen(sys.stdin.buffer if path == "-" else path, "rb", threads=0) as file:
+            return bytes(file.read())
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except Exception as error:  # every decompressor has an error class of its own
+        raise _unreadable(path, error) from error
+
+
+def _text_of(content: bytes, path: str) -> str:
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> InputError:
+    return InputError(
+        f"{_shown(path)} cannot be read ({error}). A table or list of variants is text in UTF-8, "
+        "plain or compressed: write it anew."
+    )
+
+
+def _ending(path: str) -> str:
+    endings = [ending.lower() for ending in Path(path).suffixes]
+    if endings and endings[-1] in _COMPRESSED:
+        endings.pop()
+    return endings[-1] if endings else ""
+
+
+def _shown(path: str) -> str:
+    return "standard input" if path == "-" else os.fsdecode(path)

@@ -1,0 +1,184 @@
+"""Attention over a packed batch: the kernel.
+
+Which kernel computes a sequence follows from the device, the precision and the sequence's own
+length, never from its batch mates:
+
+    half precision, a card with such a kernel    all at once; the kernel knows where each begins
+    float32, a CPU, up to 128 tokens             those of equal length together, their maps held
+    otherwise                                    those of equal length together, maps fused away
+
+There is no padding and no mask in any of them.
+
+Sources: Dao, "FlashAttention-2", ICLR 2024, for the kernel that takes packed sequences
+(``torch.nn.attention.varlen``, or the package ``flash-attn``).
+
+Never here: weights, probing of devices at import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache, partial
+from importlib import import_module
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from esm2_features._model.devices import send
+from esm2_features._model.packing import Group
+
+_PACKED_KERNELS = (
+    ("torch.nn.attention.varlen", "varlen_attn"),
+    ("flash_attn", "flash_attn_varlen_func"),
+)
+"""Modules and functions that attend over packed sequences, in the order of preference. Both take
+queries, keys, values, where sequences begin and end (twice: ``cu_seqlens`` of queries and of
+keys), and the longest's tokens (twice)."""
+
+_SHORT = 128
+"""Tokens up to which, on a CPU, it is quicker to hold the maps than to fuse them away: 15 to 35 %
+of attention's time. PyTorch's fused kernel works in blocks of 32 queries there."""
+
+_SHORT_MAPS = 1 << 19
+"""Numbers of the maps of short sequences that are held at a time; they stay in the caches."""
+
+_MAP_BYTES = 1 << 25
+"""Bytes of attention maps that are held at a time, if one map is not larger."""
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values of a batch in, each (tokens, heads, head width); what they say out."""
+
+
+def attention(
+    groups: Sequence[Group], device: torch.device, dtype: torch.dtype, width: int
+) -> Attend:
+    """Choose how the tokens of a batch attend to those of their own sequences, in all layers.
+
+    Parameters
+    ----------
+    groups : sequence of Group
+        They cover the tokens from the first on, in order; behind them may be rows of no sequence.
+    device : torch.device
+    dtype : torch.dtype
+        Of the queries, keys and values.
+    width : int
+        Of a head.
+
+    Returns
+    -------
+    attend : callable
+        Takes queries, keys and values of shape (tokens, heads, head width), rotary embedding
+        already applied, and gives as much.
+    """
+    packed = None if dtype == torch.float32 else _packed_kernel(device, dtype, width)
+    if packed is None:
+        return partial(_attend_in_groups, groups)
+    lengths = [group.tokens for group in groups for _ in range(group.count)]
+    cu_seqlens = send(np.cumsum([0, *lengths], dtype=np.int32), device)
+    return partial(_attend_packed, packed, cu_seqlens, max(lengths))
+
+
+@lru_cache
+def _packed_kernel(
+    device: torch.device, dtype: torch.dtype, width: int
+) -> Callable[..., Tensor] | None:
+    """Look for a kernel that takes packed sequences, and works here with heads of this width."""
+    if device.type != "cuda":
+        return None
+    probe = torch.zeros(2, 1, width, device=device, dtype=dtype)
+    cu_seqlens = torch.tensor([0, 2], device=device, dtype=torch.int32)
+    for module, name in _PACKED_KERNELS:
+        try:
+            kernel: Callable[..., Tensor] = getattr(import_module(module), name)
+            kernel(probe, probe, probe, cu_seqlens, cu_seqlens, 2, 2)
+        except Exception:  # noqa: S112 - not there, or not for this card, build or width
+            continue
+        return kernel
+    return None
+
+
+def _attend_packed(
+    kernel: Callable[..., Tensor],
+    cu_seqlens: Tensor,
+    longest: int,
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+) -> Tensor:
+    return kernel(q_TNH, k_TNH, v_TNH, cu_seqlens, cu_seqlens, longest, longest)
+
+
+def _attend_in_groups(
+    groups: Sequence[Group], q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor
+) -> Tensor:
+    a_TNH = torch.empty_like(v_TNH, memory_format=torch.contiguous_format)
+    a_TNH[groups[-1].stop :] = 0  # rows of no sequence
+    may_be_short = v_TNH.is_cpu and v_TNH.dtype == torch.float32
+    for group in groups:
+        q, k, v, a = (_by_head(x_TNH, group) for x_TNH in (q_TNH, k_TNH, v_TNH, a_TNH))
+        if may_be_short and group.tokens <= _SHORT:
+            _attend_short(q, k, v, a)
+        else:
+            a.copy_(scaled_dot_product_attention(q, k, v))
+    return a_TNH
+
+
+def _attend_short(q: Tensor, k: Tensor, v: Tensor, a: Tensor) -> None:
+    """Attend by products of small matrices, a few sequences at a time, into ``a``."""
+    count, heads, tokens, width = q.shape
+    at_a_time = max(1, _SHORT_MAPS // (heads * tokens**2))
+    maps = q.new_empty(min(count, at_a_time) * heads, tokens, tokens)
+    for start in range(0, count, at_a_time):
+        some = slice(start, start + at_a_time)
+        # Contiguous always: how a product is rounded may depend on how its factors lie.
+        q_BTH, k_BTH, v_BTH = (x[some].flatten(0, 1).contiguous() for x in (q, k, v))
+        some_maps = maps[: len(q_BTH)]
+        scale = width**-0.5
+        torch.baddbmm(some_maps, q_BTH, k_BTH.transpose(1, 2), beta=0, alpha=scale, out=some_maps)
+        torch.softmax(some_maps, -1, out=some_maps)
+        a[some] = torch.bmm(some_maps, v_BTH).view_as(a[some])
+
+
+def _by_head(x_TNH: Tensor, group: Group) -> Tensor:
+    """View a group's rows as (count, heads, tokens, head width)."""
+    rows = x_TNH[group.start : group.stop]
+    return rows.view(group.count, group.tokens, *x_TNH.shape[1:]).transpose(1, 2)
+
+
+def attention_maps(
+    q_TNH: Tensor, k_TNH: Tensor, group: Group
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """Compute how much every token of a group attends to each token of its sequence.
+
+    The kernels do not give these maps; who needs them sees a few at a time.
+
+    Parameters
+    ----------
+    q_TNH, k_TNH : Tensor of shape (tokens, heads, head width)
+        Queries and keys of the whole batch, rotary embedding already applied.
+    group : Group
+
+    Yields
+    ------
+    sequences, heads : slice
+        Which of the group's sequences and of the heads these are.
+    maps : Tensor of shape (sequences, heads, group.tokens, group.tokens), float32
+        Rows are queries, and sum to 1. The reader may overwrite them.
+    """
+    q, k = (_by_head(x_TNH, group).float() for x_TNH in (q_TNH, k_TNH))
+    q = q * q.shape[-1] ** -0.5
+    of_a_head = 4 * group.tokens**2
+    heads_at_a_time = max(1, min(q.shape[1], _MAP_BYTES // of_a_head))
+    at_a_time = max(1, _MAP_BYTES // (of_a_head * heads_at_a_time))
+    if q.device.type == "cpu":
+        # How a product of many small matrices is rounded depends there on how many they are.
+        at_a_time = 1
+    for start in range(0, group.count, at_a_time):
+        sequences = slice(start, min(group.count, start + at_a_time))
+        for head in range(0, q.shape[1], heads_at_a_time):
+            heads = slice(head, min(q.shape[1], head + heads_at_a_time))
+            logits = q[sequences, heads] @ k[sequences, heads].transpose(-1, -2)
+            yield sequences, heads, logits.softmax(-1)

@@ -1,0 +1,165 @@
+"""One transformer block and what it is made of, in reading order; shapes are as in `_model`.
+
+Never here: files, foreign names of weights, where blocks run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import layer_norm
+
+from esm2_features._model.attention import Attend
+from esm2_features._model.devices import even_rows
+from esm2_features._model.linear import Linear
+
+_PARTS = ("weight", "bias")
+
+
+class Weights:
+    """The tensors of a checkpoint, handed out once each, on their device.
+
+    Taking a tensor removes it from the dictionary, so that a tensor which is copied on its
+    way (fused, reordered, cast) is freed before the next one is read: loading needs little
+    more memory than the weights themselves.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        Emptied on the way.
+    device : torch.device
+    dtype : torch.dtype
+        Of the products; norms and embeddings are float32 always.
+    """
+
+    def __init__(
+        self, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype
+    ) -> None:
+        self._tensors = tensors
+        self._device = device
+        self.dtype = dtype
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._tensors
+
+    def exact(self, name: str) -> Tensor:
+        """Take one tensor as float32."""
+        return self._tensors.pop(name).to(self._device, torch.float32)
+
+    def linear(self, name: str) -> Linear:
+        """Take an affine layer."""
+        return self._laid_out(*(self._tensors.pop(f"{name}.{part}") for part in _PARTS))
+
+    def queries_keys_values(self, name: str, heads: int) -> Linear:
+        """Take the three projections of attention as one, for `Rotary.turn` to turn."""
+        weight, bias = (
+            torch.cat(
+                [
+                    *(_pairs_together(take(f"{name}.{x}_proj.{part}"), heads) for x in "qk"),
+                    take(f"{name}.v_proj.{part}"),
+                ]
+            )
+            for take, part in ((self._tensors.pop, part) for part in _PARTS)
+        )
+        return self._laid_out(weight, bias)
+
+    def _laid_out(self, weight: Tensor, bias: Tensor) -> Linear:
+        return Linear(weight.to(self._device, self.dtype), bias.to(self._device, self.dtype))
+
+
+def _pairs_together(rows: Tensor, heads: int) -> Tensor:
+    """Reorder the outputs of a projection so that the rotary pairs of a head are neighbours."""
+    pairs = len(rows) // heads // 2
+    return rows.view(heads, 2, pairs, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+
+
+class Norm:
+    """Layer normalisation in float32."""
+
+    def __init__(self, weights: Weights, name: str) -> None:
+        self._weight = weights.exact(f"{name}.weight")
+        self._bias = weights.exact(f"{name}.bias")
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """Normalise each row."""
+        return layer_norm(x_TD, self._weight.shape, self._weight, self._bias)
+
+
+class Rotary:
+    """Rotary position embedding (Su et al. 2021): turns pairs of a head by position.
+
+    A pair is one complex number, and a turn is one product. ESM-2 pairs component i of a head
+    with i + H / 2; `Weights.queries_keys_values` has brought the two together, which no product
+    of a query with a key can tell.
+
+    Parameters
+    ----------
+    inv_freq : Tensor of shape (H / 2,)
+        Angle per position of each pair. Official checkpoints store it, and it may have been
+        rounded on the way: what they were trained and published with is what they store.
+    """
+
+    def __init__(self, inv_freq: Tensor) -> None:
+        self._inv_freq = inv_freq
+        self._turns_TP = self._of_positions(0)
+
+    def turns(self, positions_T: Tensor, longest: int) -> Tensor:
+        """Look up every token's turns, for `turn`: complex, of shape (tokens, 1, H / 2)."""
+        turns_TP = self._turns_TP
+        if len(turns_TP) < longest:
+            # Another thread may do the same at the same time, with the same outcome.
+            self._turns_TP = turns_TP = self._of_positions(longest)
+        return turns_TP[positions_T].unsqueeze(1)
+
+    def _of_positions(self, count: int) -> Tensor:
+        positions = torch.arange(count, dtype=torch.float32, device=self._inv_freq.device)
+        angle_TP = torch.outer(positions, self._inv_freq)
+        return torch.polar(torch.ones_like(angle_TP), angle_TP)
+
+    @staticmethod
+    def turn(qk_TNH: Tensor, turns_T1P: Tensor) -> None:
+        """Turn queries and keys in place; they are float32, pairs side by side."""
+        pairs_TNP = torch.view_as_complex(qk_TNH.view(*qk_TNH.shape[:2], -1, 2))
+        for rows in even_rows(pairs_TNP):
+            pairs_TNP[rows].mul_(turns_T1P[rows])
+
+
+class Block:
+    """One transformer block: attention, then feed-forward, each after a norm."""
+
+    def __init__(self, weights: Weights, name: str, heads: int) -> None:
+        self._dtype = weights.dtype
+        attention = f"{name}.self_attn"
+        self._attention_norm = Norm(weights, f"{attention}_layer_norm")
+        self._qkv = weights.queries_keys_values(attention, heads)
+        self._out = weights.linear(f"{attention}.out_proj")
+        self._feed_forward_norm = Norm(weights, f"{name}.final_layer_norm")
+        self._fc1 = weights.linear(f"{name}.fc1")
+        self._fc2 = weights.linear(f"{name}.fc2")
+        self._heads = heads
+
+    def project(self, x_TD: Tensor) -> Tensor:
+        """Project each row to its queries, keys and values, side by side."""
+        return self._qkv(self._attention_norm(x_TD).to(self._dtype))
+
+    def __call__(
+        self,
+        x_TD: Tensor,
+        qkv_TE: Tensor,
+        turns_T1P: Tensor,
+        attend: Attend,
+        watch: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
+        """Add what attention and feed-forward have to say to the residual stream."""
+        heads_TNH = qkv_TE.view(len(x_TD), 3 * self._heads, -1)
+        qk_TNH = heads_TNH[:, : 2 * self._heads].float()  # a copy unless it is float32 already
+        Rotary.turn(qk_TNH, turns_T1P)
+        q_TNH, k_TNH = qk_TNH.to(qkv_TE.dtype).chunk(2, dim=1)
+        if watch is not None:
+            watch(q_TNH, k_TNH)
+        a_TNH = attend(q_TNH, k_TNH, heads_TNH[:, 2 * self._heads :])
+        x_TD = self._out(a_TNH.flatten(1).to(self._dtype), onto=x_TD)
+        h_TF = self._fc1(self._feed_forward_norm(x_TD).to(self._dtype), gelu=True)
+        return self._fc2(h_TF, onto=x_TD)

@@ -1,0 +1,482 @@
+"""Which device computes, what it can hold, and how exact its arithmetic is.
+
+Never here: models, batches.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from joblib import cpu_count
+from numpy.typing import NDArray
+
+from esm2_features._model.packing import cpu_budget, cuda_budget
+from esm2_features.exceptions import InputError
+
+# What a failed allocation is called where PyTorch has no class of its own for it: on a CPU, in
+# cuBLAS, and on Apple's GPU.
+_SAID_OF_MEMORY = (
+    "not enough memory",
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "Invalid buffer size",
+)
+
+_TOKENS_OF_MPS = 8192
+
+
+def resolve_device(device: str) -> torch.device:
+    """Turn the user's word for a device into one that is there.
+
+    Parameters
+    ----------
+    device : str
+        ``"auto"`` (a CUDA card, else Apple's GPU, else the CPU) or a PyTorch device.
+
+    Returns
+    -------
+    device : torch.device
+
+    Raises
+    ------
+    InputError
+        If the device does not exist on this machine.
+    """
+    name = device
+    if device == "auto":
+        has_mps = torch.backends.mps.is_available()
+        name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+    try:
+        # An allocation is the only test that covers every kind and number of device. It also
+        # gives "cuda" its number, so that a device has one name.
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise InputError(
+            f"Got device={device!r}, which this machine cannot use: {reason}. "
+            f'Pass device="auto" or device="cpu".'
+        ) from error
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a network is.
+
+    Attributes
+    ----------
+    devices : tuple of torch.device
+        Those that compute; the first one is home.
+    is_streamed : bool
+        Whether blocks rest in the host's memory, and come to the device when they are to run.
+    """
+
+    devices: tuple[torch.device, ...]
+    is_streamed: bool = False
+
+    @property
+    def home(self) -> torch.device:
+        """The device at which a pass begins and ends."""
+        return self.devices[0]
+
+    def __str__(self) -> str:
+        names = [str(device) for device in self.devices]
+        return "+".join([*names, "cpu"] if self.is_streamed else names)
+
+
+def resolve_place(name: str) -> Place:
+    """Turn the user's word for a place into one that is there.
+
+    Parameters
+    ----------
+    name : str
+        A device, ``"cuda:0+cuda:1"`` for a network that is split between both, or ``"cuda+cpu"``
+        for one whose blocks rest in the host's memory.
+
+    Returns
+    -------
+    place : Place
+
+    Raises
+    ------
+    InputError
+        If a device does not exist on this machine, or is named twice.
+    """
+    first, *others = name.split("+")
+    is_streamed = others == ["cpu"]
+    names = [first] if is_streamed else [first, *others]
+    devices = tuple(resolve_device(one) for one in names)
+    if len(set(devices)) < len(devices):
+        raise InputError(f"Got device={name!r}, in which one device stands twice. Name each once.")
+    return Place(devices, is_streamed)
+
+
+def resolve_devices(names: Sequence[str]) -> list[str]:
+    """Say which devices are meant, each by a name of its own.
+
+    Parameters
+    ----------
+    names : sequence of str
+        As `device_names` of ``_options`` gives them; ``("all",)`` is every CUDA card, and where
+        there is none, what ``"auto"`` is.
+
+    Returns
+    -------
+    devices : list of str
+        ``"cpu"`` may be there several times.
+
+    Raises
+    ------
+    InputError
+        If one does not exist on this machine, or two names mean one card.
+    """
+    if tuple(names) == ("all",):
+        names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
+    places = [resolve_place(name) for name in names]
+    cards = [device for place in places for device in place.devices if device.type != "cpu"]
+    twice = [device for device in cards if cards.count(device) > 1]
+    if twice:
+        raise InputError(
+            f"Got device={list(names)!r}, in which {twice[0]} is meant twice. Name each card once."
+        )
+    return [str(place) for place in places]
+
+
+def workers_on(device: torch.device) -> int:
+    """Give the number of threads that keep a device busy where several devices share a run.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    workers : int
+        On a CUDA card, one packs and waits while the other's batch is computed.
+    """
+    return 2 if device.type == "cuda" else 1
+
+
+def default_batch_tokens(device: torch.device, dim: int) -> int:
+    """Tokens that one forward pass takes when the user does not say.
+
+    Parameters
+    ----------
+    device : torch.device
+    dim : int
+        Width of the model.
+
+    Returns
+    -------
+    tokens : int
+        As `cpu_budget` and `cuda_budget` say.
+    """
+    if device.type == "cpu":
+        return cpu_budget(cores_of_cpu())
+    if device.type != "cuda":
+        return _TOKENS_OF_MPS
+    free, _ = torch.cuda.mem_get_info(device)
+    # What PyTorch holds and does not use is free for us, too.
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return cuda_budget(free, dim)
+
+
+def cores_of_cpu() -> int:
+    """Cores that a pass on a CPU uses.
+
+    Returns
+    -------
+    cores : int
+        PyTorch's threads, and no more than this process has cores.
+    """
+    return min(torch.get_num_threads(), _cores())
+
+
+def title_of(device: torch.device) -> str:
+    """Give the name of a CUDA card, as its driver has it, or the kind of another device.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    title : str
+    """
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """Bring an array to a device, without waiting for it to arrive where that is possible.
+
+    Parameters
+    ----------
+    array : ndarray
+    device : torch.device
+
+    Returns
+    -------
+    tensor : Tensor
+        On a CPU, it shares the array's memory.
+    """
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)
+
+
+def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
+    """Begin to bring a tensor to the host; what is given waits for it.
+
+    Parameters
+    ----------
+    tensor : Tensor
+
+    Returns
+    -------
+    wait : callable
+        Gives the ndarray. On a CUDA card, work may be begun before it is called, and is done
+        meanwhile.
+    """
+    if tensor.device.type != "cuda":
+        array: NDArray[Any] = tensor.cpu().numpy()
+        return lambda: array
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    host.copy_(tensor, non_blocking=True)
+    arrived = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+    arrived.record(torch.cuda.current_stream(tensor.device))
+
+    def wait() -> NDArray[Any]:
+        arrived.synchronize()
+        found: NDArray[Any] = host.numpy()
+        return found
+
+    return wait
+
+
+def passes_ahead(device: torch.device) -> int:
+    """Give the number of passes to begin before the results of an earlier one are waited for.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Returns
+    -------
+    passes : int
+        A CUDA card computes while the host packs, caches and waits; a CPU has nobody to wait for.
+    """
+    return 2 if device.type == "cuda" else 0
+
+
+@contextmanager
+def within_cores(device: torch.device, sharing: int = 1) -> Iterator[None]:
+    """Use no more threads than the process has cores, and put back what the user has set.
+
+    PyTorch counts the cores of the machine. A container or a batch system may have given the
+    process fewer, and threads that wait for a core make all others wait for them.
+
+    The number is PyTorch's for the calling thread, but some libraries beneath it have one for the
+    whole process, so other threads may be slower meanwhile; results do not depend on it.
+
+    Parameters
+    ----------
+    device : torch.device
+        Nothing is done for others than a CPU.
+    sharing : int, default=1
+        Workers that divide the cores.
+
+    Yields
+    ------
+    None
+    """
+    before, most = torch.get_num_threads(), max(1, _cores() // sharing)
+    if device.type != "cpu" or before <= most:
+        yield
+        return
+    torch.set_num_threads(most)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _cores() -> int:
+    """Cores of this process; joblib knows of containers, affinity and ``LOKY_MAX_CPU_COUNT``."""
+    if os.environ.get("JOBLIB_MULTIPROCESSING") == "0":  # joblib would say 1
+        return torch.get_num_threads()
+    return max(1, int(cpu_count()))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Tell whether an error means that the device's memory is full.
+
+    Parameters
+    ----------
+    error : BaseException
+
+    Returns
+    -------
+    answer : bool
+    """
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(said in text for said in _SAID_OF_MEMORY)
+
+
+def release_memory(device: torch.device) -> None:
+    """Give unused blocks back to the device, or to the system.
+
+    Parameters
+    ----------
+    device : torch.device
+    """
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+    elif _malloc_trim is not None:
+        _malloc_trim(0)
+
+
+def keep_freed_memory(device: torch.device) -> None:
+    """Let what a pass frees be used by the next one, instead of going back to the system.
+
+    What the system gives, it gives page by page, and empty: 5 to 10 % of a pass. glibc learns
+    from the largest block that it has seen freed, up to 32 MiB, which blocks are worth keeping;
+    this shows it one. Elsewhere it does nothing.
+
+    Parameters
+    ----------
+    device : torch.device
+        Nothing is done for others than a CPU.
+    """
+    if device.type == "cpu":
+        torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
+
+
+def _find_malloc_trim() -> Callable[[int], int] | None:
+    """Look for glibc's function that returns freed memory; elsewhere, it returns by itself."""
+    try:
+        found: Callable[[int], int] = ctypes.CDLL(None).malloc_trim
+    except (AttributeError, OSError, TypeError):
+        return None
+    return found
+
+
+_malloc_trim = _find_malloc_trim()
+
+
+_GRAIN = 1 << 15
+"""Numbers that PyTorch gives to one thread of a CPU at least (``at::internal::GRAIN_SIZE``)."""
+
+
+def even_rows(x: torch.Tensor) -> Iterator[slice]:
+    """Cut a tensor so that an elementwise operation never divides a row between threads.
+
+    PyTorch divides all numbers evenly between its threads, so that with some numbers of threads
+    a row is begun by one and ended by another. Where an operation rounds otherwise at the end of
+    a stretch than within it (products of complex numbers do), the outcome would depend on how
+    many rows there are.
+
+    Parameters
+    ----------
+    x : Tensor of shape (rows, ...)
+
+    Yields
+    ------
+    rows : slice
+        Together they cover all rows, in order. Most often it is one.
+    """
+    start, count = 0, len(x)
+    if x.device.type != "cpu":
+        yield slice(0, count)
+        return
+    width, threads = x[:1].numel(), torch.get_num_threads()
+    while start < count:
+        rows = count - start
+        while rows % min(threads, -(-rows * width // _GRAIN)):  # as many for each thread
+            rows -= 1
+        yield slice(start, start + rows)
+        start += rows
+
+
+class _Float32Settings:
+    """PyTorch's settings for float32 products, which are those of the whole process.
+
+    Several threads may be inside at once: the first one in saves and sets, the last one out
+    puts back.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._restore: list[Callable[[], None]] = []
+
+    def enter(self) -> None:
+        """Make float32 products exact."""
+        with self._lock:
+            self._inside += 1
+            if self._inside == 1:
+                self._restore = _make_exact()
+
+    def leave(self) -> None:
+        """Put back what the user had set, if no other thread still computes."""
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                for restore in self._restore:
+                    restore()
+
+
+_settings = _Float32Settings()
+
+
+@contextmanager
+def exact_arithmetic(device: torch.device) -> Iterator[None]:
+    """Compute at the precision of the tensors, whatever the user has set around it.
+
+    Keeps TensorFloat-32 and bfloat16 out of float32 products, and autocast out altogether.
+
+    Parameters
+    ----------
+    device : torch.device
+
+    Yields
+    ------
+    None
+    """
+    _settings.enter()
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        _settings.leave()
+
+
+def _make_exact() -> list[Callable[[], None]]:
+    """Forbid rounding of float32 inputs; what to call to allow it again."""
+    # PyTorch knows them under these names; its type stubs do not.
+    backends: list[Any] = [
+        torch.backends.cuda.matmul,
+        getattr(torch.backends.mkldnn, "matmul", None),
+    ]
+    if not all(hasattr(backend, "fp32_precision") for backend in backends):
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        return [partial(torch.set_float32_matmul_precision, before)]
+    restore: list[Callable[[], None]] = [
+        partial(setattr, b, "fp32_precision", b.fp32_precision) for b in backends
+    ]
+    for backend in backends:
+        backend.fp32_precision = "ieee"
+    return restore

@@ -1,0 +1,219 @@
+"""The ESM-2 network, packed: what one batch of tokens goes through, in reading order.
+
+All sequences of a batch stand in one matrix with a row for each token. Norms, projections
+and feed-forward layers see that matrix as it is; only attention knows where a sequence
+begins and ends. The residual stream and the norms are float32 at every precision, and
+so is attention on a CPU; the precision is that of the products.
+
+Shapes are in the names of tensors:
+
+    T  tokens of the whole batch       N  attention heads
+    D  width of the model              H  width of a head, D = N x H
+    F  width inside a block, 4 D       V  vocabulary, 33 tokens
+
+Source: Lin et al., "Evolutionary-scale prediction of atomic-level protein structure with a
+language model", Science 379 (2023), and its reference code, ``esm/model/esm2.py`` of
+fair-esm 2.0.0, whose names the weights bear.
+
+Never here: files, tokenising, foreign names of weights, a choice of kernel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esm2_features._checkpoints.catalogue import Architecture
+from esm2_features._model.attention import attention
+from esm2_features._model.block import Norm, Rotary, Weights
+from esm2_features._model.devices import Place, keep_freed_memory, send
+from esm2_features._model.linear import Linear
+from esm2_features._model.offload import Blocks
+from esm2_features._model.packing import Batch
+from esm2_features.exceptions import CheckpointError
+
+_ROTARY_BASE = 10000.0
+
+ROWS_STEP = 16
+"""On a CPU, passes have a multiple of so many rows: oneDNN keeps a kernel for each number of rows
+that it meets, 0.2 MB for each product; of 1024 kernels it forgets the oldest."""
+
+Watch = Callable[[int, Tensor, Tensor], None]
+"""Told each block's number, from 1, and its queries and keys, from which attention follows."""
+
+
+class LanguageModelHead:
+    """From the last representation to a score for each of the 33 tokens."""
+
+    def __init__(self, weights: Weights, embedding_VD: Tensor) -> None:
+        self._dense = Linear(
+            weights.exact("lm_head.dense.weight"), weights.exact("lm_head.dense.bias")
+        )
+        self._norm = Norm(weights, "lm_head.layer_norm")
+        self._vocabulary = Linear(embedding_VD, weights.exact("lm_head.bias"))
+
+    def __call__(self, x_TD: Tensor) -> Tensor:
+        """Compute the logits."""
+        return self._vocabulary(self._norm(self._dense(x_TD, gelu=True)))
+
+
+class Network:
+    """ESM-2 with the weights of one checkpoint, in one place, at one precision.
+
+    What it gives is on the place's first device, its home. It holds no state between calls and may
+    be used by several threads at once.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    architecture : Architecture
+    tensors : dict of str to Tensor
+        Weights under fair-esm's names. **Emptied**, so that they can be freed one by one.
+    place : Place or torch.device
+        Where the blocks are.
+    precision : str
+        ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        architecture: Architecture,
+        tensors: dict[str, Tensor],
+        place: Place | torch.device,
+        precision: str,
+    ) -> None:
+        place = place if isinstance(place, Place) else Place((place,))
+        device = place.home
+        self.name = name
+        self.device = device
+        self._head_dim = architecture.head_dim
+        self._dtype: torch.dtype = getattr(torch, precision)
+        weights = Weights(tensors, device, self._dtype)
+        self._embedding_VD = weights.exact("embed_tokens.weight")
+        self._rotary = Rotary(self._inverse_frequencies(tensors, architecture).to(device))
+        self._blocks = Blocks(
+            tensors,
+            count=architecture.layers,
+            heads=architecture.heads,
+            place=place,
+            dtype=self._dtype,
+        )
+        self._last_norm = Norm(weights, "emb_layer_norm_after")
+        self._head = (
+            LanguageModelHead(weights, self._embedding_VD) if "lm_head.bias" in weights else None
+        )
+        keep_freed_memory(device)
+
+    @property
+    def depth(self) -> int:
+        """Number of blocks, and of the last representation."""
+        return len(self._blocks)
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the checkpoint holds a language-model head, so that there are logits."""
+        return self._head is not None
+
+    @torch.inference_mode()
+    def representations(
+        self, batch: Batch, layers: Collection[int], watch: Watch | None = None
+    ) -> Iterator[tuple[int, Tensor]]:
+        """Run a batch up to the highest layer that is asked for.
+
+        Parameters
+        ----------
+        batch : Batch
+        layers : collection of int
+            Representations to give, from 0 (the embedding) to the number of blocks. Only
+            the last one has the final norm, as in fair-esm.
+        watch : callable, optional
+            Called in each block with its number, from 1, and its queries and keys of shape
+            (tokens, heads, head width), rotary embedding already applied.
+
+        Yields
+        ------
+        layer : int
+            In ascending order.
+        x_TD : Tensor of shape (tokens, dim), float32
+        """
+        kinds, rows = batch.kinds, len(batch.positions)
+        # Rows that belong to no sequence, at the end: nothing looks at what becomes of them.
+        filler = -rows % ROWS_STEP if self.device.type == "cpu" else 0
+        x_KD = self._embedding_VD[self._sent(kinds.tokens)] * self._sent(kinds.scale).unsqueeze(1)
+        kind_T = self._sent(np.pad(kinds.of_rows, (0, filler)))
+        x_TD = x_KD[kind_T]
+        if 0 in layers:
+            yield 0, x_TD[:rows]
+        longest = max(group.tokens for group in batch.groups)
+        turns_T1P = self._rotary.turns(self._sent(np.pad(batch.positions, (0, filler))), longest)
+        # On a CPU, attention is as quick in float32, and short sequences quicker.
+        attention_dtype = torch.float32 if self.device.type == "cpu" else self._dtype
+        attend = attention(batch.groups, self.device, attention_dtype, self._head_dim)
+        for layer, (device, block) in enumerate(self._blocks.upto(max(layers)), start=1):
+            if x_TD.device != device:  # the network is split
+                x_TD, turns_T1P = x_TD.to(device), turns_T1P.to(device)
+                attend = attention(batch.groups, device, attention_dtype, self._head_dim)
+            # Before the first block, rows are tokens still, and few of them differ.
+            qkv_TE = block.project(x_KD)[kind_T] if layer == 1 else block.project(x_TD)
+            noticed = watch and self._told_at_home(watch, layer)
+            x_TD = block(x_TD, qkv_TE.to(attention_dtype), turns_T1P, attend, noticed)
+            if layer in layers:
+                found_TD = x_TD.to(self.device)
+                yield layer, (self._last_norm(found_TD) if layer == self.depth else found_TD)[:rows]
+
+    @torch.inference_mode()
+    def logits(self, x_TD: Tensor) -> Tensor:
+        """Score the 33 tokens at each position, from the last representation.
+
+        Parameters
+        ----------
+        x_TD : Tensor of shape (tokens, dim), float32
+
+        Returns
+        -------
+        logits_TV : Tensor of shape (tokens, 33), float32
+
+        Raises
+        ------
+        CheckpointError
+            If the checkpoint holds no language-model head.
+        """
+        if self._head is None:
+            raise CheckpointError(
+                f"{self.name} holds no language-model head (its lm_head weights are missing), so "
+                "it gives embeddings but no logits. Use the official checkpoint, or one saved by "
+                "transformers' EsmForMaskedLM.",
+                path=self.name,
+            )
+        return self._head(x_TD)
+
+    def _told_at_home(self, watch: Watch, layer: int) -> Callable[[Tensor, Tensor], None]:
+        return lambda q_TNH, k_TNH: watch(layer, q_TNH.to(self.device), k_TNH.to(self.device))
+
+    def _sent(self, array: NDArray[Any]) -> Tensor:
+        return send(array, self.device)
+
+    def _inverse_frequencies(
+        self, tensors: dict[str, Tensor], architecture: Architecture
+    ) -> Tensor:
+        """Take the rotary frequencies out of the weights; compute them where there are none."""
+        names = [f"layers.{i}.self_attn.rot_emb.inv_freq" for i in range(architecture.layers)]
+        stored = [tensors.pop(name).float() for name in names if name in tensors]
+        if not stored:
+            pairs = torch.arange(0, architecture.head_dim, 2, dtype=torch.float32, device="cpu")
+            return 1.0 / (_ROTARY_BASE ** (pairs / architecture.head_dim))
+        if not all(torch.equal(stored[0], other) for other in stored):
+            raise CheckpointError(
+                f"The layers of {self.name} hold different rotary frequencies "
+                "(rot_emb.inv_freq); ESM-2 uses the same ones in every layer. The file is "
+                "probably damaged: fetch it anew.",
+                path=self.name,
+            )
+        return stored[0]

@@ -1,0 +1,234 @@
+"""How the subjects of one forward pass lie in it: sequences, their windows, and parts of them.
+
+A sequence that goes through the network in one piece lies in the packed batch as it is. One that
+goes in windows is a piece for each window, and `Layout.unite` makes one sequence of them again:
+
+    pieces    c A B C D e  c C D E F e       windows of 4 that overlap by 2
+    united    c A B C D E F e                C and D are weighted means of both
+
+Source of the weights: none; that a residue near the edge of a window lacks context on one side
+is plain, and a weight that grows with the distance from the edge is the simplest answer.
+
+Never here: what is computed of the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from esm2_features._inputs.views import (
+    distinct_sequences,
+    parse,
+    positions_of,
+    window_weights,
+    windows,
+)
+from esm2_features._model.devices import send
+from esm2_features._model.packing import Batch, Group, pack
+
+_COPIED_BYTES = 1 << 25
+"""Bytes of residues that are copied at a time."""
+
+
+class Segment(NamedTuple):
+    """Subjects with the same number of residues, and where these lie.
+
+    Attributes
+    ----------
+    members : list of int
+        Numbers of the subjects.
+    group : Group or None
+        Where whole sequences lie, one behind the other.
+    rows : ndarray of shape (subjects, residues), int64
+        Rows of the residues; empty where there is a group.
+    owners : ndarray of shape (subjects,), int64
+        Which of the distinct sequences each subject is of.
+    """
+
+    members: list[int]
+    group: Group | None
+    rows: NDArray[np.int64]
+    owners: NDArray[np.int64]
+
+    def parts(self, dim: int) -> Iterator[Segment]:
+        """Cut it where picking residues would copy too much; whole sequences are not copied."""
+        at_a_time = max(1, _COPIED_BYTES // max(1, 4 * dim * self.rows.shape[1]))
+        if self.group is not None or len(self.members) <= at_a_time:
+            yield self
+            return
+        for start in range(0, len(self.members), at_a_time):
+            some = slice(start, start + at_a_time)
+            yield Segment(self.members[some], None, self.rows[some], self.owners[some])
+
+    def residues(self, x_TD: Tensor) -> Tensor:
+        """Pick the residues, without special tokens: (subjects, residues, dim)."""
+        if self.group is not None:
+            return self.tokens(x_TD)[:, 1:-1]
+        return x_TD[send(self.rows, x_TD.device)]
+
+    def tokens(self, x_TD: Tensor) -> Tensor:
+        """Pick whole sequences with their special tokens: (subjects, residues + 2, dim)."""
+        assert self.group is not None, "a part of a sequence has no special tokens"
+        group = self.group
+        return x_TD[group.start : group.stop].view(group.count, group.tokens, -1)
+
+
+class Layout:
+    """One forward pass over some subjects.
+
+    Parameters
+    ----------
+    subjects : sequence of str
+        Those of one sequence come from one pass. Sequences of equal length should be neighbours.
+    budget : int, optional
+        Tokens that windows may go through the network with at a time.
+
+    Attributes
+    ----------
+    batches : list of Batch
+        What goes through the network: all at once, unless there are too many windows.
+    groups : tuple of Group
+        How the sequences lie after `unite`.
+    is_windowed : bool
+        Whether some go in windows.
+    count : int
+        Number of subjects.
+    """
+
+    def __init__(self, subjects: Sequence[str], budget: int | None = None) -> None:
+        parsed = [parse(subject) for subject in subjects]
+        members = distinct_sequences(parsed)
+        self.count = len(parsed)
+        self._sizes = np.array([len(sequence) + 2 for sequence, _ in members])
+        self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
+        self.is_windowed = any(window for _, window in members)
+        pieces = [sequence for sequence, _ in members]
+        if self.is_windowed:
+            pieces = self._cut(members)
+        self.batches = _packed(pieces, budget if self.is_windowed else None)
+        self.groups = self._united_groups() if self.is_windowed else self.batches[0].groups
+        self.segments = self._segments([parsed[i].spans for i in range(self.count)], members)
+
+    def unite(self, x_TD: Tensor) -> Tensor:
+        """Make one sequence of the windows of each that has some.
+
+        Parameters
+        ----------
+        x_TD : Tensor of shape (tokens of all batches, dim)
+
+        Returns
+        -------
+        x_TD : Tensor of shape (tokens of all sequences, dim)
+            Where windows overlap, their weighted mean; special tokens are the mean of all
+            windows'. What is in one piece stays as it is, bit for bit.
+        """
+        if not self.is_windowed:
+            return x_TD
+        united = x_TD.new_zeros(int(self._starts[-1]), x_TD.shape[1])
+        shares = self._shares.to(x_TD.device).unsqueeze(1)
+        return united.index_add_(0, self._targets.to(x_TD.device), x_TD * shares)
+
+    def sequences(self, x_TD: Tensor) -> list[NDArray[np.float32]]:
+        """Cut united rows into the residues of each subject.
+
+        Parameters
+        ----------
+        x_TD : Tensor of shape (tokens of all sequences, dim)
+
+        Returns
+        -------
+        parts : list of ndarray of shape (residues, dim), float32
+            One for each subject, with memory of its own.
+        """
+        rows: NDArray[np.float32] = x_TD.float().cpu().numpy()
+        found: list[NDArray[np.float32]] = [rows] * self.count
+        for segment in self.segments:
+            for k, member in enumerate(segment.members):
+                start = int(self._starts[segment.owners[k]]) + 1
+                whole = slice(start, start + int(self._sizes[segment.owners[k]]) - 2)
+                found[member] = rows[whole if segment.group else segment.rows[k]].copy()
+        return found
+
+    def _cut(self, members: Iterable[tuple[str, int]]) -> list[str]:
+        """Cut sequences into their windows, and note which row each of these belongs to."""
+        pieces: list[str] = []
+        targets: list[NDArray[np.int64]] = []
+        weights: list[NDArray[np.float32]] = []
+        for (sequence, window), start in zip(members, self._starts, strict=False):
+            if not window:
+                pieces.append(sequence)
+                targets.append(start + np.arange(len(sequence) + 2))
+                weights.append(np.ones(len(sequence) + 2, np.float32))
+                continue
+            for part in windows(len(sequence), window):
+                pieces.append(sequence[part.start : part.stop])
+                residues = start + 1 + np.arange(part.start, part.stop)
+                ends = (start, start + len(sequence) + 1)  # <cls> and <eos>, of all windows alike
+                targets.append(np.concatenate([[ends[0]], residues, [ends[1]]]))
+                weights.append(np.pad(window_weights(window), 1, constant_values=1.0))
+        target, weight = np.concatenate(targets), np.concatenate(weights)
+        share = weight / np.bincount(target, weight)[target]
+        self._targets = torch.from_numpy(target)
+        self._shares = torch.from_numpy(share.astype(np.float32))
+        return pieces
+
+    def _united_groups(self) -> tuple[Group, ...]:
+        edges = [0, *(np.flatnonzero(np.diff(self._sizes)) + 1).tolist(), len(self._sizes)]
+        return tuple(
+            Group(start=int(self._starts[a]), count=b - a, tokens=int(self._sizes[a]))
+            for a, b in pairwise(edges)
+        )
+
+    def _segments(
+        self,
+        spans: Sequence[tuple[tuple[int, int], ...]],
+        members: dict[tuple[str, int], list[int]],
+    ) -> list[Segment]:
+        """Put subjects with as many residues together; whole sequences where they lie."""
+        owners = np.empty(self.count, np.int64)
+        for owner, subjects in enumerate(members.values()):
+            owners[subjects] = owner
+        if self.count == len(members) and not any(spans):
+            numbers = [subject for subjects in members.values() for subject in subjects]
+            edges = np.cumsum([0, *(group.count for group in self.groups)]).tolist()
+            none = np.empty((0, 0), np.int64)
+            return [
+                Segment(numbers[a:b], group, none, owners[numbers[a:b]])
+                for group, (a, b) in zip(self.groups, pairwise(edges), strict=True)
+            ]
+        rows_of: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
+        for i in range(self.count):
+            first = self._starts[owners[i]] + 1
+            parts = spans[i] or ((0, int(self._sizes[owners[i]]) - 2),)
+            rows = first + positions_of(parts)
+            rows_of.setdefault(len(rows), []).append((i, rows))
+        return [
+            Segment(
+                [i for i, _ in some],
+                None,
+                np.stack([rows for _, rows in some]),
+                owners[[i for i, _ in some]],
+            )
+            for some in rows_of.values()
+        ]
+
+
+def _packed(pieces: Sequence[str], budget: int | None) -> list[Batch]:
+    """Pack pieces in their order, as many at a time as the budget holds."""
+    portions: list[list[str]] = []
+    room = 0
+    for piece in pieces:
+        tokens = len(piece) + 2
+        if not portions or (budget is not None and tokens > room):
+            portions.append([])
+            room = budget or 0
+        portions[-1].append(piece)
+        room -= tokens
+    return [pack(portion) for portion in portions]

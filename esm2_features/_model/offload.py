@@ -1,0 +1,122 @@
+"""Where the blocks of a network rest, and where they run.
+
+    resident    all on one device
+    split       the first ones on one card, the next on another: what runs goes from card to card
+    streamed    all in the host's memory; each comes to the card when it is its turn, and the next
+                one is on its way while it runs
+
+PyTorch's own copies and streams do the moving. A block that comes is made anew of its weights, so
+nothing needs to know how it is laid out.
+
+Never here: what a block computes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from esm2_features._model.block import Block, Weights
+from esm2_features._model.devices import Place, release_memory
+
+
+class Blocks:
+    """The blocks of a network.
+
+    Parameters
+    ----------
+    tensors : dict of str to Tensor
+        Emptied of the weights of blocks.
+    count : int
+    heads : int
+    place : Place
+    dtype : torch.dtype
+        Of the products.
+    """
+
+    def __init__(
+        self,
+        tensors: dict[str, Tensor],
+        *,
+        count: int,
+        heads: int,
+        place: Place,
+        dtype: torch.dtype,
+    ) -> None:
+        self._place, self._heads, self._dtype = place, heads, dtype
+        self._resident: list[Block] = []
+        self._resting: list[dict[str, Tensor]] = []
+        self.devices = [
+            place.devices[i * len(place.devices) // count] for i in range(count)
+        ]  # split evenly, the first one home
+        for i, device in enumerate(self.devices):
+            if place.is_streamed:
+                self._resting.append(self._rested(tensors, i))
+                continue
+            weights = Weights(tensors, device, dtype)
+            self._resident.append(Block(weights, _name(i), heads))
+            # The allocator would keep what each layer's copies leave behind: 20 % of the weights.
+            release_memory(device)
+
+    def __len__(self) -> int:
+        return len(self.devices)
+
+    def upto(self, count: int) -> Iterator[tuple[torch.device, Block]]:
+        """Give the first blocks, each when it is to run.
+
+        Parameters
+        ----------
+        count : int
+
+        Yields
+        ------
+        device : torch.device
+        block : Block
+            To be used before the next one is asked for.
+        """
+        if not self._place.is_streamed:
+            yield from zip(self.devices[:count], self._resident[:count], strict=True)
+            return
+        home, stream = self._place.home, self._stream()
+        coming = self._brought(0, stream)
+        for i in range(count):
+            block, ran = coming, None
+            if stream is not None:
+                running = torch.cuda.current_stream(home)
+                running.wait_stream(stream)
+                ran = running.record_event()  # all blocks before this one
+            yield home, block
+            if i + 1 < count:
+                # While this one runs. What comes may take the memory of those that have run.
+                coming = self._brought(i + 1, stream, after=ran)
+
+    def _brought(
+        self, i: int, stream: torch.cuda.Stream | None, after: torch.cuda.Event | None = None
+    ) -> Block:
+        if stream is not None and after is not None:
+            stream.wait_event(after)
+        with nullcontext() if stream is None else torch.cuda.stream(stream):
+            weights = Weights(dict(self._resting[i]), self._place.home, self._dtype)
+            return Block(weights, _name(i), self._heads)
+
+    def _rested(self, tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
+        """Take the weights of a block, as they are to travel."""
+        found = {}
+        for name in [name for name in tensors if name.startswith(f"{_name(i)}.")]:
+            exact = "norm" in name
+            tensor = tensors.pop(name).to(torch.float32 if exact else self._dtype)
+            found[name] = tensor.pin_memory() if self._place.home.type == "cuda" else tensor
+        return found
+
+    def _stream(self) -> torch.cuda.Stream | None:
+        home = self._place.home
+        if home.type != "cuda":
+            return None
+        return torch.cuda.Stream(home)  # type: ignore[no-untyped-call]
+
+
+def _name(i: int) -> str:
+    return f"layers.{i}"

@@ -1,0 +1,306 @@
+"""The batching policy: which sequences go through the network together, and how they lie.
+
+A batch is *packed*: its sequences stand one behind the other in a single row of tokens,
+without padding. Inside a batch, sequences of equal length lie side by side and form a
+*group*, which attention can take as one dense tensor:
+
+    tokens     c A A e  c G G e  c W e          c = <cls>, e = <eos>
+    positions  0 1 2 3  0 1 2 3  0 1 2
+    groups     └ 2 sequences x 4 ┘ └1 x 3┘
+
+Never here: torch, disk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._inputs.alphabet import MASK_TOKEN, TOKENS, encode_all
+
+_SPREAD_BYTES = 1 << 24
+"""Bytes that are copied at a time."""
+
+EMBEDDING_SCALE = 0.88
+"""ESM-2 was trained with 15 % of residues selected, 80 % of those masked: 1 - 0.15 x 0.8."""
+
+
+_FEWEST_TOKENS = 2048
+_TOKENS_OF_CORE = 512
+_MOST_TOKENS_OF_CPU = 1 << 14
+_MOST_TOKENS_OF_CUDA = 1 << 17
+BYTES_PER_NUMBER_OF_WIDTH = 80
+"""What a pass holds for each token and each number of the model's width, at its peak, in float32:
+the residual stream, queries, keys and values, and the feed-forward layer before and after."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Neighbouring sequences of one length in a packed batch.
+
+    Attributes
+    ----------
+    start : int
+        First token of the group.
+    count : int
+        Number of sequences.
+    tokens : int
+        Tokens of each sequence (residues + 2).
+    """
+
+    start: int
+    count: int
+    tokens: int
+
+    @property
+    def stop(self) -> int:
+        """One past the last token of the group."""
+        return self.start + self.count * self.tokens
+
+
+class Kinds(NamedTuple):
+    """What a batch's rows are before the first block: few of them differ.
+
+    Attributes
+    ----------
+    tokens : ndarray of shape (kinds,), int64
+    scale : ndarray of shape (kinds,), float32
+        Factor of the token's embedding: ESM-2's token dropout at inference. It is 0 for
+        ``<mask>``, and 0.88 / (1 - share of ``<mask>`` among the sequence's tokens)
+        elsewhere, as in ``esm/model/esm2.py``.
+    of_rows : ndarray of shape (total_tokens,), int64
+        The kind of each row.
+    """
+
+    tokens: NDArray[np.int64]
+    scale: NDArray[np.float32]
+    of_rows: NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Sequences packed one behind the other.
+
+    Attributes
+    ----------
+    kinds : Kinds
+        Which token each row is, and with which scale.
+    positions : ndarray of shape (total_tokens,), int64
+        Position of each token in its own sequence, from 0.
+    groups : tuple of Group
+        In order; together they cover all tokens.
+    """
+
+    kinds: Kinds
+    positions: NDArray[np.int64]
+    groups: tuple[Group, ...]
+
+    @property
+    def tokens(self) -> NDArray[np.int64]:
+        """Every row's token."""
+        return self.kinds.tokens[self.kinds.of_rows]
+
+
+def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
+    """Find the distinct items, and the way back to all of them.
+
+    Parameters
+    ----------
+    items : sequence of hashable, length n
+
+    Returns
+    -------
+    first : list of int, length u
+        Index of the first occurrence of each distinct item, in order.
+    back : ndarray of shape (n,), intp
+        ``items[i] == items[first[back[i]]]`` for every i.
+
+    Examples
+    --------
+    >>> first, back = dedupe(["MK", "GG", "MK"])
+    >>> first, back.tolist()
+    ([0, 1], [0, 1, 0])
+    """
+    rank: dict[Hashable, int] = {}
+    back = np.array([rank.setdefault(item, len(rank)) for item in items], dtype=np.intp)
+    _, first = np.unique(back, return_index=True)
+    return first.tolist(), back
+
+
+def spread(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) -> None:
+    """Turn the rows of distinct items, which stand in front, into those of all items, in place.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (n, ...), float32
+        Overwritten.
+    source : ndarray of shape (n,), intp
+        Where each item's row stands: never behind the item, as `dedupe` has it; -1 if nowhere.
+    fill : float
+        All numbers of an item that has no row.
+
+    Examples
+    --------
+    >>> rows = np.array([[1.0], [2.0], [0.0], [0.0]], np.float32)
+    >>> spread(rows, np.array([0, -1, 1, 0]), fill=-1.0)
+    >>> rows.ravel().tolist()
+    [1.0, -1.0, 2.0, 1.0]
+    """
+    at_a_time = max(1, _SPREAD_BYTES // max(1, rows[:1].nbytes))
+    # From the end, where nothing stands that is still needed.
+    for stop in range(len(source), 0, -at_a_time):
+        start = max(0, stop - at_a_time)
+        some = source[start:stop]
+        rows[start:stop] = rows[some]
+        rows[start:stop][some < 0] = fill
+
+
+def cpu_budget(cores: int) -> int:
+    """Tokens that one pass takes on a processor.
+
+    Parameters
+    ----------
+    cores : int
+
+    Returns
+    -------
+    tokens : int
+        Few, so that intermediate results stay in its caches, but enough to give each of many cores
+        some work, up to a number whose memory is bearable.
+    """
+    return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, _TOKENS_OF_CORE * cores))
+
+
+def cuda_budget(free: int, dim: int) -> int:
+    """Tokens that one pass takes on a CUDA card.
+
+    Parameters
+    ----------
+    free : int
+        Bytes of its memory that are free.
+    dim : int
+        Width of the model.
+
+    Returns
+    -------
+    tokens : int
+        As many as fill a quarter of it, up to a number that keeps the largest card busy.
+    """
+    fitting = free // 4 // (BYTES_PER_NUMBER_OF_WIDTH * dim)
+    return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CUDA, fitting))
+
+
+def batches(
+    tokens: Sequence[int],
+    budget: int,
+    *,
+    sizes: Sequence[int] | None = None,
+    most: int = 0,
+) -> list[list[int]]:
+    """Divide sequences into batches of at most ``budget`` tokens, longest first.
+
+    Longest first, so that a sequence which does not fit into memory is known at once and
+    not after hours. A sequence that is longer than the budget is a batch of its own.
+
+    Parameters
+    ----------
+    tokens : sequence of int
+        Tokens of each sequence: residues + 2, over all of its windows.
+    budget : int
+        Tokens per batch, at least 1.
+    sizes : sequence of int, optional
+        Bytes that come of each sequence.
+    most : int
+        Bytes per batch, if there are ``sizes``; one sequence may come to more.
+
+    Returns
+    -------
+    batches : list of list of int
+        Indices into ``tokens``. Each index appears exactly once, and equal lengths are
+        neighbours.
+    """
+    order = np.argsort(-np.asarray(tokens, dtype=np.int64), kind="stable")
+    planned: list[list[int]] = []
+    room = room_in_bytes = 0
+    for i in order.tolist():
+        size = 0 if sizes is None else sizes[i]
+        if tokens[i] > room or size > room_in_bytes:
+            planned.append([])
+            room, room_in_bytes = budget, most
+        planned[-1].append(i)
+        room -= tokens[i]
+        room_in_bytes -= size
+    return planned
+
+
+def pack(sequences: Sequence[str]) -> Batch:
+    """Lay the sequences of one batch one behind the other.
+
+    Parameters
+    ----------
+    sequences : sequence of str
+        Normalised, at least one. Those of equal length should be neighbours: every run of
+        equal lengths becomes one group.
+
+    Returns
+    -------
+    batch : Batch
+    """
+    sizes = np.fromiter(map(len, sequences), np.int64, len(sequences)) + 2
+    return _laid(encode_all(sequences), sizes)
+
+
+def pack_tokens(encoded: Sequence[NDArray[np.uint8]]) -> Batch:
+    """Lay rows of tokens one behind the other, as `pack` does with sequences.
+
+    Parameters
+    ----------
+    encoded : sequence of ndarray of shape (residues + 2,), uint8
+        As `encode` gives them.
+
+    Returns
+    -------
+    batch : Batch
+    """
+    return _laid(np.concatenate(encoded), np.array([len(tokens) for tokens in encoded]))
+
+
+def _laid(tokens: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Batch:
+    """Describe tokens that lie one behind the other, in sequences of these sizes."""
+    starts = np.cumsum(sizes) - sizes
+    edges = [0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist(), len(sizes)]
+    return Batch(
+        kinds=_kinds(tokens, sizes, starts),
+        positions=np.arange(len(tokens)) - np.repeat(starts, sizes),
+        groups=tuple(
+            Group(start=int(starts[a]), count=b - a, tokens=int(sizes[a]))
+            for a, b in pairwise(edges)
+        ),
+    )
+
+
+def _kinds(tokens: NDArray[np.uint8], sizes: NDArray[np.int64], starts: NDArray[np.int64]) -> Kinds:
+    """Find the different pairs of a token and its scale."""
+    is_masked = tokens == MASK_TOKEN
+    code = tokens.astype(np.int64)
+    scales = np.array([EMBEDDING_SCALE], np.float32)
+    if is_masked.any():
+        share = np.add.reduceat(is_masked, starts, dtype=np.float32) / sizes.astype(np.float32)
+        scales, which = np.unique(
+            np.float32(EMBEDDING_SCALE) / (np.float32(1) - share), return_inverse=True
+        )
+        code += len(TOKENS) * np.repeat(which, sizes)
+    is_there = np.zeros(len(TOKENS) * len(scales), np.bool_)
+    is_there[code] = True
+    codes = np.flatnonzero(is_there)
+    kinds = codes % len(TOKENS)
+    return Kinds(
+        tokens=kinds,
+        scale=np.where(kinds == MASK_TOKEN, np.float32(0), scales[codes // len(TOKENS)]),
+        of_rows=(np.cumsum(is_there) - 1)[code],
+    )

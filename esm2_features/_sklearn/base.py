@@ -1,0 +1,346 @@
+"""`SequenceTransformer`: what scikit-learn asks of a transformer of protein sequences.
+
+Never here: what the features are, how they are computed, torch, files.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, TransformerMixin
+
+from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._engine import Engine
+from esm2_features._inference.networks import devices_of_network
+from esm2_features._inputs.containers import Column, columns
+from esm2_features._inputs.lengths import Cuts
+from esm2_features._inputs.options import device_names, one_of
+from esm2_features._inputs.residues import is_missing
+from esm2_features.exceptions import Esm2FeaturesError, MissingSequenceError
+
+_FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
+"""What the features of a missing sequence are; with "raise" there are none."""
+
+
+class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """Base of the transformers that turn protein sequences into features.
+
+    It reads X, checks it against what `fit` has seen, and names what comes out. A subclass
+    has a parameter ``on_missing``, and says what the features are: `_engine`, `_features` and
+    `_names`, and `_check` and `_subjects` where sequences alone do not say it.
+    """
+
+    _doc_link_module = "esm2_features"
+    _doc_link_template = (
+        "https://esm2-features.readthedocs.io/en/stable/api/"
+        "{estimator_module}.{estimator_name}.html"
+    )
+
+    model: str | os.PathLike[str]
+    precision: str
+    device: str | Sequence[str]
+    on_missing: str
+
+    def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
+        """Check the parameters and the sequences. Nothing is loaded or computed.
+
+        Parameters
+        ----------
+        X : sequences of length n, or frame of shape (n, n_chains)
+            Strings in a list, tuple, NumPy array, pandas or polars Series or frame, Arrow array or
+            table; or a list of Biopython records.
+        y : ignored
+            Present because scikit-learn passes it.
+
+        Returns
+        -------
+        self : object
+            This transformer.
+
+        Raises
+        ------
+        InputError
+            If a parameter or a sequence is wrong; the message names the row and the remedy.
+        TypeError
+            If X is not a container of sequences.
+        CheckpointError
+            If ``model`` is not a name that is known, nor a checkpoint.
+
+        Examples
+        --------
+        >>> from esm2_features import ESM2Transformer
+        >>> ESM2Transformer("mini").fit(["MKTAYIAKQR", "GSHM"]).n_features_in_
+        1
+        """
+        engine = self._engine()
+        chains = self._chains(X)
+        subjects = self._subjects(engine, chains, Cuts())  # of cuts, `transform` speaks
+        self._check(engine, subjects, chains)
+        self.n_features_in_ = len(chains)
+        names = [chain.name for chain in chains]
+        if all(name is not None for name in names):
+            self.feature_names_in_ = np.array(names, dtype=object)
+        elif hasattr(self, "feature_names_in_"):
+            del self.feature_names_in_
+        return self
+
+    def transform(self, X: object) -> NDArray[np.float32]:
+        """Compute the features of sequences.
+
+        Parameters
+        ----------
+        X : sequences of length n, or frame of shape (n, n_chains)
+            As in `fit`.
+
+        Returns
+        -------
+        features : ndarray of shape (n, n_features_out), float32
+            Rows in the order of X, columns as `get_feature_names_out` names them; a frame if
+            `set_output` says so.
+
+        Raises
+        ------
+        InputError
+            If a sequence is wrong; the message names the row, the position and the remedy.
+        TypeError
+            If X is not a container of sequences.
+        CheckpointError
+            If weights are needed and cannot be loaded.
+        OutOfMemoryError
+            If one sequence alone does not fit into memory.
+        NumericalError
+            If the network gives infinities or NaN.
+        ForkedProcessError
+            If this process was forked from one that has run a network.
+        CacheVersionError
+            If the cache belongs to a newer version or to another program.
+        EndpointError
+            If there is an ``endpoint``, and it cannot be reached, refuses, or has other weights.
+
+        Examples
+        --------
+        >>> from esm2_features import ESM2Transformer
+        >>> features = ESM2Transformer("mini", cache=None).transform(["MKTAYIAKQR", "GSHM"])
+        >>> features.shape, features.dtype
+        ((2, 192), dtype('float32'))
+        """
+        engine = self._engine()
+        chains = self._chains(X)
+        self._check_same_chains(chains)
+        cuts = Cuts()
+        subjects = self._subjects(engine, chains, cuts)
+        n_rows = len(chains[0].values)
+        n_chains = len(subjects) // n_rows
+        self._check(engine, subjects, chains)
+        cuts.say(engine.max_residues)
+        features = self._features(engine, subjects, n_chains, _FILL[self.on_missing])
+        # (rows x chains, d) -> (rows, chains x d)
+        return features.reshape(n_rows, n_chains * features.shape[1])
+
+    def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
+        """Name the columns that `transform` gives.
+
+        Parameters
+        ----------
+        input_features : array-like of str, optional
+            Names of the columns of X, if it has several and had no names.
+
+        Returns
+        -------
+        names : ndarray of shape (n_features_out,), object
+            Strings such as ``esm2_t33_650M_UR50D_L33_mean_0``; with several chains, preceded by the
+            name of the chain: ``heavy__esm2_t33_650M_UR50D_L33_mean_0``. Before `fit`, which
+            says how many chains there are, those of one chain.
+
+        Raises
+        ------
+        ValueError
+            If ``input_features`` does not fit what was seen during `fit`.
+        InputError, CheckpointError, TypeError
+            If a parameter is wrong, as in `fit`.
+
+        Examples
+        --------
+        >>> from esm2_features import ESM2Transformer
+        >>> ESM2Transformer("mini").get_feature_names_out()[:2].tolist()
+        ['mini_L6_mean_0', 'mini_L6_mean_1']
+        """
+        names = np.array(self._names(self._engine()), dtype=object)
+        chains = self._chains_out(self._chain_names(input_features))
+        if len(chains) == 1:
+            return names
+        return np.concatenate([f"{chain}__" + names for chain in chains])
+
+    def __sklearn_is_fitted__(self) -> bool:
+        """There is nothing to learn, so it is always ready."""
+        return True
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that one-dimensional strings go in, and that `fit` is not required."""
+        tags = super().__sklearn_tags__()
+        tags.requires_fit = False
+        tags.input_tags.one_d_array = True
+        tags.input_tags.two_d_array = False
+        tags.input_tags.string = True
+        tags.input_tags.allow_nan = self.on_missing != "raise"
+        tags.transformer_tags.preserves_dtype = []
+        return tags
+
+    def _sk_visual_block_(self) -> Any:
+        """Be a box of scikit-learn's diagrams that says what model it is.
+
+        The class of such boxes is private, and has moved before. Where it cannot be imported,
+        scikit-learn draws the box that it draws of any estimator.
+        """
+        try:
+            from sklearn.utils._repr_html.estimator import _VisualBlock
+        except ModuleNotFoundError:  # scikit-learn 1.6
+            from sklearn.utils._estimator_html_repr import _VisualBlock
+        return _VisualBlock(
+            "single",
+            self,
+            names=type(self).__name__,
+            name_details=str(self),
+            name_caption=self._said_of_model(),
+        )
+
+    def _said_of_model(self) -> str | None:
+        """Say which model it is, how large, and whether it is in memory; None if there is none."""
+        try:
+            checkpoint = open_checkpoint(self.model)
+            places = devices_of_network(
+                checkpoint, devices=device_names(self.device), precision=self.precision
+            )
+        except (Esm2FeaturesError, TypeError):
+            return None  # whoever computes with it is told; a picture is no place for errors
+        millions = checkpoint.architecture.parameters / 1e6
+        size = f"{millions:.1f}M" if millions < 1000 else f"{millions / 1000:.1f}B"
+        state = f"weights loaded on {', '.join(places)}" if places else "weights not loaded"
+        if getattr(self, "endpoint", None) is not None:
+            state = f"computed by {self.endpoint}"
+        return f"{checkpoint.name}: {size} parameters, {state}"
+
+    @abstractmethod
+    def _engine(self, **changed: object) -> Engine:
+        """Make the engine of the parameters, some of them changed, and so check them."""
+
+    @abstractmethod
+    def _features(
+        self, engine: Engine, sequences: list[str | None], n_chains: int, fill: float
+    ) -> NDArray[np.float32]:
+        """Compute the (n, d) features of what `_subjects` gives; those of None are ``fill``."""
+
+    @abstractmethod
+    def _names(self, engine: Engine) -> list[str]:
+        """Name the d features of one chain."""
+
+    def _check(self, engine: Engine, sequences: list[str | None], chains: Sequence[Column]) -> None:
+        """Refuse sequences for a reason of the subclass, in `fit` and before all computing."""
+
+    def _subjects(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+        """Say what has features, by row, and in a row by chain; None where it is missing."""
+        return self._normalised(engine, chains, cuts)
+
+    def _chains_out(self, chains: list[str]) -> list[str]:
+        """Of the columns of X, those that have features of their own."""
+        return chains
+
+    def _chains(self, X: object) -> list[Column]:
+        """Read the columns of X; the one place that a test replaces to feed other input."""
+        return columns(X, owner=type(self).__name__)
+
+    def _normalised(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+        """Sequences by row, and in a row by chain; None where one is missing."""
+        one_of("on_missing", self.on_missing, tuple(_FILL))
+        sequences: list[str | None] = [None] * (len(chains) * len(chains[0].values))
+        for i, chain in enumerate(chains):
+            missing = self._missing_rows(chain)
+            rows = [row for row in range(len(chain.values)) if row not in missing]
+            column = chain.name if len(chains) > 1 else None
+            values = [chain.values[row] for row in rows] if missing else chain.values
+            found = iter(engine._normalise(values, rows=rows, column=column, cuts=cuts))
+            sequences[i :: len(chains)] = (
+                [None if row in missing else next(found) for row in range(len(chain.values))]
+                if missing
+                else found
+            )
+        return sequences
+
+    def _missing_rows(self, column: Column, what: str = "protein sequence") -> set[int]:
+        """Find the rows in which a column has no value; refuse them if that is asked for."""
+        missing = {
+            row
+            for row, value in enumerate(column.values)
+            if not isinstance(value, str) and is_missing(value)
+        }
+        if missing and self.on_missing == "raise":
+            raise _missing_value(sorted(missing), column.name, what)
+        return missing
+
+    def _check_same_chains(self, chains: Sequence[Column]) -> None:
+        """Refuse other columns than those seen in `fit`, if there was one."""
+        names = [chain.name for chain in chains]
+        fitted = list(getattr(self, "feature_names_in_", []))
+        # One column is unambiguous, whatever it is called; of several, two could be swapped.
+        order_matters = len(fitted) > 1
+        if order_matters and None not in names and names != fitted:
+            raise ValueError(_other_names(fitted, names))
+        expected = getattr(self, "n_features_in_", len(chains))
+        if len(chains) != expected:
+            raise ValueError(
+                f"X has {len(chains)} features, but {type(self).__name__} is expecting {expected} "
+                "features as input"
+            )
+        if order_matters and None in names:
+            warnings.warn(
+                f"X does not have valid feature names, but {type(self).__name__} was fitted with "
+                f"feature names: its columns are taken to be {fitted}, in this order.",
+                UserWarning,
+                stacklevel=4,  # scikit-learn wraps `transform`
+            )
+
+    def _chain_names(self, input_features: object) -> list[str]:
+        fitted = getattr(self, "feature_names_in_", None)
+        n = getattr(self, "n_features_in_", 1)
+        if input_features is None:
+            return list(fitted) if fitted is not None else [f"x{i}" for i in range(n)]
+        names = [str(name) for name in np.asarray(input_features, dtype=object)]
+        if fitted is not None and n > 1 and names != list(fitted):
+            raise ValueError("input_features is not equal to feature_names_in_")
+        if len(names) != n:
+            raise ValueError(
+                "input_features should have length equal to number of features "
+                f"({n}), got {len(names)}"
+            )
+        return names
+
+
+def _other_names(fitted: Sequence[str], names: Sequence[str | None]) -> str:
+    """Say in the words of scikit-learn how the names differ from those seen in `fit`."""
+    message = "The feature names should match those that were passed during fit.\n"
+    if set(names) == set(fitted):
+        return f"{message}Feature names must be in the same order as they were in fit.\n"
+    for what, differing in (
+        ("unseen at fit time", {str(name) for name in names} - set(fitted)),
+        ("seen at fit time, yet now missing", set(fitted) - set(names)),
+    ):
+        if differing:
+            message += f"Feature names {what}:\n"
+            message += "".join(f"- {name}\n" for name in sorted(differing))
+    return message
+
+
+def _missing_value(rows: Sequence[int], column: str | None, what: str) -> MissingSequenceError:
+    place = f"row {rows[0]}" + (f" of column {column!r}" if column else "")
+    others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
+    return MissingSequenceError(
+        f"Missing value in {place}{others}, where a {what} is expected. Drop such rows, "
+        'or pass on_missing="nan" or on_missing="zero" to get rows of NaN or 0 for them.',
+        index=rows[0],
+    )

@@ -1,0 +1,300 @@
+"""What ``esm2-features demo`` shows: venom toxins told from human hormones, in under a minute.
+
+Two kinds of features are compared under the same classifier and the same splits: embeddings,
+and the plain composition of amino acids. Which one is ahead is printed as it comes out.
+
+A fair comparison needs care with relatives: a toxin in training and its twin in the test would
+make a look-up of the task. Peptides are related if they share a fifth of the 3-mers of the
+shorter one; relatives of relatives make a family, which is on one side of every split.
+
+Never here: a model that was tuned for the picture, the command line.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse.csgraph import connected_components
+from sklearn.decomposition import PCA
+from sklearn.feature_extraction.text import CountVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer, StandardScaler
+
+from esm2_features._cache.cache import Cache
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL
+from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
+from esm2_features._sklearn.embedding import ESM2Transformer
+from esm2_features.exceptions import import_optional
+
+_FOLDS = 5
+_REPEATS = 10
+_SHARED_3MERS = 0.2
+
+_CLASSES = {"toxin": "Venom toxins", "hormone": "Human hormones and neuropeptides"}
+_COLOURS = {"toxin": "#c8384d", "hormone": "#00738a"}
+_MARKERS = {"toxin": "^", "hormone": "o"}
+
+# The most wanted first: a name that finds no room on the map is left out.
+_WELL_KNOWN = (
+    *("Insulin A chain", "Insulin B chain", "Melittin (Apis florea)", "Oxytocin", "Apamin"),
+    *("Neuropeptide Y", "Omega-conotoxin MVIIA", "Bradykinin", "Margatoxin", "Substance P"),
+    *("Endothelin-1", "Sarafotoxin-D", "Chlorotoxin", "Corticotropin (ACTH)", "Cobrotoxin"),
+    *("Hepcidin-25", "Mastoparan", "Angiotensin II", "Psalmotoxin-1", "ShK", "Contulakin-G"),
+    *("Epidermal growth factor", "Poneratoxin", "Thymosin beta-4", "Somatostatin-14"),
+)
+
+_OFFSETS = [
+    (x * far, y * far)
+    for far in (6, 15, 25, 37, 50)
+    for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+]
+_MARKER = 8  # half of one, in pixels
+
+
+class Peptide(NamedTuple):
+    """One row of the table of peptides, all text; ``kind`` is ``"toxin"`` or ``"hormone"``."""
+
+    name: str
+    sequence: str
+    kind: str
+
+
+def run(
+    folder: Path,
+    *,
+    model: str = EMBEDDED_MODEL,
+    peptides: Sequence[Peptide] | None = None,
+    say: Callable[[str], object],
+) -> None:
+    """Run the demonstration.
+
+    Parameters
+    ----------
+    folder : Path
+        Where ``peptide_map.png`` goes; made if need be.
+    model : str, default="mini"
+        Name or path of a model.
+    peptides : sequence of Peptide, optional
+        By default, the well-known ones that ship with this library.
+    say : callable
+        Takes each line that is to be shown.
+
+    Raises
+    ------
+    CheckpointError
+        If there is no such model.
+    MissingDependencyError
+        If matplotlib is not installed.
+    OSError
+        If the picture cannot be written.
+    """
+    import_optional("matplotlib.figure", extra="plot", purpose="Drawing the map")
+    name = open_checkpoint(model).name
+    folder.mkdir(parents=True, exist_ok=True)
+    peptides = read_peptides() if peptides is None else peptides
+    sequences = [peptide.sequence for peptide in peptides]
+    families = related(sequences)
+    for kind, title in _CLASSES.items():
+        say(f"{sum(peptide.kind == kind for peptide in peptides):>4} {title.lower()}")
+    say(f"{len(set(families)):>4} families of similar sequences")
+
+    # Every demonstration begins with an empty cache, to show what a cache does.
+    with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
+        cache = Cache(scratch)
+        embedding = ESM2Transformer(model, cache=cache)
+        say(f"\nEmbedding all of them with {name}, twice:")
+        for turn in ("first", "second"):
+            vectors, line = _embed(embedding, sequences, cache)
+            say(f"  {turn:<7} {line}")
+        say("\nToxin or hormone? Logistic regression, families kept together:")
+        features = {name: embedding, "composition": FunctionTransformer(_composition)}
+        for line in _comparison(features, peptides, families):
+            say(f"  {line}".rstrip())
+
+    path = folder / "peptide_map.png"
+    draw_map(vectors, peptides, path, model=name)
+    say(f"\nA map of the embeddings: {path}")
+    if name == EMBEDDED_MODEL:
+        say(f"{name} is a demonstration model; `esm2-features models` lists those for science.")
+
+
+def read_peptides() -> list[Peptide]:
+    """Read the table of well-known peptides that ships with this library."""
+    table = resources.files("esm2_features").joinpath("data", "demo_peptides.csv")
+    rows = csv.DictReader(io.StringIO(table.read_text(encoding="ascii")))
+    return [Peptide(row["name"], row["sequence"], row["class"]) for row in rows]
+
+
+def related(sequences: Sequence[str]) -> NDArray[np.int32]:
+    """Give every sequence the number of its family: (n,).
+
+    >>> related(["CYIQNCPLG", "CYIQNCPRG", "YGGFMTSEK"]).tolist()
+    [0, 0, 1]
+    """
+    threes = CountVectorizer(analyzer="char", ngram_range=(3, 3), lowercase=False, binary=True)
+    has = threes.fit_transform(sequences)
+    shared = (has @ has.T).toarray()
+    total = shared.diagonal()
+    share = shared / np.minimum(total, total[:, None])
+    families: NDArray[np.int32] = connected_components(share >= _SHARED_3MERS, directed=False)[1]
+    return families
+
+
+def _embed(
+    embedding: ESM2Transformer, sequences: Sequence[str], cache: Cache
+) -> tuple[NDArray[np.float32], str]:
+    """Embed, and say how many vectors were computed and how many came from the cache."""
+    before, start = cache.info().rows, time.perf_counter()
+    vectors = embedding.transform(sequences)
+    seconds = time.perf_counter() - start
+    computed, n = cache.info().rows - before, len(set(sequences))
+    return vectors, f"{computed:>5} computed {n - computed:>5} from the cache {seconds:>7.2f} s"
+
+
+def _composition(sequences: Sequence[str]) -> NDArray[np.float64]:
+    """Share of each amino acid: (n, 20)."""
+    return np.array(
+        [[s.count(letter) / len(s) for letter in CANONICAL_RESIDUES] for s in sequences]
+    )
+
+
+def _comparison(
+    features: Mapping[str, Any], peptides: Sequence[Peptide], families: NDArray[np.int32]
+) -> Iterator[str]:
+    """Compare two kinds of features over the same splits: the lines of a table, as they come."""
+    sequences = [peptide.sequence for peptide in peptides]
+    is_toxin = np.array([peptide.kind == "toxin" for peptide in peptides])
+    scores = {}
+    width = max(map(len, features))
+    yield f"{'features':<{width}}        AUC         seconds"
+    for name, transformer in features.items():
+        start = time.perf_counter()
+        learner = LogisticRegression(max_iter=1000)
+        scores[name] = np.concatenate(
+            [
+                cross_val_score(
+                    make_pipeline(transformer, StandardScaler(), learner),
+                    sequences,
+                    is_toxin,
+                    groups=families,
+                    cv=StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed),
+                    scoring="roc_auc",
+                )
+                for seed in range(_REPEATS)
+            ]
+        )
+        auc, seconds = scores[name], time.perf_counter() - start
+        yield f"{name:<{width}}   {auc.mean():.3f} +- {auc.std():.3f}  {seconds:>8.1f}"
+    (a, of_a), (b, of_b) = scores.items()
+    yield f"(mean and spread over {of_a.size} test folds: {_FOLDS}-fold, {_REPEATS} times;"
+    yield f" {a} is ahead in {(of_a > of_b).sum()} of them, {b} in {(of_a < of_b).sum()})"
+
+
+# ------------------------------------------------------------------ the picture
+
+
+def draw_map(
+    vectors: NDArray[np.float32], peptides: Sequence[Peptide], path: Path, *, model: str
+) -> None:
+    """Draw peptides in the plane in which their embeddings, (n, dim), vary the most."""
+    figure = import_optional("matplotlib.figure", extra="plot", purpose="Drawing the map")
+    agg = import_optional("matplotlib.backends.backend_agg", extra="plot", purpose="Drawing")
+    pca = PCA(2)
+    plane = pca.fit_transform(StandardScaler().fit_transform(vectors))
+    drawing = figure.Figure(figsize=(10, 6.6), dpi=160)
+    canvas = agg.FigureCanvasAgg(drawing)  # no window, no state that other plots would see
+    axes = drawing.add_axes((0.07, 0.085, 0.91, 0.765))
+    for kind, title in _CLASSES.items():
+        chosen = [i for i, peptide in enumerate(peptides) if peptide.kind == kind]
+        style = {"marker": _MARKERS[kind], "color": _COLOURS[kind], "edgecolors": "white"}
+        axes.scatter(
+            *plane[chosen].T,
+            s=50,
+            alpha=0.7,
+            linewidths=0.6,
+            label=f"{title} ({len(chosen)})",
+            **style,
+        )
+    demonstration = f" {model} is a demonstration model." if model == EMBEDDED_MODEL else ""
+    drawing.text(
+        0.07, 0.945, f"Toxins and hormones, as {model} sees them", fontsize=17, weight="bold"
+    )
+    drawing.text(
+        0.07,
+        0.905,
+        f"Mean embeddings in their first two principal components; the model was not "
+        f"told the classes.{demonstration}",
+        fontsize=10,
+        color="#555555",
+    )
+    shares = pca.explained_variance_ratio_
+    axes.set_xlabel(f"First principal component, {shares[0]:.0%} of the variance", color="#555555")
+    axes.set_ylabel(f"Second principal component, {shares[1]:.0%}", color="#555555")
+    axes.tick_params(labelsize=9, color="#aaaaaa", labelcolor="#777777")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#aaaaaa")
+    axes.margins(0.06)
+    axes.legend(
+        frameon=False,
+        loc="lower left",
+        bbox_to_anchor=(-0.01, 0.99),
+        ncols=2,
+        fontsize=11,
+        handletextpad=0.2,
+    )
+    canvas.draw()  # fixes where things are, in pixels
+    _name_well_known(axes, plane, peptides)
+    drawing.savefig(path, format="png")
+
+
+def _name_well_known(axes: Any, plane: NDArray[np.float64], peptides: Sequence[Peptide]) -> None:
+    """Write names beside their points, or at the end of a line, so that they cover nothing."""
+    points = axes.transData.transform(plane)  # in pixels, as all that follows but the offsets
+    pixels_per_point = axes.figure.dpi / 72
+    boxes: list[Any] = []
+    rows = {peptide.name: i for i, peptide in enumerate(peptides)}
+    for name in filter(rows.__contains__, _WELL_KNOWN):
+        i = rows[name]
+        colour = _COLOURS[peptides[i].kind]
+        text = axes.annotate(
+            name.partition(" (")[0],
+            plane[i],
+            (0, 0),
+            textcoords="offset points",
+            fontsize=10,
+            color=colour,
+        )
+        for offset in _OFFSETS:
+            text.set_position(offset)
+            text.set_ha(("center", "left", "right")[np.sign(offset[0])])
+            text.set_va(("center", "bottom", "top")[np.sign(offset[1])])
+            box = text.get_window_extent()
+            others = np.delete(points, i, axis=0)
+            line = points[i] + np.linspace(0, 1, 20)[:, None] * offset * pixels_per_point
+            if (
+                all(map(axes.bbox.contains, *box.corners().T))
+                and not box.padded(_MARKER).count_contains(others)
+                and not box.count_overlaps(boxes)
+                and not any(other.count_contains(line) for other in boxes)
+                and np.linalg.norm(line[3:, None] - others, axis=2).min() > _MARKER
+            ):
+                boxes += [box, *(box.from_extents(*xy, *xy).padded(1) for xy in line[2:])]
+                break
+        else:
+            text.remove()
+            continue
+        if offset not in _OFFSETS[:8]:  # too far to be understood without a line
+            style = {"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
+            axes.annotate("", plane[i], offset, textcoords="offset points", arrowprops=style)

@@ -1,0 +1,205 @@
+"""`esm2-features score` and `esm2-features scan`: variants of one protein.
+
+Never here: what is computed, files of variants, pictures; every command is one call.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from esm2_features._io.paths import find_place, growing, refuse_inputs
+from esm2_features._io.variants import COLUMNS, read_variant_file, write_scan, write_scores
+from esm2_features.cli.console import examples, interruptible, kept_in, naming, records_called
+from esm2_features.cli.options import (
+    METHODS,
+    cache_option,
+    force_option,
+    force_plot_option,
+    model_option,
+    offset_option,
+    output_option,
+    run_options,
+)
+from esm2_features.exceptions import InputError
+
+if TYPE_CHECKING:
+    from esm2_features._engine import Engine
+    from esm2_features._inputs.fasta import FastaRecord
+
+_UNCUT = ("raise", "window")
+"""What can be done with a long protein if none of its mutations may be lost."""
+
+
+def _id_option(command: Any) -> Any:
+    return click.option(
+        "--id",
+        "identifier",
+        metavar="ID",
+        help="Which record of PROTEIN, if it has several.",
+    )(command)
+
+
+@click.command(
+    epilog=examples(
+        "esm2-features score protein.fasta variants.csv -o scores.csv",
+        "esm2-features score protein.fasta mutants.fasta -o scores.csv --method pseudo-perplexity",
+    )
+)
+@click.argument("protein", metavar="PROTEIN")
+@click.argument("variants", metavar="VARIANTS")
+@output_option("OUT.csv", "Where to write: all columns of VARIANTS, and score.")
+@click.option(
+    "--column",
+    metavar="NAME",
+    help=f"Column of variants in a .csv or .tsv; by default the first of "
+    f"{', '.join(COLUMNS)} that there is, or the only one.",
+)
+@_id_option
+@click.option(
+    "--method",
+    type=click.Choice(METHODS),
+    default=METHODS[0],
+    help="One forward pass for each position that is mutated, which is masked; one for all; or "
+    "one for each residue of each variant, the only method for insertions and deletions.",
+)
+@offset_option
+@model_option
+@run_options(too_long=_UNCUT)
+@cache_option
+@force_option
+def score(
+    protein: str,
+    variants: str,
+    output: Path,
+    column: str | None,
+    identifier: str | None,
+    method: str,
+    offset: int,
+    force: bool,
+    **run: Any,
+) -> None:
+    """Score variants of a protein by their log-likelihood ratio to the wild type.
+
+    PROTEIN is a FASTA file with the wild type. VARIANTS is a .csv or .tsv with a column of
+    variants, a text file of one variant a line, or a FASTA file (.fasta, .fa) with the sequences
+    of mutants. Both may be compressed, and one of them may be - for standard input, from which
+    VARIANTS come as lines or as FASTA. A variant is a mutation such as A123G, several such as
+    A123G:D42N, a sequence, or WT. Scores are in nats: 0 is the wild type, and higher is what the
+    model finds more likely.
+    """
+    from esm2_features._engine import Engine
+    from esm2_features._variants import score_variants
+
+    start = time.perf_counter()
+    if protein == variants == "-":
+        raise click.UsageError(
+            "PROTEIN and VARIANTS are both -, and standard input is read once. Give one of them "
+            "as a file."
+        )
+    engine = Engine(verbose=True, **run)
+    refuse_inputs(output, protein, variants)
+    place = find_place(output, formats=("csv",), force=force)
+    with interruptible(place.path, kept=kept_in(engine.cache.path if engine.cache else None)):
+        wildtype, _ = _wildtype(engine, protein, identifier)
+        table = read_variant_file(variants, column=column)
+        with naming([f"{variants}, {where}" for where in table.places]):
+            scores = score_variants(engine, wildtype, table.variants, method, offset=offset)
+        write_scores(place, table, scores.tolist())
+    seconds = time.perf_counter() - start
+    click.echo(f"scores of {len(scores)} variants -> {place.path} ({seconds:.1f} s)", err=True)
+
+
+@click.command(epilog=examples("esm2-features scan protein.fasta -o scan.csv --plot scan.png"))
+@click.argument("protein", metavar="PROTEIN")
+@output_option("OUT.csv", "Where to write: columns variant, position, wildtype, mutant and score.")
+@click.option(
+    "--plot",
+    metavar="PNG",
+    type=click.Path(path_type=Path),
+    help="Also draw a heat map of them: the name of a .png.",
+)
+@_id_option
+@click.option(
+    "--method",
+    type=click.Choice(METHODS[:2]),
+    default=METHODS[0],
+    help="One forward pass for each position, which is masked; or one for all of them.",
+)
+@offset_option
+@model_option
+@run_options(too_long=_UNCUT)
+@cache_option
+@force_plot_option
+def scan(
+    protein: str,
+    output: Path,
+    plot: Path | None,
+    identifier: str | None,
+    method: str,
+    offset: int,
+    force: bool,
+    **run: Any,
+) -> None:
+    """Score all single substitutions of a protein.
+
+    PROTEIN is a FASTA file, which may be compressed, or - for standard input. Scores are
+    log-likelihood ratios to the wild type in nats, as `score` gives them: 19 for each residue, and
+    none where the wild type is not one of the 20 canonical residues.
+    """
+    from esm2_features._engine import Engine
+    from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
+    from esm2_features._io.figures import find_picture_place, save_png, scan_figure
+    from esm2_features._variants import scan_variants
+
+    start = time.perf_counter()
+    engine = Engine(verbose=True, **run)
+    refuse_inputs(output, protein)
+    place = find_place(output, formats=("csv",), force=force)
+    picture = None
+    if plot is not None:
+        refuse_inputs(plot, protein, called="The picture")
+        picture = find_picture_place(plot, beside=place)
+    kept = kept_in(engine.cache.path if engine.cache else None)
+    with interruptible(place.path, kept=kept), ExitStack() as stack:
+        wildtype, record = _wildtype(engine, protein, identifier)
+        scores = scan_variants(engine, wildtype, method)
+        if picture is not None:
+            figure = scan_figure(scores, wildtype, offset=offset, title=record.description)
+            save_png(figure, stack.enter_context(growing(picture)))
+        n = write_scan(place, wildtype, CANONICAL_RESIDUES, scores.tolist(), offset=offset)
+    drawn = "" if picture is None else f", drawn in {picture.path}"
+    left_out = sum(residue not in CANONICAL_RESIDUES for residue in wildtype)
+    if left_out:
+        drawn += f", without {left_out} positions that hold none of the 20 residues"
+    seconds = time.perf_counter() - start
+    click.echo(
+        f"scores of {n} substitutions -> {place.path}{drawn} ({seconds:.1f} s)",
+        err=True,
+    )
+
+
+def _wildtype(engine: Engine, path: str, identifier: str | None) -> tuple[str, FastaRecord]:
+    """Read the one protein: normalised, and as it is in the file."""
+    from esm2_features._inputs.fasta import read_fasta
+    from esm2_features._variants import normalise_wildtype
+
+    records = read_fasta(path)
+    ids = [record.id for record in records]
+    shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
+    if identifier is None and len(records) > 1:
+        raise InputError(
+            f"{path} has {len(records)} records ({shown}), and variants are of one protein. Say "
+            "which: --id."
+        )
+    if identifier is not None and identifier not in ids:
+        raise InputError(
+            f"{path} has no record with the id {identifier!r}, but {shown}. Name one of these."
+        )
+    at = 0 if identifier is None else ids.index(identifier)
+    with naming(records_called(ids)[at:]):
+        return normalise_wildtype(engine, records[at].seq), records[at]

@@ -1,0 +1,346 @@
+"""The proof on the user's machine: this library's network against fair-esm's own.
+
+Both networks get the same checkpoint. fair-esm's runs every sequence by itself, padded by
+nothing, in float32 on the CPU; ours runs all of them packed, as `transform` would. Every
+number of every layer is compared, and attention and contacts of the shorter sequences.
+
+For ``esm2_t6_8M_UR50D`` there are published values, too, which do not depend on the copy of
+fair-esm that is installed here.
+
+Never here: what to do about a difference.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
+from esm2_features._inference.extractors import Attentions, Contacts, Reader
+from esm2_features._inference.networks import get_network
+from esm2_features._inputs.options import PRECISIONS, names
+from esm2_features._inputs.residues import normalise
+from esm2_features._model.devices import exact_arithmetic, resolve_device
+from esm2_features._model.esm2 import Network
+from esm2_features._model.packing import batches, pack, pack_tokens
+from esm2_features._model.reference import Reference
+from esm2_features.exceptions import CheckpointError
+
+TOLERANCE = 1e-5
+"""float32 passes if |ours - theirs| <= 1e-5 s + 1e-5 |theirs| for every number.
+
+The scale s is 1, or the root mean square of the residue's representation if that is larger.
+The last layer is normalised, and s is 1 there but for rounding. The residual stream of the
+layers before it can be tens or hundreds wide, and float32 carries seven digits of that: there,
+fair-esm's own result is further than 1e-5 from the exact one.
+"""
+
+LOGITS_TOLERANCE = 1e-4
+"""The same bound for logits, which sum over the width of the model once more."""
+
+MAPS_TOLERANCE = 1e-4
+"""The bound for attention and contacts, with s = 1.
+
+Attention is the exponential of products that a trained network makes large: in the model that ships
+here, fair-esm's own float32 is up to 1.5e-5 from what it gives in float64.
+"""
+
+HALF_PRECISION_TOLERANCE = 0.05
+"""Half precisions pass if no residue is off by more than 5 % of its representation's length.
+
+They are coarse by nature; the bound tells rounding from a fault, not good from bad.
+"""
+
+HALF_PRECISION_MAPS_TOLERANCE = 0.5
+"""The same bound for rows of attention and contacts.
+
+bfloat16 rounds a score of 50 by up to 0.1, and attention is its exponential: in the model that
+ships here, rows are off by up to 17 %.
+"""
+
+_CRITERION = f"""Allowed: in float32, {TOLERANCE:.0e} (s + |theirs|), where s is the larger of 1
+and the rms of the residue's representation; {LOGITS_TOLERANCE:.0e} for logits, attention and
+contacts; in half precision, {HALF_PRECISION_TOLERANCE:.0%} of the length of the representation,
+and {HALF_PRECISION_MAPS_TOLERANCE:.0%} of that of a row of a map."""
+
+_BATCH_TOKENS = 2048
+_LONGEST_MAPS = 200
+"""Residues up to which maps are compared: fair-esm holds all of them at once."""
+
+# One sequence for each thing that may go wrong: the shortest one, every letter, unknown
+# letters, masks (which change the scale of the embedding), equal lengths, and a long one.
+_HUMAN_INSULIN = (
+    "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGGGPGAGSLQPLALEGSL"
+    "QKRGIVEQCCTSICSLYQLENYCN"
+)
+DEFAULT_SEQUENCES = (
+    "M",
+    "ACDEFGHIKLMNPQRSTVWY",
+    "MKXBUZOKWVLL",
+    "GIGAVLKVLTTGLPALISWIKRKRQQ",
+    "GIGAVLKVLTT<mask>LPALISWIKRKRQQ",
+    "<mask>" * 3 + "HAEGTFTSDVSSYLEGQAA",
+    "HSQGTFTSDYSKYLDSRRAQDFVQWLMNT",
+    _HUMAN_INSULIN,
+    (_HUMAN_INSULIN * 10)[:1022],
+)
+
+_PUBLISHED_MODEL = "esm2_t6_8M_UR50D"
+_PUBLISHED_TOLERANCE = 1e-4
+# Source: transformers, tests/models/esm/test_modeling_esm.py (Apache-2.0), rows and columns
+# 0 to 2 of what facebook/esm2_t6_8M_UR50D gives for these tokens.
+_PUBLISHED_LOGITS = (
+    (0, 1, 2, 3, 4, 5),
+    ((8.9215, -10.5898, -6.4671), (-6.3967, -13.9114, -1.1212), (-7.7812, -13.9516, -3.7406)),
+)
+_PUBLISHED_REPRESENTATION = (
+    (0, 6, 4, 13, 5, 4, 16, 12, 11, 7, 2),
+    ((0.1444, 0.5413, 0.3248), (0.3034, 0.0053, 0.3108), (0.3228, -0.2499, 0.3415)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How far one layer is from the reference, over all sequences.
+
+    Attributes
+    ----------
+    precision : str
+    layer : str
+        Number of the representation, ``"logits"``, ``"attention"``, ``"contacts"``, or what was
+        published.
+    largest : float
+        Largest absolute difference of two numbers.
+    relative : float
+        Largest length of a residue's difference over the length of its representation.
+    of_tolerance : float
+        Largest share of what is allowed; up to 1 passes.
+    """
+
+    precision: str
+    layer: str
+    largest: float
+    relative: float
+    of_tolerance: float
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `verify` found.
+
+    Attributes
+    ----------
+    title : str
+    differences : tuple of Difference
+    """
+
+    title: str
+    differences: tuple[Difference, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is within its tolerance."""
+        # Written so that a NaN does not pass.
+        return all(difference.of_tolerance <= 1 for difference in self.differences)
+
+    @property
+    def text(self) -> str:
+        """A table for people."""
+        lines = [
+            self.title,
+            "",
+            f"{'precision':<10} {'layer':>10} {'max abs':>10} {'relative':>10} {'of allowed':>11}",
+        ]
+        lines += [
+            f"{d.precision:<10} {d.layer:>10} {d.largest:>10.2e} {d.relative:>10.2e} "
+            f"{d.of_tolerance:>11.1%} {'' if d.of_tolerance <= 1 else ' FAILED'}".rstrip()
+            for d in self.differences
+        ]
+        verdict = "passed" if self.passed else "FAILED"
+        lines += ["", f"{verdict}. {_CRITERION}"]
+        return "\n".join(lines)
+
+
+def verify(
+    model: str | os.PathLike[str],
+    *,
+    sequences: Sequence[object] | None = None,
+    precisions: str | Sequence[str] = ("float32",),
+    device: str = "auto",
+) -> Report:
+    """Compare every layer with fair-esm's own network on the same checkpoint.
+
+    Parameters
+    ----------
+    model : str or path
+    sequences : sequence of str, or of objects with a ``.seq``, optional
+        By default a few that cover all letters, masks, and 1 to 1022 residues.
+    precisions : str or sequence of str, default=("float32",)
+    device : str, default="auto"
+        Where ours runs; the reference runs on the CPU.
+
+    Returns
+    -------
+    report : Report
+
+    Raises
+    ------
+    CheckpointError
+        If the weights cannot be found or read.
+    InputError
+        If a sequence, a precision or the device is wrong.
+    """
+    checked = names("precisions", precisions, PRECISIONS)
+    residues = [
+        normalise(sequence, index=i)
+        for i, sequence in enumerate(DEFAULT_SEQUENCES if sequences is None else sequences)
+    ]
+    checkpoint = open_checkpoint(model)
+    place = resolve_device(device)
+    reference = Reference(checkpoint)
+    found: list[Difference] = []
+    for precision in checked:
+        network = get_network(checkpoint, device=str(place), precision=precision)
+        found += _layer_by_layer(network, reference, checkpoint, residues, precision)
+        found += _maps(network, reference, checkpoint, residues, precision)
+        if checkpoint.identity == open_checkpoint(_PUBLISHED_MODEL).identity:
+            found += _with_published_values(network, precision)
+    title = (
+        f"{checkpoint.name} on {place} against fair-esm: {len(residues)} sequences of "
+        f"{min(map(len, residues))} to {max(map(len, residues))} residues"
+    )
+    return Report(title, tuple(found))
+
+
+def _layer_by_layer(
+    network: Network,
+    reference: Reference,
+    checkpoint: Checkpoint,
+    sequences: Sequence[str],
+    precision: str,
+) -> list[Difference]:
+    layers = list(range(checkpoint.architecture.layers + 1))
+    worst: dict[str, Difference] = {}
+    for i, ours in _packed(network, sequences, layers):
+        representations, logits = reference(sequences[i], layers)
+        theirs = {str(layer): x.numpy() for layer, x in representations.items()}
+        theirs["logits"] = logits.numpy()
+        for layer in ours:
+            tolerance = LOGITS_TOLERANCE if layer == "logits" else TOLERANCE
+            difference = _compare(precision, layer, ours[layer], theirs[layer], tolerance)
+            worst[layer] = _worse(worst.get(layer), difference)
+    return list(worst.values())
+
+
+def _packed(
+    network: Network, sequences: Sequence[str], layers: list[int]
+) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
+    """Run all sequences as `transform` would: index, and its rows of every layer."""
+    for batch in batches([len(sequence) + 2 for sequence in sequences], _BATCH_TOKENS):
+        packed = pack([sequences[i] for i in batch])
+        rows: dict[str, NDArray[np.float32]] = {}
+        with exact_arithmetic(network.device):
+            for layer, x_TD in network.representations(packed, layers):
+                rows[str(layer)] = x_TD.cpu().numpy()
+                if layer == layers[-1] and network.has_head:
+                    rows["logits"] = network.logits(x_TD).cpu().numpy()
+        stop = 0
+        for i in batch:
+            start, stop = stop, stop + len(sequences[i]) + 2
+            yield i, {layer: x[start:stop] for layer, x in rows.items()}
+
+
+def _maps(
+    network: Network,
+    reference: Reference,
+    checkpoint: Checkpoint,
+    sequences: Sequence[str],
+    precision: str,
+) -> list[Difference]:
+    """Compare attention, and contacts where the checkpoint has a regression at hand."""
+    short = list(dict.fromkeys(s for s in sequences if len(s) <= _LONGEST_MAPS))
+    if not short:
+        return []
+    heads = checkpoint.architecture.heads
+    readers: dict[str, Reader] = {
+        "attention": Attentions(tuple(range(1, network.depth + 1)), heads)
+    }
+    try:
+        regression = checkpoint.contact_regression()
+        readers["contacts"] = Contacts(*regression, heads=heads)
+    except CheckpointError:  # who asks for contacts is told; there is nothing to compare here
+        regression = None
+    worst: dict[str, Difference] = {}
+    for batch in batches([len(sequence) + 2 for sequence in short], _BATCH_TOKENS):
+        some = [short[i] for i in batch]
+        with exact_arithmetic(network.device), torch.inference_mode():
+            ours = {name: reader(network, some)() for name, reader in readers.items()}
+        for i, sequence in enumerate(some):
+            attentions, contacts = reference.maps(sequence, regression)
+            theirs = {"attention": attentions.numpy()}
+            if contacts is not None:
+                theirs["contacts"] = contacts.numpy()
+            for name in readers:
+                rows, expected = (x.reshape(-1, x.shape[-1]) for x in (ours[name][i], theirs[name]))
+                difference = _compare(
+                    precision,
+                    name,
+                    rows,
+                    expected,
+                    MAPS_TOLERANCE,
+                    HALF_PRECISION_MAPS_TOLERANCE,
+                )
+                worst[name] = _worse(worst.get(name), difference)
+    return list(worst.values())
+
+
+def _with_published_values(network: Network, precision: str) -> list[Difference]:
+    found = []
+    for name, (tokens, published) in (
+        ("published", _PUBLISHED_REPRESENTATION),
+        ("pub.logits", _PUBLISHED_LOGITS),
+    ):
+        batch = pack_tokens([np.array(tokens, dtype=np.uint8)])
+        with exact_arithmetic(network.device):
+            [(_, x_TD)] = network.representations(batch, [network.depth])
+            values = network.logits(x_TD) if name == "pub.logits" else x_TD
+        ours, theirs = values[:3, :3].cpu().numpy(), np.array(published, dtype=np.float32)
+        found.append(_compare(precision, name, ours, theirs, _PUBLISHED_TOLERANCE))
+    return found
+
+
+def _compare(
+    precision: str,
+    layer: str,
+    ours: NDArray[np.float32],
+    theirs: NDArray[np.float32],
+    tolerance: float = TOLERANCE,
+    half: float = HALF_PRECISION_TOLERANCE,
+) -> Difference:
+    off = np.abs(ours.astype(np.float64) - theirs)
+    length = np.linalg.norm(theirs.astype(np.float64), axis=1)
+    # The embedding of a mask is exactly 0, in both.
+    relative = np.linalg.norm(off, axis=1) / np.maximum(length, np.finfo(np.float32).tiny)
+    if precision == "float32":
+        scale = np.maximum(1.0, length / np.sqrt(theirs.shape[1]))[:, None]
+        share = (off / (tolerance * scale + tolerance * np.abs(theirs))).max()
+    else:
+        share = relative.max() / half
+    return Difference(precision, layer, float(off.max()), float(relative.max()), float(share))
+
+
+def _worse(before: Difference | None, now: Difference) -> Difference:
+    if before is None:
+        return now
+    return Difference(
+        now.precision,
+        now.layer,
+        float(np.maximum(before.largest, now.largest)),
+        float(np.maximum(before.relative, now.relative)),
+        float(np.maximum(before.of_tolerance, now.of_tolerance)),
+    )

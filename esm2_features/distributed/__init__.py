@@ -1,0 +1,5 @@
+"""Embed inputs that are larger than memory, in shards, by one process or many."""
+
+from esm2_features.distributed.embed import embed_ray_dataset, embed_shards
+
+__all__ = ["embed_ray_dataset", "embed_shards"]

@@ -1,0 +1,274 @@
+"""Shards on a cluster: actors of Ray, each with a model of its own.
+
+The driver reads the inputs and hands out their pieces; an actor makes a shard of each, and writes
+it to the folder, which all machines have to see. Two pieces are under way for each actor, so that
+none waits for the driver. An actor that dies is started again, and gets its pieces again: to make a
+shard twice does no harm.
+
+Never here: how a shard is made, an import of Ray before it is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from esm2_features._environment import keep_few_products, make_room_for_others
+from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest
+from esm2_features.distributed.worker import Settings, ShardWorker, Task
+from esm2_features.exceptions import Esm2FeaturesError, InputError, import_optional
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from esm2_features.distributed.worker import Compute
+
+_UNDER_WAY = 2
+"""Pieces that an actor has, the one that it works on included."""
+_RETRIES = 2
+_STORE_BYTES = 1 << 29
+"""Shared memory of a cluster that is started here: pieces are all that is in it."""
+
+
+class ShardActor:
+    """What runs in a process of the cluster.
+
+    Parameters
+    ----------
+    settings : Settings
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        keep_few_products()
+        make_room_for_others()
+        self._settings = settings
+        self._worker: ShardWorker | None = None
+
+    def run(self, task: Task) -> DoneShard | FailedShard | Exception:
+        """Make a shard; what stops the job is given back, because Ray would wrap it."""
+        try:
+            if self._worker is None:  # not in `__init__`, whose errors Ray retries for ever
+                self._worker = ShardWorker(self._settings)
+            return self._worker.run(task)
+        except (Esm2FeaturesError, OSError) as error:
+            return error
+
+
+@contextmanager
+def on_cluster(
+    settings: Settings, *, address: str | None, workers: int, gpus_per_worker: int
+) -> Iterator[Compute]:
+    """Start actors, on a cluster that is there or on one that lasts as long as this.
+
+    Parameters
+    ----------
+    settings : Settings
+    address : str or None
+        Of a cluster; None takes the one this process is connected to, that of ``$RAY_ADDRESS``, or
+        starts one on this machine.
+    workers : int
+        Number of actors.
+    gpus_per_worker : int
+
+    Yields
+    ------
+    compute : callable
+        For `Job.run`.
+
+    Raises
+    ------
+    InputError
+        If the cluster has not enough of what is asked for, or the process is connected already.
+    MissingDependencyError
+        If Ray is not installed.
+    ConnectionError
+        If there is no cluster at the address.
+    """
+    ray = import_ray(is_local=not (address or os.environ.get("RAY_ADDRESS")))
+    is_started = connect(ray, address=address, workers=workers)
+    actors: list[Any] = []
+    try:
+        cpus = cpus_of_each(ray, workers=workers, gpus_per_worker=gpus_per_worker)
+        options = {"max_restarts": -1, "max_task_retries": _RETRIES}
+        remote = ray.remote(**options, num_cpus=cpus, num_gpus=gpus_per_worker)(ShardActor)
+        actors += [remote.remote(settings) for _ in range(workers)]
+        yield lambda tasks: _computed(ray, actors, tasks, Manifest(settings.output))
+    finally:
+        for actor in actors:
+            ray.kill(actor, no_restart=True)
+        if is_started:
+            ray.shutdown()
+
+
+def import_ray(*, is_local: bool = False) -> ModuleType:
+    """Import Ray, or say how to install it.
+
+    Ray listens on all addresses of a machine. A cluster that is started here gets a secret, so that
+    nobody else can use it; Ray reads it when it is imported, and from 2.52 on.
+
+    Parameters
+    ----------
+    is_local : bool, default=False
+        Whether a cluster is going to be started.
+
+    Returns
+    -------
+    ray : ModuleType
+
+    Raises
+    ------
+    MissingDependencyError
+    """
+    # It would ask for leave to report its use, and then try to reach a server.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if is_local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    return import_optional("ray", extra="ray", purpose='engine="ray"')
+
+
+def connect(ray: ModuleType, *, address: str | None, workers: int) -> bool:
+    """Connect to a cluster, or start one on this machine.
+
+    Parameters
+    ----------
+    ray : ModuleType
+    address : str or None
+    workers : int
+
+    Returns
+    -------
+    started : bool
+        Whether what was begun here has to be ended.
+
+    Raises
+    ------
+    InputError
+        If this process is connected already, and an address is given.
+    ConnectionError
+        If there is no cluster at the address.
+    """
+    if ray.is_initialized():
+        if address is not None:
+            raise InputError(
+                f"Got address={address!r}, but this process is connected to Ray already. Leave "
+                "the address out, or call ray.shutdown() first."
+            )
+        return False
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    known = address or os.environ.get("RAY_ADDRESS")
+    if known:
+        ray.init(address=known, **quiet)
+        return True
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, workers),
+        include_dashboard=False,
+        object_store_memory=_STORE_BYTES,
+        **quiet,
+    )
+    return True
+
+
+def cpus_of_each(ray: ModuleType, *, workers: int, gpus_per_worker: int) -> int:
+    """Say how many cores, and so threads, an actor gets.
+
+    Parameters
+    ----------
+    ray : ModuleType
+    workers, gpus_per_worker : int
+
+    Returns
+    -------
+    cpus : int
+        One beside a GPU; without, an equal share of all.
+
+    Raises
+    ------
+    InputError
+        If there are not enough for all actors: some would never start.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def room(cpus: int) -> int:
+        """How many actors of so many cores there is room for."""
+        of_nodes = [int(node.get("CPU", 0) // cpus) for node in nodes]
+        if gpus_per_worker:
+            gpus = [int(node.get("GPU", 0) // gpus_per_worker) for node in nodes]
+            of_nodes = list(map(min, of_nodes, gpus))
+        return sum(of_nodes)
+
+    if room(1) < workers:
+        has = [f"{sum(node.get(kind, 0) for node in nodes):.0f} {kind}s" for kind in ("CPU", "GPU")]
+        raise InputError(
+            f"There is room for {room(1)} of workers={workers} on the cluster, which has "
+            f"{' and '.join(has)}; a worker takes 1 CPU and gpus_per_worker={gpus_per_worker}. Ask "
+            "for fewer, or for a larger cluster."
+        )
+    if gpus_per_worker:
+        return 1
+    most = int(sum(node.get("CPU", 0) for node in nodes) // workers)
+    return next(cpus for cpus in range(most, 0, -1) if room(cpus) >= workers)
+
+
+def _computed(
+    ray: ModuleType, actors: list[Any], tasks: Iterator[Task], manifest: Manifest
+) -> Iterator[DoneShard | FailedShard]:
+    """Hand out tasks, and give what became of them as it comes."""
+    under_way: dict[Any, tuple[Any, Task]] = {}
+    lost: list[Task] = []
+
+    def hand_out(actor: Any) -> None:
+        task = next(tasks, None)
+        if task is not None:
+            under_way[actor.run.remote(task)] = (actor, task)
+
+    for _ in range(_UNDER_WAY):
+        for actor in actors:
+            hand_out(actor)
+    while under_way:
+        [ready], _ = ray.wait(list(under_way), num_returns=1)
+        actor, task = under_way.pop(ready)
+        result = _result(ray, ready)
+        hand_out(actor)
+        if isinstance(result, ray.exceptions.RayError):
+            lost.append(task)
+        else:
+            yield result
+    # Of two pieces that an actor had when it died, one may be innocent: each has a last try alone.
+    for task in lost:
+        result = _result(ray, actors[0].run.remote(task))
+        if isinstance(result, ray.exceptions.RayError):
+            result = _died(task, result)
+            manifest.set_aside(result)
+        yield result
+
+
+def _result(ray: ModuleType, reference: Any) -> Any:
+    """Wait for a task: its result, or the error of Ray that its actor died of."""
+    try:
+        result = ray.get(reference)
+    except ray.exceptions.RayTaskError:  # an exception that nobody foresaw
+        raise
+    except ray.exceptions.RayError as error:
+        return error
+    if isinstance(result, Exception):
+        raise result
+    return result
+
+
+def _died(task: Task, error: Exception) -> FailedShard:
+    return FailedShard(
+        task.name,
+        str(task.source),
+        None,
+        None,
+        None,
+        type(error).__name__,
+        f"The worker died each time it made this shard ({str(error).splitlines()[0]}). If memory "
+        "was short, pass a smaller batch_tokens, or let fewer workers run.",
+    )

@@ -1,0 +1,481 @@
+"""A folder of shards, opened: rows by number and by id, and the same as a data set of others.
+
+Nothing but the manifest is read when a folder is opened. Rows are read as they are asked for, a row
+group at a time; the last few stay in memory, so that neighbours cost nothing.
+
+Never here: how shards are made, models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from numbers import Integral
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features.distributed.files import parquet, sha256_of
+from esm2_features.distributed.manifest import DoneShard, Manifest
+from esm2_features.exceptions import InputError, import_optional
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_GROUPS_KEPT = 8
+_SHOWN = 3
+
+
+class Embeddings:
+    r"""Vectors in a folder of shards; made by `open_embeddings`.
+
+    It has a length and a shape, gives rows by number (``x[7]``, ``x[10:20]``, ``x[[5, 3]]``) and by
+    id (`get`), and is an array to whoever needs one (``np.asarray(x)``). Rows are in the order of
+    the inputs.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    column : str, optional
+        Which column of vectors to read, where there are several.
+    allow_partial : bool, default=False
+        Open a folder in which shards are missing.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    job : dict
+        What was asked for: ``model``, ``parameters``, ``columns``, ``inputs``, ``versions``.
+    shards : list of DoneShard
+        What is there, in the order of the rows.
+    missing : list of str
+        Names of shards that are not there; empty unless ``allow_partial``.
+    columns : tuple of str
+        Columns of vectors.
+    column : str or None
+        The one that is read; None if there are several and none was named.
+    dtype : numpy.dtype
+        float32 or float16.
+
+    Raises
+    ------
+    InputError
+        If it is no folder of shards, shards are missing, or there is no such column.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from esm2_features import distributed, open_embeddings
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
+    >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
+    >>> x = open_embeddings(folder / "out")
+    >>> x.shape, x[0].shape, x[-1:].dtype
+    ((2, 192), (192,), dtype('float32'))
+    """
+
+    def __init__(
+        self, path: Path, *, column: str | None = None, allow_partial: bool = False
+    ) -> None:
+        parquet("Reading shards")
+        self.path = path
+        self._manifest = Manifest(path)
+        self.job = self._manifest.job
+        self.shards, self.missing = self._manifest.shards()
+        if self.missing and not allow_partial:
+            raise self._incomplete()
+        self.columns = tuple(self.job["columns"]["vectors"])
+        if column is not None and column not in self.columns:
+            raise InputError(
+                f"Got column={column!r}, and {path} has the columns {', '.join(self.columns)}."
+            )
+        self.column = self.columns[0] if len(self.columns) == 1 else column
+        self.dtype = np.dtype(self.job["columns"]["dtype"])
+        self._starts = np.cumsum([0, *(shard.rows for shard in self.shards)])
+        self._groups: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
+        self._edges: dict[int, NDArray[np.intp]] = {}
+
+    # -------------------------------------------------------------- as numpy has it
+
+    def __len__(self) -> int:
+        """Give the number of rows."""
+        return int(self._starts[-1])
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Number of rows and of components, (int, int)."""
+        return len(self), int(self.job["columns"]["dim"])
+
+    @property
+    def ids(self) -> NDArray[np.object_]:
+        """Ids of all rows, ndarray of shape (n,), object; held in memory."""
+        found = [
+            self._column_of(shard, "id").to_numpy(zero_copy_only=False) for shard in self.shards
+        ]
+        return np.concatenate([np.empty(0, object), *found]).astype(object)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        """Give a row by its number, or an array of rows by a slice, numbers or a mask."""
+        if isinstance(rows, Integral) and not isinstance(rows, bool):
+            row: NDArray[Any] = self._rows(np.array([self._checked(int(rows))]))[0]
+            return row
+        if isinstance(rows, slice):
+            wanted = np.arange(len(self))[rows] if rows.step not in (None, 1) else None
+            return (
+                self._between(*rows.indices(len(self))[:2])
+                if wanted is None
+                else self._rows(wanted)
+            )
+        found = np.asarray(rows)
+        if found.dtype == bool and found.shape == (len(self),):
+            return self._rows(np.flatnonzero(found))
+        if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+            raise TypeError(
+                "Rows are asked for by a number, a slice, a list of numbers or a mask of their "
+                "length; by ids, with get(ids)."
+            )
+        return self._rows(np.array([self._checked(int(row)) for row in found], np.intp))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """Read all rows."""
+        if copy is False:
+            raise ValueError("The rows are in files: an array of them is a copy.")
+        values = self.to_numpy()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def to_numpy(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        r"""Read all rows into one array, which can be a file.
+
+        Parameters
+        ----------
+        out : ndarray of shape (n, dim), optional
+            Where to write them, such as ``np.memmap`` or ``np.lib.format.open_memmap``, for more
+            rows than fit into memory.
+
+        Returns
+        -------
+        values : ndarray of shape (n, dim), float32 or float16
+            ``out``, if it was given.
+
+        Raises
+        ------
+        InputError
+            If ``out`` has another shape, there are several columns and none was named, or a shard
+            cannot be read.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> import numpy as np
+        >>> from esm2_features import distributed, open_embeddings
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
+        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
+        >>> x = open_embeddings(folder / "out")
+        >>> file = folder / "x.npy"
+        >>> out = np.lib.format.open_memmap(file, "w+", x.dtype, x.shape)
+        >>> x.to_numpy(out) is out
+        True
+        """
+        values = np.empty(self.shape, self.dtype) if out is None else out
+        if values.shape != self.shape:
+            raise InputError(f"Got an array of shape {values.shape} for rows of {self.shape}.")
+        for k, start in enumerate(self._starts[:-1].tolist()):
+            for at, group in self._groups_of(k):
+                values[start + at : start + at + len(group)] = group
+        return values
+
+    # -------------------------------------------------------------- by id
+
+    def get(self, ids: Sequence[str]) -> NDArray[Any]:
+        r"""Give rows by their ids.
+
+        Each call looks through the ids of all shards, so ask for many at a time.
+
+        Parameters
+        ----------
+        ids : sequence of str
+            Each id may be asked for more than once.
+
+        Returns
+        -------
+        values : ndarray of shape (n, dim), float32 or float16
+            In the order of ``ids``.
+
+        Raises
+        ------
+        InputError
+            If there is no such id, or several rows have it.
+        TypeError
+            If it is a single string.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from esm2_features import distributed, open_embeddings
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
+        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
+        >>> open_embeddings(folder / "out").get(["avp", "oxt", "avp"]).shape
+        (3, 192)
+        """
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if isinstance(ids, str):
+            raise TypeError(f"get needs a list of ids; for one, pass [{ids!r}].")
+        wanted = list(map(str, ids))
+        unique = list(dict.fromkeys(wanted))
+        places = np.full(len(unique), -1, np.intp)
+        values = pa.array(unique, pa.string())
+        for start, shard in zip(self._starts.tolist(), self.shards, strict=False):
+            which = pc.index_in(self._column_of(shard, "id"), value_set=values)
+            rows = np.flatnonzero(which.is_valid().to_numpy(zero_copy_only=False))
+            found = which.drop_null().to_numpy(zero_copy_only=False).astype(np.intp)
+            # The second row of an id: in this shard, or after one in another.
+            twice = np.flatnonzero((places[found] >= 0) | (np.bincount(found)[found] > 1))
+            if len(twice):
+                name = unique[found[twice[0]]]
+                raise InputError(
+                    f"Several rows of {self.path} have the id {name!r}, as inputs may. Take rows "
+                    "by their numbers, or filter dataset()."
+                )
+            places[found] = start + rows
+        if (places < 0).any():
+            absent = [unique[i] for i in np.flatnonzero(places < 0)]
+            more = f", and {len(absent) - _SHOWN} others" if len(absent) > _SHOWN else ""
+            shown = ", ".join(map(repr, absent[:_SHOWN]))
+            raise InputError(f"No row of {self.path} has the id {shown}{more}.")
+        number = {name: i for i, name in enumerate(unique)}
+        return self._rows(places[[number[name] for name in wanted]])
+
+    # -------------------------------------------------------------- as others have it
+
+    def dataset(self) -> Any:
+        r"""Give the shards as a data set of PyArrow, to filter and to join.
+
+        Returns
+        -------
+        dataset : pyarrow.dataset.Dataset
+            Columns ``id``, ``length`` and those of vectors.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from esm2_features import distributed, open_embeddings
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
+        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
+        >>> open_embeddings(folder / "out").dataset().to_table(["id", "length"]).to_pylist()
+        [{'id': 'oxt', 'length': 9}, {'id': 'avp', 'length': 9}]
+        """
+        import pyarrow.dataset
+
+        files = [str(self._manifest.path_of(shard.name)) for shard in self.shards]
+        schema = None if files else self._empty()
+        return pyarrow.dataset.dataset(files, schema=schema, format="parquet")
+
+    def scan(self) -> pl.LazyFrame:
+        r"""Give the shards as a lazy frame of Polars.
+
+        Returns
+        -------
+        frame : polars.LazyFrame
+            Columns ``id``, ``length`` and those of vectors.
+
+        Raises
+        ------
+        MissingDependencyError
+            If Polars is not installed.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from esm2_features import distributed, open_embeddings
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
+        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
+        >>> open_embeddings(folder / "out").scan().select("id").collect()["id"].to_list()
+        ['oxt', 'avp']
+        """
+        module = import_optional("polars", extra="polars", purpose="Scanning with Polars")
+        files = [self._manifest.path_of(shard.name) for shard in self.shards]
+        frame = (
+            module.scan_parquet(files) if files else module.from_arrow(self._empty().empty_table())
+        )
+        return frame.lazy()  # type: ignore[no-any-return]
+
+    def verify(self) -> list[str]:
+        r"""Compare the file of each shard with its checksum.
+
+        Returns
+        -------
+        damaged : list of str
+            Names of files that are not what they were. Delete them, and repeat the command that
+            wrote them.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from pathlib import Path
+        >>> from esm2_features import distributed, open_embeddings
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
+        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
+        >>> open_embeddings(folder / "out").verify()
+        []
+        """
+        files = [(self._manifest.path_of(shard.name), shard.sha256) for shard in self.shards]
+        return [path.name for path, digest in files if sha256_of(path) != digest]
+
+    # -------------------------------------------------------------- reading
+
+    def _checked(self, row: int) -> int:
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        return row % len(self)
+
+    def _between(self, start: int, stop: int) -> NDArray[Any]:
+        """Read neighbouring rows."""
+        values = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
+        if not len(values):
+            return values
+        first = int(np.searchsorted(self._starts, start, side="right")) - 1
+        last = int(np.searchsorted(self._starts, stop, side="left")) - 1
+        for k in range(first, last + 1):
+            offset = int(self._starts[k])
+            for at, group in self._groups_of(k, start - offset, stop - offset):
+                low, high = max(start, offset + at), min(stop, offset + at + len(group))
+                values[low - start : high - start] = group[low - offset - at : high - offset - at]
+        return values
+
+    def _rows(self, rows: NDArray[np.intp]) -> NDArray[Any]:
+        """Read rows anywhere, each row group once."""
+        values = np.empty((len(rows), self.shape[1]), self.dtype)
+        shards = np.searchsorted(self._starts, rows, side="right") - 1
+        for k in np.unique(shards).tolist():
+            of_shard = np.flatnonzero(shards == k)
+            inside = rows[of_shard] - self._starts[k]
+            edges = self._edges_of(k)
+            groups = np.searchsorted(edges, inside, side="right") - 1
+            for g in np.unique(groups).tolist():
+                of_group = groups == g
+                values[of_shard[of_group]] = self._group(k, g)[inside[of_group] - edges[g]]
+        return values
+
+    def _groups_of(
+        self, k: int, start: int = 0, stop: int | None = None
+    ) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Give the row groups of a shard that have rows in a range, each with its first row."""
+        edges = self._edges_of(k)
+        for g, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
+            if high > start and (stop is None or low < stop):
+                yield low, self._group(k, g)
+
+    def _edges_of(self, k: int) -> NDArray[np.intp]:
+        """Rows of a shard at which its row groups begin, and its end."""
+        if k not in self._edges:
+            with self._opened(self.shards[k]) as file:
+                metadata = file.metadata
+                sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+            self._edges[k] = np.cumsum([0, *sizes])
+        return self._edges[k]
+
+    def _group(self, k: int, g: int) -> NDArray[Any]:
+        """Read the vectors of a row group, or find them in memory."""
+        if self.column is None:
+            raise InputError(
+                f"{self.path} has the columns of vectors {', '.join(self.columns)}. Say which one "
+                "to read: open_embeddings(path, column=...)."
+            )
+        if (k, g) not in self._groups:
+            with self._opened(self.shards[k]) as file:
+                cells = file.read_row_group(g, [self.column]).column(0).combine_chunks()
+            self._groups[k, g] = cells.flatten().to_numpy().reshape(-1, self.shape[1])
+            while len(self._groups) > _GROUPS_KEPT:
+                self._groups.popitem(last=False)
+        self._groups.move_to_end((k, g))
+        return self._groups[k, g]
+
+    def _column_of(self, shard: DoneShard, name: str) -> Any:
+        with self._opened(shard) as file:
+            return file.read([name]).column(0).combine_chunks()
+
+    def _opened(self, shard: DoneShard) -> Any:
+        path = self._manifest.path_of(shard.name)
+        try:
+            return parquet().ParquetFile(path, memory_map=True)
+        except (OSError, ValueError) as error:  # Arrow's errors are one of the two
+            raise InputError(
+                f"{path} cannot be read ({error}). Delete it, and repeat the command that wrote it."
+            ) from error
+
+    def _empty(self) -> Any:
+        import pyarrow as pa
+
+        component = pa.from_numpy_dtype(self.dtype)
+        vectors = [(name, pa.list_(component, self.shape[1])) for name in self.columns]
+        return pa.schema([("id", pa.string()), ("length", pa.int32()), *vectors])
+
+    def _incomplete(self) -> InputError:
+        shown = ", ".join(self.missing[:_SHOWN]) + (", ..." if len(self.missing) > _SHOWN else "")
+        failed = self._manifest.failed()
+        because = f" {len(failed)} were set aside, such as {failed[0].name}: {failed[0].message}"
+        return InputError(
+            f"{self.path} is not complete: {shown} missing.{because if failed else ''} Repeat the "
+            "command that wrote it, or open what is there: allow_partial=True."
+        )
+
+
+def open_embeddings(
+    path: str | os.PathLike[str], *, column: str | None = None, allow_partial: bool = False
+) -> Embeddings:
+    r"""Open a folder that ``esm2-features embed IN OUT`` has written, without reading it.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The folder.
+    column : str, optional
+        Which column of vectors to read, where several layers or poolings were asked for.
+    allow_partial : bool, default=False
+        Open a folder in which shards are missing.
+
+    Returns
+    -------
+    embeddings : Embeddings
+        Rows of vectors by number and by id, in the order of the inputs.
+
+    Raises
+    ------
+    InputError
+        If it is no folder of shards, shards are missing, or there is no such column.
+    MissingDependencyError
+        If PyArrow is not installed.
+
+    See Also
+    --------
+    embed_shards : Writes such a folder.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> from esm2_features import distributed, open_embeddings
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
+    >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
+    >>> open_embeddings(folder / "out")[:].shape
+    (2, 192)
+    """
+    return Embeddings(Path(path), column=column, allow_partial=allow_partial)

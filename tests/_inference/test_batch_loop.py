@@ -1,0 +1,115 @@
+"""Batches are computed in order, begun ahead where a device computes by itself, and not lost."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from esm2_features import Engine
+from esm2_features._inference.batch_loop import Passes
+from esm2_features.exceptions import OutOfMemoryError
+
+SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGEWQLVLHVWAK", "MKT", "ACDEFGHIKL", "W", "MKTAYIAKQRGSH"]
+
+
+class Device:
+    """Computes nothing, and writes down what it is asked and when it is waited for."""
+
+    def __init__(self, most_tokens=10**9, broken=None):
+        self.log: list[str] = []
+        self.most_tokens = most_tokens
+        self.broken = broken
+
+    def forward(self, subjects, budget):
+        self.log.append(f"begin {','.join(subjects)}")
+        if sum(len(s) + 2 for s in subjects) > self.most_tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        if self.broken in subjects:
+            raise RuntimeError("a broken kernel")
+
+        def wait():
+            self.log.append(f"wait {','.join(subjects)}")
+            return [len(s) for s in subjects]
+
+        return wait
+
+    def passes(self, subjects, budget):
+        return Passes(
+            subjects,
+            forward=self.forward,
+            bytes_of=lambda residues: residues,
+            take=list,
+            device=torch.device("cpu"),
+            budget=budget,
+            shrunk=lambda budget: None,
+            progress=lambda residues: None,
+        )
+
+
+@pytest.fixture(params=[0, 1, 2])
+def ahead(request, monkeypatch):
+    monkeypatch.setattr("esm2_features._model.devices.passes_ahead", lambda device: request.param)
+    return request.param
+
+
+def collect(passes, count):
+    found = {}
+    for batch, results in passes.over(range(count)):
+        found.update(zip(batch, results, strict=True))
+    return found
+
+
+def test__passes__begin_so_many_before_one_is_waited_for(ahead):
+    device, subjects = Device(), ["A" * n for n in (9, 8, 7, 6, 5)]
+    assert collect(device.passes(subjects, 11), 5) == dict(enumerate((9, 8, 7, 6, 5)))
+    words = [line.split()[0] for line in device.log]
+    assert words[: ahead + 2] == ["begin"] * (ahead + 1) + ["wait"]
+    most = max(words[:k].count("begin") - words[:k].count("wait") for k in range(len(words)))
+    assert most == ahead + 1
+    assert [line[5:] for line in device.log if "wait" in line] == subjects
+
+
+def test__passes__out_of_memory_halves_and_remembers_and_loses_nothing(ahead):
+    device, subjects = Device(most_tokens=12), ["A" * n for n in (9, 4, 4, 4, 3, 3, 2, 1)]
+    passes = device.passes(subjects, 40)
+    assert collect(passes, 8) == dict(enumerate(map(len, subjects)))
+    assert passes.budget <= 12
+
+
+def test__passes__one_that_does_not_fit_is_an_error_after_what_was_begun_is_given(ahead):
+    device, subjects = Device(most_tokens=8), ["A" * 12, "AAAA"]
+    with pytest.raises(OutOfMemoryError, match="One sequence of 12 residues"):
+        collect(device.passes(subjects, 14), 2)
+
+
+def test__passes__an_error_comes_after_what_was_begun_before_it(ahead):
+    device, subjects = Device(broken="AAA"), ["AAAAA", "AAAA", "AAA", "AA"]
+    given = device.passes(subjects, 2).over(range(4))
+    assert [next(given)[0], next(given)[0]] == [[0], [1]]
+    with pytest.raises(RuntimeError, match="a broken kernel"):
+        next(given)
+
+
+def test__embed__gives_the_same_where_passes_are_begun_ahead(tiny_checkpoint, ahead, tmp_path):
+    plain = Engine(tiny_checkpoint, cache=None).embed(SEQUENCES)
+    engine = Engine(tiny_checkpoint, cache=tmp_path, batch_tokens=20)
+    np.testing.assert_array_equal(engine.embed(SEQUENCES), plain)
+    assert engine.cache.info().rows == len(SEQUENCES)
+
+
+def test__stream__a_budget_that_fits_is_remembered_for_the_next_portion(tiny_checkpoint):
+    class Small(Engine):
+        tried: list[int] = []  # noqa: RUF012
+
+        def _forward(self, network, subjects, reader, budget):
+            self.tried.append(sum(len(s) + 2 for s in subjects))
+            if self.tried[-1] > 24:
+                raise torch.OutOfMemoryError("out of memory")
+            return super()._forward(network, subjects, reader, budget)
+
+    engine = Small(tiny_checkpoint, cache=None)
+    engine.embed(SEQUENCES)
+    before = len(engine.tried)
+    engine.embed(SEQUENCES)
+    assert max(engine.tried[:before]) > 24 >= max(engine.tried[before:])

@@ -1,0 +1,62 @@
+"""A packed product is the plain one, and a row of it depends on nothing but itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from esm2_features._model.linear import Linear, _can_pack
+
+SHAPES = [(8, 5), (640, 320), (1280, 641), (320, 1280), (64, 2000)]
+
+needs_packing = pytest.mark.skipif(
+    not _can_pack(torch.zeros(1, 1)), reason="this processor or PyTorch does not pack products"
+)
+
+
+def random(*shape):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test__linear__equals_its_definition(shape, gelu):
+    weight, bias, x = random(*shape) / shape[1] ** 0.5, random(shape[0]), random(77, shape[1])
+    expected = x.double() @ weight.double().T + bias.double()
+    if gelu:
+        expected = torch.nn.functional.gelu(expected)
+    result = Linear(weight, bias)(x, gelu=gelu)
+    torch.testing.assert_close(result.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_packing
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test__linear__a_row_does_not_depend_on_the_others(shape, dtype):
+    weight, bias = random(*shape).to(dtype), random(shape[0]).to(dtype)
+    layer, x = Linear(weight, bias), random(300, shape[1]).to(dtype)
+    whole = layer(x, gelu=True)
+    for rows in (1, 2, 7, 33, 299):
+        assert torch.equal(layer(x[:rows], gelu=True), whole[:rows])
+        assert torch.equal(layer(x[-rows:], gelu=True), whole[-rows:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test__linear__adds_to_the_residual_stream_and_leaves_it_as_it_is(shape, dtype):
+    layer = Linear(random(*shape).to(dtype), random(shape[0]).to(dtype))
+    x, stream = random(77, shape[1]).to(dtype), random(77, shape[0])
+    before = stream.clone()
+    for rows in (1, 77):
+        added = layer(x[:rows], onto=stream[:rows])
+        assert added.dtype == torch.float32
+        torch.testing.assert_close(added, stream[:rows] + layer(x[:rows]), rtol=0, atol=0)
+    assert torch.equal(stream, before)
+
+
+@needs_packing
+def test__linear__long_sums_are_as_exact_as_the_plain_product():
+    weight, bias, x = random(256, 5120) / 5120**0.5, torch.zeros(256), random(512, 5120)
+    exact = x.double() @ weight.double().T
+    ours = (Linear(weight, bias)(x) - exact).abs().max()
+    assert ours < 2 * (x @ weight.T - exact).abs().max()

@@ -1,0 +1,324 @@
+"""What a job will cost is said before it is done, and nothing is done."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from esm2_features import Cache, Engine
+from esm2_features._cache import reports as _cache_reports
+from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._costs.dry_run import is_called, preview
+from esm2_features._inference.batch_loop import Passes
+from esm2_features.cli import main
+
+PROTEINS = ["MKTAYIAKQR" * 4, "GSHMVLSEGE", "CYIQNCPLG", "GSHMVLSEGE", "M" * 64]
+
+
+@pytest.fixture
+def fasta(tmp_path) -> Path:
+    path = tmp_path / "in.fasta"
+    path.write_text("".join(f">p{i}\n{text}\n" for i, text in enumerate(PROTEINS)))
+    return path
+
+
+def invoke(*words, code=0, **runner):
+    result = CliRunner().invoke(main, [str(word) for word in words], **runner)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def lines_of(text: str) -> dict[str, str]:
+    return {line[:23].strip(): line[23:] for line in text.splitlines() if len(line) > 23}
+
+
+def everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
+
+
+# ------------------------------------------------------------------ estimate
+
+
+def test__estimate__counts_and_says_that_it_is_one(fasta):
+    text = invoke("estimate", fasta, "--model", "mini").stdout
+    assert text.startswith("An estimate.")
+    found = lines_of(text)
+    assert found["sequences"] == "5"
+    assert found["different"] == "4"
+    assert found["longest"] == "64 residues"
+    assert found["too long"] == "0 of more than 1,022 residues"
+    assert "Not measured here: carried over from" in text
+
+
+def test__estimate__as_json_has_the_same(fasta):
+    found = json.loads(invoke("estimate", fasta, "--model", "mini", "--json").stdout)
+    assert found["is_estimate"] is True
+    assert found["input"]["unique"] == 4
+    assert found["input"]["tokens_to_compute"] == 40 + 10 + 9 + 64 + 4 * 2
+    assert found["output_bytes"]["float32"] == 5 * 192 * 4
+    assert found["seconds"]["low"] < found["seconds"]["middle"] < found["seconds"]["high"]
+    assert len(found["basis"]) >= 2
+
+
+def test__estimate__more_columns_take_more_disk_and_fewer_layers_less_time(fasta):
+    def figures(*options):
+        return json.loads(invoke("estimate", fasta, "--model", "mini", "--json", *options).stdout)
+
+    last, third = figures(), figures("--layers", 3)
+    assert third["seconds"]["middle"] < last["seconds"]["middle"]
+    every = figures("--layers", "all", "--pooling", "all")
+    assert every["output_bytes"]["float16"] == 7 * 5 * last["output_bytes"]["float16"]
+
+
+def test__estimate__of_a_card_is_a_range_that_was_not_measured(fasta):
+    text = invoke("estimate", fasta, "--device", "h200", "--precision", "bfloat16").stdout
+    assert "Not measured: this library was never timed on NVIDIA H200" in text
+    assert "memory of the card" in text
+    huge = ("--model", "esm2_t48_15B_UR50D", "--device", "t4")
+    assert "which it does not have" in invoke("estimate", fasta, *huge).stdout
+
+
+def test__estimate__needs_no_weights_and_no_torch(fasta, tmp_path):
+    import subprocess
+    import sys
+
+    code = (
+        "import sys; from esm2_features.cli import main\n"
+        f"main(['estimate', {str(fasta)!r}], standalone_mode=False)\n"
+        "assert 'torch' not in sys.modules"
+    )
+    environment = {**os.environ, "TORCH_HOME": str(tmp_path), "ESM2_FEATURES_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test__estimate__says_what_embed_would_refuse(fasta):
+    fasta.write_text(">a\nMKT\n>a\nMKV\n>b\nMK1\n>c\n" + "M" * 1023 + "\n")
+    found = lines_of(invoke("estimate", fasta, "--model", "mini").stdout)
+    assert found["left out"].startswith("2, which `embed` refuses. Record 3: '1' at position 3")
+    assert found["repeated ids"].startswith("1,")
+    assert found["too long"].startswith("1 ")
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "message"),
+    [
+        ("", [], "holds no records"),
+        (">a\nMK1\n", [], "None of the 1 sequences can be embedded. Record 1"),
+        (">a\n" + "M" * 1023, [], "They are too long: --too-long window"),
+        (">a\nMKT\n", ["--model", "minni"], "Did you mean --model mini?"),
+        (">a\nMKT\n", ["--layers", "9"], "the representations 0 (the embedding) to 6"),
+        (">a\nMKT\n", ["--pooling", "median"], "--pooling median"),
+        (">a\nMKT\n", ["--precision", "float16"], "no cpu was measured"),
+        (">a\nMKT\n", ["--device", "v100"], "is not one of"),
+        (">a\nMKT\n", ["--cores", "0"], "Got --cores 0; expected a positive whole number"),
+        (">a\nMKT\n", ["--cores", "4", "--measure"], "leave --cores out"),
+    ],
+)
+def test__estimate__wrong_input_is_named(fasta, content, options, message):
+    fasta.write_text(content)
+    model = [] if "--model" in options else ["--model", "mini"]
+    assert message in invoke("estimate", fasta, *model, *options, code=2).stderr
+
+
+def test__estimate__measures_a_sample_here(fasta, monkeypatch):
+    from esm2_features._costs import calibration as _rehearsal
+
+    monkeypatch.setattr(_rehearsal, "_SECONDS", 0.0)
+    text = invoke("estimate", fasta, "--model", "mini", "--measure").stdout
+    assert "Measured here: a sample of the input took" in text
+
+
+def test__estimate__measures_with_masks_and_windows(fasta):
+    fasta.write_text(">a\nMKT<mask>AYIAKQR\n>b\n" + "M" * 40 + "\n")
+    options = ("--max-residues", 12, "--too-long", "window", "--measure")
+    assert "Measured here" in invoke("estimate", fasta, "--model", "mini", *options).stdout
+
+
+def test__estimate__does_not_download_to_measure(fasta, tmp_path, monkeypatch):
+    for name in ("TORCH_HOME", "ESM2_FEATURES_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "empty"))
+    said = invoke("estimate", fasta, "--model", "esm2_t6_8M_UR50D", "--measure", code=2).stderr
+    assert "are not on this machine" in said
+    assert open_checkpoint("esm2_t6_8M_UR50D").to_fetch == 30_099_493
+    assert open_checkpoint("esm2_t48_15B_UR50D").to_fetch > 50e9
+    assert open_checkpoint("mini").to_fetch is None
+
+
+# ------------------------------------------------------------------ embed --dry-run
+
+
+def test__dry_run__says_what_would_be_done_and_writes_nothing(fasta, tmp_path):
+    before = everything_in(tmp_path)
+    words = ("embed", fasta, "-o", tmp_path / "x.npz", "--model", "mini")
+    text = invoke(*words, "--cache", tmp_path / "cache", "--dry-run").stdout
+    found = lines_of(text)
+    assert found["sequences"] == "5"
+    assert found["different"] == "4"
+    assert found["in the cache"].startswith("0 ")
+    assert found["to be computed"] == "4"
+    assert found["batches"].startswith("1 of ")
+    assert "x.npz: 5 x 192 features" in found["output"]
+    assert everything_in(tmp_path) == before
+
+
+def test__dry_run__knows_what_the_cache_has_and_leaves_it_alone(fasta, tmp_path):
+    cache = tmp_path / "cache"
+    Engine("mini", cache=cache).embed(PROTEINS[:2])
+    before = everything_in(tmp_path)
+    words = ("embed", fasta, "-o", tmp_path / "x.npz", "--model", "mini", "--cache", cache)
+    found = lines_of(invoke(*words, "--dry-run").stdout)
+    assert (found["in the cache"].split()[0], found["to be computed"]) == ("2", "2")
+    assert everything_in(tmp_path) == before
+    assert "2 of them computed" in invoke(*words).stderr
+    text = invoke("embed", fasta, "-o", tmp_path / "y.npz", *words[4:], "--dry-run").stdout
+    assert lines_of(text)["to be computed"] == "0"
+    assert "batches" not in text
+
+
+@pytest.mark.filterwarnings("always")  # shown, as on the command line
+def test__dry_run__a_damaged_cache_is_not_mended(fasta, tmp_path):
+    cache = tmp_path / "cache"
+    Engine("mini", cache=cache).embed(PROTEINS[:2])
+    file = Cache(cache).file
+    file.write_bytes(b"no database at all" * 100)
+    before = everything_in(tmp_path)
+    words = ("embed", fasta, "-o", tmp_path / "x.npz", "--model", "mini", "--cache", cache)
+    result = invoke(*words, "--dry-run")
+    assert "Warning: The cache" in result.stderr
+    assert lines_of(result.stdout)["to be computed"] == "4"
+    assert everything_in(tmp_path) == before
+
+
+def test__dry_run__an_empty_cache_file_stays_empty(fasta, tmp_path):
+    file = Cache(tmp_path / "cache").file
+    file.parent.mkdir()
+    file.touch()
+    words = ("embed", fasta, "-o", tmp_path / "x.npz", "--model", "mini")
+    invoke(*words, "--cache", tmp_path / "cache", "--dry-run")
+    assert file.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "options"),
+    [
+        ("", []),
+        (">a\nMKT\n>a\nMKV\n", []),
+        (">a\nMKT\n>b\nMK1T\n", []),
+        (">a\n" + "M" * 1023, []),
+        (">a\nMKT\n", ["--layers", "9"]),
+        (">a\nMKT\n", ["--device", "cuda:99"]),
+        (">a\nMKT\n", ["--format", "pt", "--pooling", "max"]),
+        (">a\nMKT\n", ["--region", "1:9"]),
+        (">a\nMKT\n", ["-o", "nowhere/x.npz"]),
+        (">a\nMKT\n", ["--model", "nowhere.pt"]),
+    ],
+)
+def test__dry_run__wrong_input_gives_the_error_of_the_run(fasta, tmp_path, content, options):
+    fasta.write_text(content)
+    words = ["embed", fasta, "-o", tmp_path / "x.npz", "--model", "mini", "--cache", "none"]
+    real = invoke(*words, *options, code=2)
+    assert invoke(*words, *options, "--dry-run", code=2).stderr == real.stderr
+
+
+@pytest.mark.filterwarnings("always")
+def test__dry_run__warns_as_the_run_does(fasta, tmp_path):
+    words = ("embed", fasta, "-o", tmp_path / "x.npz", "--model", "mini", "--cache", "none")
+    said = invoke(*words, "--max-residues", 9, "--too-long", "truncate", "--dry-run").stderr
+    assert "4 of 5 sequences were cut" in said
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"batch_tokens": 50},
+        {"region": (1, 5)},
+        {"max_residues": 20, "too_long": "window", "batch_tokens": 50},
+    ],
+)
+def test__preview__plans_the_passes_of_the_run(options, monkeypatch):
+    engine = Engine("mini", device="cpu", cache=None, **options)
+    plan = preview(engine, PROTEINS).batches
+    assert plan is not None
+    rows: list[int] = []
+    from esm2_features._model.esm2 import Network
+
+    original = Network.representations
+
+    def counted(self, batch, *args, **kwargs):
+        rows.append(len(batch.positions))
+        return original(self, batch, *args, **kwargs)
+
+    monkeypatch.setattr(Network, "representations", counted)
+    engine.embed(PROTEINS)
+    assert (plan.passes, plan.tokens) == (len(rows), sum(rows))
+    assert plan.filler == sum(-count % 16 for count in rows)
+    assert plan.padded >= plan.tokens
+    assert plan.padded_as_given >= plan.tokens
+
+
+def test__preview__all_poolings_and_layers_have_to_be_there(tmp_path):
+    Engine("mini", cache=tmp_path).embed(PROTEINS)
+    assert preview(Engine("mini", cache=tmp_path), PROTEINS).missing == 0
+    more = Engine("mini", cache=tmp_path, pooling=["mean", "max"])
+    assert preview(more, PROTEINS).missing == 4
+    assert preview(Engine("mini", cache=tmp_path, precision="bfloat16"), PROTEINS).cached == 0
+
+
+def test__preview__without_a_figure_says_why(monkeypatch):
+    found = preview(Engine("mini", device="cpu", precision="float16", cache=None), PROTEINS)
+    assert found.estimate is None
+    assert found.unknown is not None
+    assert "no cpu was measured" in found.unknown
+    assert found.batches is not None
+
+
+@pytest.mark.parametrize(
+    ("title", "key"),
+    [("NVIDIA A100-SXM4-80GB", "a100"), ("Tesla T4", "t4"), ("NVIDIA H200", "h200")],
+)
+def test__cards__are_known_by_the_names_of_their_drivers(title, key):
+    assert [known for known in ("a100", "t4", "h200") if is_called(title, known)] == [key]
+    assert not is_called("NVIDIA T400 4GB", "t4")
+
+
+@pytest.mark.parametrize("device", [["cpu", "cpu"], "cpu+cpu"])
+def test__preview__of_several_devices_has_batches_and_no_time(tiny_checkpoint, device):
+    found = preview(Engine(tiny_checkpoint, device=device, cache=None), ["MKT", "GGGGG"])
+    assert found.batches.passes == 1
+    assert found.estimate is None
+    assert "several devices" in found.unknown
+
+
+def test__plan__is_what_the_loop_goes_over():
+    import torch
+
+    passes = Passes(
+        ["MKT", "GGGGG", "A"],
+        forward=lambda subjects, _: lambda: np.zeros(len(subjects)),
+        bytes_of=lambda _: 4,
+        take=list,
+        device=torch.device("cpu"),
+        budget=8,
+        shrunk=lambda _: None,
+        progress=lambda _: None,
+    )
+    planned = [list(batch) for batch in passes.plan(range(3))]
+    assert planned == [batch for batch, _ in passes.over(range(3))] == [[1], [0, 2]]
+
+
+def test__readable__goes_up_to_terabytes():
+    assert _cache_reports.readable(5_120_000_000_000) == "5.1 TB"

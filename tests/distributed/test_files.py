@@ -1,0 +1,83 @@
+"""The file of a shard has the columns that were asked for, as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from full_disk import no_room
+
+from esm2_features.distributed.files import ShardTable, durably, remove_parts, writing
+from esm2_features.exceptions import NumericalError
+
+VALUES = np.arange(12, dtype=np.float32).reshape(2, 6)
+
+
+def table(vectors=("embedding",), dim=6, dtype="float32", with_sequence=False):
+    return ShardTable(tuple(vectors), dim, dtype, with_sequence, {"model": "m"})
+
+
+def written(path, layout, values=VALUES):
+    with writing(path, layout) as writer:
+        writer.add(["a", "b"], ["MKT", "GSHM"], [3, 4], values, first=0)
+    return pq.read_table(path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test__file__has_lists_of_a_fixed_size(tmp_path, dtype):
+    found = written(tmp_path / "x.parquet", table(dtype=dtype))
+    component = {"float32": pa.float32(), "float16": pa.float16()}[dtype]
+    assert found.schema.field("embedding").type == pa.list_(component, 6)
+    assert found.schema.field("length").type == pa.int32()
+    assert found["id"].to_pylist() == ["a", "b"]
+    assert found["length"].to_pylist() == [3, 4]
+    rows = found["embedding"].combine_chunks().flatten().to_numpy().reshape(2, 6)
+    assert rows.dtype == dtype
+    np.testing.assert_array_equal(rows, VALUES)
+
+
+def test__several_vectors__have_a_column_each_and_sequences_on_request(tmp_path):
+    layout = table(["embedding_layer0_mean", "embedding_layer6_mean"], dim=3, with_sequence=True)
+    found = written(tmp_path / "x.parquet", layout)
+    assert found.column_names == ["id", "length", "sequence", *layout.vectors]
+    assert found["sequence"].to_pylist() == ["MKT", "GSHM"]
+    assert found["embedding_layer6_mean"].to_pylist() == VALUES[:, 3:].tolist()
+
+
+def test__float16__refuses_what_is_too_large_for_it(tmp_path):
+    with (
+        pytest.raises(NumericalError, match=r"row 8 has a component of size 1e\+05"),
+        writing(tmp_path / "x.parquet", table(dtype="float16", dim=1)) as writer,
+    ):
+        writer.add(["a", "b"], ["M", "M"], [1, 1], np.array([[1], [1e5]], np.float32), first=7)
+    assert not list(tmp_path.iterdir())
+
+
+def test__full_disk__leaves_nothing_and_names_the_file(tmp_path):
+    values = np.zeros((4000, 6), np.float32)
+    ids = [str(i) for i in range(4000)]
+    with (
+        pytest.raises(OSError, match=r"x\.parquet") as caught,
+        no_room(4096),
+        writing(tmp_path / "x.parquet", table()) as writer,
+    ):
+        writer.add(ids, ids, [1] * 4000, values, first=0)
+    assert caught.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
+def test__once__leaves_what_is_there(tmp_path):
+    for content in (b"first", b"second"):
+        with durably(tmp_path / "x.json", once=True) as file:
+            file.write(content)
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
+
+
+def test__parts__of_killed_processes_are_removed_but_not_those_of_others(tmp_path):
+    (tmp_path / ".a-00000.parquet.12.part").touch()
+    (tmp_path / ".b-00000.parquet.12.part").touch()
+    remove_parts(tmp_path / "a-00000.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == [".b-00000.parquet.12.part"]

@@ -1,0 +1,395 @@
+"""Jobs of shards: each sequence once, whatever breaks, and nothing that was done is done again."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from checkpoints import random_esm2, write_fair_esm
+from full_disk import no_room
+from shard_helpers import check, fasta, peptides
+
+from esm2_features import Engine, distributed, open_embeddings
+from esm2_features.distributed import embed as embed_module
+from esm2_features.distributed.manifest import Manifest
+from esm2_features.exceptions import CheckpointError, InputError, TruncationWarning
+
+SEQUENCES = peptides(50)
+
+
+@pytest.fixture
+def source(tmp_path):
+    return fasta(tmp_path / "a.fasta", SEQUENCES)
+
+
+@pytest.fixture
+def embed(tmp_path, tiny_checkpoint, source):
+    """Embed into ``out``, 8 sequences a shard."""
+
+    def run(inputs=source, **options):
+        options = {"model": tiny_checkpoint, "shard_size": 8, **options}
+        return distributed.embed_shards(inputs, tmp_path / "out", **options)
+
+    return run
+
+
+def shards(folder):
+    return sorted(path.name for path in folder.glob("*.parquet"))
+
+
+def times(folder):
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+
+
+# ------------------------------------------------------------------ what is made
+
+
+def test__shards__hold_each_sequence_once_with_its_vector(embed, tmp_path, tiny_checkpoint):
+    report = embed()
+    assert (report.computed, report.present, report.failed) == (7, 0, ())
+    assert (report.sequences, report.complete) == (50, True)
+    assert report.residues == sum(map(len, SEQUENCES.values()))
+    assert shards(tmp_path / "out") == [f"a-{k:05d}.parquet" for k in range(7)]
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__several_inputs__go_in_order(embed, tmp_path, tiny_checkpoint, source):
+    more = {f"q{i}": text for i, text in enumerate(peptides(20, seed=1).values())}
+    zipped = tmp_path / "b.fa.gz"
+    zipped.write_bytes(gzip.compress("".join(f">{k}\n{v}\n" for k, v in more.items()).encode()))
+    columns = {"id": ["r0", "r1", "r2"], "sequence": ["MKTAY", "GSHMV", "AAAA"]}
+    pq.write_table(pa.table(columns), tmp_path / "c.parquet", row_group_size=2)
+    report = embed([source, zipped, tmp_path / "c.parquet"])
+    assert (report.computed, report.complete) == (7 + 3 + 2, True)
+    rows = dict(zip(columns["id"], columns["sequence"], strict=True))
+    check(tmp_path / "out", {**SEQUENCES, **more, **rows}, tiny_checkpoint)
+
+
+def test__layers_poolings_dtype_and_sequences__are_as_asked_for(embed, tmp_path, tiny_checkpoint):
+    embed(layers=[0, -1], pooling=["mean", "max"], dtype="float16", with_sequence=True)
+    found = open_embeddings(tmp_path / "out").dataset().to_table()
+    names = [f"embedding_layer{layer}_{word}" for layer in (0, 2) for word in ("mean", "max")]
+    assert found.column_names == ["id", "length", "sequence", *names]
+    assert found["sequence"].to_pylist() == list(SEQUENCES.values())
+    engine = Engine(tiny_checkpoint, layers=[0, -1], pooling=["mean", "max"], cache=None)
+    expected = engine.embed(list(SEQUENCES.values())).reshape(50, 4, 32)
+    for k, name in enumerate(names):
+        x = open_embeddings(tmp_path / "out", column=name)
+        np.testing.assert_array_equal(x[:], expected[:, k].astype(np.float16))
+
+
+def test__shares__make_each_shard_once_without_a_word_between_them(
+    embed, tmp_path, tiny_checkpoint, source
+):
+    reports = [embed(shard=(i, 3)) for i in (2, 0, 1)]
+    assert [report.computed for report in reports] == [2, 3, 2]
+    assert [report.complete for report in reports] == [False, False, True]
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+    assert embed(shard=(1, 4)).computed == 0, "another division of the same job"
+
+
+def test__shares_of_many_small_files__are_even(embed, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for k in range(6):
+        fasta(folder / f"{k}.fasta", peptides(3, seed=k))
+    assert [embed(folder, shard=(i, 3)).computed for i in range(3)] == [2, 2, 2]
+
+
+def test__ids__may_repeat(embed, tmp_path):
+    path = tmp_path / "twice.fasta"
+    path.write_text(">a\nMKT\n>b\nMKV\n>a\nMKA\n")
+    embed(path, shard_size=2)
+    x = open_embeddings(tmp_path / "out")
+    assert x.ids.tolist() == ["a", "b", "a"]
+    with pytest.raises(InputError, match=r"Several rows of .* have the id 'a'"):
+        x.get(["b", "a"])
+
+
+def test__memory__does_not_grow_with_the_vectors_of_a_shard(embed, tmp_path, monkeypatch):
+    portions = []
+    plain = Engine._embed_normalised
+
+    def noted(self, subjects, **options):
+        portions.append(len(subjects))
+        return plain(self, subjects, **options)
+
+    monkeypatch.setattr(Engine, "_embed_normalised", noted)
+    monkeypatch.setattr("esm2_features.distributed.worker._PORTION_BYTES", 4 * 32 * 20)
+    embed(shard_size=50)
+    assert portions == [20, 20, 10]
+
+
+# ------------------------------------------------------------------ what is refused
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"layers": 0}, r"layers was \[2\] and is \[0\]"),
+        ({"pooling": "max"}, "pooling was"),
+        ({"dtype": "float16"}, "dtype was 'float32' and is 'float16'"),
+        ({"shard_size": 9}, "shard_size was 8 and is 9"),
+        ({"max_residues": 100}, "max_residues was 1022 and is 100"),
+        ({"with_sequence": True}, "with_sequence was False and is True"),
+        ({"model": "mini"}, "model was '.*' and is 'mini'"),
+    ],
+)
+def test__other_parameters__are_refused_by_name(embed, changed, said):
+    embed()
+    with pytest.raises(InputError, match=f"begun with something else: .*{said}.*another folder"):
+        embed(**changed)
+
+
+def test__other_weights_under_the_same_name__are_refused(embed, tiny_checkpoint, tmp_path):
+    embed()
+    content = json.loads((tmp_path / "out/_manifest/job.json").read_text())
+    content["model"]["identity"] = "sha256:other"
+    (tmp_path / "out/_manifest/job.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match="digest of the model was 'sha256:other'"):
+        embed()
+
+
+def test__other_inputs__are_refused_by_name(embed, tmp_path, source):
+    embed()
+    more = fasta(tmp_path / "b.fasta", peptides(1))
+    with pytest.raises(InputError, match=r"1 files and are 2, with b\.fasta"):
+        embed([source, more])
+
+
+def test__changed_input__is_refused_where_shards_are_done(embed, tmp_path, source):
+    embed()
+    other = {**SEQUENCES, "p9": "MKT"}
+    fasta(source, other)
+    with pytest.raises(InputError, match=r"a\.fasta has changed: the shard a-00001 in"):
+        embed()
+    fasta(source, dict(list(SEQUENCES.items())[:48]))
+    with pytest.raises(InputError, match="the shard a-00006 in"):
+        embed()
+
+
+def test__input_that_was_copied__goes_on(embed, source):
+    embed(shard=(0, 2))
+    os.utime(source, ns=(1, 1))
+    report = embed()
+    assert (report.computed, report.present, report.complete) == (3, 4, True)
+
+
+@pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0.0, 1), [0, 1], (True, 2), 3])
+def test__share_that_is_none__is_refused(embed, shard):
+    with pytest.raises(InputError, match="which task this is"):
+        embed(shard=shard)
+
+
+def test__folder_of_other_things__is_refused(embed, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.txt").touch()
+    with pytest.raises(InputError, match=r"holds other things \(thesis\.txt, say\)"):
+        embed()
+
+
+def test__place_that_is_no_folder__is_refused(embed, tmp_path, source, tiny_checkpoint):
+    with pytest.raises(InputError, match="is a file, and shards go into a folder"):
+        distributed.embed_shards(source, source, model=tiny_checkpoint)
+    with pytest.raises(InputError, match="There is no folder"):
+        distributed.embed_shards(source, tmp_path / "no" / "out", model=tiny_checkpoint)
+
+
+def test__output_among_the_inputs__is_refused(embed, tmp_path):
+    embed()
+    with pytest.raises(InputError, match="lies in the folder that is written to"):
+        embed(tmp_path / "out" / "*.parquet")
+
+
+# ------------------------------------------------------------------ what breaks
+
+
+def test__poisoned_shard__is_set_aside_and_made_when_it_is_mended(
+    embed, tmp_path, tiny_checkpoint, source
+):
+    fasta(source, {**SEQUENCES, "p20": "MKT1YI"})
+    lines = []
+    report = embed(progress=lines.append)
+    assert (report.computed, report.complete) == (6, False)
+    [failed] = report.failed
+    assert (failed.name, failed.row, failed.id, failed.position) == ("a-00002", 20, "p20", 4)
+    assert failed.error == "InvalidSequenceError"
+    [said] = [line for line in lines if line.startswith("Set aside")]
+    assert "a-00002: a.fasta (id p20): '1' at position 4" in said
+    with pytest.raises(InputError, match=r"not complete: a-00002 missing. 1 were set aside"):
+        open_embeddings(tmp_path / "out")
+    assert len(open_embeddings(tmp_path / "out", allow_partial=True)) == 42
+    assert embed().failed == (failed,), "it is tried again"
+    before = times(tmp_path / "out")
+    fasta(source, SEQUENCES)
+    report = embed()
+    assert (report.computed, report.present, report.failed) == (1, 6, ())
+    assert times(tmp_path / "out").items() >= before.items()
+    assert Manifest(tmp_path / "out").failed() == []
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__input_that_was_cut_short__is_set_aside_from_there_on(
+    embed, tmp_path, tiny_checkpoint, source
+):
+    whole = gzip.compress(source.read_bytes(), mtime=0)
+    zipped = tmp_path / "z.fasta.gz"
+    zipped.write_bytes(whole[: len(whole) // 2])
+    report = embed([zipped, source])
+    [failed] = report.failed
+    assert failed.name == "z"
+    assert "cannot be read to its end" in failed.message
+    assert f"from shard {report.computed - 7} on" in failed.message
+    assert report.computed >= 7, "the other file is whole"
+    zipped.write_bytes(whole)
+    again = embed([zipped, source])
+    assert (again.computed + again.present, again.failed, again.complete) == (14, (), True)
+    x = open_embeddings(tmp_path / "out")
+    np.testing.assert_allclose(x[:50], x[50:], atol=1e-6)
+
+
+def test__parquet_that_is_none__is_set_aside(embed, tmp_path, source):
+    (tmp_path / "t.parquet").write_text("nothing")
+    report = embed([tmp_path / "t.parquet", source])
+    assert [failed.name for failed in report.failed] == ["t"]
+    assert (report.computed, report.complete) == (7, False)
+
+
+def test__input_without_sequences__is_said(embed, tmp_path, source):
+    (tmp_path / "empty.fasta").touch()
+    with pytest.warns(UserWarning, match=r"empty\.fasta holds no sequences"):
+        report = embed([tmp_path / "empty.fasta", source])
+    assert report.complete
+
+
+def test__full_disk__stops_and_the_rest_is_made_later(embed, tmp_path, tiny_checkpoint):
+    # Of 50 rows that take 128 bytes each, a shard of 8 has room, and one of 50 has none.
+    with pytest.raises(OSError, match=r"a-00000\.parquet"), no_room(5000):
+        embed(shard_size=50)
+    assert shards(tmp_path / "out") == []
+    assert Manifest(tmp_path / "out").failed() == [], "it is no fault of the shard"
+    assert embed(shard_size=50).computed == 1
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+KILLED = """
+import os, signal, sys
+from esm2_features import distributed
+from esm2_features.distributed import files as _shard_files
+
+add, calls = _shard_files.ShardWriter.add, []
+
+def killing(self, *rows, **options):
+    add(self, *rows, **options)
+    calls.append(1)
+    if len(calls) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+_shard_files.ShardWriter.add = killing
+distributed.embed_shards(sys.argv[1], sys.argv[2], model=sys.argv[3], shard_size=8)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
+def test__process_that_is_killed__loses_the_shard_it_was_writing(
+    embed, tmp_path, tiny_checkpoint, source
+):
+    words = [str(source), str(tmp_path / "out"), str(tiny_checkpoint)]
+    done = subprocess.run([sys.executable, "-c", KILLED, *words], timeout=120)
+    assert done.returncode == -signal.SIGKILL
+    assert len(shards(tmp_path / "out")) == 2
+    assert len(list((tmp_path / "out").glob(".*.part"))) == 1
+    report = embed()
+    assert (report.computed, report.present) == (5, 2)
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__shard_that_was_damaged__is_found_and_made_again(embed, tmp_path, tiny_checkpoint):
+    embed()
+    path = tmp_path / "out" / "a-00003.parquet"
+    content = bytearray(path.read_bytes())
+    content[100] ^= 1
+    path.write_bytes(content)
+    assert open_embeddings(tmp_path / "out").verify() == ["a-00003.parquet"]
+    path.write_bytes(content[:-10])  # of another size it is found without a look at its content
+    assert embed().computed == 1
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__shard_without_a_record__is_made_again(embed, tmp_path, tiny_checkpoint):
+    embed()
+    (tmp_path / "out/_manifest/a-00001.done.json").unlink()
+    assert embed().computed == 1
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__damaged_record__is_named(embed, tmp_path):
+    embed()
+    (tmp_path / "out/_manifest/a-00001.done.json").write_text("{")
+    with pytest.raises(InputError, match=r"a-00001\.done\.json is damaged .* Delete it"):
+        embed()
+
+
+def test__newer_format__is_refused(embed, tmp_path):
+    embed()
+    path = tmp_path / "out/_manifest/job.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
+    with pytest.raises(InputError, match="has format 2"):
+        embed()
+
+
+def test__weights_that_cannot_be_loaded__stop_the_job(embed, tmp_path):
+    path = write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8081), tmp_path / "other.pt")
+    make = embed_module.ShardWorker
+
+    def losing(*parts):
+        worker = make(*parts)
+        path.unlink()
+        return worker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(embed_module, "ShardWorker", losing)
+        with pytest.raises(CheckpointError):
+            embed(model=path)
+    assert Manifest(tmp_path / "out").failed() == [], "it is no fault of the shard"
+
+
+# ------------------------------------------------------------------ warnings and caches
+
+
+def test__sequences_that_are_cut__are_said_once(embed, tmp_path):
+    with pytest.warns(TruncationWarning, match="of 50 sequences were cut") as caught:
+        embed(max_residues=10, too_long="truncate", with_sequence=True)
+    assert len(caught) == 1
+    found = open_embeddings(tmp_path / "out").dataset().to_table()
+    assert max(found["length"].to_pylist()) == 10
+    assert found["sequence"].to_pylist() == [text[:10] for text in SEQUENCES.values()]
+
+
+def test__nothing_new__is_no_news(embed):
+    embed()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert embed().computed == 0
+
+
+def test__cache__keeps_what_was_computed(embed, tmp_path, tiny_checkpoint):
+    embed(cache=tmp_path / "cache")
+    engine = Engine(tiny_checkpoint, cache=tmp_path / "cache")
+    engine.embed(list(SEQUENCES.values()))
+    assert engine.n_computed == 0
+
+
+def test__no_cache__is_the_default(embed, tmp_path, monkeypatch):
+    monkeypatch.setenv("ESM2_FEATURES_CACHE", str(tmp_path / "none"))
+    embed()
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,509 @@
+"""The page for people: its files, and all of it in a real browser where there is one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import uvicorn
+from sklearn.decomposition import PCA
+from starlette.testclient import TestClient
+
+from esm2_features import Engine, scan_variants
+from esm2_features.datasets import load_demo_peptides
+from esm2_features.server.app import create_app
+from esm2_features.server.models import Models
+from esm2_features.server.settings import Settings
+from esm2_features.server.tokens import new_token
+
+FILES = Path(__file__).resolve().parents[2] / "esm2_features" / "data" / "server"
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg"}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+MELITTIN = "GIGAVLKVLTTGLPALISWIKRKRQQ"
+
+# ------------------------------------------------------------------ its files
+
+
+@pytest.fixture(scope="module")
+def client() -> Iterator[TestClient]:
+    app = create_app(Settings(models={"mini": "mini"}, devices=("cpu",), cache=None))
+    with TestClient(app, base_url="http://127.0.0.1") as found:
+        yield found
+
+
+@pytest.mark.parametrize("name", ["", *sorted(path.name for path in FILES.iterdir())])
+def test_files_are_served_under_a_strict_policy(client, name):
+    response = client.get(f"/{name}")
+    assert response.status_code == 200
+    assert response.content == (FILES / (name or "index.html")).read_bytes()
+    assert response.headers["content-type"].startswith(TYPES[Path(name or "x.html").suffix])
+    policy = response.headers["content-security-policy"]
+    assert policy.startswith("default-src 'none';")
+    assert "unsafe" not in policy
+    assert "*" not in policy
+    assert response.headers["x-content-type-options"] == "nosniff"
+
+
+def test_files_name_nothing_from_elsewhere():
+    texts = {path.name: path.read_text() for path in FILES.iterdir()}
+    for name, text in texts.items():
+        without = text.replace("http://www.w3.org", "")
+        assert not re.findall(r"(?:https?:)?//[\w.]+\.\w", without), name
+    named = re.findall(r'(?:src|href)="([^"#]+)"', texts["index.html"])
+    named += [file for text in texts.values() for file in re.findall(r'from "\./([^"]+)"', text)]
+    assert {name for name in named if "." in name} - {"openapi.json"} == set(texts) - {"index.html"}
+
+
+def test_the_page_holds_no_script_and_no_style():
+    text = (FILES / "index.html").read_text()
+    assert re.findall(r"<script[^>]*>[^<]", text) == []
+    assert "<style" not in text
+    assert re.findall(r"<[^>]*\s(?:on\w+|style)\s*=", text) == []
+
+
+def test_every_field_has_a_label():
+    text = (FILES / "index.html").read_text()
+    fields = re.findall(r'<(?:input|select|textarea)[^>]*\bid="([^"]+)"', text)
+    assert len(fields) >= 7
+    assert set(fields) <= set(re.findall(r'<label[^>]*\bfor="([^"]+)"', text))
+
+
+def test_colours_are_far_enough_apart():
+    schemes = re.findall(r":root \{([^}]*)\}", (FILES / "style.css").read_text())
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colour = dict(re.findall(r"--([\w-]+): (#\w{6})", scheme))
+        for text, ground, least in (
+            *((text, "ground", 4.5) for text in ("text", "soft", "accent")),
+            *((text, "panel", 4.5) for text in ("text", "soft", "accent")),
+            ("on-accent", "accent", 4.5),
+            ("bad", "bad-ground", 4.5),
+            ("line", "ground", 3),
+        ):
+            assert contrast(colour[text], colour[ground]) >= least, (text, ground, scheme)
+
+
+def contrast(one: str, other: str) -> float:
+    """The ratio of WCAG 2."""
+
+    def luminance(colour: str) -> float:
+        share = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(share <= 0.04045, share / 12.92, ((share + 0.055) / 1.055) ** 2.4)
+        return float(linear @ [0.2126, 0.7152, 0.0722])
+
+    dark, light = sorted([luminance(one), luminance(other)])
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_the_example_is_of_the_bundled_peptides(client):
+    lines = client.get("/example.fasta").text.splitlines()
+    peptides = load_demo_peptides()
+    kinds = {
+        (name.replace(" ", "_"), kind): sequence
+        for (name, sequence), kind in zip(peptides.data, peptides.target, strict=True)
+    }
+    assert len(lines) == 120
+    for header, sequence in zip(lines[::2], lines[1::2], strict=True):
+        name, kind = header.removeprefix(">").split(" kind=")
+        assert kinds[name, kind] == sequence
+
+
+# ------------------------------------------------------------------ in a browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here")
+    playwright = pytest.importorskip("playwright.sync_api")
+    with playwright.sync_playwright() as started:
+        found = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
+        )
+        yield found
+        found.close()
+
+
+@pytest.fixture
+def serve(tiny_checkpoint: Path) -> Iterator[Callable[..., str]]:
+    """Start a server, and give its address."""
+    stops = []
+
+    def start(**options: Any) -> str:
+        models = {"mini": "mini", "tiny": str(tiny_checkpoint)}
+        settings = Settings(**{"models": models, "devices": ("cpu",), "cache": None, **options})
+        listening = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(
+            uvicorn.Config(create_app(settings), log_level="warning", ws="none", lifespan="on")
+        )
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        stops.append((server, thread, listening))
+        return f"http://127.0.0.1:{listening.getsockname()[1]}/"
+
+    yield start
+    for server, thread, listening in stops:
+        server.should_exit = True
+        thread.join(60)
+        listening.close()
+
+
+@pytest.fixture
+def visit(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[..., Any]]:
+    """Open the page of a server. What it says on the console, other than refusals, is an error."""
+    contexts, said, asked = [], [], []
+
+    def open_page(address: str | None = None, **options: Any) -> Any:
+        address = address or serve()
+        context = browser.new_context(**options)
+        contexts.append(context)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append((address, request.url)))
+        page.goto(address)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [text for text in said if not text.startswith("Failed to load resource")] == []
+    assert [url for address, url in asked if not url.startswith((address, "blob:"))] == []
+
+
+def embed(page: Any, text: str | None = None, **chosen: str) -> None:
+    """Fill in the form and wait until there are results, or an error."""
+    page.wait_for_selector("#start:enabled")
+    if text is None:
+        page.click("#example")
+        page.wait_for_function("() => document.getElementById('text').value")
+    else:
+        page.fill("#text", text)
+    for field, value in chosen.items():
+        page.select_option(f"#{field}", value)
+    page.click("#start")
+    page.wait_for_selector("#results:not([hidden]), #trouble:not([hidden])")
+    page.wait_for_selector("#start:enabled")
+
+
+def download(page: Any, button: str) -> bytes:
+    with page.expect_download() as waiting:
+        page.click(button)
+    return Path(waiting.value.path()).read_bytes()
+
+
+def names(page: Any, table: str = "#list") -> list[str]:
+    return page.locator(f"{table} tbody th").all_inner_texts()
+
+
+def example(page: Any) -> tuple[list[str], list[str]]:
+    lines = page.input_value("#text").splitlines()
+    return [line[1:].split()[0] for line in lines[::2]], lines[1::2]
+
+
+def test_numbers_are_those_of_the_library(visit):
+    page = visit()
+    embed(page, layer="5", pooling="bos")
+    ids, sequences = example(page)
+    rows = Engine("mini", device="cpu", cache=None, layers=[5], pooling="cls").embed(sequences)
+    assert names(page) == ids
+
+    pca = PCA(2, svd_solver="full").fit(rows.astype(np.float64))
+    shown = np.array(
+        [
+            [float(cell) for cell in row[-2:]]
+            for row in (
+                line.split("\t") for line in page.locator("#list tbody tr").all_inner_texts()
+            )
+        ]
+    )
+    expected = pca.transform(rows.astype(np.float64))
+    signs = np.sign((shown * expected).sum(0))
+    np.testing.assert_allclose(shown, expected * signs, atol=6e-4)
+    shares = re.findall(r"(\d+) %", page.inner_text("#map-about"))
+    expected_shares = [round(100 * share) for share in pca.explained_variance_ratio_]
+    assert [int(share) for share in shares] == expected_shares
+
+    page.locator("#list tbody button").nth(3).click()
+    assert page.inner_text("#one-name") == ids[3]
+    unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosines = unit @ unit[3]
+    nearest = [i for i in np.argsort(-cosines) if i != 3][:10]
+    assert names(page, "#near") == [ids[i] for i in nearest]
+    said = page.locator("#near tbody td:nth-child(2)").all_inner_texts()
+    np.testing.assert_allclose([float(text) for text in said], cosines[nearest], atol=6e-5)
+
+
+def test_files_hold_the_same_numbers(visit, tmp_path):
+    page = visit()
+    text = ">one, two kind=a\nMKTAYI\n>ü kind=b\nGIGAVL\nKVL\n>one, kind=b\nGSHM\n"
+    embed(page, text)
+    ids, sequences = ["one,", "ü", "one, (2)"], ["MKTAYI", "GIGAVLKVL", "GSHM"]
+    engine = Engine("mini", device="cpu", cache=None)
+    rows = engine.embed(sequences)
+    features = [f"mini_L6_mean_{i}" for i in range(192)]
+
+    with np.load(io.BytesIO(download(page, "[data-save=npz]")), allow_pickle=False) as npz:
+        assert npz["id"].tolist() == ids
+        assert npz["sequence"].tolist() == sequences
+        assert npz["feature"].tolist() == features
+        assert npz["embedding"].dtype == np.float32
+        np.testing.assert_array_equal(npz["embedding"], rows)
+
+    table = pq.read_table(io.BytesIO(download(page, "[data-save=parquet]")))
+    assert table.column_names == ["id", "sequence", "embedding"]
+    assert table["id"].to_pylist() == ids
+    assert table["sequence"].to_pylist() == sequences
+    np.testing.assert_array_equal(np.float32(table["embedding"].to_pylist()), rows)
+    assert (
+        pd.Series(features).to_json(orient="values").encode()
+        == (table.schema.metadata[b"feature_names"])
+    )
+
+    frame = pd.read_csv(io.BytesIO(download(page, "[data-save=csv]")), dtype=str)
+    assert frame.columns.tolist() == ["id", "sequence", *features]
+    assert frame["id"].tolist() == ids
+    np.testing.assert_array_equal(frame[features].to_numpy(np.float32), rows)
+
+
+def test_a_scan_is_that_of_the_library(visit):
+    page = visit()
+    embed(page, f">melittin\n{MELITTIN}X\n>other\nGSHM\n")
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view .heat")
+    text = download(page, "#scan-save").decode()
+    shown = {line["variant"]: float(line["score"]) for line in csv.DictReader(io.StringIO(text))}
+    engine = Engine("mini", device="cpu", cache=None)
+    scores = scan_variants(engine, f"{MELITTIN}X")
+    expected = {
+        f"{wild}{i + 1}{letter}": scores[i, k]
+        for i, wild in enumerate(MELITTIN)
+        for k, letter in enumerate("ACDEFGHIKLMNPQRSTVWY")
+        if letter != wild
+    }
+    assert shown.keys() == expected.keys()  # an X has no likelihood to compare with
+    np.testing.assert_allclose([shown[key] for key in expected], list(expected.values()), atol=1e-4)
+
+    page.focus("#scan-view canvas[tabindex]")
+    for key in ("ArrowRight", "ArrowRight", "ArrowDown"):
+        page.keyboard.press(key)
+    assert page.inner_text("#scan-view output") == (
+        f"I2A: {expected['I2A']:+.2f}".replace("-", "\N{MINUS SIGN}")
+    )
+
+
+def test_contacts_are_those_of_the_library(visit, tiny_checkpoint):
+    page = visit()
+    embed(page, MELITTIN, model="tiny")
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-contacts")
+    page.wait_for_selector("#contacts-view .heat")
+    pairs = np.loadtxt(
+        io.BytesIO(download(page, "#contacts-save")), delimiter=",", skiprows=1, ndmin=2
+    )
+    expected = Engine(tiny_checkpoint, device="cpu", cache=None).contacts([MELITTIN])[0]
+    assert len(pairs) == len(MELITTIN) * (len(MELITTIN) - 1) / 2
+    i, j = pairs[:, :2].astype(int).T - 1
+    np.testing.assert_allclose(pairs[:, 2], expected[i, j], atol=1e-6)
+
+
+def test_a_model_without_contacts_says_so(visit):
+    page = visit()
+    embed(page, MELITTIN)
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-contacts")
+    assert "mini has no contact regression" in page.inner_text("#contacts-view .error")
+    assert "needs 3 sequences" in page.inner_text("#map-none")
+
+
+def test_an_error_names_the_sequence_and_can_be_gone_around(visit):
+    page = visit()
+    embed(page, ">good\nMKTAYI\n>wrong\nMKJ\n>third\nGSHM\n>fourth\nGIGAV\n")
+    said = page.inner_text("#trouble-text")
+    assert said.startswith("Sequence 2 of 4, wrong: It holds 'J' at position 3, which stands for")
+    page.click("#show-row")
+    field = page.locator("#text")
+    marked = field.evaluate("field => field.value.slice(field.selectionStart, field.selectionEnd)")
+    assert marked == ">wrong\nMKJ"
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == ["good", "third", "fourth"]
+
+
+def test_nothing_to_embed_is_said(visit):
+    page = visit()
+    embed(page, " \n")
+    assert "There are no sequences" in page.inner_text("#trouble-text")
+
+
+def test_a_token_is_asked_for_and_never_in_an_address(visit, serve, tmp_path):
+    token = new_token(tmp_path / "tokens", "tests")
+    page = visit(serve(tokens=tmp_path / "tokens"))
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert "asks for a token" in page.inner_text("#trouble-text")
+    assert page.locator("#start").is_disabled()
+    addresses = []
+    page.on("request", lambda request: addresses.append(request.url))
+    for text, ending in (("esm2_wrong", "Use it"), (token, "Enter")):
+        page.fill("#token", text)
+        if ending == "Enter":
+            page.press("#token", "Enter")
+        else:
+            page.click("#token-use")
+            page.wait_for_function(
+                "() => document.getElementById('trouble-text').textContent"
+                ".includes('does not know')"
+            )
+    embed(page, "MKTAYI\nGSHM\n")
+    assert names(page) == ["sequence 1", "sequence 2"]
+    page.reload()
+    page.wait_for_selector("#start:enabled")  # this tab knows it still
+    assert page.input_value("#token") == ""
+    assert addresses
+    assert not any(token in url for url in addresses)
+
+
+def test_it_can_be_cancelled_and_gone_on_with(visit, monkeypatch):
+    compute, slow = Models.compute, threading.Event()
+    slow.set()
+    batches = []
+
+    def slowly(self: Models, model: str, kind: Any, sequences: list[str]) -> Any:
+        batches.append(sequences)
+        if slow.is_set() and len(batches) > 1:
+            time.sleep(1)
+        return compute(self, model, kind, sequences)
+
+    monkeypatch.setattr(Models, "compute", slowly)
+    page = visit()
+    page.wait_for_selector("#start:enabled")
+    page.click("#example")
+    page.wait_for_function("() => document.getElementById('text').value")
+    page.click("#start")
+    page.wait_for_function("() => /^[1-9]/.test(document.getElementById('progress').textContent)")
+    assert re.fullmatch(r"\d+ of 60 sequences", page.inner_text("#progress"))
+    page.click("#cancel")
+    page.wait_for_selector("#trouble:not([hidden])")
+    [done] = re.findall(r"Cancelled: (\d+) of 60 are done", page.inner_text("#trouble-text"))
+    assert 0 < int(done) < 60
+    page.wait_for_selector("#results:not([hidden])")
+    assert len(names(page)) == int(done)
+    slow.clear()
+    page.click("#go-on")
+    page.wait_for_function("() => document.querySelectorAll('#list tbody tr').length === 60")
+    assert page.locator("#trouble").is_hidden()
+
+
+def test_it_waits_where_it_is_told_to_come_again(visit, serve):
+    page = visit(serve(rate=(2, 1.0), max_items=20))
+    embed(page)
+    assert len(names(page)) == 60
+
+
+def drawn(page: Any) -> str:
+    """The map, as the browser has drawn it."""
+    found: str = page.evaluate(
+        """() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() =>
+            done(document.getElementById("map").toDataURL()))))"""
+    )
+    return found
+
+
+def test_the_map_can_be_gone_through_with_keys(visit):
+    page = visit()
+    embed(page)
+    said = page.locator("#map-said")
+    page.focus("#map-frame canvas")
+    seen = set()
+    for key in ("ArrowRight", "ArrowUp", "ArrowLeft", "ArrowLeft", "ArrowDown"):
+        page.keyboard.press(key)
+        seen.add(said.inner_text())
+    assert len(seen) >= 4
+    assert all(re.search(r", kind (toxin|hormone), \d+ residues$", text) for text in seen)
+    name = said.inner_text().partition(",")[0]
+    page.keyboard.press("Enter")
+    assert page.inner_text("#one-name") == name
+    before = drawn(page)
+    page.keyboard.press("+")
+    assert drawn(page) != before
+    page.keyboard.press("0")
+    assert drawn(page) == before
+
+
+def test_a_point_can_be_pointed_at_dragged_and_chosen(visit):
+    page = visit()
+    embed(page, ">left\nMKTAYI\n>middle\nGSHMGSHM\n>right\nCCCCCC\n>more\nWWWWWW\n")
+    page.locator("#map").scroll_into_view_if_needed()
+    box = page.locator("#map").bounding_box()
+    cells = [line.split("\t") for line in page.locator("#list tbody tr").all_inner_texts()]
+    places = np.array([[float(cell) for cell in row[-2:]] for row in cells])
+    room = np.array([box["width"], box["height"]])
+    low, high = places.min(0), places.max(0)
+    scale = ((room - [122, 58]) / (high - low)).min()  # all are within a margin
+    at = room / 2 + (places - (low + high) / 2) * scale * [1, -1] + [box["x"], box["y"]]
+    mouse = page.mouse
+    for i, name in enumerate(("left", "middle", "right", "more")):
+        mouse.move(*at[i])
+        page.wait_for_function(
+            "name => document.getElementById('map-tip').textContent === name", arg=name
+        )
+        assert page.inner_text("#map-said").startswith(f"{name}, ")
+    mouse.click(*at[1])
+    assert page.inner_text("#one-name") == "middle"
+    mouse.move(*(room / 2 + [box["x"], box["y"]]))
+    mouse.down()
+    mouse.move(*(room / 2 + [box["x"] + 30, box["y"] - 20]), steps=5)
+    mouse.up()
+    mouse.move(*(at[2] + [30, -20]))
+    page.wait_for_function("() => document.getElementById('map-tip').textContent === 'right'")
+    mouse.move(*(at[0] + [30, -20]))
+    page.wait_for_function("() => document.getElementById('map-tip').textContent === 'left'")
+    mouse.wheel(0, -200)  # about the point that is pointed at, which stays
+    mouse.move(*(at[0] + [31, -20]))
+    assert page.inner_text("#map-tip") == "left"
+
+
+def test_names_are_text_whatever_they_hold(visit):
+    page = visit()
+    name = "<img/src=x/onerror=alert(1)>"
+    embed(page, f">{name} kind=<b>\nMKTAYI\n>b kind=c\nGSHM\n>d kind=c\nGSHMGS\n")
+    assert names(page)[0] == name
+    page.locator("#list tbody button").first.click()
+    assert page.inner_text("#one-name") == name
+    assert page.locator("main img, main b").count() == 0
+
+
+def test_a_file_can_be_chosen(visit, tmp_path):
+    import gzip
+
+    page = visit()
+    page.wait_for_selector("#start:enabled")
+    path = tmp_path / "some.fasta.gz"
+    path.write_bytes(gzip.compress(b">a\nMKTAYI\n>b\nGSHM\n"))
+    page.set_input_files("#file", path)
+    page.wait_for_function("() => document.getElementById('count').textContent")
+    assert page.inner_text("#count") == "2 sequences of 4 to 6 residues"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_telephone(visit, scheme):
+    page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
+    embed(page)
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view .heat")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

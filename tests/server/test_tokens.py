@@ -1,0 +1,121 @@
+"""Tokens, rates, and what is typed."""
+
+from __future__ import annotations
+
+import stat
+
+import pytest
+from click.testing import CliRunner
+
+from esm2_features.cli import main
+from esm2_features.exceptions import InputError
+from esm2_features.server.errors import Refusal
+from esm2_features.server.limits import Rates
+from esm2_features.server.settings import Settings, read_rate
+from esm2_features.server.tokens import Tokens, new_token, read_tokens
+
+
+def test_a_token_is_kept_as_its_hash_only(tmp_path):
+    path = tmp_path / "tokens"
+    token = new_token(path, "alice")
+    assert token not in path.read_text()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert list(read_tokens(path)) == ["alice"]
+    known = Tokens(path)
+    assert known.owner(token) == "alice"
+    assert known.owner(token[:-1]) is None
+    assert known.owner("") is None
+
+
+def test_names_occur_once(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("# of the lab")  # without an end of line
+    new_token(path, "alice")
+    new_token(path, "bob")
+    with pytest.raises(InputError, match="has a token called 'bob'"):
+        new_token(path, "bob")
+    with pytest.raises(InputError, match="letters"):
+        new_token(path, "two words")
+    assert list(read_tokens(path)) == ["alice", "bob"]
+
+
+def test_a_line_that_cannot_be_read_is_named(tmp_path):
+    path = tmp_path / "tokens"
+    path.write_text("\nalice sha256:abc\n")
+    with pytest.raises(InputError, match="line 2"):
+        Tokens(path)
+    path.write_text("# nobody\n")
+    with pytest.raises(InputError, match="holds no token"):
+        Tokens(path)
+
+
+def test_a_file_that_is_damaged_while_the_server_runs_opens_no_door(tmp_path):
+    path = tmp_path / "tokens"
+    token = new_token(path, "alice")
+    known = Tokens(path)
+    path.write_text("nonsense of another length")
+    assert known.owner(token) is None
+    path.unlink()
+    assert known.owner(token) is None
+
+
+def test_rates_come_back_with_time():
+    now = [0.0]
+    rates = Rates((2, 10.0), clock=lambda: now[0])
+    rates.take("a")
+    rates.take("a")
+    with pytest.raises(Refusal) as refusal:
+        rates.take("a")
+    assert refusal.value.retry_after == 5
+    rates.take("b")
+    now[0] = 5.0
+    rates.take("a")
+    with pytest.raises(Refusal):
+        rates.take("a")
+
+
+def test_command_token_prints_the_token_alone(tmp_path):
+    path = tmp_path / "tokens"
+    done = CliRunner().invoke(main, ["token", "new", "--tokens", str(path), "--name", "me"])
+    assert done.exit_code == 0
+    assert Tokens(path).owner(done.stdout.strip()) == "me"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--host", "0.0.0.0"], "without tokens"),
+        (["--model", "esm3"], "--model mine=esm3"),
+        (["--model", "mini=/tmp/x.pt"], "another name"),
+        (["--model", "mine=/no/such/file.pt"], "/no/such/file.pt"),
+        (["--rate", "often"], "10/second"),
+        (["--device", "tpu"], "--device"),
+        (["--tokens", "/no/such/file"], "/no/such/file"),
+    ],
+)
+def test_command_serve_says_what_is_wrong_before_it_starts(words, said):
+    done = CliRunner().invoke(main, ["serve", *words])
+    assert done.exit_code == 2
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"models": {}},
+        {"devices": ()},
+        {"precision": "int8"},
+        {"max_items": 0},
+        {"timeout": 0.0},
+        {"wait": -1.0},
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(wrong):
+    with pytest.raises(InputError):
+        Settings(**wrong)
+
+
+@pytest.mark.parametrize("text", ["", "5", "0/second", "5/hour", "-1/second"])
+def test_rates_that_mean_nothing_are_refused(text):
+    with pytest.raises(InputError, match="rate"):
+        read_rate(text)
