@@ -5,8 +5,6 @@ What a method gives is read off one forward pass by a reader (`_readers`), over 
 
 Methods that begin with an underscore are for the rest of the package as well: they take what was
 checked before (`Engine._normalise`) and what was said of it (`Engine._subjects`).
-
-Never here: scikit-learn, pandas, HTTP, file formats.
 """
 
 from __future__ import annotations
@@ -400,25 +398,7 @@ class Engine(PerResidue):
         fill: float = np.nan,
         rows: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
-        """Compute features of what `_subjects` has given.
-
-        Parameters
-        ----------
-        subjects : sequence of str or None
-        fill : float, default=nan
-            What the features of None are.
-        rows : sequence of int, optional
-            Row numbers for error messages, if they are not 0, 1, 2, ...
-
-        Returns
-        -------
-        features : ndarray of shape (n, layers x poolings x dim), float32
-
-        Raises
-        ------
-        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
-            As `embed`.
-        """
+        """Compute features of what `_subjects` has given."""
         is_part = np.array(["@" in subject for subject in subjects if subject is not None], bool)
         if not is_part.any():
             return self._vectors(subjects, self._computed, fill, rows)
@@ -434,21 +414,7 @@ class Engine(PerResidue):
     def _precompute_normalised(
         self, subjects: Sequence[str], *, rows: Sequence[int] | None = None
     ) -> None:
-        """Fill the cache with the features of what `_subjects` has given.
-
-        Parameters
-        ----------
-        subjects : sequence of str
-        rows : sequence of int, optional
-            Row numbers for error messages, if they are not 0, 1, 2, ...
-
-        Raises
-        ------
-        InputError
-            If there is no cache.
-        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
-            As `embed`.
-        """
+        """Fill the cache with the features of what `_subjects` has given."""
         if self.cache is None:
             raise InputError("Got cache=None, so there is nothing to be filled. Choose a cache.")
         for start in range(0, len(subjects), self._rows_at_a_time):

@@ -2,8 +2,6 @@
 
 They read environment variables, once. In a process that is the user's, these are the user's affair;
 the command line, the server and the actors of Ray are ours. What is set already stays.
-
-Never here: torch.
 """
 
 from __future__ import annotations
@@ -15,12 +13,7 @@ _PRODUCTS = "64"
 
 
 def make_room_for_others() -> None:
-    """Let threads that wait for another thread sleep soon, instead of keeping a core busy.
-
-    Without that, a machine whose cores others use as well computes at a tenth of its speed: the
-    thread that is waited for has no core, because those that wait for it have them all. (Two
-    processes of `mini` on two cores: 580 residues per second each, and 6,600 with it.)
-    """
+    """Let threads that wait for another thread sleep soon, instead of keeping a core busy."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)
 

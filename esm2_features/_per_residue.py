@@ -2,8 +2,6 @@
 
 Nothing here is cached but what is said of single residues (`PerResidue._log_probs_at`), from which
 masks are filled and variants are scored: the rest is as long as its sequence.
-
-Never here: pooling, how a pass is read.
 """
 
 from __future__ import annotations

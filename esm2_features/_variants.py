@@ -1,7 +1,4 @@
-"""Variants of a protein: how likely the model finds them, compared with the wild type.
-
-Never here: scikit-learn, torch, how a variant is written, how probabilities are cached.
-"""
+"""Variants of a protein: how likely the model finds them, compared with the wild type."""
 
 from __future__ import annotations
 
@@ -217,18 +214,7 @@ def scan_variants(
 
 
 def refuse_truncation(too_long: object) -> None:
-    """Refuse to cut the sequences of variants.
-
-    Parameters
-    ----------
-    too_long : object
-        The option of this name.
-
-    Raises
-    ------
-    InputError
-        If it is ``"truncate"``.
-    """
+    """Refuse to cut the sequences of variants."""
     if too_long == "truncate":
         raise InputError(
             'Got too_long="truncate" with a wild type: mutations could be cut off, and scored as '
@@ -237,28 +223,7 @@ def refuse_truncation(too_long: object) -> None:
 
 
 def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild type") -> str:
-    """Check a wild type.
-
-    Parameters
-    ----------
-    engine : Engine
-        Whose options say what a sequence may hold, and how long it may be.
-    wildtype : str, bytes, or object with a ``.seq``
-    name : str
-        What it is called in messages; it starts with "the".
-
-    Returns
-    -------
-    wildtype : str
-        Normalised.
-
-    Raises
-    ------
-    InvalidSequenceError, MissingSequenceError, SequenceTooLongError
-        If it is no sequence, or holds a mask.
-    TypeError
-        If it is none, or several.
-    """
+    """Check a wild type."""
     if is_missing(wildtype) or isinstance(wildtype, list | tuple | np.ndarray):
         raise TypeError(
             f"Got {wildtype!r:.60} as {name}; pass one sequence, as text. Score the variants of "
@@ -283,40 +248,14 @@ def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild t
 
 
 def tokens(sequence: str) -> NDArray[np.intp]:
-    """Give the token of each residue, without those at the ends.
-
-    Parameters
-    ----------
-    sequence : str
-        Normalised.
-
-    Returns
-    -------
-    tokens : ndarray of shape (residues,), intp
-    """
+    """Give the token of each residue, without those at the ends."""
     return encode(sequence)[1:-1].astype(np.intp)
 
 
 def position_log_probs(
     engine: Engine, sequence: str, positions: Sequence[int], *, masked: bool
 ) -> NDArray[np.float64]:
-    """Compute the log-probabilities of all tokens at positions of one sequence.
-
-    Parameters
-    ----------
-    engine : Engine
-    sequence : str
-        Normalised.
-    positions : sequence of int
-        From 0.
-    masked : bool
-        Whether each position is masked, by itself.
-
-    Returns
-    -------
-    log_probs : ndarray of shape (n, 33), float64
-        Natural logarithms.
-    """
+    """Compute the log-probabilities of all tokens at positions of one sequence."""
     found = engine._log_probs_at([sequence] * len(positions), positions, masked=masked)
     return np.asarray(found, dtype=np.float64)
 
@@ -324,22 +263,7 @@ def position_log_probs(
 def residue_log_probs(
     engine: Engine, sequences: Sequence[str], *, masked: bool
 ) -> list[NDArray[np.float64]]:
-    """Compute the log-probability of each residue of sequences, in its own sequence.
-
-    Parameters
-    ----------
-    engine : Engine
-    sequences : sequence of str
-        Normalised.
-    masked : bool
-        Whether each residue is masked when its probability is computed, which takes a forward
-        pass for every residue of every sequence.
-
-    Returns
-    -------
-    log_probs : list of ndarray of shape (residues that are no mask,), float64
-        Natural logarithms.
-    """
+    """Compute the log-probability of each residue of sequences, in its own sequence."""
     found: list[NDArray[np.float64]] = []
     for group in _groups(sequences):
         letters = [tokens(sequence) for sequence in group]

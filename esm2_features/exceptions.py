@@ -23,8 +23,6 @@
 
 Every message says what is wrong, where, the offending value, and how to mend it.
 The attributes carry the same facts for programs.
-
-Never here: logic.
 """
 
 from __future__ import annotations
@@ -425,26 +423,7 @@ class TruncationWarning(UserWarning):
 
 
 def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
-    """Import ``module``, or say which extra of this library brings it.
-
-    Parameters
-    ----------
-    module : str
-        The module to import, such as ``"pyarrow.parquet"``.
-    extra : str
-        The extra of this library that installs it.
-    purpose : str
-        What it is needed for, as the start of a sentence: ``"Writing Parquet"``.
-
-    Returns
-    -------
-    module : ModuleType
-
-    Raises
-    ------
-    MissingDependencyError
-        If the module is not installed; the message ends with the exact pip line.
-    """
+    """Import ``module``, or say which extra of this library brings it."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

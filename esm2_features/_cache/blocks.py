@@ -2,8 +2,6 @@
 
 What is in a block never changes. To replace or drop a vector is to write a new block without it, so
 whoever knows where a vector is may find that it has gone, and never finds another in its place.
-
-Never here: what to do when something fails, where a key is.
 """
 
 from __future__ import annotations
@@ -36,37 +34,18 @@ _MOST_BLOCKS = 1 << 47  # more than fit into any file
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Vectors of one space that were written together, as they were found.
-
-    Attributes
-    ----------
-    id, space, day : int
-    keys : ndarray of shape (n, 32), uint8
-    vectors : ndarray of shape (n, dim), float32 or float16; or None
-        None if the number of bytes cannot be right.
-    checks : ndarray of shape (n,), uint32
-    crc : int
-    """
+    """Vectors of one space that were written together, as they were found."""
 
     id: int
     space: int
     day: int
     keys: NDArray[np.uint8]
-    vectors: NDArray[np.floating] | None
+    vectors: NDArray[np.floating] | None  # none if the number of bytes cannot be right
     checks: NDArray[np.uint32]
     crc: int
 
     def intact(self, spec: Spec) -> NDArray[np.bool_]:
-        """Say which vectors are those that were written, for this spec.
-
-        Parameters
-        ----------
-        spec : Spec
-
-        Returns
-        -------
-        intact : ndarray of shape (n,), bool
-        """
+        """Say which vectors are those that were written, for this spec."""
         if self.vectors is None:
             return np.zeros(len(self.keys), np.bool_)
         seed = _seed(spec)
@@ -206,23 +185,7 @@ def delete_blocks(connection: Connection, numbers: Iterable[int]) -> None:
 def rewrite_block(
     connection: Connection, spec: Spec, number: int, *, without: NDArray[np.int64] | None = None
 ) -> int:
-    """Replace a block by one that has its intact vectors only; call it in a transaction.
-
-    Parameters
-    ----------
-    connection : Connection
-    spec : Spec
-        That of the block's space.
-    number : int
-        The block; nothing is done if another process has replaced it.
-    without : ndarray of int, optional
-        Slots that are to be dropped, too.
-
-    Returns
-    -------
-    dropped : int
-        Number of vectors that are no longer there.
-    """
+    """Replace a block by one that has its intact vectors only; call it in a transaction."""
     dropped = 0
     for block in read_blocks(connection, [number], spec.dtype):
         keep = block.intact(spec)
@@ -237,20 +200,7 @@ def rewrite_block(
 
 
 def make_room(connection: Connection, max_bytes: int, needed: int = 0) -> int:
-    """Delete what was not used for longest until the rest fits; call it in a transaction.
-
-    Parameters
-    ----------
-    connection : Connection
-    max_bytes : int
-    needed : int, default=0
-        Bytes that are about to be written.
-
-    Returns
-    -------
-    dropped : int
-        Number of vectors used today that are no longer there: a sign of too little room.
-    """
+    """Delete what was not used for longest until the rest fits; call it in a transaction."""
     dropped = 0
     needed += -needed % PAGE_BYTES + (PAGE_BYTES if needed else 0)  # and their keys
     query = "select id, day, coalesce(length(keys), 0) from block order by day, id limit 8"

@@ -2,8 +2,6 @@
 
 What is stored is a `Part`: vectors of one `Spec` with their keys. A value that fails its checksum
 is a miss. Its file is `_cache_file`'s, and what may go wrong with that is `_cache_link`'s.
-
-Never here: sequences, networks, torch.
 """
 
 from __future__ import annotations
@@ -124,27 +122,7 @@ class Cache:
     def _get_many(
         self, spec: Spec, keys: NDArray[np.uint8], out: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
-        """Read vectors.
-
-        Parameters
-        ----------
-        spec : Spec
-        keys : ndarray of shape (n, 32), uint8
-            Keys that `spec` gave, which may repeat.
-        out : ndarray of shape (n, dim), float32
-            Filled with the vectors that are found; its other rows stay as they are. A stored
-            vector of another width is not found.
-
-        Returns
-        -------
-        hit : ndarray of shape (n,), bool
-            Whether the vector was found and its checksum holds.
-
-        Raises
-        ------
-        CacheVersionError
-            If the file belongs to another program or version.
-        """
+        """Read vectors."""
         hit = np.zeros(len(keys), np.bool_)
         if len(keys) and self._link.attempt(
             "read", lambda connection: self._vectors.read(connection, spec, keys, out, hit)
@@ -157,24 +135,7 @@ class Cache:
         return hit
 
     def _listed_many(self, spec: Spec, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Say which vectors should be there; reads none of them, and changes nothing.
-
-        Parameters
-        ----------
-        spec : Spec
-        keys : ndarray of shape (n, 32), uint8
-            Keys that `spec` gave, which may repeat.
-
-        Returns
-        -------
-        listed : ndarray of shape (n,), bool
-            Whether there is a vector; it may yet turn out to be damaged.
-
-        Raises
-        ------
-        CacheVersionError
-            If the file belongs to another program or version.
-        """
+        """Say which vectors should be there; reads none of them, and changes nothing."""
         listed = np.zeros(len(keys), np.bool_)
         # A file without a byte is begun by whoever opens it.
         if not self.file.exists() or not self.file.stat().st_size:
@@ -190,27 +151,7 @@ class Cache:
         return listed
 
     def _put_many(self, parts: Sequence[Part], *, last_chance: bool = False) -> bool:
-        """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`.
-
-        Parameters
-        ----------
-        parts : sequence of Part
-            Vectors with their keys; where a key repeats, its last row stays.
-        last_chance : bool, default=False
-            Try even if it failed a moment ago, but wait for nobody.
-
-        Returns
-        -------
-        stored : bool
-            Whether they were written.
-
-        Raises
-        ------
-        ValueError
-            If there is not one row for each key.
-        CacheVersionError
-            If the file belongs to another program or version.
-        """
+        """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`."""
         for part in parts:
             if part.rows.ndim != 2 or part.keys.shape != (len(part.rows), KEY_BYTES):
                 raise ValueError(
@@ -566,22 +507,7 @@ _OPEN: dict[Path, Cache] = {}
 
 
 def open_cache(cache: str | os.PathLike[str] | Cache | None) -> Cache | None:
-    """Turn what users pass as ``cache=`` into a `Cache`.
-
-    Parameters
-    ----------
-    cache : None, "auto", path or Cache
-        None is no cache, ``"auto"`` is `default_folder()`, a path is a folder.
-
-    Returns
-    -------
-    cache : Cache or None
-
-    Raises
-    ------
-    TypeError, InputError
-        If it is something else; if it is a word that is no folder's, such as the empty string.
-    """
+    """Turn what users pass as ``cache=`` into a `Cache`."""
     if cache is None or isinstance(cache, Cache):
         return cache
     if not isinstance(cache, str | os.PathLike):

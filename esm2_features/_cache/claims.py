@@ -9,8 +9,6 @@ A claim saves work and guards nothing: two owners of one key would compute the s
 So the file may be lost at any time, is not synchronised with the disk, and where it cannot be
 used, everybody may compute everything. A lease is much longer than a batch takes; the claims of a
 process of this machine that has died are free at once.
-
-Never here: vectors, waiting.
 """
 
 from __future__ import annotations
@@ -39,19 +37,9 @@ _CHUNK = 500  # keys in one query; SQLite may be built to take no more than 999
 
 
 class Claims:
-    """What one run is computing. A context manager: on leaving, all its claims are released.
+    """What one run is computing. A context manager: on leaving, all its claims are released."""
 
-    Parameters
-    ----------
-    folder : Path
-        That of the cache.
-
-    Attributes
-    ----------
-    lease_seconds : float
-        How long a claim holds if its owner is on another machine, or hangs.
-    """
-
+    # how long a claim holds if its owner is on another machine, or hangs
     lease_seconds: ClassVar[float] = 600.0
     busy_seconds: ClassVar[float] = 5.0
 
@@ -76,39 +64,15 @@ class Claims:
             self._connection = None
 
     def take(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Claim what nobody else has claimed.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 32), uint8
-
-        Returns
-        -------
-        granted : ndarray of shape (n,), bool
-            What is now this run's to compute. All of it, if claims cannot be written.
-        """
+        """Claim what nobody else has claimed."""
         return self._look(keys, take=True)
 
     def free(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Say what nobody else has claimed.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 32), uint8
-
-        Returns
-        -------
-        free : ndarray of shape (n,), bool
-        """
+        """Say what nobody else has claimed."""
         return self._look(keys, take=False)
 
     def release(self, keys: NDArray[np.uint8]) -> None:
-        """Give claims back: the vectors are stored, or will not be computed.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 32), uint8
-        """
+        """Give claims back: the vectors are stored, or will not be computed."""
         if self._connection is not None:
             self._delete(
                 "delete from claim where key = ? and owner = ?",

@@ -4,8 +4,6 @@ A cache problem may cost time, but never a wrong vector and never a failed run. 
 set aside, never deleted. A full disk, a read-only folder, a locked file: one `CacheWarning`, and
 the results go on. Only a file that is not ours to touch, another program's or a newer version's,
 is an error: `CacheVersionError`.
-
-Never here: what the file holds.
 """
 
 from __future__ import annotations
@@ -33,24 +31,11 @@ _T = TypeVar("_T")
 
 
 class Link:
-    """The way to one file. Threads may share it, and forked processes inherit it.
+    """The way to one file. Threads may share it, and forked processes inherit it."""
 
-    Parameters
-    ----------
-    file : Path
-        The SQLite file; its folder and itself are made when something is first written.
-
-    Attributes
-    ----------
-    file : Path
-    busy_seconds : float
-        How long to wait while another process has the lock.
-    rest_seconds : float
-        How long to leave the file alone after a failure: a stuck lock is not waited for in every
-        batch, and a full disk does not end caching for good.
-    """
-
-    busy_seconds: ClassVar[float] = 30.0
+    busy_seconds: ClassVar[float] = 30.0  # how long to wait while another process has the lock
+    # how long to leave the file alone after a failure: a stuck lock is not waited for in every
+    # batch, and a full disk does not end caching for good
     rest_seconds: ClassVar[float] = 60.0
 
     def __init__(self, file: Path) -> None:
@@ -62,26 +47,7 @@ class Link:
     def attempt(
         self, purpose: str, action: Callable[[Connection], _T], *, insist: bool = False
     ) -> _T | None:
-        """Run an action; where that fails, warn, let the file rest, and return None.
-
-        Parameters
-        ----------
-        purpose : {"read", "written"}
-            What the action does to the file; only a writer makes one that is not there.
-        action : callable
-            Takes a connection. It may run twice, if the first file turns out to be damaged.
-        insist : bool, default=False
-            Whether to try even while the file is left alone.
-
-        Returns
-        -------
-        result : object or None
-            None also if there is no file to read.
-
-        Raises
-        ------
-        CacheVersionError
-        """
+        """Run an action; where that fails, warn, let the file rest, and return None."""
         if time.monotonic() < self._resting_until[purpose] and not insist:
             return None
         try:
@@ -96,28 +62,7 @@ class Link:
     def run(
         self, purpose: str, action: Callable[[Connection], _T], *, mend: bool = True
     ) -> _T | None:
-        """Run an action on this thread's connection, twice at most.
-
-        Parameters
-        ----------
-        purpose : str
-            As for `attempt`; also what is said in an error: the cache could not be ... .
-        action : callable
-            As for `attempt`.
-        mend : bool, default=True
-            Whether a damaged file is set aside.
-
-        Returns
-        -------
-        result : object or None
-            None if there is no file to read.
-
-        Raises
-        ------
-        OSError
-            Whatever the cause of the failure is.
-        CacheVersionError
-        """
+        """Run an action on this thread's connection, twice at most."""
         for last in (False, True):
             try:
                 with FORK_LOCK:

@@ -1,7 +1,4 @@
-"""From a file to vectors with keys: what a cache takes in.
-
-Never here: formats, caches.
-"""
+"""From a file to vectors with keys: what a cache takes in."""
 
 from __future__ import annotations
 
@@ -31,32 +28,7 @@ _ROWS = 4096
 
 
 def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[Part]:
-    """Read the vectors of a file.
-
-    Parameters
-    ----------
-    path : Path
-        ``.parquet``, as a cache exports it, which says what its vectors are; or ``.npz`` or
-        ``.csv`` with sequences, which does not.
-    told : mapping of str to object
-        ``"model"``, an official name; ``"layer"``, where a negative one counts from the end;
-        ``"pooling"``, ``"precision"`` and ``"cache_dtype"``. None is what nobody said.
-
-    Yields
-    ------
-    part : Part
-        Those of a file of sequences are in its order.
-
-    Raises
-    ------
-    InputError
-        If the file does not hold what it should, or a parameter is missing, cannot be, or says
-        what the file says itself.
-    MissingDependencyError
-        If pyarrow is needed and not installed.
-    OSError
-        If there is no such file, or it may not be read.
-    """
+    """Read the vectors of a file."""
     path.stat()  # a name that is wrong is what is said first
     if path.suffix.lower() == ".parquet":
         refuse_told(path, told)
@@ -76,18 +48,7 @@ def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[Part]:
 
 
 def refuse_told(path: Path, told: Mapping[str, object]) -> None:
-    """Refuse to be told what a file says itself.
-
-    Parameters
-    ----------
-    path : Path
-    told : mapping of str to object
-        What was said of its vectors; None where nothing was.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse to be told what a file says itself."""
     said = ", ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
     if said:
         raise InputError(f"Got {said}, but {path} says that of each of its vectors. Leave it out.")

@@ -18,8 +18,6 @@
 Vectors that are written together lie together, in blocks of up to 256 kB: a block costs little more
 to read than a vector, and what one run has written the next one wants. A checksum covers all that
 a vector is taken for, so that no value can answer for another key or another layer.
-
-Never here: what to do when something fails, what is done with tables.
 """
 
 from __future__ import annotations
@@ -95,25 +93,7 @@ class Connection(sqlite3.Connection):
 
 
 def open_file(file: Path, busy_seconds: float) -> Connection:
-    """Connect, begin a file that is empty, refuse one that is not ours.
-
-    Parameters
-    ----------
-    file : Path
-        It has to exist.
-    busy_seconds : float
-        How long to wait for other processes.
-
-    Returns
-    -------
-    connection : Connection
-
-    Raises
-    ------
-    CacheVersionError
-        If it belongs to another program or version; it is left as it is.
-    sqlite3.Error
-    """
+    """Connect, begin a file that is empty, refuse one that is not ours."""
     connection = connect(file, busy_seconds)
     try:
         if connection.execute(_HEADER).fetchone() == (0, 0, 0):
@@ -188,22 +168,7 @@ def snapshot(connection: Connection) -> Iterator[None]:
 
 
 def connect(file: Path, busy_seconds: float) -> Connection:
-    """Connect to an SQLite file with the settings that all files of the cache share.
-
-    Parameters
-    ----------
-    file : Path
-        It has to exist.
-    busy_seconds : float
-
-    Returns
-    -------
-    connection : Connection
-
-    Raises
-    ------
-    sqlite3.Error
-    """
+    """Connect to an SQLite file with the settings that all files of the cache share."""
     while _LEFT_OPEN:
         left = _LEFT_OPEN.pop()
         if left.pid == os.getpid():

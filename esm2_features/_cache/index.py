@@ -3,8 +3,6 @@
 The file of the cache has no index of its own that grows with every vector: a tree over random keys
 is slow to fill, and asking it a hundred thousand times is slower than reading the vectors. It lists
 the keys of each block in one piece instead, and each process sorts them here, at 16 bytes each.
-
-Never here: files, values, whether a key is really there (its other bytes are compared later).
 """
 
 from __future__ import annotations
@@ -20,28 +18,14 @@ SLOTS = 1 << 16
 
 
 class Index:
-    """Places of keys, added block by block; of equal keys, the latest counts.
-
-    Attributes
-    ----------
-    last : int
-        Number of the latest block that was added; 0 at first.
-    """
+    """Places of keys, added block by block; of equal keys, the latest counts."""
 
     def __init__(self) -> None:
         self.last = 0
         self._runs: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
 
     def add(self, blocks: Sequence[int], keys: Sequence[NDArray[np.uint8]]) -> None:
-        """Add blocks in the order of their numbers.
-
-        Parameters
-        ----------
-        blocks : sequence of int
-            Their numbers, rising.
-        keys : sequence of ndarray of shape (n, 32), uint8
-            The keys of each.
-        """
+        """Add blocks in the order of their numbers."""
         if not blocks:
             return
         prefixes = np.concatenate([prefixes_of(k) for k in keys])
@@ -59,17 +43,7 @@ class Index:
             self._runs = [_sorted(*merged)]
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Find the place where each key should be.
-
-        Parameters
-        ----------
-        keys : ndarray of shape (n, 32), uint8
-
-        Returns
-        -------
-        places : ndarray of shape (n,), int64
-            -1 where there is none.
-        """
+        """Find the place where each key should be."""
         wanted = prefixes_of(keys)
         found = np.full(len(keys), -1, np.int64)
         for prefixes, places in self._runs:  # the later over the earlier
@@ -81,16 +55,7 @@ class Index:
 
 
 def prefixes_of(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
-    """First eight bytes of each key, as a number.
-
-    Parameters
-    ----------
-    keys : ndarray of shape (n, 32), uint8
-
-    Returns
-    -------
-    prefixes : ndarray of shape (n,), uint64
-    """
+    """First eight bytes of each key, as a number."""
     return np.ascontiguousarray(keys[:, :8]).view("<u8").ravel()
 
 

@@ -7,8 +7,6 @@ network, in which windows, and which of them count. All but the last are a `Spec
 unknown letters were mapped and long sequences were cut: two policies that lead to the same
 residues lead to the same vector, and share it. Device, batch size, paths and the names of
 sequences change nothing and are not here.
-
-Never here: devices, budgets, paths.
 """
 
 from __future__ import annotations
@@ -84,35 +82,15 @@ class Spec:
 
 
 class Part(NamedTuple):
-    """Vectors of one spec, on their way into a cache or out of it.
-
-    Attributes
-    ----------
-    spec : Spec
-    keys : ndarray of shape (n, 32), uint8
-        What `Spec.keys` gave for their sequences.
-    rows : ndarray of shape (n, dim), float32
-    """
+    """Vectors of one spec, on their way into a cache or out of it."""
 
     spec: Spec
-    keys: NDArray[np.uint8]
+    keys: NDArray[np.uint8]  # what `Spec.keys` gave for their sequences
     rows: NDArray[np.float32]
 
 
 def computation_keys(checkpoint: str, precision: str, subjects: Iterable[str]) -> NDArray[np.uint8]:
-    """Key of each subject's forward pass, from which all its vectors come.
-
-    Parameters
-    ----------
-    checkpoint, precision : str
-        As in `Spec`.
-    subjects : iterable of str
-        As for `Spec.keys`.
-
-    Returns
-    -------
-    keys : ndarray of shape (n, 32), uint8
-    """
+    """Key of each subject's forward pass, from which all its vectors come."""
     return _keyed(_digest({"checkpoint": checkpoint, "precision": precision}), subjects)
 
 

@@ -1,7 +1,4 @@
-"""What is done to a cache as a whole: counting, checking, pruning, reading it all, comparing.
-
-Never here: what to do when something fails, formats of other files.
-"""
+"""What is done to a cache as a whole: counting, checking, pruning, reading it all, comparing."""
 
 from __future__ import annotations
 
@@ -23,17 +20,7 @@ _TIDIED = 64
 
 
 def count(connection: Connection) -> tuple[SpaceInfo, ...]:
-    """Count the vectors of each space, without reading them.
-
-    Parameters
-    ----------
-    connection : Connection
-
-    Returns
-    -------
-    spaces : tuple of SpaceInfo
-        By model, layer, pooling and precision.
-    """
+    """Count the vectors of each space, without reading them."""
     query = (
         "select space, coalesce(sum(length(keys)), 0), "
         "coalesce(sum(length(keys) + length(checks) + length(vectors)), 0) "
@@ -49,16 +36,7 @@ def count(connection: Connection) -> tuple[SpaceInfo, ...]:
 
 
 def check(connection: Connection) -> CacheCheck:
-    """Read all there is, and compare it with its checksums.
-
-    Parameters
-    ----------
-    connection : Connection
-
-    Returns
-    -------
-    check : CacheCheck
-    """
+    """Read all there is, and compare it with its checksums."""
     damaged = [
         f"The file's structure: {line.decode(errors='replace')}."
         for (line,) in connection.execute("pragma integrity_check").fetchall()
@@ -91,24 +69,7 @@ def prune(
     layer: int | None = None,
     pooling: str | None = None,
 ) -> int:
-    """Remove what is damaged or not wanted, join what is scattered, give the space back.
-
-    Parameters
-    ----------
-    connection : Connection
-    max_bytes, unused_days, model, layer, pooling
-        As for `Cache.prune`.
-
-    Returns
-    -------
-    dropped : int
-        Number of vectors that have gone.
-
-    Raises
-    ------
-    InputError
-        If something is to go that is not there.
-    """
+    """Remove what is damaged or not wanted, join what is scattered, give the space back."""
     connection.execute("reindex")
     before = _rows(connection)
     unwanted = []
@@ -132,17 +93,7 @@ def prune(
 
 
 def clear(connection: Connection) -> int:
-    """Delete everything, and give the space back.
-
-    Parameters
-    ----------
-    connection : Connection
-
-    Returns
-    -------
-    dropped : int
-        Number of vectors that have gone.
-    """
+    """Delete everything, and give the space back."""
     before = _rows(connection)
     with transaction(connection):
         for table in ("block", "value", "space"):
@@ -158,26 +109,7 @@ def contents(
     layer: int | None = None,
     pooling: str | None = None,
 ) -> list[tuple[Spec, list[int]]]:
-    """List the specs that have vectors, and the numbers of their blocks.
-
-    Parameters
-    ----------
-    connection : Connection
-    model : str, optional
-        Name or identity of the model that is wanted; all by default, as with the next two.
-    layer : int, optional
-    pooling : str, optional
-
-    Returns
-    -------
-    contents : list of (Spec, list of int)
-        By model, layer, pooling and precision.
-
-    Raises
-    ------
-    InputError
-        If something is wanted that is not there.
-    """
+    """List the specs that have vectors, and the numbers of their blocks."""
     specs = store.spaces(connection)
     everything = [
         (spec, store.blocks_of(connection, number))
@@ -203,39 +135,13 @@ def contents(
 
 
 def blocks_after(connection: Connection, spec: Spec, after: int, most: int) -> list[int]:
-    """List the first blocks of a spec that were written after block `after`.
-
-    Parameters
-    ----------
-    connection : Connection
-    spec : Spec
-    after, most : int
-
-    Returns
-    -------
-    numbers : list of int
-    """
+    """List the first blocks of a spec that were written after block `after`."""
     space = store.space_of(connection, spec)
     return [] if space is None else store.blocks_of(connection, space, after, most=most)
 
 
 def read_parts(connection: Connection, spec: Spec, numbers: list[int]) -> tuple[list[Part], int]:
-    """Read the intact vectors of some blocks.
-
-    Parameters
-    ----------
-    connection : Connection
-    spec : Spec
-        That of their space.
-    numbers : list of int
-
-    Returns
-    -------
-    parts : list of Part
-        One for each block that has any.
-    damaged : int
-        Number of vectors that are not intact.
-    """
+    """Read the intact vectors of some blocks."""
     parts, damaged = [], 0
     for block in store.read_blocks(connection, numbers, spec.dtype):
         intact = block.intact(spec)
@@ -248,19 +154,7 @@ def read_parts(connection: Connection, spec: Spec, numbers: list[int]) -> tuple[
 def contradicting(
     spec: Spec, rows: NDArray[np.float32], others: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Say which vectors cannot be the same ones, computed on two machines.
-
-    Parameters
-    ----------
-    spec : Spec
-    rows, others : ndarray of shape (n, dim), float32
-
-    Returns
-    -------
-    contradicting : ndarray of shape (n,), bool
-        Where a component differs by more than 1e-4 (s + its size) in float32; s is 1, or the root
-        mean square of the vector where that is above 1.
-    """
+    """Say which vectors cannot be the same ones, computed on two machines."""
     rows, others = rows.astype(np.float64), others.astype(np.float64)
     tolerance = max(_TOLERANCE[spec.precision], _TOLERANCE[spec.dtype])
     scale = np.maximum(1.0, np.sqrt(np.mean(np.square(rows), axis=1, keepdims=True)))

@@ -9,8 +9,6 @@ One row for each vector, with the columns
 
 What comes in is checked value by value, because nobody looks at a cache again: one row that
 cannot be right refuses the file, by its number, counted from 0. A file may be larger than memory.
-
-Never here: caches, what a key is made of.
 """
 
 from __future__ import annotations
@@ -49,32 +47,7 @@ _KNOWN = {
 
 
 def write_parquet(path: Path, parts: Iterable[Part]) -> int:
-    """Write vectors of any number of specs into one file, completely or not at all.
-
-    The file grows under a temporary name beside ``path``, and takes the place of what is there
-    when it is complete. Every bit of every vector is kept. Memory holds one row group of 4096
-    vectors, and one part.
-
-    Parameters
-    ----------
-    path : Path
-    parts : iterable of Part
-        Of one dimension. Each may be small: they are gathered into row groups.
-
-    Returns
-    -------
-    n : int
-        Number of vectors written.
-
-    Raises
-    ------
-    InputError
-        If there are no vectors, they differ in dimension, or ``path`` is a folder or in none.
-    MissingDependencyError
-        If pyarrow is not installed.
-    OSError
-        If it cannot be written, for want of room, say; nothing is left behind then.
-    """
+    """Write vectors of any number of specs into one file, completely or not at all."""
     parquet = _pyarrow_parquet("Writing Parquet")
     path = path.resolve()  # a link stays a link: what it points to is replaced
     if not path.parent.is_dir():
@@ -146,31 +119,7 @@ def _of_two_widths(first: Part, other: Part) -> InputError:
 
 
 def read_parquet(path: Path) -> Iterator[Part]:
-    """Read what `write_parquet` wrote, one row group in memory at a time.
-
-    Other programs may have filtered or joined the rows in between: the order of rows and
-    columns, further columns and missing metadata change nothing. Errors come up when their
-    row is reached, after the parts before it.
-
-    Parameters
-    ----------
-    path : Path
-
-    Yields
-    ------
-    part : Part
-        At most 1024 vectors of one spec, in the order of the file.
-
-    Raises
-    ------
-    InputError
-        If the file is damaged, is not Parquet, was written by a newer version, lacks columns,
-        or holds what is missing, not finite, or no value of a `Spec`.
-    MissingDependencyError
-        If pyarrow is not installed.
-    OSError
-        If there is no such file, or it may not be read.
-    """
+    """Read what `write_parquet` wrote, one row group in memory at a time."""
     start = 0
     for batch in _batches(path):
         columns = _columns(path, start, batch)

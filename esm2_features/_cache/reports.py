@@ -1,7 +1,4 @@
-"""What the methods of `Cache` tell, and how it reads.
-
-Never here: how it is found out.
-"""
+"""What the methods of `Cache` tell, and how it reads."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The vectors in the file of a cache: found by their keys, read, and replaced.
-
-Never here: what to do when something fails, how vectors lie in the file.
-"""
+"""The vectors in the file of a cache: found by their keys, read, and replaced."""
 
 from __future__ import annotations
 
@@ -28,13 +25,7 @@ _SNAPSHOT_BYTES = 1 << 30
 
 
 class Vectors:
-    """What is in one file. It remembers where keys are, and checks what it remembers.
-
-    Parameters
-    ----------
-    max_bytes : int or None
-        Size that the file may reach.
-    """
+    """What is in one file. It remembers where keys are, and checks what it remembers."""
 
     def __init__(self, max_bytes: int | None) -> None:
         self._max_bytes = max_bytes
@@ -49,23 +40,7 @@ class Vectors:
         out: NDArray[np.float32],
         hit: NDArray[np.bool_],
     ) -> bool:
-        """Fill in what is there, and mend what is damaged.
-
-        Parameters
-        ----------
-        connection : Connection
-        spec : Spec
-        keys : ndarray of shape (n, 32), uint8
-        out : ndarray of shape (n, dim), float32
-            Filled with the vectors that are found.
-        hit : ndarray of shape (n,), bool
-            Set where one is found.
-
-        Returns
-        -------
-        damaged : bool
-            Whether a block that was read holds a damaged vector.
-        """
+        """Fill in what is there, and mend what is damaged."""
         used, damaged = list[int](), list[int]()
         at_a_time = max(1, _SNAPSHOT_BYTES // max(1, out.shape[1] * out.itemsize))
         left = np.arange(len(keys))
@@ -95,62 +70,20 @@ class Vectors:
         keys: NDArray[np.uint8],
         listed: NDArray[np.bool_],
     ) -> None:
-        """Find out which keys there are, and read no vector.
-
-        Parameters
-        ----------
-        connection : Connection
-        spec : Spec
-        keys : ndarray of shape (n, 32), uint8
-        listed : ndarray of shape (n,), bool
-            Set where there is one.
-        """
+        """Find out which keys there are, and read no vector."""
         with snapshot(connection):
             at, _ = self._places(connection, spec, keys, np.arange(len(keys)))
         listed[at] = True
 
     def write(self, connection: Connection, parts: Sequence[Part], *, wait: bool = True) -> int:
-        """Write vectors over what is there, all or none.
-
-        Parameters
-        ----------
-        connection : Connection
-        parts : sequence of Part
-            Where a key repeats, its last row stays.
-        wait : bool, default=True
-            Whether to wait while the file is locked.
-
-        Returns
-        -------
-        dropped : int
-            Number of vectors used today that had to make room.
-        """
+        """Write vectors over what is there, all or none."""
         with nullcontext() if wait else impatient(connection), self._writing(connection):
             return sum(self._insert(connection, part) for part in parts)
 
     def merge(
         self, connection: Connection, part: Part, *, replace: bool = False
     ) -> tuple[int, list[Conflict], int]:
-        """Add vectors to what is there, all or none.
-
-        Parameters
-        ----------
-        connection : Connection
-        part : Part
-            Where a key repeats, the others are compared with its first row.
-        replace : bool, default=False
-            Whether a vector that contradicts the one that is there, or the one before it, takes
-            its place.
-
-        Returns
-        -------
-        added : int
-            Number of vectors that are new.
-        conflicts : list of Conflict
-            Their rows are those of the part.
-        dropped : int
-            Number of vectors used today that had to make room.
-        """
+        """Add vectors to what is there, all or none."""
         spec, keys, rows = part
         rows = rows.astype(store.stored_dtype(spec.dtype)).astype(np.float32)
         first: dict[bytes, int] = {}

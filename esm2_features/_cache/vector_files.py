@@ -5,8 +5,6 @@
 
 What comes in is checked value by value: one row that cannot be right refuses the file, by its
 number, counted from 0. A file is held in memory as a whole.
-
-Never here: models, what residues are.
 """
 
 from __future__ import annotations
@@ -34,32 +32,7 @@ class SequenceVectors(NamedTuple):
 
 
 def read_vectors(path: Path, *, dim: int) -> SequenceVectors:
-    """Read sequences, and vectors that were computed of them elsewhere.
-
-    Parameters
-    ----------
-    path : Path
-        ``.npz`` with the arrays ``sequence`` (n,), text, and ``embedding`` (n, dim), float32,
-        float64 or float16; others are ignored. Or ``.csv``, plain or ``.csv.gz``, with a column
-        ``sequence`` and ``dim`` others, which are components in the order of the file;
-        the columns ``id`` and ``label`` are ignored.
-    dim : int
-        Number of components of the model that the vectors are of.
-
-    Returns
-    -------
-    vectors : SequenceVectors
-        At least one, rounded to float32. The text of a float32 is read as the same float32.
-
-    Raises
-    ------
-    InputError
-        If the ending is another one, the file is empty or damaged, an array or a column is
-        missing or of the wrong kind, their lengths or ``dim`` do not fit, or a component is no
-        number, not finite, or too large for float32.
-    OSError
-        If there is no such file, or it may not be read.
-    """
+    """Read sequences, and vectors that were computed of them elsewhere."""
     check_ending(path)
     is_npz = path.name.lower().endswith(".npz")
     vectors = _read_npz(path, dim) if is_npz else _read_csv(path, dim)
@@ -70,16 +43,7 @@ def read_vectors(path: Path, *, dim: int) -> SequenceVectors:
 
 
 def check_ending(path: Path) -> None:
-    """Refuse a file whose name does not say what it is.
-
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse a file whose name does not say what it is."""
     if not path.name.lower().endswith((".npz", ".csv", ".csv.gz")):
         raise InputError(
             f"{path} ends in {path.suffix!r}. Vectors come from .parquet, as exported from a "

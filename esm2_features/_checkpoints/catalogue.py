@@ -5,8 +5,6 @@ results which are in the cache come back without weights and without torch.
 
 Digests and sizes were quoted by two independent public sources each. The 15B model
 has no public digest; its name stands for its identity.
-
-Never here: files, torch, downloads.
 """
 
 from __future__ import annotations
@@ -188,22 +186,7 @@ EMBEDDED = ModelCard(EMBEDDED_MODEL, "2.7M", Architecture(6, 192, 6))
 
 
 def slug(name: str) -> str:
-    """Give the name that the hosted service has for a model.
-
-    Parameters
-    ----------
-    name : str
-
-    Returns
-    -------
-    slug : str
-        The name itself, if it is not an official one.
-
-    Examples
-    --------
-    >>> slug("esm2_t33_650M_UR50D")
-    'esm2-650m'
-    """
+    """Give the name that the hosted service has for a model."""
     return f"esm2-{OFFICIAL[name].parameters.lower()}" if name in OFFICIAL else name
 
 

@@ -6,8 +6,6 @@ and needs neither torch nor, for official names, the file.
 
 The dictionary that `Checkpoint.load` returns is meant to be emptied by its reader: each tensor
 owns its memory, so that a network that re-packs weight after weight never holds two copies.
-
-Never here: forward code, the search for official files and their download, file headers.
 """
 
 from __future__ import annotations
@@ -51,22 +49,11 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights that can be loaded; made by `open_checkpoint`.
+    """Weights that can be loaded; made by `open_checkpoint`."""
 
-    Attributes
-    ----------
-    name : str
-        For feature names: the model's name, or the stem of the file or folder.
-    architecture : Architecture
-        The shape of the network; known without torch.
-    source : Path or ModelCard
-        A local file or folder, or the official model whose files are to be found.
-    identity : str
-        What stands for these weights in the keys of the cache.
-    """
-
-    name: str
-    architecture: Architecture
+    name: str  # for feature names: the model's name, or the stem of the file or folder
+    architecture: Architecture  # the shape of the network; known without torch
+    # A local file or folder, or the official model whose files are to be found
     source: Path | ModelCard
 
     @cached_property
@@ -75,11 +62,6 @@ class Checkpoint:
 
         Local files that hold the weights of an official model, in either format, share that
         model's identity.
-
-        Raises
-        ------
-        CheckpointError
-            If the local file or folder is gone, or damaged.
         """
         if isinstance(self.source, ModelCard):
             return self.source.identity
@@ -98,29 +80,7 @@ class Checkpoint:
         return self.source.weights.bytes or 4 * self.architecture.parameters
 
     def load(self) -> dict[str, Tensor]:
-        """Load the weights, as they are stored, onto the CPU.
-
-        Returns
-        -------
-        weights : dict of str to Tensor
-            Under the bare names of fair-esm's ``ESM2``. ``lm_head.*`` is absent if a Hugging
-            Face checkpoint is the trunk alone, ``layers.{i}.self_attn.rot_emb.inv_freq`` if
-            the file has none; the tied ``lm_head.weight`` and the contact regression are
-            never there.
-
-        Raises
-        ------
-        CheckpointError
-            If the weights are absent, damaged, unsafe, not those that the name promises, or
-            not those of a whole ESM-2 network.
-        DownloadError
-            If an official file is nowhere and cannot be fetched.
-
-        Warns
-        -----
-        UserWarning
-            If no digest is known by which the official file could be verified.
-        """
+        """Load the weights, as they are stored, onto the CPU."""
         path = self._locate("weights")
         header, weights = _read(path)
         if header.architecture != self.architecture or (
@@ -144,20 +104,7 @@ class Checkpoint:
         return weights
 
     def contact_regression(self) -> tuple[Tensor, Tensor]:
-        """Load the regression that turns attention maps into contacts.
-
-        Returns
-        -------
-        weight : Tensor of shape (1, layers * heads)
-        bias : Tensor of shape (1,)
-
-        Raises
-        ------
-        CheckpointError
-            If this checkpoint has none.
-        DownloadError
-            If the official file is nowhere and cannot be fetched.
-        """
+        """Load the regression that turns attention maps into contacts."""
         path = self._locate("regression")
         beside = path.with_name(path.stem + _REGRESSION)
         if path.is_file() and beside.is_file():
@@ -201,27 +148,7 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str | os.PathLike[str]) -> Checkpoint:
-    """Open a model by its name or by a path; loads nothing.
-
-    Parameters
-    ----------
-    model : str or path-like
-        An official name such as ``"esm2_t6_8M_UR50D"``; ``"mini"``, the demonstration model
-        that ships with this library; or the path of a ``.pt`` file of fair-esm, a
-        ``.safetensors`` file, or a Hugging Face folder. A string is a path if it has a folder
-        or one of these suffixes in it, or if no model has that name.
-
-    Returns
-    -------
-    checkpoint : Checkpoint
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such model or path, or the path holds no ESM-2 checkpoint.
-    TypeError
-        If ``model`` is neither a string nor path-like.
-    """
+    """Open a model by its name or by a path; loads nothing."""
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"Got model={model!r}; pass the name of a model or a path.")
     text = os.fspath(model)

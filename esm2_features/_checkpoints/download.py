@@ -9,8 +9,6 @@ They are looked for in this order, and the first that exists must have the pinne
 
 A transfer goes into ``<file>.part``, which a later run resumes, under a lock, so that
 processes that start together fetch once. A file gets its final name when its digest is right.
-
-Never here: what is inside a file, tensors, local paths that the caller chose.
 """
 
 from __future__ import annotations
@@ -39,27 +37,7 @@ _SPARE_BYTES = 100 << 20  # left free on the disk
 
 
 def obtain(card: ModelCard, file: RemoteFile) -> Path:
-    """Find a file of an official model, or fetch it; its bytes are verified either way.
-
-    Parameters
-    ----------
-    card : ModelCard
-        The model.
-    file : RemoteFile
-        Its weights or its contact regression.
-
-    Returns
-    -------
-    path : Path
-        The official file, or the Hugging Face file that holds the same tensors.
-
-    Raises
-    ------
-    CheckpointError
-        If the file that was found has other bytes than the official one.
-    DownloadError
-        If it is nowhere and cannot be fetched.
-    """
+    """Find a file of an official model, or fetch it; its bytes are verified either way."""
     found = locate(card, file)
     if found is None:
         return _fetch(card, file)
@@ -68,49 +46,20 @@ def obtain(card: ModelCard, file: RemoteFile) -> Path:
 
 
 def locate(card: ModelCard, file: RemoteFile) -> Path | None:
-    """Find a file of an official model on this machine; its bytes are not looked at.
-
-    Parameters
-    ----------
-    card : ModelCard
-        The model.
-    file : RemoteFile
-        Its weights or its contact regression.
-
-    Returns
-    -------
-    path : Path or None
-        The first that exists, in the order above; None if it would have to be fetched.
-    """
+    """Find a file of an official model on this machine; its bytes are not looked at."""
     name = _file_name(file)
     places = (_torch_hub_folder() / name, *_hugging_face_files(card), own_folder() / name)
     return next((path for path in places if path.is_file()), None)
 
 
 def own_folder() -> Path:
-    """Folder into which this library downloads.
-
-    Returns
-    -------
-    folder : Path
-        ``$ESM2_FEATURES_HOME/checkpoints``, or a folder in the user's cache folder.
-    """
+    """Folder into which this library downloads."""
     home = os.environ.get("ESM2_FEATURES_HOME") or user_cache_path("esm2_features")
     return Path(home).expanduser() / "checkpoints"
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file's bytes; about a second per gigabyte.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    digest : str
-        Hexadecimal.
-    """
+    """Digest of a file's bytes; about a second per gigabyte."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -3,8 +3,6 @@
 A header is read without torch, so that a pipeline whose results are in the cache never
 imports it; and it is checked to the end, so that a file which is not ESM-2, or not whole, is
 found out before a tensor is read.
-
-Never here: the names of tensors, official models, downloads.
 """
 
 from __future__ import annotations
@@ -38,66 +36,30 @@ _CONFIG_OF_ESM2: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one tensor lies in a safetensors file.
-
-    Attributes
-    ----------
-    file : Path
-    dtype : str
-        As the format spells it, such as ``"F32"``.
-    shape : tuple of int
-    start, stop : int
-        Its bytes, counted from the start of the file.
-    """
+    """Where one tensor lies in a safetensors file."""
 
     file: Path
-    dtype: str
+    dtype: str  # as the format spells it, such as ``"F32"``
     shape: Shape
-    start: int
-    stop: int
+    start: int  # its bytes, counted from the start of the file
+    stop: int  # its bytes, counted from the start of the file
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a checkpoint says about itself: a whole ESM-2 network, every tensor well shaped.
-
-    Attributes
-    ----------
-    architecture : Architecture
-    names : dict of str to str
-        Our name of each of their tensors; ``*`` in ours stands for every layer.
-    slots : dict of str to Slot
-        Where each of their tensors lies in safetensors; empty for a ``.pt`` file.
-    files : tuple of Path
-        The files that hold the weights.
-    heads_inside : bool
-        Whether these files tell the number of heads, and not only a config.json beside them.
-    """
+    """What a checkpoint says about itself: a whole ESM-2 network, every tensor well shaped."""
 
     architecture: Architecture
-    names: dict[str, str]
+    names: dict[str, str]  # our name of each of their tensors; ``*`` in ours stands for every layer
+    # where each of their tensors lies in safetensors; empty for a ``.pt`` file
     slots: dict[str, Slot]
-    files: tuple[Path, ...]
+    files: tuple[Path, ...]  # the files that hold the weights
+    # whether these files tell the number of heads, and not only a config.json beside them
     heads_inside: bool
 
 
 def read_header(path: Path) -> Header:
-    """Read what a checkpoint says about itself, and check that it is whole.
-
-    Parameters
-    ----------
-    path : Path
-        A ``.safetensors`` file, a Hugging Face folder, or else a ``.pt`` file.
-
-    Returns
-    -------
-    header : Header
-
-    Raises
-    ------
-    CheckpointError
-        If it is absent, damaged, unsafe, or not an ESM-2 checkpoint.
-    """
+    """Read what a checkpoint says about itself, and check that it is whole."""
     try:
         if not path.exists():
             raise CheckpointError(f"There is no file or folder {path}.", path=str(path))
@@ -109,16 +71,7 @@ def read_header(path: Path) -> Header:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a checkpoint is a safetensors file or a folder of such, and not a ``.pt`` file.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    answer : bool
-    """
+    """Whether a checkpoint is a safetensors file or a folder of such, and not a ``.pt`` file."""
     return path.is_dir() or path.suffix == ".safetensors"
 
 
@@ -126,24 +79,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_pt_header(path: Path, contents: Any) -> Header:
-    """Check what a ``.pt`` file holds, whether tensors or stand-ins that have a shape.
-
-    Parameters
-    ----------
-    path : Path
-    contents : object
-        As fair-esm wrote it, ``{"cfg": {"model": Namespace}, "model": state dict}``, or the
-        state dict of an ``ESM2`` alone.
-
-    Returns
-    -------
-    header : Header
-
-    Raises
-    ------
-    CheckpointError
-        If this is not a whole ESM-2 network.
-    """
+    """Check what a ``.pt`` file holds, whether tensors or stand-ins that have a shape."""
     shapes = {
         str(name): tuple(tensor.shape)
         for name, tensor in pt_state(contents).items()

@@ -4,8 +4,6 @@
 ``{theirs: ours}``: ``{i}`` in both stands for each layer, ``*`` in ours for every layer at
 once, and None for what is dropped on purpose. Which scheme a checkpoint follows shows in the
 name of its embedding.
-
-Never here: files, torch, the values of tensors.
 """
 
 from __future__ import annotations
@@ -146,25 +144,6 @@ def translate(shapes: Mapping[str, Shape], of: Architecture, *, path: str) -> di
 
     Only Hugging Face's checkpoints may lack the language-model head; contact regression and
     rotary frequencies may be absent from any.
-
-    Parameters
-    ----------
-    shapes : mapping of str to tuple of int
-        Shape of each tensor, under their names.
-    of : Architecture
-        The network that they should make.
-    path : str
-        The checkpoint, for messages.
-
-    Returns
-    -------
-    names : dict of str to str
-        Ours for each of theirs that is wanted; ``*`` in ours stands for every layer.
-
-    Raises
-    ------
-    CheckpointError
-        If tensors are missing, unexpected, or of another shape.
     """
     scheme = _scheme(shapes, path)
     table = _expand(scheme, of.layers)
@@ -205,23 +184,6 @@ def read_architecture(shapes: Mapping[str, Shape], *, path: str) -> Architecture
 
     The number of heads follows from the rotary frequencies; failing those, from the official
     model of the same depth and width.
-
-    Parameters
-    ----------
-    shapes : mapping of str to tuple of int
-        Shape of each tensor, under their names.
-    path : str
-        The checkpoint, for messages.
-
-    Returns
-    -------
-    architecture : Architecture or None
-        None if nothing tells the number of heads.
-
-    Raises
-    ------
-    CheckpointError
-        If these are not the tensors of an ESM-2 network.
     """
     scheme = _scheme(shapes, path)
     embedding = next(theirs for theirs, ours in scheme.items() if ours == EMBEDDING)
@@ -240,17 +202,7 @@ def read_architecture(shapes: Mapping[str, Shape], *, path: str) -> Architecture
 
 
 def has_rotary(shapes: Mapping[str, Shape]) -> bool:
-    """Whether a checkpoint holds rotary frequencies, which tell its number of heads.
-
-    Parameters
-    ----------
-    shapes : mapping of str to tuple of int
-        Shape of each tensor, under their names.
-
-    Returns
-    -------
-    answer : bool
-    """
+    """Whether a checkpoint holds rotary frequencies, which tell its number of heads."""
     return any(name.endswith("inv_freq") for name in shapes)
 
 

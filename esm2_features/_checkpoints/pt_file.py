@@ -4,8 +4,6 @@ They are pickles, and a pickle can name any function to be called. There are two
 The first is for headers and needs no torch: it puts inert stand-ins where tensors are, and
 gives up at the first name that is not on its short list. The second is torch's own safe
 reader, which refuses all but tensors and plain settings; it has the last word.
-
-Never here: what the tensors mean.
 """
 
 from __future__ import annotations
@@ -25,23 +23,7 @@ _LONGEST_HEADER_BYTES = 100 << 20
 
 
 def load_pt(path: Path, *, mmap: bool = False) -> Any:
-    """Load a ``.pt`` file by torch, with nothing in it but tensors and plain settings.
-
-    Parameters
-    ----------
-    path : Path
-    mmap : bool, default=False
-        Leave tensors on the disk until they are touched, where the format allows it.
-
-    Returns
-    -------
-    contents : object
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or holds anything that could run code.
-    """
+    """Load a ``.pt`` file by torch, with nothing in it but tensors and plain settings."""
     import torch
 
     try:
@@ -80,22 +62,7 @@ def load_pt(path: Path, *, mmap: bool = False) -> Any:
 
 
 def read_pt_without_tensors(path: Path) -> Any:
-    """Read a ``.pt`` file with stand-ins that have a ``shape`` in place of tensors.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    contents : object
-        With tensors all the same where only torch can tell whether the file is harmless.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is damaged, or holds anything that could run code.
-    """
+    """Read a ``.pt`` file with stand-ins that have a ``shape`` in place of tensors."""
     try:
         with zipfile.ZipFile(path) as archive:
             (entry,) = (it for it in archive.infolist() if it.filename.endswith("/data.pkl"))
@@ -108,17 +75,7 @@ def read_pt_without_tensors(path: Path) -> Any:
 
 
 def pt_state(contents: Any) -> Mapping[str, Any]:
-    """Tensors by name in the contents of a ``.pt`` file.
-
-    Parameters
-    ----------
-    contents : object
-
-    Returns
-    -------
-    state : mapping
-        Empty if there are none.
-    """
+    """Tensors by name in the contents of a ``.pt`` file."""
     if isinstance(contents, dict) and isinstance(contents.get("model"), dict):
         contents = contents["model"]
     return contents if isinstance(contents, dict) else {}

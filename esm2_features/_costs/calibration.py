@@ -1,7 +1,4 @@
-"""A sample of a job, done on this machine in seconds, to know how long the job will take.
-
-Never here: what is made of it.
-"""
+"""A sample of a job, done on this machine in seconds, to know how long the job will take."""
 
 from __future__ import annotations
 
@@ -28,32 +25,7 @@ _LONGEST_SECONDS = 10.0
 def rehearse(
     model: str | os.PathLike[str], job: Job, sample: Sequence[str], **options: Any
 ) -> Range:
-    """Time a few rounds over some sequences, without a cache.
-
-    Parameters
-    ----------
-    model : str or path
-        Whose weights are on this machine.
-    job : Job
-        Of all sequences.
-    sample : sequence of str
-        Normalised; as many of them are embedded as take some seconds.
-    **options
-        Of `Engine`.
-
-    Returns
-    -------
-    ratio : Range
-        How many times as long as `predicted` the fastest, the median and the slowest round took.
-
-    Raises
-    ------
-    InputError
-        If the weights would have to be downloaded, this machine has not the card of the job, or
-        there are no sequences.
-    CheckpointError, OutOfMemoryError, NumericalError
-        As `Engine.embed`.
-    """
+    """Time a few rounds over some sequences, without a cache."""
     if not sample:
         raise InputError("There is no sequence that can be embedded, and so nothing to measure.")
     engine = Engine(model, device=_device(job.device), cache=None, **options)

@@ -3,8 +3,6 @@
 Of each sequence 16 bytes are held: 12 of a digest, and its length. Of a billion, two different ones
 are taken for the same with a probability of 1e-11. Sorted, they give the number of different ones
 and their lengths. Of each id 16 bytes are held as well, to tell whether one occurs twice.
-
-Never here: networks, times, the words of a report.
 """
 
 from __future__ import annotations
@@ -36,30 +34,14 @@ SAMPLE = 256
 
 
 class Digests:
-    """Which texts there were, in 16 bytes for each different one.
-
-    Examples
-    --------
-    >>> digests = Digests()
-    >>> for text in ("MKT", "GG", "MKT"):
-    ...     digests.add(text, len(text))
-    >>> sorted(digests.numbers().tolist())
-    [2, 3]
-    """
+    """Which texts there were, in 16 bytes for each different one."""
 
     def __init__(self) -> None:
         self._held = bytearray()
         self._next = _SORTED_FROM * _RECORD_BYTES
 
     def add(self, text: str, number: int) -> None:
-        """Take a text, and a number that goes with it.
-
-        Parameters
-        ----------
-        text : str
-        number : int
-            The same for equal texts, less than 2**32.
-        """
+        """Take a text, and a number that goes with it."""
         digest = hashlib.blake2b(
             text.encode("utf-8", "surrogateescape"), digest_size=_RECORD_BYTES - _LENGTH_BYTES
         ).digest()
@@ -69,12 +51,7 @@ class Digests:
             self._next = max(2 * len(self._held), self._next)
 
     def numbers(self) -> NDArray[np.uint32]:
-        """Give the numbers of the different texts.
-
-        Returns
-        -------
-        numbers : ndarray of shape (different texts,), uint32
-        """
+        """Give the numbers of the different texts."""
         self._drop_repeated()
         words = np.frombuffer(self._held, np.uint32).reshape(-1, _RECORD_BYTES // 4)
         return words[:, -1].astype(np.uint32)
@@ -93,68 +70,28 @@ class Digests:
 
 @dataclass(frozen=True)
 class Census:
-    """What an input holds.
+    """What an input holds."""
 
-    Attributes
-    ----------
-    sequences : int
-        All records.
-    unique : int
-        Different sequences among those that can be embedded.
-    residues, tokens : int
-        Of all that can be embedded, as they would go through the network.
-    longest : int
-        Residues of the longest sequence of all, before it is cut.
-    too_long : int
-        Sequences of more than ``max_residues``.
-    left_out : int
-        Records that `embed` would refuse: too long for the policy, or with something that is no
-        residue.
-    first_fault : str or None
-        What is said of the first that holds something else than residues.
-    repeated_ids : int
-        Records whose id has occurred before, which `embed` refuses.
-    text_bytes : int
-        Of residues, ids and headers.
-    pieces : Pieces
-        Lengths of the different sequences, in tokens; of one in windows, of each window.
-    sample : tuple of str
-        Some sequences that can be embedded, drawn evenly from all, normalised.
-    """
-
-    sequences: int
-    unique: int
-    residues: int
-    tokens: int
-    longest: int
-    too_long: int
+    sequences: int  # all records
+    unique: int  # different sequences among those that can be embedded
+    residues: int  # of all that can be embedded, as they would go through the network
+    tokens: int  # of all that can be embedded, as they would go through the network
+    longest: int  # residues of the longest sequence of all, before it is cut
+    too_long: int  # sequences of more than ``max_residues``
+    # records that `embed` would refuse: too long for the policy, or with something that is no
+    # residue
     left_out: int
-    first_fault: str | None
-    repeated_ids: int
-    text_bytes: int
+    first_fault: str | None  # what is said of the first that holds something else than residues
+    repeated_ids: int  # records whose id has occurred before, which `embed` refuses
+    text_bytes: int  # of residues, ids and headers
+    # lengths of the different sequences, in tokens; of one in windows, of each window
     pieces: Pieces
+    # some sequences that can be embedded, drawn evenly from all, normalised
     sample: tuple[str, ...]
 
 
 def count(source: FastaSource, intake: Intake) -> Census:
-    """Read an input once and count what is in it.
-
-    Parameters
-    ----------
-    source : str, path or binary file object
-        A FASTA file; ``"-"`` is standard input.
-    intake : Intake
-        What is done with long and odd sequences.
-
-    Returns
-    -------
-    census : Census
-
-    Raises
-    ------
-    FastaError
-        If it is no FASTA file, or cannot be read to its end.
-    """
+    """Read an input once and count what is in it."""
     counter = _Counter(intake)
     records = iter_any_ids(source)
     while some := list(islice(records, _AT_A_TIME)):

@@ -2,8 +2,6 @@
 
 It goes the way of `Run._rows` up to the forward pass: the same checks, keys, look-ups and batches.
 Nothing is claimed, loaded or written.
-
-Never here: words, the command line.
 """
 
 from __future__ import annotations
@@ -26,84 +24,39 @@ from esm2_features.exceptions import InputError
 
 @dataclass(frozen=True)
 class Batches:
-    """How what is missing would go through the network.
+    """How what is missing would go through the network."""
 
-    Attributes
-    ----------
-    device : str
-        Where.
-    budget : int
-        Tokens of a batch at most.
-    passes : int
-        Forward passes.
-    tokens : int
-        Of all of them.
-    filler : int
-        Rows that belong to no sequence, by which passes are rounded up.
-    padded : int
-        Tokens, if each batch were padded to its longest sequence instead.
-    padded_as_given : int
-        Tokens, if the batches were made in the order of the input as well.
-    """
-
-    device: str
-    budget: int
-    passes: int
-    tokens: int
-    filler: int
-    padded: int
-    padded_as_given: int
+    device: str  # where
+    budget: int  # tokens of a batch at most
+    passes: int  # forward passes
+    tokens: int  # of all of them
+    filler: int  # rows that belong to no sequence, by which passes are rounded up
+    padded: int  # tokens, if each batch were padded to its longest sequence instead
+    padded_as_given: int  # tokens, if the batches were made in the order of the input as well
 
 
 @dataclass(frozen=True)
 class Preview:
-    """What a run would do.
+    """What a run would do."""
 
-    Attributes
-    ----------
-    sequences, unique, cached, missing : int
-        Rows; different ones; those of them that the cache has; those that would be computed.
-    batches : Batches or None
-        None if nothing is missing.
-    estimate : Estimate or None
-        Of what is missing; None if nothing is, or nothing is known of the device.
-    unknown : str or None
-        Why there is no estimate, though something is missing.
-    download : int or None
-        Bytes of weights that would be fetched first; None if they are here, or not needed.
-    """
-
+    # rows; different ones; those of them that the cache has; those that would be computed
     sequences: int
+    # rows; different ones; those of them that the cache has; those that would be computed
     unique: int
+    # rows; different ones; those of them that the cache has; those that would be computed
     cached: int
+    # rows; different ones; those of them that the cache has; those that would be computed
     missing: int
-    batches: Batches | None
+    batches: Batches | None  # none if nothing is missing
+    # of what is missing; None if nothing is, or nothing is known of the device
     estimate: Estimate | None
-    unknown: str | None
+    unknown: str | None  # why there is no estimate, though something is missing
+    # bytes of weights that would be fetched first; None if they are here, or not needed
     download: int | None
 
 
 def preview(engine: Engine, sequences: object) -> Preview:
-    """Find out what `Engine.embed` would do.
-
-    Parameters
-    ----------
-    engine : Engine
-    sequences : as in `Engine.embed`
-
-    Returns
-    -------
-    preview : Preview
-
-    Raises
-    ------
-    InputError, TypeError
-        As `Engine.embed` of the same sequences.
-    CheckpointError
-        If the local file of the weights is damaged.
-    CacheVersionError
-        If the cache belongs to a newer version or to another program.
-    """
+    """Find out what `Engine.embed` would do."""
     subjects = [subject for subject in engine._subjects(engine._read(sequences)) if subject]
     first, _ = dedupe(subjects)
     unique = [subjects[i] for i in first]
@@ -221,19 +174,7 @@ def _job(
 
 
 def is_called(title: str, key: str) -> bool:
-    """Tell whether a card, by the name that its driver gives it, is one that can be estimated.
-
-    Parameters
-    ----------
-    title : str
-        Such as ``"NVIDIA A100-SXM4-80GB"``.
-    key : str
-        Such as ``"a100"``.
-
-    Returns
-    -------
-    answer : bool
-    """
+    """Tell whether a card, by the name that its driver gives it, is one that can be estimated."""
     return re.search(rf"\b{key}\b", title, re.IGNORECASE) is not None
 
 

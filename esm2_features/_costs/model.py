@@ -12,8 +12,6 @@ that a real run may reach, which is an assumption.
 
 Sources: the FLOP count of the benchmarks (``benchmarks/workloads.py``), the numbers that a block
 moves (``benchmarks/_roofline.py``), and the data sheets at `CARDS`.
-
-Never here: files of sequences, torch, words.
 """
 
 from __future__ import annotations
@@ -60,27 +58,15 @@ MEASURED_HERE = 1.15
 
 @dataclass(frozen=True)
 class Card:
-    """What the vendor says of a card.
-
-    Attributes
-    ----------
-    title : str
-    flop_per_second : dict of str to float
-        By precision; dense, without sparsity. float32 without TensorFloat-32, which this library
-        switches off.
-    bytes_per_second : float
-        Of its memory.
-    bytes : int
-        Its memory.
-    source : str
-        Address of the data sheet.
-    """
+    """What the vendor says of a card."""
 
     title: str
+    # by precision; dense, without sparsity. float32 without TensorFloat-32, which this library
+    # switches off
     flop_per_second: Mapping[str, float]
-    bytes_per_second: float
-    bytes: int
-    source: str
+    bytes_per_second: float  # of its memory
+    bytes: int  # its memory
+    source: str  # address of the data sheet
 
 
 CARDS = {
@@ -115,18 +101,11 @@ _PRODUCT_NUMBERS = 28
 
 @dataclass(frozen=True)
 class Pieces:
-    """The lengths that go through the network.
+    """The lengths that go through the network."""
 
-    Attributes
-    ----------
-    tokens : ndarray of shape (k,), int64
-        Different lengths (residues + 2); of a sequence in windows, of each window.
-    counts : ndarray of shape (k,), int64
-        How many pieces have each.
-    """
-
+    # different lengths (residues + 2); of a sequence in windows, of each window
     tokens: NDArray[np.int64]
-    counts: NDArray[np.int64]
+    counts: NDArray[np.int64]  # how many pieces have each
 
     @classmethod
     def of(cls, tokens: Any) -> Pieces:
@@ -146,12 +125,7 @@ class Pieces:
 
 @dataclass(frozen=True)
 class Range:
-    """A figure that is not known exactly.
-
-    Attributes
-    ----------
-    low, middle, high : float
-    """
+    """A figure that is not known exactly."""
 
     low: float
     middle: float
@@ -160,110 +134,49 @@ class Range:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be estimated.
-
-    Attributes
-    ----------
-    architecture : Architecture
-    precision : str
-    device : str
-        One of `DEVICES`.
-    pieces : Pieces
-        Of the different sequences.
-    sequences, unique : int
-        All sequences, and different ones.
-    longest : int
-        Tokens of the longest piece.
-    text_bytes : int
-        Residues, ids and headers of all sequences.
-    columns : int
-        Layers times poolings.
-    blocks : int
-        Blocks that are run: the highest layer that is asked for.
-    cores : int
-        Of the processor, or beside the card.
-    """
+    """What is to be estimated."""
 
     architecture: Architecture
     precision: str
-    device: str
-    pieces: Pieces
-    sequences: int
-    unique: int
-    longest: int
-    text_bytes: int
-    columns: int
-    blocks: int
-    cores: int
+    device: str  # one of `DEVICES`
+    pieces: Pieces  # of the different sequences
+    sequences: int  # all sequences, and different ones
+    unique: int  # all sequences, and different ones
+    longest: int  # tokens of the longest piece
+    text_bytes: int  # residues, ids and headers of all sequences
+    columns: int  # layers times poolings
+    blocks: int  # blocks that are run: the highest layer that is asked for
+    cores: int  # of the processor, or beside the card
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a job would cost.
-
-    Attributes
-    ----------
-    seconds : Range
-    flop : float
-        Of products and attention.
-    batch_tokens : int
-        Tokens of a pass that suit the device.
-    device_bytes : int
-        Most memory of the card, or of the process but for its input and output: weights, one pass
-        and, on a processor, Python and torch.
-    embed_bytes : int
-        Most memory of a process that reads all sequences and holds all vectors, as ``embed`` does.
-    fits : bool or None
-        Whether ``device_bytes`` are less than the card's memory; None of a processor.
-    output_bytes, cache_bytes : dict of str to int
-        On disk, by what numbers are kept in.
-    basis : tuple of str
-        What it rests on, sentence by sentence.
-    """
+    """What a job would cost."""
 
     seconds: Range
-    flop: float
-    batch_tokens: int
+    flop: float  # of products and attention
+    batch_tokens: int  # tokens of a pass that suit the device
+    # most memory of the card, or of the process but for its input and output: weights, one pass
+    # and, on a processor, Python and torch
     device_bytes: int
+    # most memory of a process that reads all sequences and holds all vectors, as ``embed`` does
     embed_bytes: int
+    # whether ``device_bytes`` are less than the card's memory; None of a processor
     fits: bool | None
-    output_bytes: dict[str, int]
-    cache_bytes: dict[str, int]
-    basis: tuple[str, ...]
+    output_bytes: dict[str, int]  # on disk, by what numbers are kept in
+    cache_bytes: dict[str, int]  # on disk, by what numbers are kept in
+    basis: tuple[str, ...]  # what it rests on, sentence by sentence
 
 
 @lru_cache(maxsize=1)
 def throughput() -> dict[str, Any]:
-    """Read the table of measured throughputs that ships with the library.
-
-    Returns
-    -------
-    table : dict
-        As ``benchmarks/_throughput.py`` makes it.
-    """
+    """Read the table of measured throughputs that ships with the library."""
     found: dict[str, Any] = json.loads(_TABLE.read_text(encoding="utf-8"))
     return found
 
 
 def work(architecture: Architecture, blocks: int, pieces: Pieces) -> NDArray[np.float64]:
-    """Count what the blocks have to do.
-
-    Parameters
-    ----------
-    architecture : Architecture
-    blocks : int
-    pieces : Pieces
-
-    Returns
-    -------
-    work : ndarray of shape (3,), float64
-        FLOP of the affine layers, numbers of the residual stream, and scores of attention.
-
-    Examples
-    --------
-    >>> work(Architecture(1, 10, 2), 1, Pieces.of([10])).tolist()
-    [24000.0, 100.0, 200.0]
-    """
+    """Count what the blocks have to do."""
     dim, tokens = architecture.dim, pieces.total
     return np.array(
         [
@@ -275,45 +188,13 @@ def work(architecture: Architecture, blocks: int, pieces: Pieces) -> NDArray[np.
 
 
 def flop(architecture: Architecture, blocks: int, pieces: Pieces) -> float:
-    """Count the floating-point operations of products and attention.
-
-    Parameters
-    ----------
-    architecture : Architecture
-    blocks : int
-    pieces : Pieces
-
-    Returns
-    -------
-    flop : float
-
-    Examples
-    --------
-    >>> flop(Architecture(1, 10, 2), 1, Pieces.of([10]))
-    28000.0
-    """
+    """Count the floating-point operations of products and attention."""
     affine, _, scores = work(architecture, blocks, pieces)
     return float(affine + 4 * architecture.head_dim * scores)
 
 
 def estimate(job: Job, *, measured_ratio: Range | None = None) -> Estimate:
-    """Estimate what a job would cost.
-
-    Parameters
-    ----------
-    job : Job
-    measured_ratio : Range, optional
-        How many times as long as `predicted` says a sample of the job took on this very machine.
-
-    Returns
-    -------
-    estimate : Estimate
-
-    Raises
-    ------
-    InputError
-        If nothing is known of this precision on this device.
-    """
+    """Estimate what a job would cost."""
     seconds, basis = _seconds(job, measured_ratio)
     if job.device == "cpu":
         budget = cpu_budget(job.cores)
@@ -354,36 +235,12 @@ _BYTES_OF_DTYPE = {"float32": 4, "float16": 2}
 
 
 def weight_bytes(architecture: Architecture, precision: str) -> int:
-    """Give the memory of the weights.
-
-    Parameters
-    ----------
-    architecture : Architecture
-    precision : str
-
-    Returns
-    -------
-    bytes : int
-    """
+    """Give the memory of the weights."""
     return architecture.parameters * (4 if precision == "float32" else 2)
 
 
 def predicted(job: Job) -> float:
-    """Say how long a job takes, as far as can be said without asking this machine.
-
-    Parameters
-    ----------
-    job : Job
-
-    Returns
-    -------
-    seconds : float
-
-    Raises
-    ------
-    InputError
-        If nothing is known of this precision on this device.
-    """
+    """Say how long a job takes, as far as can be said without asking this machine."""
     if job.device != "cpu" and _fit(job.device, job.precision) is None:
         return float(np.sqrt(np.prod(_card_seconds(job, CARDS[job.device]))))
     return _predicted(job, _measured(job))

@@ -1,7 +1,4 @@
-"""The loop over batches: what is computed together, out of memory, how far it has come.
-
-Never here: what a forward pass computes, caches.
-"""
+"""The loop over batches: what is computed together, out of memory, how far it has come."""
 
 from __future__ import annotations
 
@@ -25,30 +22,6 @@ class Passes:
 
     A batch that does not fit into memory is halved, and so are those that follow. Where a device
     computes by itself, the next batches are begun before the results of one are waited for.
-
-    Parameters
-    ----------
-    subjects : sequence of str
-    forward : callable
-        Takes the subjects of a batch and the budget, begins to compute, and gives a function
-        that waits, and gives a result for each.
-    bytes_of : callable
-        Size of the result for a sequence of so many residues.
-    take : callable
-        Takes the numbers of a batch, and gives those of them that are ours to compute.
-    device : torch.device
-        Whose memory may end.
-    budget : int
-        Tokens per batch.
-    shrunk : callable
-        Told the budget that may fit, when one has turned out to be too large.
-    progress : callable
-        Told of residues that are done.
-
-    Attributes
-    ----------
-    budget : int
-        What has turned out to fit.
     """
 
     def __init__(
@@ -56,12 +29,12 @@ class Passes:
         subjects: Sequence[str],
         *,
         forward: Callable[[list[str], int], Callable[[], Sequence[Any]]],
-        bytes_of: Callable[[int], int],
+        bytes_of: Callable[[int], int],  # size of the result for a sequence of so many residues
         take: Callable[[list[int]], list[int]],
-        device: torch.device,
-        budget: int,
+        device: torch.device,  # whose memory may end
+        budget: int,  # tokens per batch
         shrunk: Callable[[int], object],
-        progress: Callable[[int], object],
+        progress: Callable[[int], object],  # told of residues that are done
     ) -> None:
         self.budget = budget
         self._subjects = subjects
@@ -75,25 +48,7 @@ class Passes:
         self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
 
     def over(self, which: Sequence[int]) -> Generator[tuple[list[int], Sequence[Any]], None, None]:
-        """Compute results batch by batch, the longest first.
-
-        Parameters
-        ----------
-        which : sequence of int
-            Numbers of the subjects that are to be computed, all different.
-
-        Yields
-        ------
-        batch : list of int
-            Numbers of subjects. Those of one sequence are in one batch.
-        results : sequence
-            In the same order.
-
-        Raises
-        ------
-        OutOfMemoryError
-            If one sequence alone does not fit into memory.
-        """
+        """Compute results batch by batch, the longest first."""
         from esm2_features._model.devices import passes_ahead, release_memory
 
         self._begun.clear()
@@ -119,18 +74,7 @@ class Passes:
         yield from self._finished()
 
     def plan(self, which: Sequence[int]) -> list[list[int]]:
-        """Divide subjects into batches, as `over` does before it meets the end of memory.
-
-        Parameters
-        ----------
-        which : sequence of int
-            Numbers of subjects, all different.
-
-        Returns
-        -------
-        batches : list of list of int
-            The longest sequences first.
-        """
+        """Divide subjects into batches, as `over` does before it meets the end of memory."""
         self._parsed = {i: parse(self._subjects[i]) for i in which}
         return self._planned(which)
 

@@ -1,7 +1,4 @@
-"""The cache as one run sees it: what is there, what others are computing, what is to be written.
-
-Never here: networks, how a cache stores.
-"""
+"""The cache as one run sees it: what is there, what others are computing, what is to be written."""
 
 from __future__ import annotations
 
@@ -32,28 +29,16 @@ class Storage:
 
     Subjects are named by their numbers. A context manager: on leaving, also by an error or
     Ctrl-C, everything that was computed is written, and all claims are released.
-
-    Parameters
-    ----------
-    cache : Cache or None
-    subjects : sequence of str
-        Normalised sequences, or parts of them; all different.
-    wanted : sequence of Spec
-        Columns of `rows`.
-    stored : sequence of Spec
-        Columns of the vectors that `add` takes. All specs are of one checkpoint and precision.
-    rows : ndarray of shape (n, len(wanted), dim), float32
-        Filled by `read`.
     """
 
     def __init__(
         self,
         cache: Cache | None,
-        subjects: Sequence[str],
+        subjects: Sequence[str],  # normalised sequences, or parts of them; all different
         *,
-        wanted: Sequence[Spec],
+        wanted: Sequence[Spec],  # columns of `rows`
         stored: Sequence[Spec],
-        rows: NDArray[np.float32],
+        rows: NDArray[np.float32],  # filled by `read`
     ) -> None:
         self._cache = cache
         self._subjects = subjects
@@ -84,17 +69,7 @@ class Storage:
                 self._claims.__exit__(kind, error, traceback)
 
     def read(self, which: Sequence[int]) -> list[int]:
-        """Fill in what the cache has.
-
-        Parameters
-        ----------
-        which : sequence of int
-
-        Returns
-        -------
-        missing : list of int
-            Those of them that lack a vector: a forward pass gives them all.
-        """
+        """Fill in what the cache has."""
         if self._cache is None or not len(which):
             return list(which)
         at = np.asarray(which)
@@ -110,17 +85,7 @@ class Storage:
         return missing
 
     def take(self, which: Sequence[int]) -> list[int]:
-        """Claim what is to be computed.
-
-        Parameters
-        ----------
-        which : sequence of int
-
-        Returns
-        -------
-        granted : list of int
-            Those that are this run's to compute: others are computing the rest, or have done so.
-        """
+        """Claim what is to be computed."""
         if self._claims is None:
             return list(which)
         with self._lock:
@@ -136,11 +101,6 @@ class Storage:
         """Take what was computed, and write it about once a second.
 
         A write costs a synchronised file; a batch of peptides takes less than that.
-
-        Parameters
-        ----------
-        which : sequence of int
-        vectors : ndarray of shape (len(which), len(stored), dim), float32
         """
         if self._cache is None:
             return
@@ -151,13 +111,7 @@ class Storage:
             self._write()
 
     def settle(self) -> list[int]:
-        """Wait for what others are computing.
-
-        Returns
-        -------
-        left : list of int
-            What they have not done, and do not claim any longer; empty when nothing is missing.
-        """
+        """Wait for what others are computing."""
         self._write()
         pause = _SHORTEST_PAUSE
         while self._others:

@@ -4,8 +4,6 @@ Each worker has a loop of its own (`Passes`) on the network of its device, and t
 when it is done with one: a slow device holds up nobody. Batches come in the order of what a token
 of them costs, which grows with the length, so the last ones are over soon. joblib runs the workers,
 on threads: a network is in memory once for each device, and its passes let go of Python's lock.
-
-Never here: networks, caches, out of memory (each loop sees to its own device).
 """
 
 from __future__ import annotations
@@ -24,14 +22,7 @@ _Results = tuple[list[int], Sequence[Any]]
 
 
 class Team:
-    """Workers that share the batches of one run; to be used once.
-
-    Parameters
-    ----------
-    members : sequence of Passes
-        One for each worker. What they call to take subjects and to tell progress is called by
-        several threads.
-    """
+    """Workers that share the batches of one run; to be used once."""
 
     def __init__(self, members: Sequence[Passes]) -> None:
         self._members = list(members)
@@ -42,25 +33,7 @@ class Team:
             self._idle.put(member)
 
     def over(self, which: Sequence[int]) -> Generator[_Results, None, None]:
-        """Compute results, and give them as they come.
-
-        Parameters
-        ----------
-        which : sequence of int
-            Numbers of the subjects that are to be computed, all different.
-
-        Yields
-        ------
-        batch : list of int
-            Numbers of subjects. Those of one sequence are in one batch.
-        results : sequence
-            In the same order.
-
-        Raises
-        ------
-        Exception
-            The first one of a worker. What all of them had computed by then is yielded before.
-        """
+        """Compute results, and give them as they come."""
         plan = max(self._members, key=lambda member: member.budget).plan(which)
         workers = Parallel(
             n_jobs=len(self._members),

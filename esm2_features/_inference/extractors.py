@@ -5,8 +5,6 @@ it gives waits for the outcome: one result for each subject, in their order. A r
 says how much that is, so that a batch of many can be kept small.
 
 Source: the outputs of ``esm/model/esm2.py`` of fair-esm 2.0.0.
-
-Never here: batches, caches, order.
 """
 
 from __future__ import annotations
@@ -45,21 +43,11 @@ class Reader(Protocol):
 
 @dataclass(frozen=True)
 class Vectors:
-    """Pooled representations: rows of shape (columns, dim), float32.
+    """Pooled representations: rows of shape (columns, dim), float32."""
 
-    Attributes
-    ----------
-    columns : tuple of (int, str)
-        Layer and pooling of each.
-    dim : int
-        Width of the network.
-    dtype : str
-        What they are rounded to.
-    """
-
-    columns: tuple[tuple[int, str], ...]
-    dim: int
-    dtype: str = "float32"
+    columns: tuple[tuple[int, str], ...]  # layer and pooling of each
+    dim: int  # width of the network
+    dtype: str = "float32"  # what they are rounded to
 
     def bytes(self, residues: int) -> int:
         """Size of a row; while attention maps are looked at, of a map, too."""
@@ -127,20 +115,11 @@ class SiteLogProbs:
 
 @dataclass(frozen=True)
 class Residues:
-    """Representations of each residue: (residues, dim), float32, by layer if asked.
-
-    Attributes
-    ----------
-    layers : tuple of int
-    dim : int
-        Width of the network.
-    by_layer : bool
-        Whether a result is a dict of layers, or the array of the only one.
-    """
+    """Representations of each residue: (residues, dim), float32, by layer if asked."""
 
     layers: tuple[int, ...]
-    dim: int
-    by_layer: bool
+    dim: int  # width of the network
+    by_layer: bool  # whether a result is a dict of layers, or the array of the only one
 
     def bytes(self, residues: int) -> int:
         """Size of all layers."""
@@ -164,17 +143,11 @@ class Residues:
 
 @dataclass(frozen=True)
 class Logits:
-    """Scores of tokens at each residue: (residues, 33) or (residues, 20), float32.
-
-    Attributes
-    ----------
-    kind : {"logits", "log_probs"}
-    over : {"tokens", "residues"}
-        All 33 tokens, in the order of the vocabulary; or the 20 canonical residues, in
-        alphabetical order of their letters, of which log-probabilities are then normalised.
-    """
+    """Scores of tokens at each residue: (residues, 33) or (residues, 20), float32."""
 
     kind: str
+    # all 33 tokens, in the order of the vocabulary; or the 20 canonical residues, in alphabetical
+    # order of their letters, of which log-probabilities are then normalised
     over: str = "tokens"
 
     def bytes(self, residues: int) -> int:
@@ -198,17 +171,10 @@ class Logits:
 
 @dataclass(frozen=True)
 class Contacts:
-    """Probabilities of contacts between residues: (residues, residues), float32.
+    """Probabilities of contacts between residues: (residues, residues), float32."""
 
-    Attributes
-    ----------
-    weight, bias : Tensor
-        The checkpoint's contact regression.
-    heads : int
-    """
-
-    weight: Tensor
-    bias: Tensor
+    weight: Tensor  # the checkpoint's contact regression
+    bias: Tensor  # the checkpoint's contact regression
     heads: int
 
     def bytes(self, residues: int) -> int:
@@ -228,16 +194,9 @@ class Contacts:
 
 @dataclass(frozen=True)
 class Attentions:
-    """Attention maps: (layers, heads, residues + 2, residues + 2), float32.
+    """Attention maps: (layers, heads, residues + 2, residues + 2), float32."""
 
-    Attributes
-    ----------
-    layers : tuple of int
-        From 1.
-    heads : int
-    """
-
-    layers: tuple[int, ...]
+    layers: tuple[int, ...]  # from 1
     heads: int
 
     def bytes(self, residues: int) -> int:

@@ -2,8 +2,6 @@
 
 Estimators hold no weights. Fifty clones of one estimator find the same network here, and a
 pickle of an estimator is a few hundred bytes.
-
-Never here: what a network computes.
 """
 
 from __future__ import annotations
@@ -34,25 +32,7 @@ _owner: int | None = None
 def get_networks(
     checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
 ) -> list[Network]:
-    """Give the networks of a checkpoint on several devices.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    devices : sequence of str
-        As `device_names` of ``_options`` gives them.
-    precision : str
-
-    Returns
-    -------
-    networks : list of Network
-        One for each device. Workers that divide the cores of a CPU share one.
-
-    Raises
-    ------
-    ForkedProcessError, CheckpointError, DownloadError, InputError, OutOfMemoryError
-        As `get_network`.
-    """
+    """Give the networks of a checkpoint on several devices."""
     _refuse_forked()
     from esm2_features._model.devices import resolve_devices
 
@@ -63,29 +43,7 @@ def get_networks(
 
 
 def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Network:
-    """Give the network of a checkpoint; load it if this process has not done so yet.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    device : str
-    precision : str
-
-    Returns
-    -------
-    network : Network
-
-    Raises
-    ------
-    ForkedProcessError
-        If this process was forked from one that has used a network: it would hang.
-    CheckpointError, DownloadError
-        If the weights cannot be found or read.
-    InputError
-        If there is no such device.
-    OutOfMemoryError
-        If the weights do not fit into its memory.
-    """
+    """Give the network of a checkpoint; load it if this process has not done so yet."""
     global _owner
     _refuse_forked()
     from esm2_features._model.devices import resolve_place
@@ -112,14 +70,7 @@ def _refuse_forked() -> None:
 
 
 def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> None:
-    """Let go of a network, so that its memory is free once nobody uses it any more.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    device : str
-    precision : str
-    """
+    """Let go of a network, so that its memory is free once nobody uses it any more."""
     from esm2_features._model.devices import release_memory, resolve_place
 
     with _lock:
@@ -131,25 +82,7 @@ def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> No
 def devices_of_network(
     checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
 ) -> list[str]:
-    """Say where the network of a checkpoint is in memory. Loads nothing, and no torch.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    devices : sequence of str
-        As `device_names` of ``_options`` gives them.
-    precision : str
-
-    Returns
-    -------
-    devices : list of str
-        Such as ``["cpu"]``; empty if `get_networks` would have to load it.
-
-    Raises
-    ------
-    InputError
-        If there is no such device.
-    """
+    """Say where the network of a checkpoint is in memory. Loads nothing, and no torch."""
     if not _networks or _owner != os.getpid():
         return []
     from esm2_features._model.devices import resolve_devices  # torch is there where a network is

@@ -1,7 +1,4 @@
-"""What can be asked of an engine, and with which options: the products.
-
-Never here: sequences, running a network.
-"""
+"""What can be asked of an engine, and with which options: the products."""
 
 from __future__ import annotations
 
@@ -52,27 +49,7 @@ class MaskedResidues(NamedTuple):
 def reader_of(
     product: str, checkpoint: Checkpoint, *, layers: object = None, over: object = None
 ) -> Reader:
-    """Check what a product is told, and make its reader.
-
-    Parameters
-    ----------
-    product : str
-        One of `PRODUCTS` that is not cached.
-    checkpoint : Checkpoint
-    layers, over : object
-        Options; None where they were not given.
-
-    Returns
-    -------
-    reader : Reader
-
-    Raises
-    ------
-    InputError, TypeError
-        If an option means nothing for this product, or has a value that it cannot have.
-    CheckpointError
-        If contacts are asked for, and the checkpoint has no contact regression.
-    """
+    """Check what a product is told, and make its reader."""
     refuse_given(
         product,
         layers=layers if product not in ("residues", "attentions") else None,
@@ -95,18 +72,7 @@ def reader_of(
 
 
 def refuse_given(product: str, **options: object) -> None:
-    """Refuse options that mean nothing for a product.
-
-    Parameters
-    ----------
-    product : str
-    **options : object
-        None where they were not given.
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse options that mean nothing for a product."""
     for name, value in options.items():
         if value is not None:
             raise InputError(

@@ -1,8 +1,6 @@
 """The run: results of subjects, out of the cache, out of the network, or out of a server.
 
 `Run._rows` is the data flow of the whole library on one page.
-
-Never here: which results there are, what is said to a server, scikit-learn, pandas, file formats.
 """
 
 from __future__ import annotations
@@ -46,37 +44,17 @@ class _Columns(NamedTuple):
 
 
 class Run:
-    """One network over many subjects, here or on a server, with a cache or without.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-    precision : str
-    devices : tuple of str
-        One, several, or ``("all",)``.
-    batch_tokens : int or None
-        Tokens per forward pass; None leaves it to the device.
-    cache : Cache or None
-    verbose : bool
-        Show progress on a terminal.
-    endpoint : Endpoint or None
-        A server that computes instead of a network in this process.
-
-    Attributes
-    ----------
-    n_computed : int
-        Number of sequences that have gone through the network.
-    """
+    """One network over many subjects, here or on a server, with a cache or without."""
 
     def __init__(
         self,
         checkpoint: Checkpoint,
         *,
         precision: str,
-        devices: tuple[str, ...],
-        batch_tokens: int | None,
+        devices: tuple[str, ...],  # one, several, or ``("all",)``
+        batch_tokens: int | None,  # tokens per forward pass; None leaves it to the device
         cache: Cache | None,
-        verbose: bool,
+        verbose: bool,  # show progress on a terminal
         endpoint: Endpoint | None = None,
     ) -> None:
         self.checkpoint = checkpoint
@@ -102,31 +80,7 @@ class Run:
         fill: float = np.nan,
         numbers: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
-        """Give rows of a fixed width, which can be cached.
-
-        Parameters
-        ----------
-        subjects : sequence of str or None
-        reader : callable
-            Makes the reader of the columns ``computed``, which needs torch, when something is
-            missing.
-        wanted, computed : sequence of (int, str)
-            Layer and pooling of each column that is asked for, and of each that comes of a pass
-            and is kept.
-        width : int
-            Numbers of one column.
-        dtype : str, default="float32"
-            What the rows are kept in.
-        fill : float, default=nan
-            What the rows of None are.
-        numbers : sequence of int, optional
-            Row of each subject, for error messages, if they are not 0, 1, 2, ...
-
-        Returns
-        -------
-        rows : ndarray of shape (n, wanted, width), float32
-            In the order of the subjects.
-        """
+        """Give rows of a fixed width, which can be cached."""
         at = [i for i, subject in enumerate(subjects) if subject is not None]
         present = [subject for subject in subjects if subject is not None]
         first, back = dedupe(present)
@@ -229,18 +183,7 @@ class Run:
         )
 
     def _results(self, subjects: Sequence[str], reader: Reader) -> list[Any]:
-        """Give results of any size, which are not cached.
-
-        Parameters
-        ----------
-        subjects : sequence of str
-        reader : Reader
-
-        Returns
-        -------
-        results : list
-            In the order of the subjects; each has memory of its own.
-        """
+        """Give results of any size, which are not cached."""
         first, back = dedupe(subjects)
         unique = [subjects[i] for i in first]
         found: list[Any] = [None] * len(unique)

@@ -6,8 +6,6 @@ residues. Encoding it is one look-up in a table of 256 entries.
 
 The order of the tokens is the one in which the official checkpoints were trained
 (``esm.data.Alphabet.from_architecture("ESM-1b")``).
-
-Never here: containers, files, torch.
 """
 
 from __future__ import annotations
@@ -48,42 +46,11 @@ _TOKEN_OF_BYTE[ord(">")] = EOS_TOKEN
 
 
 def encode(sequence: str) -> NDArray[np.uint8]:
-    """Turn one normalised sequence into tokens.
-
-    Parameters
-    ----------
-    sequence : str
-        One character per residue, out of `RESIDUES` and `MASK`.
-
-    Returns
-    -------
-    tokens : ndarray of shape (residues + 2,), uint8
-        ``<cls>``, one token per residue, ``<eos>``.
-
-    Examples
-    --------
-    >>> encode("MKT").tolist()
-    [0, 20, 15, 11, 2]
-    """
+    """Turn one normalised sequence into tokens."""
     return encode_all([sequence])
 
 
 def encode_all(sequences: Sequence[str]) -> NDArray[np.uint8]:
-    """Turn normalised sequences into tokens, one behind the other.
-
-    Parameters
-    ----------
-    sequences : sequence of str
-        At least one.
-
-    Returns
-    -------
-    tokens : ndarray of shape (total tokens,), uint8
-
-    Examples
-    --------
-    >>> encode_all(["MKT", "G"]).tolist()
-    [0, 20, 15, 11, 2, 0, 6, 2]
-    """
+    """Turn normalised sequences into tokens, one behind the other."""
     text = f"<{'><'.join(sequences)}>"
     return _TOKEN_OF_BYTE[np.frombuffer(text.encode("ascii"), dtype=np.uint8)]

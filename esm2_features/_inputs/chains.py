@@ -1,8 +1,6 @@
 """How the chains of one molecule go through the network: each by itself, or joined by linkers.
 
 `join_chains` makes one sequence of the chains of each row, and says where in it they are.
-
-Never here: columns, pooling, what a linker does to the numbers.
 """
 
 from __future__ import annotations
@@ -20,22 +18,7 @@ LINKER_LENGTH = 25
 
 
 def check_join(join: object, linker_length: object, *, region: object, too_long: object) -> None:
-    """Check the options that say how chains are joined, and those that do not go with them.
-
-    Parameters
-    ----------
-    join : str
-        One of `JOINS`.
-    linker_length : int
-        Glycines between two chains.
-    region, too_long : object
-        The options of these names.
-
-    Raises
-    ------
-    InputError
-        If one has a value that it cannot have, or would have no effect.
-    """
+    """Check the options that say how chains are joined, and those that do not go with them."""
     one_of("join", join, JOINS)
     if (
         isinstance(linker_length, bool)
@@ -69,41 +52,7 @@ def join_chains(
     per_chain: bool,
     longest: int | None,
 ) -> tuple[list[str | None], list[Spans | None]]:
-    """Join the chains of each row with linkers of glycine.
-
-    Parameters
-    ----------
-    sequences : sequence of str or None
-        Normalised; by row, and in a row by chain.
-    n_chains : int
-        Chains of a row.
-    linker_length : int
-        Glycines between two chains; 0 joins them directly.
-    per_chain : bool
-        Whether each chain is to be pooled by itself, or all of them together.
-    longest : int or None
-        Residues that a joined sequence may have; None is any number.
-
-    Returns
-    -------
-    joined : list of str or None
-        One for each row, or with ``per_chain``, the same one for each of its chains. None where
-        a chain of the row is missing.
-    regions : list of Spans or None
-        What to pool over: the residues of the chains or of the chain, and not the linkers.
-
-    Raises
-    ------
-    SequenceTooLongError
-        If a joined sequence is longer than ``longest``.
-
-    Examples
-    --------
-    >>> join_chains(["MKT", "AC"], 2, linker_length=4, per_chain=False, longest=None)
-    (['MKTGGGGAC'], [((0, 3), (7, 9))])
-    >>> join_chains(["MKT", "AC"], 2, linker_length=4, per_chain=True, longest=None)
-    (['MKTGGGGAC', 'MKTGGGGAC'], [((0, 3),), ((7, 9),)])
-    """
+    """Join the chains of each row with linkers of glycine."""
     linker = "G" * linker_length
     joined: list[str | None] = []
     regions: list[Spans | None] = []

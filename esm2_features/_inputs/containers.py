@@ -3,8 +3,6 @@
 `columns` gives one column for each chain, and that of the regions. Containers are told by what
 they can do, not by what they are, so that no data frame library is imported for a list of
 strings.
-
-Never here: what is in a cell, files, an import of pandas, Polars, PyArrow or Biopython.
 """
 
 from __future__ import annotations
@@ -23,18 +21,10 @@ from esm2_features.exceptions import InputError
 
 
 class Column(NamedTuple):
-    """One chain, or the regions: a column of the input.
+    """One chain, or the regions: a column of the input."""
 
-    Attributes
-    ----------
-    name : str or None
-        The column's name, where the container has names and they are strings.
-    values : list of object
-        The cells, row by row, not yet checked.
-    """
-
-    name: str | None
-    values: list[object]
+    name: str | None  # the column's name, where the container has names and they are strings
+    values: list[object]  # the cells, row by row, not yet checked
 
 
 _LABELS = {"accession", "class", "description", "gene", "id", "label", "name", "organism", "target"}
@@ -42,41 +32,7 @@ _TO_LIST = ("to_pylist", "to_list", "tolist")  # as Arrow, Polars and pandas, an
 
 
 def columns(X: object, *, owner: str, region: str | None = None) -> list[Column]:
-    """Read a container of sequences, column by column.
-
-    Parameters
-    ----------
-    X : list, tuple, ndarray, Series, Index, Arrow array, or data frame
-        One-dimensional containers are one column. Frames, two-dimensional arrays and lists of
-        rows have one column for each chain. Cells are strings, bytes, or objects with a
-        ``.seq``.
-    owner : str
-        Who needs the sequences, for messages.
-    region : str or None, default=None
-        Name of a column that holds regions, and so may hold numbers.
-
-    Returns
-    -------
-    columns : list of Column
-        At least one, all of the same length, which is at least one; with ``region``, that column
-        and one other, in their order in ``X``.
-
-    Raises
-    ------
-    TypeError
-        If ``X`` is not a container of rows (a single sequence, a dict, a set, an iterator, a
-        lazy or sparse one), holds numbers, or has column names that are strings in part.
-    ValueError
-        If there are no rows, no columns, or rows of different lengths; or if there is no column
-        of the name ``region``, or not exactly one beside it.
-
-    Examples
-    --------
-    >>> columns(["MKT", "GSH"], owner="Example")
-    [Column(name=None, values=['MKT', 'GSH'])]
-    >>> [column.values for column in columns([["MKT", "GSH"], ["MKV", "GSA"]], owner="Example")]
-    [['MKT', 'MKV'], ['GSH', 'GSA']]
-    """
+    """Read a container of sequences, column by column."""
     if isinstance(X, np.ndarray):
         found = _from_array(X, owner)
     elif _type_has(X, "columns"):

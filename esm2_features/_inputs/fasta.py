@@ -7,8 +7,6 @@
 Plain or compressed (gzip, bzip2, xz, zstandard), from a file or from standard input.
 The reader is strict about the file, because a row lost here is a row lost in the
 results: nothing is skipped but blank lines. It leaves the residues as they are.
-
-Never here: which letters are residues, tokens, other file formats.
 """
 
 from __future__ import annotations
@@ -96,22 +94,6 @@ def iter_fasta(path: FastaSource) -> Iterator[FastaRecord]:
 
     Only the ids are kept, to tell which of them occur twice. The file is opened when the
     first record is asked for, and errors come up when their record is reached.
-
-    Parameters
-    ----------
-    path : str, os.PathLike or binary file object
-        The file, plain or compressed; ``"-"`` is standard input.
-
-    Yields
-    ------
-    record : FastaRecord
-
-    Raises
-    ------
-    FastaError
-        As `read_fasta` does.
-    TypeError
-        If ``path`` is neither a path nor a binary file object.
     """
     name = _name(path)
     numbers: dict[str, int] = {}  # id -> number of its record
@@ -127,21 +109,7 @@ def iter_fasta(path: FastaSource) -> Iterator[FastaRecord]:
 
 
 def iter_any_ids(path: FastaSource) -> Iterator[FastaRecord]:
-    """Read a FASTA file record by record, whether ids repeat or not, in constant memory.
-
-    Parameters
-    ----------
-    path : str, os.PathLike or binary file object
-
-    Yields
-    ------
-    record : FastaRecord
-
-    Raises
-    ------
-    FastaError, TypeError
-        As `iter_fasta` does, but not for an id that occurs twice.
-    """
+    """Read a FASTA file record by record, whether ids repeat or not, in constant memory."""
     name, number = _name(path), 0
     with _opened(path, name) as text:
         for number, (header, residues) in enumerate(_split(_lines(text, name), name), start=1):
@@ -154,24 +122,6 @@ def iter_pairs(path: FastaSource) -> Iterator[tuple[str, str]]:
     """Read headers and residues as they stand, for who checks them later, or passes them over.
 
     Nothing is kept, so ids may repeat, and the file may be of any size.
-
-    Parameters
-    ----------
-    path : str, os.PathLike or binary file object
-        The file, plain or compressed; ``"-"`` is standard input.
-
-    Yields
-    ------
-    header, residues : str
-        Of each record, for `checked_record`.
-
-    Raises
-    ------
-    FastaError
-        If there is no such file, it cannot be read to its end, or has text before its first
-        header.
-    TypeError
-        If ``path`` is neither a path nor a binary file object.
     """
     name = _name(path)
     with _opened(path, name) as text:
@@ -179,25 +129,7 @@ def iter_pairs(path: FastaSource) -> Iterator[tuple[str, str]]:
 
 
 def checked_record(header: str, residues: str, number: int, name: str) -> FastaRecord:
-    """Check what was found between two ``>``.
-
-    Parameters
-    ----------
-    header, residues : str
-    number : int
-        Of the record, from 1, for messages.
-    name : str
-        Of the file, for messages.
-
-    Returns
-    -------
-    record : FastaRecord
-
-    Raises
-    ------
-    FastaError
-        If it has no id or no residues, or its header is not ASCII.
-    """
+    """Check what was found between two ``>``."""
     if not header:
         raise _error(name, f"record {number} has no id after its '>'. Give it one.")
     if not header.isascii() or not header.replace("\t", " ").isprintable():

@@ -1,7 +1,4 @@
-"""How long sequences may be: refused, cut and counted, or left to windows.
-
-Never here: what is in a sequence, how windows lie.
-"""
+"""How long sequences may be: refused, cut and counted, or left to windows."""
 
 from __future__ import annotations
 
@@ -15,31 +12,14 @@ from esm2_features.exceptions import SequenceTooLongError, TruncationWarning
 
 @dataclass
 class Cuts:
-    """How many sequences were cut, counted over all parts of an input, to be said once.
+    """How many sequences were cut, counted over all parts of an input, to be said once."""
 
-    Attributes
-    ----------
-    cut, seen : int
-        Sequences that were cut, and all of them.
-    longest : int
-        Residues of the longest one before it was cut.
-    """
-
-    cut: int = 0
-    seen: int = 0
-    longest: int = 0
+    cut: int = 0  # sequences that were cut, and all of them
+    seen: int = 0  # sequences that were cut, and all of them
+    longest: int = 0  # residues of the longest one before it was cut
 
     def say(self, max_residues: int | None) -> None:
-        """Warn with the count, if there is one.
-
-        Parameters
-        ----------
-        max_residues : int or None
-
-        Warns
-        -----
-        TruncationWarning
-        """
+        """Warn with the count, if there is one."""
         if self.cut:
             warnings.warn(
                 f"{self.cut} of {self.seen} sequences were cut to their first {max_residues} "
@@ -58,33 +38,7 @@ def fit_length(
     rows: Sequence[int] | None = None,
     column: str | None = None,
 ) -> list[str]:
-    """Refuse or cut sequences that are too long, unless windows will do.
-
-    Parameters
-    ----------
-    sequences : list of str
-        Normalised, so that one character is one residue.
-    max_residues : int or None
-        The number of residues allowed; None allows any.
-    too_long : {"raise", "truncate", "window"}
-        ``"truncate"`` keeps the first ``max_residues`` residues, ``"window"`` all of them.
-    cuts : Cuts
-        Counts on.
-    rows : sequence of int, optional
-        Where the sequences come from, for messages; by default they are rows 0, 1, 2...
-    column : str or None, default=None
-        The name of their column, for messages.
-
-    Returns
-    -------
-    sequences : list of str
-        As many as there were.
-
-    Raises
-    ------
-    SequenceTooLongError
-        If one is too long and ``too_long="raise"``.
-    """
+    """Refuse or cut sequences that are too long, unless windows will do."""
     cuts.seen += len(sequences)
     if too_long == "window" or max_residues is None:
         return sequences

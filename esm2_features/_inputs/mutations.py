@@ -1,8 +1,6 @@
 """Mutations: how variants of a protein are written, read and checked.
 
 `read_variants` turns rows of text into mutations of the wild type, or into sequences.
-
-Never here: the network, containers, files.
 """
 
 from __future__ import annotations
@@ -30,21 +28,11 @@ _FEWEST_THAT_HINT = 3
 
 
 class Mutation(NamedTuple):
-    """One substitution.
+    """One substitution."""
 
-    Attributes
-    ----------
-    wildtype : str
-        The residue that is replaced.
-    position : int
-        Where, from 0.
-    mutant : str
-        The residue that replaces it.
-    """
-
-    wildtype: str
-    position: int
-    mutant: str
+    wildtype: str  # the residue that is replaced
+    position: int  # where, from 0
+    mutant: str  # the residue that replaces it
 
 
 def read_variants(
@@ -54,32 +42,7 @@ def read_variants(
     offset: int,
     normalise: Callable[..., list[str]],
 ) -> list[tuple[Mutation, ...] | str]:
-    """Read variants, and check them against the wild type.
-
-    Parameters
-    ----------
-    values : sequence of str or bytes
-        Mutations (``"A123G"``, ``"A123G:D42N"``), sequences of mutants, or ``"WT"``.
-    wildtype : str
-        Normalised.
-    offset : int
-        Number of the residue before the first one.
-    normalise : callable
-        `Engine._normalise`, for the sequences.
-
-    Returns
-    -------
-    variants : list of tuple of Mutation, or str
-        The mutations as they are written, () for the wild type; a normalised sequence where a
-        sequence was given.
-
-    Raises
-    ------
-    InvalidVariantError
-        For the first row that is missing, cannot be read, or does not fit the wild type.
-    InvalidSequenceError, MissingSequenceError, SequenceTooLongError, TypeError
-        For the first sequence that is none.
-    """
+    """Read variants, and check them against the wild type."""
     found: list[tuple[Mutation, ...] | str] = []
     sequence_rows = []
     known: dict[str, Mutation] = {}  # a scan repeats the same few thousand in all combinations
@@ -111,16 +74,7 @@ def read_variants(
 
 
 def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
-    """Say the same without the advice to cut the sequence, which could lose mutations.
-
-    Parameters
-    ----------
-    error : SequenceTooLongError
-
-    Returns
-    -------
-    error : SequenceTooLongError
-    """
+    """Say the same without the advice to cut the sequence, which could lose mutations."""
     what = str(error).partition(". Pass ")[0]
     return SequenceTooLongError(
         f'{what}. Pass too_long="window" to run it in overlapping windows, or max_residues=None to '
@@ -132,16 +86,7 @@ def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
 
 
 def as_text(value: object) -> str:
-    """Write a cell as the text that it holds, whatever holds it.
-
-    Parameters
-    ----------
-    value : str, bytes, or object with a ``.seq``
-
-    Returns
-    -------
-    text : str
-    """
+    """Write a cell as the text that it holds, whatever holds it."""
     if is_record(value):
         value = value.seq  # type: ignore[attr-defined]
     if isinstance(value, bytes | bytearray):
@@ -150,24 +95,7 @@ def as_text(value: object) -> str:
 
 
 def mutate(wildtype: str, mutations: Sequence[Mutation]) -> str:
-    """Write the sequence of a mutant.
-
-    Parameters
-    ----------
-    wildtype : str
-        Normalised.
-    mutations : sequence of Mutation
-        At different positions.
-
-    Returns
-    -------
-    sequence : str
-
-    Examples
-    --------
-    >>> mutate("MKTA", [Mutation("K", 1, "R")])
-    'MRTA'
-    """
+    """Write the sequence of a mutant."""
     residues = list(wildtype)
     for mutation in mutations:
         residues[mutation.position] = mutation.mutant
@@ -175,18 +103,7 @@ def mutate(wildtype: str, mutations: Sequence[Mutation]) -> str:
 
 
 def mutations_between(wildtype: str, sequence: str) -> tuple[Mutation, ...]:
-    """List the substitutions that turn the wild type into a sequence of the same length.
-
-    Parameters
-    ----------
-    wildtype, sequence : str
-        Normalised.
-
-    Returns
-    -------
-    mutations : tuple of Mutation
-        By position.
-    """
+    """List the substitutions that turn the wild type into a sequence of the same length."""
     pairs = enumerate(zip(wildtype, sequence, strict=True))
     return tuple(Mutation(before, i, after) for i, (before, after) in pairs if before != after)
 
@@ -194,24 +111,7 @@ def mutations_between(wildtype: str, sequence: str) -> tuple[Mutation, ...]:
 def refuse_other_length(
     wildtype: str, sequence: str, *, index: int, given: object, column: str | None = None
 ) -> None:
-    """Refuse a sequence that substitutions alone cannot have made.
-
-    Parameters
-    ----------
-    wildtype, sequence : str
-        Normalised.
-    index : int
-        Row of the sequence, for the message.
-    given : object
-        The cell that the sequence was read from, for the error.
-    column : str, optional
-        The name of its column, for the message.
-
-    Raises
-    ------
-    InvalidVariantError
-        If the lengths differ.
-    """
+    """Refuse a sequence that substitutions alone cannot have made."""
     if len(sequence) != len(wildtype):
         raise InvalidVariantError(
             f"The sequence in {_place(index, column)} has {len(sequence)} residues, the wild type "
@@ -225,24 +125,7 @@ def refuse_other_length(
 
 
 def refuse_mask(sequence: str, *, index: int, given: object, column: str | None = None) -> None:
-    """Refuse the sequence of a mutant that holds a mask.
-
-    Parameters
-    ----------
-    sequence : str
-        Normalised.
-    index : int
-        Its row, for the message.
-    given : object
-        The cell that it was read from, for the error.
-    column : str, optional
-        The name of its column, for the message.
-
-    Raises
-    ------
-    InvalidVariantError
-        If it holds one.
-    """
+    """Refuse the sequence of a mutant that holds a mask."""
     if MASK in sequence:
         raise InvalidVariantError(
             f"The sequence in {_place(index, column)} holds a <mask> at position "

@@ -1,7 +1,4 @@
-"""The options of a run: what each may be, and what is said when it is something else.
-
-Never here: what an option does.
-"""
+"""The options of a run: what each may be, and what is said when it is something else."""
 
 from __future__ import annotations
 
@@ -36,36 +33,7 @@ _LEAST_CACHE_BYTES = 1 << 22
 def absolute_layers(
     layers: object, *, depth: int, model: str, option: str = "layers"
 ) -> tuple[int, ...]:
-    """Turn what was asked for into layer numbers from 0 to ``depth``.
-
-    Parameters
-    ----------
-    layers : int, sequence of int, or "all"
-        Negative numbers count from the end: -1 is the last representation.
-    depth : int
-        Number of blocks; there are ``depth + 1`` representations.
-    model : str
-        For messages.
-    option : str, default="layers"
-        Name of the option, for messages.
-
-    Returns
-    -------
-    layers : tuple of int
-        In the order that was asked for.
-
-    Raises
-    ------
-    InputError
-        If there is no such layer, a layer occurs twice, or none was given.
-    TypeError
-        If it is neither numbers nor "all".
-
-    Examples
-    --------
-    >>> absolute_layers([0, -1], depth=33, model="esm2_t33_650M_UR50D")
-    (0, 33)
-    """
+    """Turn what was asked for into layer numbers from 0 to ``depth``."""
     if isinstance(layers, str) and layers == "all":
         return tuple(range(depth + 1))
     wanted = [layers] if isinstance(layers, Integral) else layers
@@ -86,24 +54,7 @@ def absolute_layers(
 
 
 def names(option: str, value: object, allowed: Sequence[str]) -> tuple[str, ...]:
-    """Check an option that is one word or a list of words.
-
-    Parameters
-    ----------
-    option : str
-        Its name, for messages.
-    value : str or sequence of str
-    allowed : sequence of str
-
-    Returns
-    -------
-    words : tuple of str
-
-    Raises
-    ------
-    InputError
-        If a word is not allowed, occurs twice, or there is none.
-    """
+    """Check an option that is one word or a list of words."""
     words = list(value) if isinstance(value, (list, tuple)) else [value]
     checked = [one_of(option, word, allowed) for word in words]
     _check_distinct(option, value, checked)
@@ -111,24 +62,7 @@ def names(option: str, value: object, allowed: Sequence[str]) -> tuple[str, ...]
 
 
 def one_of(option: str, value: object, allowed: Sequence[str]) -> str:
-    """Check an option that is one of a few words.
-
-    Parameters
-    ----------
-    option : str
-        Its name, for messages.
-    value : str
-    allowed : sequence of str
-
-    Returns
-    -------
-    value : str
-
-    Raises
-    ------
-    InputError
-        If it is anything else.
-    """
+    """Check an option that is one of a few words."""
     if isinstance(value, str) and value in allowed:
         return str(value)
     choices = ", ".join(f'"{word}"' for word in allowed)
@@ -136,45 +70,14 @@ def one_of(option: str, value: object, allowed: Sequence[str]) -> str:
 
 
 def positive(option: str, value: object) -> int:
-    """Check an option that is a positive whole number.
-
-    Parameters
-    ----------
-    option : str
-        Its name, for messages.
-    value : int
-
-    Returns
-    -------
-    value : int
-
-    Raises
-    ------
-    InputError
-        If it is anything else.
-    """
+    """Check an option that is a positive whole number."""
     if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
         raise InputError(f"Got {option}={value!r}; expected a positive whole number.")
     return int(value)
 
 
 def fixed_region(value: object) -> tuple[int, int] | None:
-    """Check the part of every sequence that is to be pooled.
-
-    Parameters
-    ----------
-    value : (int, int) or None
-        Start and stop, counted from 0, as in ``sequence[start:stop]``.
-
-    Returns
-    -------
-    region : (int, int) or None
-
-    Raises
-    ------
-    InputError
-        If it is anything else.
-    """
+    """Check the part of every sequence that is to be pooled."""
     if value is None:
         return None
     if isinstance(value, tuple) and len(value) == 2:
@@ -189,17 +92,7 @@ def fixed_region(value: object) -> tuple[int, int] | None:
 
 
 def cache_limit(max_bytes: object) -> None:
-    """Check the size that a cache may reach.
-
-    Parameters
-    ----------
-    max_bytes : int or None
-
-    Raises
-    ------
-    InputError
-        If it is neither None nor at least 4 MiB, which a few blocks of vectors take.
-    """
+    """Check the size that a cache may reach."""
     if max_bytes is not None and (
         not isinstance(max_bytes, Integral) or int(max_bytes) < _LEAST_CACHE_BYTES
     ):
@@ -213,22 +106,6 @@ def device_names(device: object) -> tuple[str, ...]:
     """Check that devices are named in a way that PyTorch may understand.
 
     Whether they are there is found out when they are used: a cached result needs no device.
-
-    Parameters
-    ----------
-    device : str or sequence of str
-        ``"all"``, the name of one device, several in a list or with commas between them. In place
-        of one, ``"cuda:0+cuda:1"`` is a network that is split, ``"cuda+cpu"`` one that is streamed.
-
-    Returns
-    -------
-    devices : tuple of str
-
-    Raises
-    ------
-    InputError
-        If one is not the name of a kind of device, with or without a number, or a card is named
-        twice.
     """
     listed = list(device) if isinstance(device, (list, tuple)) else str(device).split(",")
     names = tuple(name.strip() if isinstance(name, str) else str(name) for name in listed)

@@ -1,7 +1,4 @@
-"""From what people pass to subjects: residues checked, lengths and regions settled.
-
-Never here: networks, caches, which column a sequence comes from.
-"""
+"""From what people pass to subjects: residues checked, lengths and regions settled."""
 
 from __future__ import annotations
 
@@ -17,32 +14,15 @@ from esm2_features.exceptions import SequenceTooLongError
 
 
 class Intake:
-    """What is done with sequences that are long, odd, or wanted in part.
-
-    Parameters
-    ----------
-    max_residues : int or None
-        Longest sequence allowed; None allows any.
-    too_long : {"raise", "truncate", "window"}
-        What to do with longer ones.
-    unknown : {"raise", "X", "mask"}
-        What to do with characters that stand for no residue.
-    region : (int, int) or None
-        The part of every sequence that is wanted.
-
-    Raises
-    ------
-    InputError
-        If one of them has a value that it cannot have.
-    """
+    """What is done with sequences that are long, odd, or wanted in part."""
 
     def __init__(
         self,
         *,
-        max_residues: int | None,
-        too_long: str,
-        unknown: str,
-        region: tuple[int, int] | None,
+        max_residues: int | None,  # longest sequence allowed; None allows any
+        too_long: str,  # what to do with longer ones
+        unknown: str,  # what to do with characters that stand for no residue
+        region: tuple[int, int] | None,  # the part of every sequence that is wanted
     ) -> None:
         self.max_residues = None if max_residues is None else positive("max_residues", max_residues)
         self.too_long = one_of("too_long", too_long, TOO_LONG)
@@ -57,28 +37,7 @@ class Intake:
         column: str | None = None,
         cuts: Cuts | None = None,
     ) -> list[str]:
-        """Check sequences and bring them into the one form that is encoded and cached.
-
-        Parameters
-        ----------
-        sequences : iterable of str
-        rows : iterable of int, optional
-            Row numbers for error messages, if they are not 0, 1, 2, ...
-        column : str, optional
-            Name of the column for error messages.
-        cuts : Cuts, optional
-            Counts the sequences that are cut, for a caller that has more of them and says so
-            itself at the end.
-
-        Returns
-        -------
-        sequences : list of str
-            Upper case, one character per residue.
-
-        Raises
-        ------
-        InvalidSequenceError, MissingSequenceError, SequenceTooLongError
-        """
+        """Check sequences and bring them into the one form that is encoded and cached."""
         values = list(sequences)
         numbers = list(range(len(values)) if rows is None else rows)
         if are_normal(values):
@@ -110,29 +69,7 @@ class Intake:
         rows: Sequence[int] | None = None,
         column: str | None = None,
     ) -> list[str | None]:
-        """Say what each row is about, in the form that `Engine._embed_normalised` takes.
-
-        Parameters
-        ----------
-        sequences : sequence of str or None
-            As `_normalise` gives them; None stays None.
-        regions : sequence of Spans or None, optional
-            What `read_region` gave for each; None and () are all of a sequence. By default the
-            engine's own region.
-        rows : sequence of int, optional
-            Row numbers for error messages, if they are not 0, 1, 2, ...
-        column : str, optional
-            Name of the column for error messages.
-
-        Returns
-        -------
-        subjects : list of str or None
-
-        Raises
-        ------
-        InvalidRegionError
-            If a sequence is shorter than the engine's own region.
-        """
+        """Say what each row is about, in the form that `Engine._embed_normalised` takes."""
         spans: Sequence[Spans | None] | None = regions
         if regions is None and self.region is not None:
             numbers = range(len(sequences)) if rows is None else rows
@@ -152,27 +89,7 @@ class Intake:
         ]
 
     def _site(self, sequence: str, position: int, *, masked: bool) -> str:
-        """Say that a row is about one residue of a sequence.
-
-        Parameters
-        ----------
-        sequence : str
-            As `_normalise` gives it.
-        position : int
-            Counted from 0.
-        masked : bool
-            Whether ``<mask>`` takes the residue's place. Of a sequence that needs windows, only the
-            one around the residue is kept then.
-
-        Returns
-        -------
-        subject : str
-
-        Raises
-        ------
-        IndexError
-            If there is no such residue.
-        """
+        """Say that a row is about one residue of a sequence."""
         if not 0 <= position < len(sequence):
             raise IndexError(f"position {position} of a sequence of {len(sequence)} residues")
         if not masked:
@@ -188,21 +105,7 @@ class Intake:
     def _refuse_windows(
         self, sequences: Sequence[str], *, rows: Sequence[int], product: str
     ) -> None:
-        """Refuse sequences that would go in windows, for what cannot be put together of these.
-
-        Parameters
-        ----------
-        sequences : sequence of str
-            As `_normalise` gives them.
-        rows : sequence of int
-            Row numbers for error messages.
-        product : str
-            What cannot be put together, for the message.
-
-        Raises
-        ------
-        SequenceTooLongError
-        """
+        """Refuse sequences that would go in windows, for what cannot be put together of these."""
         for row, sequence in zip(rows, sequences, strict=True):
             size = self._window(sequence)
             if size:

@@ -1,8 +1,6 @@
 """What a region may look like: one position, a slice, a list of positions, or text.
 
 `read_region` gives the parts of the sequence that are meant, checked against its length.
-
-Never here: which sequence or column a region belongs to, pooling, what is missing.
 """
 
 from __future__ import annotations
@@ -25,40 +23,7 @@ _LONGEST_SHOWN = 60
 
 
 def read_region(value: object, *, length: int, index: int, column: str | None = None) -> Spans:
-    """Read one region, and check that it is a part of its sequence.
-
-    Parameters
-    ----------
-    value : int, tuple of two int, sequence of int, or str
-        One position; ``(start, stop)``, as in Python's ``sequence[start:stop]``; any other
-        sequence: positions, in any order, of which duplicates count once; or text such as
-        ``"26:33,50:58"`` or ``"7"``. Whole numbers may be floats, which is what pandas makes of a
-        column of int that has gaps.
-    length : int
-        Number of residues of the sequence.
-    index : int
-        Row, from 0, for messages.
-    column : str or None, default=None
-        The name of its column, for messages.
-
-    Returns
-    -------
-    spans : Spans
-        Counted from 0, in order and apart. A region that is the whole sequence gives (), which
-        stands for it, so that both share one vector.
-
-    Raises
-    ------
-    InvalidRegionError
-        If it cannot be read, is empty, has a negative number, or reaches beyond the sequence.
-
-    Examples
-    --------
-    >>> read_region("2:5,8", length=10, index=0)
-    ((2, 5), (8, 9))
-    >>> read_region((0, 10), length=10, index=0)
-    ()
-    """
+    """Read one region, and check that it is a part of its sequence."""
     try:
         parts = _parts(value)
         for start, stop in parts:
@@ -83,21 +48,7 @@ def read_region(value: object, *, length: int, index: int, column: str | None = 
 
 
 def region_cells(regions: Any) -> list[object]:
-    """List the regions of several sequences, one cell for each.
-
-    Parameters
-    ----------
-    regions : list, array, Series or another column
-
-    Returns
-    -------
-    cells : list of object
-
-    Raises
-    ------
-    TypeError
-        If it is one region, or has no order.
-    """
+    """List the regions of several sequences, one cell for each."""
     is_pair = isinstance(regions, tuple) and len(regions) > 0
     is_one = (
         isinstance(regions, str | bytes | Number | np.generic)
@@ -121,20 +72,7 @@ def region_cells(regions: Any) -> list[object]:
 
 
 def warn_of_pairs(cells: Sequence[object], column: str | None = None) -> None:
-    """Warn of lists that may have been tuples: Parquet, Polars and JSON have none.
-
-    Parameters
-    ----------
-    cells : sequence of object
-        One region for each row.
-    column : str, optional
-        The name of their column, for the message.
-
-    Warns
-    -----
-    UserWarning
-        If all of several regions are lists of two ascending numbers.
-    """
+    """Warn of lists that may have been tuples: Parquet, Polars and JSON have none."""
     if len(cells) > 1 and all(_is_pair(cell) for cell in cells):
         where = f" in column {column!r}" if column is not None else ""
         warnings.warn(

@@ -1,8 +1,6 @@
 """The cells: one value, checked, as a string with one character per residue.
 
 `normalise` gives the 20 amino acids, X B U Z O, and `MASK` for a ``<mask>`` token.
-
-Never here: containers, lengths, tokens, files.
 """
 
 from __future__ import annotations
@@ -38,18 +36,7 @@ _TEXT_OF_MISSING = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
 
 
 def is_missing(value: object) -> bool:
-    """Whether a cell holds a missing value, of whichever library.
-
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    missing : bool
-        True for None, NaN, NaT, ``pd.NA``, ``np.ma.masked``, and a record whose ``.seq`` is
-        one of them. An empty string is not a missing value.
-    """
+    """Whether a cell holds a missing value, of whichever library."""
     if isinstance(value, str):
         return False
     if value is None or value is np.ma.masked:
@@ -62,30 +49,12 @@ def is_missing(value: object) -> bool:
 
 
 def is_record(value: object) -> bool:
-    """Whether an object has a sequence as its ``.seq``, as Biopython's records have.
-
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    answer : bool
-    """
+    """Whether an object has a sequence as its ``.seq``, as Biopython's records have."""
     return hasattr(value, "seq")
 
 
 def is_biopython_seq(value: object) -> bool:
-    """Whether an object is Biopython's ``Seq``.
-
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    answer : bool
-    """
+    """Whether an object is Biopython's ``Seq``."""
     # Whoever made a Seq has imported its module.
     module = sys.modules.get("Bio.Seq")
     return module is not None and isinstance(value, module.Seq | module.MutableSeq)
@@ -98,47 +67,7 @@ def normalise(
     unknown: str = "raise",
     column: str | None = None,
 ) -> str:
-    r"""Check one cell, and bring its sequence into the form that is encoded and cached.
-
-    White space around it (ASCII only: other blanks are invisible accidents) and then one
-    ``*`` at its end are dropped, ASCII letters are upper-cased, and ``<mask>`` becomes
-    `MASK`. A normalised sequence is its own normal form once `MASK` is spelled out again.
-
-    Parameters
-    ----------
-    value : str, bytes, or object with a ``.seq``
-        The cell.
-    index : int
-        Its row, from 0, for messages.
-    unknown : {"raise", "X", "mask"}, default="raise"
-        What to do with a character that stands for no residue: raise, or put X or a mask in
-        its place. White space and characters that do not print always raise.
-    column : str or None, default=None
-        The name of its column, for messages.
-
-    Returns
-    -------
-    sequence : str
-        One character per residue.
-
-    Raises
-    ------
-    InvalidSequenceError
-        If it is empty or holds a character that stands for no residue. Positions count the
-        characters of the text from 1, after white space around it is dropped; a ``<mask>``
-        counts as the six characters that it is written with.
-    MissingSequenceError
-        If it is a missing value, or the text that ``str`` makes of one ("nan", "None").
-    TypeError
-        If it is not text.
-
-    Examples
-    --------
-    >>> normalise(" mktayi<mask>kqr*\n", index=0)
-    'MKTAYI#KQR'
-    >>> normalise("MKJ", index=0, unknown="X")
-    'MKX'
-    """
+    r"""Check one cell, and bring its sequence into the form that is encoded and cached."""
     text = (value if isinstance(value, str) else _text_of(value, index, column)).strip(_WHITE_SPACE)
     if text in _TEXT_OF_MISSING:
         raise _missing(text, index, column)
@@ -158,16 +87,7 @@ def normalise(
 
 
 def are_normal(values: Sequence[object]) -> TypeGuard[list[str]]:
-    """Whether `normalise` would change none of these and refuse none, found out at once.
-
-    Parameters
-    ----------
-    values : sequence
-
-    Returns
-    -------
-    answer : bool
-    """
+    """Whether `normalise` would change none of these and refuse none, found out at once."""
     if not all(type(value) is str and value for value in values):
         return False
     letters = "".join(values)  # type: ignore[arg-type]  # as was just found out
@@ -281,41 +201,14 @@ def _remedy(text: str, character: str) -> str:
 
 
 def place_of(index: int, column: str | None) -> str:
-    """Say where a cell is, for a message.
-
-    Parameters
-    ----------
-    index : int
-        Its row, from 0.
-    column : str or None
-        The name of its column, where that is not clear.
-
-    Returns
-    -------
-    place : str
-    """
+    """Say where a cell is, for a message."""
     return f"row {index}" + (f" of column {column!r}" if column is not None else "")
 
 
 def warn_of_nucleotides(
     sequences: Sequence[str], *, rows: Sequence[int], column: str | None = None
 ) -> None:
-    """Warn once if sequences look like DNA or RNA, whose letters are residues, too.
-
-    Parameters
-    ----------
-    sequences : sequence of str
-        Normalised.
-    rows : sequence of int
-        Where they come from, for the message.
-    column : str or None, default=None
-        The name of their column, for the message.
-
-    Warns
-    -----
-    UserWarning
-        With the first row and the number of such rows.
-    """
+    """Warn once if sequences look like DNA or RNA, whose letters are residues, too."""
     found = [
         row
         for row, sequence in zip(rows, sequences, strict=True)

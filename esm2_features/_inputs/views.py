@@ -6,8 +6,6 @@ A subject is written as one string, because that is what is de-duplicated, keyed
     MKTAYIAKQR@2:5,8:9    its residues 2, 3, 4 and 8, counted from 0
     MKTA...QR~1022        a long one, in overlapping windows of 1022 residues
     MKTA...QR~1022@2:5
-
-Never here: tokens, what a region cell of a table may look like.
 """
 
 from __future__ import annotations
@@ -24,21 +22,12 @@ Spans = tuple[tuple[int, int], ...]
 
 
 class Subject(NamedTuple):
-    """What a subject's string says.
+    """What a subject's string says."""
 
-    Attributes
-    ----------
-    sequence : str
-        Normalised.
-    window : int
-        Residues of each window; 0 if the sequence goes through the network in one piece.
-    spans : Spans
-        The residues that the row is about; () for all.
-    """
-
-    sequence: str
+    sequence: str  # normalised
+    # residues of each window; 0 if the sequence goes through the network in one piece
     window: int = 0
-    spans: Spans = ()
+    spans: Spans = ()  # the residues that the row is about; () for all
 
     def __str__(self) -> str:
         text = self.sequence
@@ -50,21 +39,7 @@ class Subject(NamedTuple):
 
 
 def parse(text: str) -> Subject:
-    """Read what `Subject` writes.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    subject : Subject
-
-    Examples
-    --------
-    >>> parse("MKTAYIAKQR@2:5,8:9")
-    Subject(sequence='MKTAYIAKQR', window=0, spans=((2, 5), (8, 9)))
-    """
+    """Read what `Subject` writes."""
     sequence, at, spans = text.partition("@")
     sequence, tilde, window = sequence.partition("~")
     return Subject(sequence, int(window) if tilde else 0, _spans(spans) if at else ())
@@ -77,22 +52,7 @@ def _spans(text: str) -> Spans:
 
 
 def spans_of(positions: Iterable[int]) -> Spans:
-    """Write positions as the fewest spans.
-
-    Parameters
-    ----------
-    positions : iterable of int
-        Counted from 0, in any order; what occurs twice counts once.
-
-    Returns
-    -------
-    spans : Spans
-
-    Examples
-    --------
-    >>> spans_of([8, 2, 3, 4, 3])
-    ((2, 5), (8, 9))
-    """
+    """Write positions as the fewest spans."""
     spans: list[tuple[int, int]] = []
     for position in sorted(set(positions)):
         if spans and spans[-1][1] == position:
@@ -103,55 +63,19 @@ def spans_of(positions: Iterable[int]) -> Spans:
 
 
 def positions_of(spans: Spans) -> NDArray[np.intp]:
-    """List the positions of spans.
-
-    Parameters
-    ----------
-    spans : Spans
-        At least one.
-
-    Returns
-    -------
-    positions : ndarray of shape (n,), intp
-        Ascending.
-    """
+    """List the positions of spans."""
     return np.concatenate([np.arange(start, stop) for start, stop in spans])
 
 
 class Window(NamedTuple):
-    """One window of a long sequence.
+    """One window of a long sequence."""
 
-    Attributes
-    ----------
-    start, stop : int
-        Its residues, counted from 0.
-    """
-
-    start: int
-    stop: int
+    start: int  # its residues, counted from 0
+    stop: int  # its residues, counted from 0
 
 
 def windows(residues: int, size: int) -> list[Window]:
-    """Cover a long sequence with windows of one size that overlap by a quarter of it or more.
-
-    Parameters
-    ----------
-    residues : int
-        More than ``size``.
-    size : int
-        Residues of each window.
-
-    Returns
-    -------
-    windows : list of Window
-        In order, as evenly spread as whole numbers allow; the first starts at 0, the last stops
-        at the end.
-
-    Examples
-    --------
-    >>> windows(20, 12)
-    [Window(start=0, stop=12), Window(start=8, stop=20)]
-    """
+    """Cover a long sequence with windows of one size that overlap by a quarter of it or more."""
     step = max(1, size - -(-size // 4))
     count = 1 + -(-(residues - size) // step)
     starts = [round(i * (residues - size) / (count - 1)) for i in range(count)]
@@ -159,76 +83,24 @@ def windows(residues: int, size: int) -> list[Window]:
 
 
 def piece_tokens(residues: int, window: int) -> list[int]:
-    """List the tokens of what goes through the network of one sequence.
-
-    Parameters
-    ----------
-    residues : int
-    window : int
-        Residues of each window; 0 if it goes in one piece.
-
-    Returns
-    -------
-    tokens : list of int
-
-    Examples
-    --------
-    >>> piece_tokens(20, 0), piece_tokens(20, 12)
-    ([22], [14, 14])
-    """
+    """List the tokens of what goes through the network of one sequence."""
     return [window + 2] * len(windows(residues, window)) if window else [residues + 2]
 
 
 def window_weights(size: int) -> NDArray[np.float32]:
-    """Weight of each residue of a window, where it overlaps with others.
-
-    Parameters
-    ----------
-    size : int
-
-    Returns
-    -------
-    weights : ndarray of shape (size,), float32
-        1 at both edges, where a residue has the least context, and rising by 1 towards the
-        middle. They are meant to be divided by the sum of all windows' weights at a residue.
-
-    Examples
-    --------
-    >>> window_weights(5).tolist()
-    [1.0, 2.0, 3.0, 2.0, 1.0]
-    """
+    """Weight of each residue of a window, where it overlaps with others."""
     from_left = np.arange(1, size + 1, dtype=np.float32)
     return np.minimum(from_left, from_left[::-1])
 
 
 def around(position: int, residues: int, size: int) -> Window:
-    """Choose the window of a long sequence in which a position has the most even context.
-
-    Parameters
-    ----------
-    position, residues, size : int
-
-    Returns
-    -------
-    window : Window
-        With the position in its middle, unless an end of the sequence is nearer.
-    """
+    """Choose the window of a long sequence in which a position has the most even context."""
     start = min(max(0, position - size // 2), max(0, residues - size))
     return Window(start, min(residues, start + size))
 
 
 def distinct_sequences(subjects: Sequence[Subject]) -> dict[tuple[str, int], list[int]]:
-    """Find which subjects come from one forward pass.
-
-    Parameters
-    ----------
-    subjects : sequence of Subject
-
-    Returns
-    -------
-    members : dict of (str, int) to list of int
-        For each sequence with its window, in order of first occurrence, its subjects' numbers.
-    """
+    """Find which subjects come from one forward pass."""
     members: dict[tuple[str, int], list[int]] = {}
     for i, subject in enumerate(subjects):
         members.setdefault((subject.sequence, subject.window), []).append(i)

@@ -12,8 +12,6 @@ headers of all.
 None is compressed: most bits of such numbers are noise, which no compression shrinks. In HDF5,
 where a ``/`` would make a group, it is ``%2F`` in the name of a dataset (and ``%`` is ``%25``, so
 `urllib.parse.unquote` gives the id); the attribute ``id`` has it as it is.
-
-Never here: where arrays come from, vectors of a whole sequence.
 """
 
 from __future__ import annotations
@@ -44,31 +42,17 @@ ARRAY_FORMATS = ("npz", "h5", "npy", "pt")
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """What the arrays of a file are, besides their numbers.
+    """What the arrays of a file are, besides their numbers."""
 
-    Attributes
-    ----------
-    product : str
-        ``"residues"``, ``"logits"``, ``"log_probs"``, ``"contacts"`` or ``"attentions"``.
-    ids : sequence of str
-        One for each sequence, all different.
-    labels : sequence of str
-        The whole header of each, id included.
-    model : str
-    precision : str
-    layers : sequence of int
-        Those that the first axis is of, if there are several; () if no layer can be chosen.
-    tokens : sequence of str
-        What the last axis is of, if it is tokens or residues.
-    """
-
+    # ``"residues"``, ``"logits"``, ``"log_probs"``, ``"contacts"`` or ``"attentions"``
     product: str
-    ids: Sequence[str]
-    labels: Sequence[str]
+    ids: Sequence[str]  # one for each sequence, all different
+    labels: Sequence[str]  # the whole header of each, id included
     model: str
     precision: str
+    # those that the first axis is of, if there are several; () if no layer can be chosen
     layers: Sequence[int] = ()
-    tokens: Sequence[str] = ()
+    tokens: Sequence[str] = ()  # what the last axis is of, if it is tokens or residues
 
 
 def find_array_place(
@@ -77,29 +61,7 @@ def find_array_place(
     format: str | None = None,  # noqa: A002 - the name of the option
     force: bool = False,
 ) -> Output:
-    """Check, before anything is computed, that arrays can be written.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file or, for ``.npy`` and ``.pt``, the folder.
-    format : str, optional
-        One of `ARRAY_FORMATS`; by default it is told by the path's ending.
-    force : bool, default=False
-        Whether an output that is there already may be replaced.
-
-    Returns
-    -------
-    output : Output
-
-    Raises
-    ------
-    InputError
-        If the ending says nothing, the folder is not there or may not be written to, or the
-        place is taken.
-    MissingDependencyError
-        If the format needs a package that is not installed.
-    """
+    """Check, before anything is computed, that arrays can be written."""
     output = find_place(path, formats=ARRAY_FORMATS, format=format, force=force)
     if output.format == "h5":
         import_optional("h5py", extra="h5", purpose="Writing HDF5")
@@ -107,19 +69,7 @@ def find_array_place(
 
 
 def check_ids(output: Output, ids: Iterable[str]) -> None:
-    """Check, before anything is computed, that a format can tell ids apart.
-
-    Parameters
-    ----------
-    output : Output
-    ids : iterable of str
-        All different.
-
-    Raises
-    ------
-    InputError
-        If `numpy.load` would take one for another.
-    """
+    """Check, before anything is computed, that a format can tell ids apart."""
     if output.format != "npz":
         return
     known = set(ids)
@@ -132,26 +82,7 @@ def check_ids(output: Output, ids: Iterable[str]) -> None:
 
 
 def write_arrays(output: Output, contents: Arrays, arrays: Iterable[NDArray[np.float32]]) -> int:
-    """Write arrays as they come, completely or not at all.
-
-    Parameters
-    ----------
-    output : Output
-    contents : Arrays
-    arrays : iterable of ndarray
-        One for each id, in their order; with several layers, the first axis is these.
-
-    Returns
-    -------
-    n : int
-        Number of arrays.
-
-    Raises
-    ------
-    OSError
-        If they cannot be written, for want of room, say; nothing is left behind then, nor after
-        an error of ``arrays``.
-    """
+    """Write arrays as they come, completely or not at all."""
     n = 0
     with growing(output) as part, _WRITERS[output.format](part, contents) as add:
         for array in arrays:

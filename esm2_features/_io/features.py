@@ -8,8 +8,6 @@
 `prepare` finds what is wrong with an output before hours of computing, `write` writes it. An
 output is there as a whole or not at all: it grows under a temporary name in the same folder,
 and takes its own name when it is complete.
-
-Never here: where features come from, arrays that do not fit into memory together.
 """
 
 from __future__ import annotations
@@ -41,29 +39,14 @@ _NAMES_IN_EXTRACT = {"mean": "mean_representations", "cls": "bos_representations
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Features of some sequences, and what they are features of.
+    """Features of some sequences, and what they are features of."""
 
-    Attributes
-    ----------
-    ids : sequence of str
-        One for each sequence, all different.
-    labels : sequence of str
-        The whole header of each, id included.
-    values : ndarray of shape (n, layers x poolings x dim), float32
-    names : sequence of str
-        One for each column.
-    layers : sequence of int
-        Counted from 0, in the order of the columns.
-    poolings : sequence of str
-        In the order of the columns of one layer.
-    """
-
-    ids: Sequence[str]
-    labels: Sequence[str]
+    ids: Sequence[str]  # one for each sequence, all different
+    labels: Sequence[str]  # the whole header of each, id included
     values: NDArray[np.float32]
-    names: Sequence[str]
-    layers: Sequence[int]
-    poolings: Sequence[str]
+    names: Sequence[str]  # one for each column
+    layers: Sequence[int]  # counted from 0, in the order of the columns
+    poolings: Sequence[str]  # in the order of the columns of one layer
 
 
 def prepare(
@@ -73,31 +56,7 @@ def prepare(
     format: str | None = None,  # noqa: A002 - the name of the option
     force: bool = False,
 ) -> Output:
-    """Check, before anything is computed, that an output can be written.
-
-    Parameters
-    ----------
-    path : str or path-like
-        The file or, for ``.pt``, the folder.
-    poolings : iterable of str
-        What will be written: ``.pt`` has no place for some.
-    format : str, optional
-        One of `FORMATS`; by default it is told by the path's ending.
-    force : bool, default=False
-        Whether an output that is there already may be replaced.
-
-    Returns
-    -------
-    output : Output
-
-    Raises
-    ------
-    InputError
-        If the ending says nothing, the folder is not there or may not be written to, the
-        place is taken, or the format cannot hold the poolings.
-    MissingDependencyError
-        If the format needs a package that is not installed.
-    """
+    """Check, before anything is computed, that an output can be written."""
     output = find_place(path, formats=FORMATS, format=format, force=force)
     if output.format == "pt":
         _check_extract_has(poolings)
@@ -107,18 +66,7 @@ def prepare(
 
 
 def write(output: Output, features: Features) -> None:
-    """Write features, completely or not at all.
-
-    Parameters
-    ----------
-    output : Output
-    features : Features
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, for want of room, say; nothing is left behind then.
-    """
+    """Write features, completely or not at all."""
     with growing(output) as part:
         if output.is_folder:
             _write_pt(part, features)
@@ -182,18 +130,7 @@ def _write_pt(folder: Path, features: Features) -> None:
 
 
 def save_pt(path: Path, contents: dict[str, object]) -> None:
-    """Write what `torch.load` reads.
-
-    Parameters
-    ----------
-    path : Path
-    contents : dict of str to object
-        Tensors in it are saved with all that they are views of: copy them before.
-
-    Raises
-    ------
-    OSError
-    """
+    """Write what `torch.load` reads."""
     import torch
 
     serialised = io.BytesIO()

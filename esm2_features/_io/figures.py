@@ -1,8 +1,6 @@
 """Pictures of what a model says of a protein: its contacts, and all its single substitutions.
 
 Figures are made without pyplot: no window, and no state that other plots would see.
-
-Never here: numbers, files of them.
 """
 
 from __future__ import annotations
@@ -39,28 +37,7 @@ _NARROWEST = 5.6
 
 
 def find_picture_place(path: Path, *, beside: Output, is_folder: bool = False) -> Output:
-    """Check, before anything is computed, that pictures can be drawn and written.
-
-    Parameters
-    ----------
-    path : Path
-        A file that ends in ``.png``, or a folder.
-    beside : Output
-        Where the numbers go; what is there may be replaced if that may be.
-    is_folder : bool, default=False
-        Whether it is a folder of pictures.
-
-    Returns
-    -------
-    output : Output
-
-    Raises
-    ------
-    MissingDependencyError
-        If matplotlib is not installed.
-    InputError
-        If there is no place, or it is that of the numbers, in it, or around it.
-    """
+    """Check, before anything is computed, that pictures can be drawn and written."""
     import_optional("matplotlib.figure", extra="plot", purpose="Drawing")
     refuse_nesting(path, beside.path)
     return find_place(
@@ -73,18 +50,7 @@ def find_picture_place(path: Path, *, beside: Output, is_folder: bool = False) -
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure.
-
-    Parameters
-    ----------
-    figure : Figure
-    path : Path
-        Whatever it ends in.
-
-    Raises
-    ------
-    OSError
-    """
+    """Write a figure."""
     with path.open("xb") as file:
         figure.savefig(file, format="png", dpi="figure")
 
@@ -93,24 +59,7 @@ def save_png(figure: Figure, path: Path) -> None:
 
 
 def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
-    """Draw a contact map; residue 1 is at the top left, as in the figures of fair-esm.
-
-    Parameters
-    ----------
-    contacts : ndarray of shape (L, L), float
-        Probabilities.
-    title : str
-        Shortened to what fits.
-
-    Returns
-    -------
-    figure : Figure
-
-    Raises
-    ------
-    MissingDependencyError
-        If matplotlib is not installed.
-    """
+    """Draw a contact map; residue 1 is at the top left, as in the figures of fair-esm."""
     residues = len(contacts)
     width, height, side = 6.2, 5.6, 4.65
     # At least one pixel for each residue, or lone contacts of long proteins would fade.
@@ -145,34 +94,7 @@ def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
 def scan_figure(
     scores: NDArray[np.float64], wildtype: str, *, offset: int = 0, title: str
 ) -> Figure:
-    """Draw the scores of all single substitutions of a protein.
-
-    Each column is a position, with its wild-type residue below; each row a residue that could
-    stand there, in the order of `RESIDUES_BY_PROPERTY`. A dot marks the wild type; positions
-    where it is none of the 20 residues (X, say) are grey. Long proteins are wrapped into rows of
-    up to 75 positions.
-
-    Parameters
-    ----------
-    scores : ndarray of shape (L, 20), float
-        Log-likelihood ratios; columns in the order ``ACDEFGHIKLMNPQRSTVWY``.
-    wildtype : str
-        The L residues.
-    offset : int, default=0
-        Number of the residue before the first one.
-    title : str
-        Shortened to what fits.
-
-    Returns
-    -------
-    figure : Figure
-        As high as the protein is long.
-
-    Raises
-    ------
-    MissingDependencyError
-        If matplotlib is not installed.
-    """
+    """Draw the scores of all single substitutions of a protein."""
     length, order = len(wildtype), "".join(RESIDUES_BY_PROPERTY)
     n_rows = math.ceil(length / _PER_ROW)
     per_row = math.ceil(length / n_rows)

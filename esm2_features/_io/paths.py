@@ -2,8 +2,6 @@
 
 An output is a file, or a folder of files, as a whole or not at all: it grows under a temporary
 name in the same folder, and takes its own name at the end.
-
-Never here: what is in the files, but for the index of their names.
 """
 
 from __future__ import annotations
@@ -38,23 +36,12 @@ _UNFIT = re.compile(r"[/\\\x00-\x1f\x7f]|^\.+" + (r'|[<>:"|?*]' if os.name == "n
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """A place that is fit to be written to.
+    """A place that is fit to be written to."""
 
-    Attributes
-    ----------
-    path : Path
-        The file or the folder.
-    format : str
-        Which of the formats of whoever writes.
-    force : bool
-        Whether what is there may be replaced.
-    is_folder : bool
-        Whether it is a folder, of files that all end in the name of the format.
-    """
-
-    path: Path
-    format: str
-    force: bool = False
+    path: Path  # the file or the folder
+    format: str  # which of the formats of whoever writes
+    force: bool = False  # whether what is there may be replaced
+    # whether it is a folder, of files that all end in the name of the format
     is_folder: bool = False
 
 
@@ -66,30 +53,7 @@ def find_place(
     force: bool = False,
     is_folder: bool | None = None,
 ) -> Output:
-    """Check that there is a place for an output.
-
-    Parameters
-    ----------
-    path : str or path-like
-    formats : sequence of str
-        Those that there are; each is also its ending.
-    format : str, optional
-        One of them; by default it is told by the path's ending.
-    force : bool, default=False
-        Whether an output that is there already may be replaced.
-    is_folder : bool, optional
-        Whether it is a folder of files; by default the format says so.
-
-    Returns
-    -------
-    output : Output
-
-    Raises
-    ------
-    InputError
-        If the ending says nothing, the folder is not there or may not be written to, the place
-        is taken, or the path is a circle of links.
-    """
+    """Check that there is a place for an output."""
     if os.fspath(path) == "-" or os.fspath(path).startswith(("/dev/", "/proc/")):
         raise InputError(
             f"The output {os.fspath(path)!r} is no file. Results are written as a whole, to a "
@@ -106,21 +70,7 @@ def find_place(
 
 
 def refuse_inputs(output: Path, *inputs: str, called: str = "OUT") -> None:
-    """Refuse to replace what is read.
-
-    Parameters
-    ----------
-    output : Path
-    *inputs : str
-        Files, or ``"-"`` for standard input.
-    called : str
-        What the output is called in the message.
-
-    Raises
-    ------
-    InputError
-        If the output is one of them, or a folder that one of them is in.
-    """
+    """Refuse to replace what is read."""
     for path in inputs:
         if not (output.exists() and Path(path).exists()):
             continue
@@ -132,16 +82,7 @@ def refuse_inputs(output: Path, *inputs: str, called: str = "OUT") -> None:
 
 
 def refuse_nesting(one: Path, other: Path) -> None:
-    """Refuse two outputs of which one is the other, or is in it, and would go with it.
-
-    Parameters
-    ----------
-    one, other : Path
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse two outputs of which one is the other, or is in it, and would go with it."""
     first, second = _resolved(one), _resolved(other)
     if first == second:
         raise InputError(f"Pictures and numbers have the same name, {one}. Choose another one.")
@@ -155,24 +96,7 @@ def refuse_nesting(one: Path, other: Path) -> None:
 
 @contextmanager
 def growing(output: Output) -> Iterator[Path]:
-    """Give a temporary name beside an output, and move what is there to its own at the end.
-
-    Parameters
-    ----------
-    output : Output
-        If it is a folder, an empty one is there under the temporary name.
-
-    Yields
-    ------
-    part : Path
-
-    Raises
-    ------
-    OSError
-        If something cannot be written; nothing is left behind then, as after any error.
-    InputError
-        If the place has been taken in the meantime.
-    """
+    """Give a temporary name beside an output, and move what is there to its own at the end."""
     path = output.path
     # Not `tempfile`, whose files are their owner's only: an output has the usual permissions.
     part = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
@@ -209,21 +133,6 @@ def file_names(labels: Iterable[str]) -> list[str]:
 
     A label that can be a file name stays as it is, as fair-esm would write it. Names differ
     even where a file system tells no upper from lower case.
-
-    Parameters
-    ----------
-    labels : iterable of str
-        All different.
-
-    Returns
-    -------
-    names : list of str
-        All different, none of which leads out of its folder or is hidden.
-
-    Examples
-    --------
-    >>> file_names(["sp|P01308|INS_HUMAN", "../etc/passwd", "a/b", "a_b"])
-    ['sp|P01308|INS_HUMAN', '___etc_passwd', 'a_b-2', 'a_b']
     """
     wanted = list(labels)
     stems = [_UNFIT.sub(lambda found: "_" * len(found[0]), label) for label in wanted]
@@ -238,20 +147,7 @@ def file_names(labels: Iterable[str]) -> list[str]:
 
 
 def write_index(folder: Path, ids: Sequence[str], ending: str) -> None:
-    """Write which file is of which id, unless all are called by their ids.
-
-    Parameters
-    ----------
-    folder : Path
-    ids : sequence of str
-        All different; the files are called as `file_names` says.
-    ending : str
-        Of the files, without a dot.
-
-    Raises
-    ------
-    OSError
-    """
+    """Write which file is of which id, unless all are called by their ids."""
     names = file_names(ids)
     if names == list(ids):
         return

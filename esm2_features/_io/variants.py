@@ -6,8 +6,6 @@
 
 All of them may be compressed. Nothing is skipped but blank lines. The words by which other
 programs say that a value is missing are no variants, even where they spell a peptide.
-
-Never here: what a variant means, how it is scored.
 """
 
 from __future__ import annotations
@@ -40,51 +38,16 @@ _MISSING = frozenset(
 
 
 class VariantTable(NamedTuple):
-    """Variants, and all that stood beside them.
+    """Variants, and all that stood beside them."""
 
-    Attributes
-    ----------
-    header : list of str
-        Names of the columns.
-    rows : list of list of str
-        Cells, one for each column.
-    variants : list of str
-        One for each row.
-    places : list of str
-        Where each row stands in its file, for messages.
-    """
-
-    header: list[str]
-    rows: list[list[str]]
-    variants: list[str]
-    places: list[str]
+    header: list[str]  # names of the columns
+    rows: list[list[str]]  # cells, one for each column
+    variants: list[str]  # one for each row
+    places: list[str]  # where each row stands in its file, for messages
 
 
 def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
-    """Read variants.
-
-    Parameters
-    ----------
-    path : str
-        ``"-"`` is standard input: one variant a line, or FASTA.
-    column : str, optional
-        Name of the column of a table; by default the first of `COLUMNS`, or the only one.
-
-    Returns
-    -------
-    table : VariantTable
-        At least one row. Of FASTA files, the column is ``id``.
-
-    Raises
-    ------
-    InputError
-        If there are no variants, a table has no such column, a row has more or fewer cells than
-        the header, or a variant is missing.
-    FastaError
-        If a FASTA file cannot be used.
-    OSError
-        If there is no such file, or it cannot be read.
-    """
+    """Read variants."""
     ending = _ending(path)
     if ending not in _DELIMITERS and column is not None:
         raise InputError(
@@ -104,20 +67,7 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
 
 
 def write_scores(output: Output, table: VariantTable, scores: Sequence[float]) -> None:
-    """Write a table with a column of scores, completely or not at all.
-
-    Parameters
-    ----------
-    output : Output
-    table : VariantTable
-    scores : sequence of float
-        One for each row; written so that they are read as the same numbers.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; nothing is left behind then.
-    """
+    """Write a table with a column of scores, completely or not at all."""
     _write(
         output,
         [*table.header, SCORE],
@@ -132,27 +82,6 @@ def write_scan(
 
     Where the wild type holds none of the 20 canonical residues there are none: ESM-2 hardly ever
     expects an X, so that whatever takes its place looks far better.
-
-    Parameters
-    ----------
-    output : Output
-    wildtype : str
-        The L residues.
-    residues : str
-        What the columns of ``scores`` are of.
-    scores : sequence of shape (L, 20)
-    offset : int
-        Number of the residue before the first one.
-
-    Returns
-    -------
-    n : int
-        Number of substitutions: a residue is not replaced by itself.
-
-    Raises
-    ------
-    OSError
-        If it cannot be written; nothing is left behind then.
     """
     rows = [
         [f"{before}{position}{after}", str(position), before, after, _digits(score)]

@@ -11,8 +11,6 @@ There is no padding and no mask in any of them.
 
 Sources: Dao, "FlashAttention-2", ICLR 2024, for the kernel that takes packed sequences
 (``torch.nn.attention.varlen``, or the package ``flash-attn``).
-
-Never here: weights, probing of devices at import.
 """
 
 from __future__ import annotations
@@ -55,24 +53,7 @@ Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
 def attention(
     groups: Sequence[Group], device: torch.device, dtype: torch.dtype, width: int
 ) -> Attend:
-    """Choose how the tokens of a batch attend to those of their own sequences, in all layers.
-
-    Parameters
-    ----------
-    groups : sequence of Group
-        They cover the tokens from the first on, in order; behind them may be rows of no sequence.
-    device : torch.device
-    dtype : torch.dtype
-        Of the queries, keys and values.
-    width : int
-        Of a head.
-
-    Returns
-    -------
-    attend : callable
-        Takes queries, keys and values of shape (tokens, heads, head width), rotary embedding
-        already applied, and gives as much.
-    """
+    """Choose how the tokens of a batch attend to those of their own sequences, in all layers."""
     packed = None if dtype == torch.float32 else _packed_kernel(device, dtype, width)
     if packed is None:
         return partial(_attend_in_groups, groups)
@@ -154,19 +135,6 @@ def attention_maps(
     """Compute how much every token of a group attends to each token of its sequence.
 
     The kernels do not give these maps; who needs them sees a few at a time.
-
-    Parameters
-    ----------
-    q_TNH, k_TNH : Tensor of shape (tokens, heads, head width)
-        Queries and keys of the whole batch, rotary embedding already applied.
-    group : Group
-
-    Yields
-    ------
-    sequences, heads : slice
-        Which of the group's sequences and of the heads these are.
-    maps : Tensor of shape (sequences, heads, group.tokens, group.tokens), float32
-        Rows are queries, and sum to 1. The reader may overwrite them.
     """
     q, k = (_by_head(x_TNH, group).float() for x_TNH in (q_TNH, k_TNH))
     q = q * q.shape[-1] ** -0.5

@@ -2,8 +2,6 @@
 
 Each reader of maps is told of the queries and keys of every block as the network runs, and keeps
 no more than it has to: contacts keep two maps a sequence, importance one.
-
-Never here: how a map is computed, the network.
 """
 
 from __future__ import annotations
@@ -24,24 +22,7 @@ _SETTLED = 1e-9
 
 
 class ContactMaps:
-    """Contacts from attention: a logistic regression on symmetrised and corrected maps.
-
-    The regression is linear, so it is taken while the maps pass by: with w the weight of a head,
-    A its map without special tokens, S = A + A' and r the row sums of S, a contact's logit is the
-    sum over all heads of w (S - r r' / sum(r)), the second term being the average product
-    correction.
-
-    Source: Rao et al., "Transformer protein language models are unsupervised structure learners"
-    (ICLR 2021), and ``ContactPredictionHead`` of fair-esm's ``esm/modules.py``.
-
-    Parameters
-    ----------
-    groups : sequence of Group
-    weight : Tensor of shape (1, layers * heads)
-    bias : Tensor of shape (1,)
-    heads : int
-        Heads of each layer.
-    """
+    """Contacts from attention: a logistic regression on symmetrised and corrected maps."""
 
     def __init__(
         self, groups: Sequence[Group], weight: Tensor, bias: Tensor, *, heads: int
@@ -69,12 +50,7 @@ class ContactMaps:
                 logits -= scaled_BNR.transpose(1, 2) @ r_BNR
 
     def probabilities(self) -> list[NDArray[np.float32]]:
-        """Give each sequence's contacts, when all blocks have passed.
-
-        Returns
-        -------
-        contacts : list of ndarray of shape (residues, residues), float32
-        """
+        """Give each sequence's contacts, when all blocks have passed."""
         # Each by itself: PyTorch may round the last numbers of a tensor otherwise.
         return [
             torch.sigmoid(of_one + self._bias.to(of_one.device)).cpu().numpy().copy()
@@ -94,10 +70,6 @@ class Importance:
     btaf330. Special tokens take part in the walk, as in the authors' code, and have no weight in
     the pooling. The walk is iterated until it changes by less than 1e-9, where theirs stops at
     1e-6 a token.
-
-    Parameters
-    ----------
-    groups : sequence of Group
     """
 
     def __init__(self, groups: Sequence[Group]) -> None:
@@ -115,30 +87,13 @@ class Importance:
                 torch.maximum(largest, maps.amax(1), out=largest)
 
     def ranks(self) -> Tensor:
-        """Give the importance of all tokens, when all blocks have passed.
-
-        Returns
-        -------
-        ranks_T : Tensor of shape (tokens,), float32
-            Those of a sequence sum to 1.
-        """
+        """Give the importance of all tokens, when all blocks have passed."""
         ranks = [page_rank(largest.cpu()).flatten() for largest in self._largest]
         return torch.cat(ranks).float()
 
 
 def page_rank(edges_BTT: Tensor) -> Tensor:
-    """Rank the nodes of complete weighted graphs (Page et al. 1999).
-
-    Parameters
-    ----------
-    edges_BTT : Tensor of shape (graphs, nodes, nodes), non-negative, no row all zero
-        Weight of the edge from each row's node to each column's, self-loops included.
-
-    Returns
-    -------
-    ranks_BT : Tensor of shape (graphs, nodes), float64
-        Each row sums to 1, with damping 0.85.
-    """
+    """Rank the nodes of complete weighted graphs (Page et al. 1999)."""
     flow_BTT = edges_BTT.double()
     flow_BTT = (flow_BTT / flow_BTT.sum(-1, keepdim=True)).transpose(1, 2)
     nodes = flow_BTT.shape[-1]
@@ -157,16 +112,7 @@ def page_rank(edges_BTT: Tensor) -> Tensor:
 
 
 class AllMaps:
-    """Attention maps as they are, of the layers that are asked for.
-
-    Parameters
-    ----------
-    groups : sequence of Group
-    layers : sequence of int
-        From 1, in the order in which they are to be given.
-    heads : int
-        Heads of each layer.
-    """
+    """Attention maps as they are, of the layers that are asked for."""
 
     def __init__(self, groups: Sequence[Group], layers: Sequence[int], *, heads: int) -> None:
         self._groups = groups
@@ -192,10 +138,5 @@ class AllMaps:
                     self._maps[i][k][at, heads] = of_one
 
     def maps(self) -> list[NDArray[np.float32]]:
-        """Give each sequence's maps, when all blocks have passed.
-
-        Returns
-        -------
-        maps : list of ndarray of shape (layers, heads, residues + 2, residues + 2), float32
-        """
+        """Give each sequence's maps, when all blocks have passed."""
         return [maps for of_group in self._maps for maps in of_group]

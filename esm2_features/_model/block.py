@@ -1,7 +1,4 @@
-"""One transformer block and what it is made of, in reading order; shapes are as in `_model`.
-
-Never here: files, foreign names of weights, where blocks run.
-"""
+"""One transformer block and what it is made of, in reading order; shapes are as in `_model`."""
 
 from __future__ import annotations
 
@@ -19,20 +16,7 @@ _PARTS = ("weight", "bias")
 
 
 class Weights:
-    """The tensors of a checkpoint, handed out once each, on their device.
-
-    Taking a tensor removes it from the dictionary, so that a tensor which is copied on its
-    way (fused, reordered, cast) is freed before the next one is read: loading needs little
-    more memory than the weights themselves.
-
-    Parameters
-    ----------
-    tensors : dict of str to Tensor
-        Emptied on the way.
-    device : torch.device
-    dtype : torch.dtype
-        Of the products; norms and embeddings are float32 always.
-    """
+    """The tensors of a checkpoint, handed out once each, on their device."""
 
     def __init__(
         self, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype
@@ -88,18 +72,7 @@ class Norm:
 
 
 class Rotary:
-    """Rotary position embedding (Su et al. 2021): turns pairs of a head by position.
-
-    A pair is one complex number, and a turn is one product. ESM-2 pairs component i of a head
-    with i + H / 2; `Weights.queries_keys_values` has brought the two together, which no product
-    of a query with a key can tell.
-
-    Parameters
-    ----------
-    inv_freq : Tensor of shape (H / 2,)
-        Angle per position of each pair. Official checkpoints store it, and it may have been
-        rounded on the way: what they were trained and published with is what they store.
-    """
+    """Rotary position embedding (Su et al. 2021): turns pairs of a head by position."""
 
     def __init__(self, inv_freq: Tensor) -> None:
         self._inv_freq = inv_freq

@@ -1,7 +1,4 @@
-"""Which device computes, what it can hold, and how exact its arithmetic is.
-
-Never here: models, batches.
-"""
+"""Which device computes, what it can hold, and how exact its arithmetic is."""
 
 from __future__ import annotations
 
@@ -35,22 +32,7 @@ _TOKENS_OF_MPS = 8192
 
 
 def resolve_device(device: str) -> torch.device:
-    """Turn the user's word for a device into one that is there.
-
-    Parameters
-    ----------
-    device : str
-        ``"auto"`` (a CUDA card, else Apple's GPU, else the CPU) or a PyTorch device.
-
-    Returns
-    -------
-    device : torch.device
-
-    Raises
-    ------
-    InputError
-        If the device does not exist on this machine.
-    """
+    """Turn the user's word for a device into one that is there."""
     name = device
     if device == "auto":
         has_mps = torch.backends.mps.is_available()
@@ -69,17 +51,10 @@ def resolve_device(device: str) -> torch.device:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a network is.
+    """Where a network is."""
 
-    Attributes
-    ----------
-    devices : tuple of torch.device
-        Those that compute; the first one is home.
-    is_streamed : bool
-        Whether blocks rest in the host's memory, and come to the device when they are to run.
-    """
-
-    devices: tuple[torch.device, ...]
+    devices: tuple[torch.device, ...]  # those that compute; the first one is home
+    # whether blocks rest in the host's memory, and come to the device when they are to run
     is_streamed: bool = False
 
     @property
@@ -93,23 +68,7 @@ class Place:
 
 
 def resolve_place(name: str) -> Place:
-    """Turn the user's word for a place into one that is there.
-
-    Parameters
-    ----------
-    name : str
-        A device, ``"cuda:0+cuda:1"`` for a network that is split between both, or ``"cuda+cpu"``
-        for one whose blocks rest in the host's memory.
-
-    Returns
-    -------
-    place : Place
-
-    Raises
-    ------
-    InputError
-        If a device does not exist on this machine, or is named twice.
-    """
+    """Turn the user's word for a place into one that is there."""
     first, *others = name.split("+")
     is_streamed = others == ["cpu"]
     names = [first] if is_streamed else [first, *others]
@@ -120,24 +79,7 @@ def resolve_place(name: str) -> Place:
 
 
 def resolve_devices(names: Sequence[str]) -> list[str]:
-    """Say which devices are meant, each by a name of its own.
-
-    Parameters
-    ----------
-    names : sequence of str
-        As `device_names` of ``_options`` gives them; ``("all",)`` is every CUDA card, and where
-        there is none, what ``"auto"`` is.
-
-    Returns
-    -------
-    devices : list of str
-        ``"cpu"`` may be there several times.
-
-    Raises
-    ------
-    InputError
-        If one does not exist on this machine, or two names mean one card.
-    """
+    """Say which devices are meant, each by a name of its own."""
     if tuple(names) == ("all",):
         names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
     places = [resolve_place(name) for name in names]
@@ -151,34 +93,12 @@ def resolve_devices(names: Sequence[str]) -> list[str]:
 
 
 def workers_on(device: torch.device) -> int:
-    """Give the number of threads that keep a device busy where several devices share a run.
-
-    Parameters
-    ----------
-    device : torch.device
-
-    Returns
-    -------
-    workers : int
-        On a CUDA card, one packs and waits while the other's batch is computed.
-    """
+    """Give the number of threads that keep a device busy where several devices share a run."""
     return 2 if device.type == "cuda" else 1
 
 
 def default_batch_tokens(device: torch.device, dim: int) -> int:
-    """Tokens that one forward pass takes when the user does not say.
-
-    Parameters
-    ----------
-    device : torch.device
-    dim : int
-        Width of the model.
-
-    Returns
-    -------
-    tokens : int
-        As `cpu_budget` and `cuda_budget` say.
-    """
+    """Tokens that one forward pass takes when the user does not say."""
     if device.type == "cpu":
         return cpu_budget(cores_of_cpu())
     if device.type != "cuda":
@@ -190,43 +110,17 @@ def default_batch_tokens(device: torch.device, dim: int) -> int:
 
 
 def cores_of_cpu() -> int:
-    """Cores that a pass on a CPU uses.
-
-    Returns
-    -------
-    cores : int
-        PyTorch's threads, and no more than this process has cores.
-    """
+    """Cores that a pass on a CPU uses."""
     return min(torch.get_num_threads(), _cores())
 
 
 def title_of(device: torch.device) -> str:
-    """Give the name of a CUDA card, as its driver has it, or the kind of another device.
-
-    Parameters
-    ----------
-    device : torch.device
-
-    Returns
-    -------
-    title : str
-    """
+    """Give the name of a CUDA card, as its driver has it, or the kind of another device."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
-    """Bring an array to a device, without waiting for it to arrive where that is possible.
-
-    Parameters
-    ----------
-    array : ndarray
-    device : torch.device
-
-    Returns
-    -------
-    tensor : Tensor
-        On a CPU, it shares the array's memory.
-    """
+    """Bring an array to a device, without waiting for it to arrive where that is possible."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         return tensor.pin_memory().to(device, non_blocking=True)
@@ -234,18 +128,7 @@ def send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
-    """Begin to bring a tensor to the host; what is given waits for it.
-
-    Parameters
-    ----------
-    tensor : Tensor
-
-    Returns
-    -------
-    wait : callable
-        Gives the ndarray. On a CUDA card, work may be begun before it is called, and is done
-        meanwhile.
-    """
+    """Begin to bring a tensor to the host; what is given waits for it."""
     if tensor.device.type != "cuda":
         array: NDArray[Any] = tensor.cpu().numpy()
         return lambda: array
@@ -263,17 +146,7 @@ def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
 
 
 def passes_ahead(device: torch.device) -> int:
-    """Give the number of passes to begin before the results of an earlier one are waited for.
-
-    Parameters
-    ----------
-    device : torch.device
-
-    Returns
-    -------
-    passes : int
-        A CUDA card computes while the host packs, caches and waits; a CPU has nobody to wait for.
-    """
+    """Give the number of passes to begin before the results of an earlier one are waited for."""
     return 2 if device.type == "cuda" else 0
 
 
@@ -283,20 +156,6 @@ def within_cores(device: torch.device, sharing: int = 1) -> Iterator[None]:
 
     PyTorch counts the cores of the machine. A container or a batch system may have given the
     process fewer, and threads that wait for a core make all others wait for them.
-
-    The number is PyTorch's for the calling thread, but some libraries beneath it have one for the
-    whole process, so other threads may be slower meanwhile; results do not depend on it.
-
-    Parameters
-    ----------
-    device : torch.device
-        Nothing is done for others than a CPU.
-    sharing : int, default=1
-        Workers that divide the cores.
-
-    Yields
-    ------
-    None
     """
     before, most = torch.get_num_threads(), max(1, _cores() // sharing)
     if device.type != "cpu" or before <= most:
@@ -317,16 +176,7 @@ def _cores() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that the device's memory is full.
-
-    Parameters
-    ----------
-    error : BaseException
-
-    Returns
-    -------
-    answer : bool
-    """
+    """Tell whether an error means that the device's memory is full."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -334,12 +184,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def release_memory(device: torch.device) -> None:
-    """Give unused blocks back to the device, or to the system.
-
-    Parameters
-    ----------
-    device : torch.device
-    """
+    """Give unused blocks back to the device, or to the system."""
     if device.type == "cuda":
         torch.cuda.empty_cache()
     elif device.type == "mps":
@@ -349,17 +194,7 @@ def release_memory(device: torch.device) -> None:
 
 
 def keep_freed_memory(device: torch.device) -> None:
-    """Let what a pass frees be used by the next one, instead of going back to the system.
-
-    What the system gives, it gives page by page, and empty: 5 to 10 % of a pass. glibc learns
-    from the largest block that it has seen freed, up to 32 MiB, which blocks are worth keeping;
-    this shows it one. Elsewhere it does nothing.
-
-    Parameters
-    ----------
-    device : torch.device
-        Nothing is done for others than a CPU.
-    """
+    """Let what a pass frees be used by the next one, instead of going back to the system."""
     if device.type == "cpu":
         torch.empty((1 << 25) - (1 << 16), dtype=torch.uint8)
 
@@ -381,22 +216,7 @@ _GRAIN = 1 << 15
 
 
 def even_rows(x: torch.Tensor) -> Iterator[slice]:
-    """Cut a tensor so that an elementwise operation never divides a row between threads.
-
-    PyTorch divides all numbers evenly between its threads, so that with some numbers of threads
-    a row is begun by one and ended by another. Where an operation rounds otherwise at the end of
-    a stretch than within it (products of complex numbers do), the outcome would depend on how
-    many rows there are.
-
-    Parameters
-    ----------
-    x : Tensor of shape (rows, ...)
-
-    Yields
-    ------
-    rows : slice
-        Together they cover all rows, in order. Most often it is one.
-    """
+    """Cut a tensor so that an elementwise operation never divides a row between threads."""
     start, count = 0, len(x)
     if x.device.type != "cpu":
         yield slice(0, count)
@@ -446,14 +266,6 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute at the precision of the tensors, whatever the user has set around it.
 
     Keeps TensorFloat-32 and bfloat16 out of float32 products, and autocast out altogether.
-
-    Parameters
-    ----------
-    device : torch.device
-
-    Yields
-    ------
-    None
     """
     _settings.enter()
     try:

@@ -14,8 +14,6 @@ Shapes are in the names of tensors:
 Source: Lin et al., "Evolutionary-scale prediction of atomic-level protein structure with a
 language model", Science 379 (2023), and its reference code, ``esm/model/esm2.py`` of
 fair-esm 2.0.0, whose names the weights bear.
-
-Never here: files, tokenising, foreign names of weights, a choice of kernel.
 """
 
 from __future__ import annotations
@@ -67,27 +65,15 @@ class Network:
 
     What it gives is on the place's first device, its home. It holds no state between calls and may
     be used by several threads at once.
-
-    Parameters
-    ----------
-    name : str
-        For messages.
-    architecture : Architecture
-    tensors : dict of str to Tensor
-        Weights under fair-esm's names. **Emptied**, so that they can be freed one by one.
-    place : Place or torch.device
-        Where the blocks are.
-    precision : str
-        ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     """
 
     def __init__(
         self,
-        name: str,
+        name: str,  # for messages
         architecture: Architecture,
         tensors: dict[str, Tensor],
-        place: Place | torch.device,
-        precision: str,
+        place: Place | torch.device,  # where the blocks are
+        precision: str,  # ``"float32"``, ``"bfloat16"`` or ``"float16"``
     ) -> None:
         place = place if isinstance(place, Place) else Place((place,))
         device = place.home
@@ -125,24 +111,7 @@ class Network:
     def representations(
         self, batch: Batch, layers: Collection[int], watch: Watch | None = None
     ) -> Iterator[tuple[int, Tensor]]:
-        """Run a batch up to the highest layer that is asked for.
-
-        Parameters
-        ----------
-        batch : Batch
-        layers : collection of int
-            Representations to give, from 0 (the embedding) to the number of blocks. Only
-            the last one has the final norm, as in fair-esm.
-        watch : callable, optional
-            Called in each block with its number, from 1, and its queries and keys of shape
-            (tokens, heads, head width), rotary embedding already applied.
-
-        Yields
-        ------
-        layer : int
-            In ascending order.
-        x_TD : Tensor of shape (tokens, dim), float32
-        """
+        """Run a batch up to the highest layer that is asked for."""
         kinds, rows = batch.kinds, len(batch.positions)
         # Rows that belong to no sequence, at the end: nothing looks at what becomes of them.
         filler = -rows % ROWS_STEP if self.device.type == "cpu" else 0
@@ -170,21 +139,7 @@ class Network:
 
     @torch.inference_mode()
     def logits(self, x_TD: Tensor) -> Tensor:
-        """Score the 33 tokens at each position, from the last representation.
-
-        Parameters
-        ----------
-        x_TD : Tensor of shape (tokens, dim), float32
-
-        Returns
-        -------
-        logits_TV : Tensor of shape (tokens, 33), float32
-
-        Raises
-        ------
-        CheckpointError
-            If the checkpoint holds no language-model head.
-        """
+        """Score the 33 tokens at each position, from the last representation."""
         if self._head is None:
             raise CheckpointError(
                 f"{self.name} holds no language-model head (its lm_head weights are missing), so "

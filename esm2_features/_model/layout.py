@@ -8,8 +8,6 @@ goes in windows is a piece for each window, and `Layout.unite` makes one sequenc
 
 Source of the weights: none; that a residue near the edge of a window lacks context on one side
 is plain, and a weight that grows with the distance from the edge is the simplest answer.
-
-Never here: what is computed of the rows.
 """
 
 from __future__ import annotations
@@ -38,24 +36,12 @@ _COPIED_BYTES = 1 << 25
 
 
 class Segment(NamedTuple):
-    """Subjects with the same number of residues, and where these lie.
+    """Subjects with the same number of residues, and where these lie."""
 
-    Attributes
-    ----------
-    members : list of int
-        Numbers of the subjects.
-    group : Group or None
-        Where whole sequences lie, one behind the other.
-    rows : ndarray of shape (subjects, residues), int64
-        Rows of the residues; empty where there is a group.
-    owners : ndarray of shape (subjects,), int64
-        Which of the distinct sequences each subject is of.
-    """
-
-    members: list[int]
-    group: Group | None
-    rows: NDArray[np.int64]
-    owners: NDArray[np.int64]
+    members: list[int]  # numbers of the subjects
+    group: Group | None  # where whole sequences lie, one behind the other
+    rows: NDArray[np.int64]  # rows of the residues; empty where there is a group
+    owners: NDArray[np.int64]  # which of the distinct sequences each subject is of
 
     def parts(self, dim: int) -> Iterator[Segment]:
         """Cut it where picking residues would copy too much; whole sequences are not copied."""
@@ -81,26 +67,7 @@ class Segment(NamedTuple):
 
 
 class Layout:
-    """One forward pass over some subjects.
-
-    Parameters
-    ----------
-    subjects : sequence of str
-        Those of one sequence come from one pass. Sequences of equal length should be neighbours.
-    budget : int, optional
-        Tokens that windows may go through the network with at a time.
-
-    Attributes
-    ----------
-    batches : list of Batch
-        What goes through the network: all at once, unless there are too many windows.
-    groups : tuple of Group
-        How the sequences lie after `unite`.
-    is_windowed : bool
-        Whether some go in windows.
-    count : int
-        Number of subjects.
-    """
+    """One forward pass over some subjects."""
 
     def __init__(self, subjects: Sequence[str], budget: int | None = None) -> None:
         parsed = [parse(subject) for subject in subjects]
@@ -117,18 +84,7 @@ class Layout:
         self.segments = self._segments([parsed[i].spans for i in range(self.count)], members)
 
     def unite(self, x_TD: Tensor) -> Tensor:
-        """Make one sequence of the windows of each that has some.
-
-        Parameters
-        ----------
-        x_TD : Tensor of shape (tokens of all batches, dim)
-
-        Returns
-        -------
-        x_TD : Tensor of shape (tokens of all sequences, dim)
-            Where windows overlap, their weighted mean; special tokens are the mean of all
-            windows'. What is in one piece stays as it is, bit for bit.
-        """
+        """Make one sequence of the windows of each that has some."""
         if not self.is_windowed:
             return x_TD
         united = x_TD.new_zeros(int(self._starts[-1]), x_TD.shape[1])
@@ -136,17 +92,7 @@ class Layout:
         return united.index_add_(0, self._targets.to(x_TD.device), x_TD * shares)
 
     def sequences(self, x_TD: Tensor) -> list[NDArray[np.float32]]:
-        """Cut united rows into the residues of each subject.
-
-        Parameters
-        ----------
-        x_TD : Tensor of shape (tokens of all sequences, dim)
-
-        Returns
-        -------
-        parts : list of ndarray of shape (residues, dim), float32
-            One for each subject, with memory of its own.
-        """
+        """Cut united rows into the residues of each subject."""
         rows: NDArray[np.float32] = x_TD.float().cpu().numpy()
         found: list[NDArray[np.float32]] = [rows] * self.count
         for segment in self.segments:

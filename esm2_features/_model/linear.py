@@ -4,8 +4,6 @@ On x86 the weights are reordered once for oneDNN. That is faster than a plain pr
 it makes a row of the result independent of how many rows are computed with it, bit for
 bit, which the default library does not promise. PyTorch offers the reordering under a
 private name only, so everything here works without it too.
-
-Never here: names of weights, layers of the network.
 """
 
 from __future__ import annotations
@@ -24,14 +22,7 @@ is more than twice that of the usual library's; in pieces, it is not, and takes 
 
 
 class Linear:
-    """An affine layer ``x W' + b`` whose weight is laid out for one device.
-
-    Parameters
-    ----------
-    weight : Tensor of shape (out, in)
-    bias : Tensor of shape (out,)
-        On the same device and of the same dtype.
-    """
+    """An affine layer ``x W' + b`` whose weight is laid out for one device."""
 
     __slots__ = ("_bias", "_pieces", "_terms", "_weight")
 
@@ -48,21 +39,7 @@ class Linear:
             ]
 
     def __call__(self, x_TI: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
-        """Apply the layer, and what follows it.
-
-        Parameters
-        ----------
-        x_TI : Tensor of shape (tokens, in)
-        gelu : bool
-            Apply the exact (error function) GELU.
-        onto : Tensor of shape (tokens, out), float32, optional
-            The residual stream, to which the outcome is added. It is left as it is.
-
-        Returns
-        -------
-        y_TO : Tensor of shape (tokens, out)
-            float32 if there is ``onto``, else of the weight's dtype.
-        """
+        """Apply the layer, and what follows it."""
         if self._weight is None:
             return self._packed(x_TI, gelu=gelu, onto=onto)
         y_TO = torch.nn.functional.linear(x_TI, self._weight, self._bias)

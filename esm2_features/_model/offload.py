@@ -7,8 +7,6 @@
 
 PyTorch's own copies and streams do the moving. A block that comes is made anew of its weights, so
 nothing needs to know how it is laid out.
-
-Never here: what a block computes.
 """
 
 from __future__ import annotations
@@ -24,27 +22,16 @@ from esm2_features._model.devices import Place, release_memory
 
 
 class Blocks:
-    """The blocks of a network.
-
-    Parameters
-    ----------
-    tensors : dict of str to Tensor
-        Emptied of the weights of blocks.
-    count : int
-    heads : int
-    place : Place
-    dtype : torch.dtype
-        Of the products.
-    """
+    """The blocks of a network."""
 
     def __init__(
         self,
-        tensors: dict[str, Tensor],
+        tensors: dict[str, Tensor],  # emptied of the weights of blocks
         *,
         count: int,
         heads: int,
         place: Place,
-        dtype: torch.dtype,
+        dtype: torch.dtype,  # of the products
     ) -> None:
         self._place, self._heads, self._dtype = place, heads, dtype
         self._resident: list[Block] = []
@@ -65,18 +52,7 @@ class Blocks:
         return len(self.devices)
 
     def upto(self, count: int) -> Iterator[tuple[torch.device, Block]]:
-        """Give the first blocks, each when it is to run.
-
-        Parameters
-        ----------
-        count : int
-
-        Yields
-        ------
-        device : torch.device
-        block : Block
-            To be used before the next one is asked for.
-        """
+        """Give the first blocks, each when it is to run."""
         if not self._place.is_streamed:
             yield from zip(self.devices[:count], self._resident[:count], strict=True)
             return

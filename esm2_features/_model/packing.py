@@ -7,8 +7,6 @@ without padding. Inside a batch, sequences of equal length lie side by side and 
     tokens     c A A e  c G G e  c W e          c = <cls>, e = <eos>
     positions  0 1 2 3  0 1 2 3  0 1 2
     groups     └ 2 sequences x 4 ┘ └1 x 3┘
-
-Never here: torch, disk.
 """
 
 from __future__ import annotations
@@ -41,21 +39,11 @@ the residual stream, queries, keys and values, and the feed-forward layer before
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Neighbouring sequences of one length in a packed batch.
+    """Neighbouring sequences of one length in a packed batch."""
 
-    Attributes
-    ----------
-    start : int
-        First token of the group.
-    count : int
-        Number of sequences.
-    tokens : int
-        Tokens of each sequence (residues + 2).
-    """
-
-    start: int
-    count: int
-    tokens: int
+    start: int  # first token of the group
+    count: int  # number of sequences
+    tokens: int  # tokens of each sequence (residues + 2)
 
     @property
     def stop(self) -> int:
@@ -64,41 +52,23 @@ class Group:
 
 
 class Kinds(NamedTuple):
-    """What a batch's rows are before the first block: few of them differ.
-
-    Attributes
-    ----------
-    tokens : ndarray of shape (kinds,), int64
-    scale : ndarray of shape (kinds,), float32
-        Factor of the token's embedding: ESM-2's token dropout at inference. It is 0 for
-        ``<mask>``, and 0.88 / (1 - share of ``<mask>`` among the sequence's tokens)
-        elsewhere, as in ``esm/model/esm2.py``.
-    of_rows : ndarray of shape (total_tokens,), int64
-        The kind of each row.
-    """
+    """What a batch's rows are before the first block: few of them differ."""
 
     tokens: NDArray[np.int64]
+    # factor of the token's embedding: ESM-2's token dropout at inference. It is 0 for ``<mask>``,
+    # and 0.88 / (1 - share of ``<mask>`` among the sequence's tokens) elsewhere, as in
+    # ``esm/model/esm2.py``
     scale: NDArray[np.float32]
-    of_rows: NDArray[np.int64]
+    of_rows: NDArray[np.int64]  # the kind of each row
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences packed one behind the other.
+    """Sequences packed one behind the other."""
 
-    Attributes
-    ----------
-    kinds : Kinds
-        Which token each row is, and with which scale.
-    positions : ndarray of shape (total_tokens,), int64
-        Position of each token in its own sequence, from 0.
-    groups : tuple of Group
-        In order; together they cover all tokens.
-    """
-
-    kinds: Kinds
-    positions: NDArray[np.int64]
-    groups: tuple[Group, ...]
+    kinds: Kinds  # which token each row is, and with which scale
+    positions: NDArray[np.int64]  # position of each token in its own sequence, from 0
+    groups: tuple[Group, ...]  # in order; together they cover all tokens
 
     @property
     def tokens(self) -> NDArray[np.int64]:
@@ -107,25 +77,7 @@ class Batch:
 
 
 def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
-    """Find the distinct items, and the way back to all of them.
-
-    Parameters
-    ----------
-    items : sequence of hashable, length n
-
-    Returns
-    -------
-    first : list of int, length u
-        Index of the first occurrence of each distinct item, in order.
-    back : ndarray of shape (n,), intp
-        ``items[i] == items[first[back[i]]]`` for every i.
-
-    Examples
-    --------
-    >>> first, back = dedupe(["MK", "GG", "MK"])
-    >>> first, back.tolist()
-    ([0, 1], [0, 1, 0])
-    """
+    """Find the distinct items, and the way back to all of them."""
     rank: dict[Hashable, int] = {}
     back = np.array([rank.setdefault(item, len(rank)) for item in items], dtype=np.intp)
     _, first = np.unique(back, return_index=True)
@@ -133,24 +85,7 @@ def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
 
 
 def spread(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) -> None:
-    """Turn the rows of distinct items, which stand in front, into those of all items, in place.
-
-    Parameters
-    ----------
-    rows : ndarray of shape (n, ...), float32
-        Overwritten.
-    source : ndarray of shape (n,), intp
-        Where each item's row stands: never behind the item, as `dedupe` has it; -1 if nowhere.
-    fill : float
-        All numbers of an item that has no row.
-
-    Examples
-    --------
-    >>> rows = np.array([[1.0], [2.0], [0.0], [0.0]], np.float32)
-    >>> spread(rows, np.array([0, -1, 1, 0]), fill=-1.0)
-    >>> rows.ravel().tolist()
-    [1.0, -1.0, 2.0, 1.0]
-    """
+    """Turn the rows of distinct items, which stand in front, into those of all items, in place."""
     at_a_time = max(1, _SPREAD_BYTES // max(1, rows[:1].nbytes))
     # From the end, where nothing stands that is still needed.
     for stop in range(len(source), 0, -at_a_time):
@@ -161,36 +96,12 @@ def spread(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) 
 
 
 def cpu_budget(cores: int) -> int:
-    """Tokens that one pass takes on a processor.
-
-    Parameters
-    ----------
-    cores : int
-
-    Returns
-    -------
-    tokens : int
-        Few, so that intermediate results stay in its caches, but enough to give each of many cores
-        some work, up to a number whose memory is bearable.
-    """
+    """Tokens that one pass takes on a processor."""
     return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, _TOKENS_OF_CORE * cores))
 
 
 def cuda_budget(free: int, dim: int) -> int:
-    """Tokens that one pass takes on a CUDA card.
-
-    Parameters
-    ----------
-    free : int
-        Bytes of its memory that are free.
-    dim : int
-        Width of the model.
-
-    Returns
-    -------
-    tokens : int
-        As many as fill a quarter of it, up to a number that keeps the largest card busy.
-    """
+    """Tokens that one pass takes on a CUDA card."""
     fitting = free // 4 // (BYTES_PER_NUMBER_OF_WIDTH * dim)
     return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CUDA, fitting))
 
@@ -206,23 +117,6 @@ def batches(
 
     Longest first, so that a sequence which does not fit into memory is known at once and
     not after hours. A sequence that is longer than the budget is a batch of its own.
-
-    Parameters
-    ----------
-    tokens : sequence of int
-        Tokens of each sequence: residues + 2, over all of its windows.
-    budget : int
-        Tokens per batch, at least 1.
-    sizes : sequence of int, optional
-        Bytes that come of each sequence.
-    most : int
-        Bytes per batch, if there are ``sizes``; one sequence may come to more.
-
-    Returns
-    -------
-    batches : list of list of int
-        Indices into ``tokens``. Each index appears exactly once, and equal lengths are
-        neighbours.
     """
     order = np.argsort(-np.asarray(tokens, dtype=np.int64), kind="stable")
     planned: list[list[int]] = []
@@ -239,34 +133,13 @@ def batches(
 
 
 def pack(sequences: Sequence[str]) -> Batch:
-    """Lay the sequences of one batch one behind the other.
-
-    Parameters
-    ----------
-    sequences : sequence of str
-        Normalised, at least one. Those of equal length should be neighbours: every run of
-        equal lengths becomes one group.
-
-    Returns
-    -------
-    batch : Batch
-    """
+    """Lay the sequences of one batch one behind the other."""
     sizes = np.fromiter(map(len, sequences), np.int64, len(sequences)) + 2
     return _laid(encode_all(sequences), sizes)
 
 
 def pack_tokens(encoded: Sequence[NDArray[np.uint8]]) -> Batch:
-    """Lay rows of tokens one behind the other, as `pack` does with sequences.
-
-    Parameters
-    ----------
-    encoded : sequence of ndarray of shape (residues + 2,), uint8
-        As `encode` gives them.
-
-    Returns
-    -------
-    batch : Batch
-    """
+    """Lay rows of tokens one behind the other, as `pack` does with sequences."""
     return _laid(np.concatenate(encoded), np.array([len(tokens) for tokens in encoded]))
 
 

@@ -1,7 +1,4 @@
-"""From residues to one vector per subject: reductions over the segments of a pass.
-
-Never here: padding, masks; there are none.
-"""
+"""From residues to one vector per subject: reductions over the segments of a pass."""
 
 from __future__ import annotations
 
@@ -27,24 +24,7 @@ _SPECIAL_TOKENS = {"cls": 0, "eos": -1}
 def pool(
     x_TD: Tensor, segments: Sequence[Segment], pooling: str, weights_T: Tensor | None = None
 ) -> Tensor:
-    """Reduce the residues of each subject to one vector.
-
-    Parameters
-    ----------
-    x_TD : Tensor of shape (tokens, dim), float32
-    segments : sequence of Segment
-        They cover all subjects.
-    pooling : str
-        ``"mean"``, ``"max"`` and ``"std"`` (population) over the residues alone; the token
-        ``"cls"`` or ``"eos"`` of whole sequences; or ``"parti"``, the mean with weights.
-    weights_T : Tensor of shape (tokens,), optional
-        What each residue counts for in ``"parti"``, on any scale.
-
-    Returns
-    -------
-    pooled_BD : Tensor of shape (subjects, dim), float32
-        In the order of the subjects.
-    """
+    """Reduce the residues of each subject to one vector."""
     parts: list[Tensor] = []
     members: list[int] = []
     for segment in (part for whole in segments for part in whole.parts(x_TD.shape[1])):

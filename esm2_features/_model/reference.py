@@ -1,7 +1,4 @@
-"""The oracle: fair-esm's own network on the same weights, for `verify` and the tests.
-
-Never here: anything that the main path needs.
-"""
+"""The oracle: fair-esm's own network on the same weights, for `verify` and the tests."""
 
 from __future__ import annotations
 
@@ -23,15 +20,6 @@ class Reference:
     """fair-esm's ``ESM2`` with the weights of a checkpoint, in float32 on the CPU.
 
     Source: ``esm/model/esm2.py`` of the package fair-esm 2.0.0, imported, not copied.
-
-    Parameters
-    ----------
-    checkpoint : Checkpoint
-
-    Raises
-    ------
-    CheckpointError
-        If the weights cannot be found or read.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -67,36 +55,13 @@ class Reference:
 
     @torch.no_grad()
     def __call__(self, sequence: str, layers: list[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """Run one sequence by itself.
-
-        Parameters
-        ----------
-        sequence : str
-            Normalised.
-        layers : list of int
-
-        Returns
-        -------
-        representations : dict of int to Tensor of shape (residues + 2, dim), float32
-        logits : Tensor of shape (residues + 2, 33), float32
-        """
+        """Run one sequence by itself."""
         tokens = torch.from_numpy(encode(sequence)).long()[None]
         return self.of_tokens(tokens, layers)
 
     @torch.no_grad()
     def of_tokens(self, tokens: Tensor, layers: list[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """Run one row of tokens, whatever they are.
-
-        Parameters
-        ----------
-        tokens : Tensor of shape (1, n), int64
-        layers : list of int
-
-        Returns
-        -------
-        representations : dict of int to Tensor of shape (n, dim), float32
-        logits : Tensor of shape (n, 33), float32
-        """
+        """Run one row of tokens, whatever they are."""
         result = self._network(tokens, repr_layers=layers)
         representations = {layer: x[0] for layer, x in result["representations"].items()}
         return representations, result["logits"][0]
@@ -105,21 +70,7 @@ class Reference:
     def maps(
         self, sequence: str, regression: tuple[Tensor, Tensor] | None
     ) -> tuple[Tensor, Tensor | None]:
-        """Run one sequence by itself, for its attention and contacts.
-
-        Parameters
-        ----------
-        sequence : str
-            Normalised. All maps are held at once, several times.
-        regression : (Tensor, Tensor) or None
-            Weight and bias of the contact regression.
-
-        Returns
-        -------
-        attentions : Tensor of shape (layers, heads, residues + 2, residues + 2), float32
-        contacts : Tensor of shape (residues, residues), float32, or None
-            None without a regression.
-        """
+        """Run one sequence by itself, for its attention and contacts."""
         tokens = torch.from_numpy(encode(sequence)).long()[None]
         attentions = self._network(tokens, need_head_weights=True)["attentions"]
         if regression is None:

@@ -1,7 +1,4 @@
-"""`SequenceTransformer`: what scikit-learn asks of a transformer of protein sequences.
-
-Never here: what the features are, how they are computed, torch, files.
-"""
+"""`SequenceTransformer`: what scikit-learn asks of a transformer of protein sequences."""
 
 from __future__ import annotations
 
@@ -29,12 +26,7 @@ _FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
 
 
 class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
-    """Base of the transformers that turn protein sequences into features.
-
-    It reads X, checks it against what `fit` has seen, and names what comes out. A subclass
-    has a parameter ``on_missing``, and says what the features are: `_engine`, `_features` and
-    `_names`, and `_check` and `_subjects` where sequences alone do not say it.
-    """
+    """Base of the transformers that turn protein sequences into features."""
 
     _doc_link_module = "esm2_features"
     _doc_link_template = (

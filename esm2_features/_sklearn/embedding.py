@@ -1,7 +1,4 @@
-"""`ESM2Transformer`: the engine as a scikit-learn transformer.
-
-Never here: torch, files, batching, a reduction that nobody asked for.
-"""
+"""`ESM2Transformer`: the engine as a scikit-learn transformer."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""`ESM2LikelihoodTransformer`: how likely a sequence is, as features for scikit-learn.
-
-Never here: torch, files, how variants are written, how probabilities are computed.
-"""
+"""`ESM2LikelihoodTransformer`: how likely a sequence is, as features for scikit-learn."""
 
 from __future__ import annotations
 

@@ -4,9 +4,6 @@ Exit codes: 0 done; 1 `verify` found a difference, `cache verify` damage, `cache
 that contradict, or `embed` set shards aside; 2 anything else that is reported (an input, an
 option, a checkpoint, memory); 130 interrupted.
 Results go to standard output, everything that is said about them to standard error.
-
-Never here: a second pipeline. What a command does is imported when it runs, so that ``--help``
-takes no time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""`esm2-features residues`, `logits`, `contacts` and `attentions`: an array for each sequence.
-
-Never here: what is computed, formats, pictures; every command is one call of the engine.
-"""
+"""`esm2-features residues`, `logits`, `contacts` and `attentions`: an array for each sequence."""
 
 from __future__ import annotations
 

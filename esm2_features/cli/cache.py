@@ -1,7 +1,4 @@
-"""`esm2-features cache`: look at the cache, check it, tidy it up, share it.
-
-Never here: what is done; every command is one call of `Cache`.
-"""
+"""`esm2-features cache`: look at the cache, check it, tidy it up, share it."""
 
 from __future__ import annotations
 

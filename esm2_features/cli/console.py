@@ -1,7 +1,4 @@
-"""How the command line speaks: errors and warnings without tracebacks, options by their names.
-
-Never here: commands.
-"""
+"""How the command line speaks: errors and warnings without tracebacks, options by their names."""
 
 from __future__ import annotations
 
@@ -55,13 +52,7 @@ class Commands(click.Group):
 
 @contextmanager
 def naming(places: Sequence[str]) -> Iterator[None]:
-    """Say where it stands if one of the rows is wrong; the library knows but its number.
-
-    Parameters
-    ----------
-    places : sequence of str
-        Where each row stands, such as ``"Record 2, P01308"``.
-    """
+    """Say where it stands if one of the rows is wrong; the library knows but its number."""
     try:
         yield
     except InputError as error:
@@ -78,15 +69,7 @@ def records_called(ids: Sequence[str]) -> list[str]:
 
 @contextmanager
 def interruptible(output: Path, *, kept: str) -> Iterator[None]:
-    """Say after Ctrl-C what is lost, and what is not.
-
-    Parameters
-    ----------
-    output : Path
-        What will not be there.
-    kept : str
-        The end of the sentence.
-    """
+    """Say after Ctrl-C what is lost, and what is not."""
     try:
         yield
     except KeyboardInterrupt as error:

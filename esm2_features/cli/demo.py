@@ -6,8 +6,6 @@ and the plain composition of amino acids. Which one is ahead is printed as it co
 A fair comparison needs care with relatives: a toxin in training and its twin in the test would
 make a look-up of the task. Peptides are related if they share a fifth of the 3-mers of the
 shorter one; relatives of relatives make a family, which is on one side of every split.
-
-Never here: a model that was tuned for the picture, the command line.
 """
 
 from __future__ import annotations
@@ -78,28 +76,7 @@ def run(
     peptides: Sequence[Peptide] | None = None,
     say: Callable[[str], object],
 ) -> None:
-    """Run the demonstration.
-
-    Parameters
-    ----------
-    folder : Path
-        Where ``peptide_map.png`` goes; made if need be.
-    model : str, default="mini"
-        Name or path of a model.
-    peptides : sequence of Peptide, optional
-        By default, the well-known ones that ship with this library.
-    say : callable
-        Takes each line that is to be shown.
-
-    Raises
-    ------
-    CheckpointError
-        If there is no such model.
-    MissingDependencyError
-        If matplotlib is not installed.
-    OSError
-        If the picture cannot be written.
-    """
+    """Run the demonstration."""
     import_optional("matplotlib.figure", extra="plot", purpose="Drawing the map")
     name = open_checkpoint(model).name
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,4 @@
-"""`esm2-features estimate`, and what ``embed --dry-run`` says: what a job will cost, in words.
-
-Never here: what is counted and estimated; how a sample is timed.
-"""
+"""`esm2-features estimate`, and what ``embed --dry-run`` says: what a job will cost, in words."""
 
 from __future__ import annotations
 
@@ -214,22 +211,7 @@ def _say_estimate(found: Estimate, device: str) -> None:
 
 
 def in_words(seconds: Range) -> str:
-    """Write a time and its range for people.
-
-    Parameters
-    ----------
-    seconds : Range
-
-    Returns
-    -------
-    text : str
-
-    Examples
-    --------
-    >>> from esm2_features._costs.model import Range
-    >>> in_words(Range(45.0, 90.0, 240.0))
-    '1.5 min (0.75 to 4 min)'
-    """
+    """Write a time and its range for people."""
     size, unit = next(((size, unit) for size, unit in _UNITS if seconds.middle >= size), _UNITS[-1])
     low, middle, high = (
         f"{value / size:,.0f}" if value >= 100 * size else f"{value / size:.2g}"
@@ -266,16 +248,7 @@ def _as_json(census: Census, model: str, job: Job, found: Estimate, basis: list[
 
 
 def show_plan(engine: Engine, records: list[Any], output: str) -> None:
-    """Print what `embed` would do, and do nothing.
-
-    Parameters
-    ----------
-    engine : Engine
-    records : list
-        Sequences, as `Engine.embed` takes them.
-    output : str
-        Where it would write.
-    """
+    """Print what `embed` would do, and do nothing."""
     from esm2_features._costs.dry_run import preview
 
     found = preview(engine, records)

@@ -1,7 +1,4 @@
-"""Options that several commands have, and how what is typed becomes a value.
-
-Never here: commands, what an option does.
-"""
+"""Options that several commands have, and how what is typed becomes a value."""
 
 from __future__ import annotations
 
@@ -147,13 +144,7 @@ precision_option = click.option(
 
 
 def run_options(*, too_long: Sequence[str]) -> Decorator:
-    """Add precision, device, batch_tokens, max_residues, too_long and unknown.
-
-    Parameters
-    ----------
-    too_long : sequence of str
-        What a command can do with long sequences.
-    """
+    """Add precision, device, batch_tokens, max_residues, too_long and unknown."""
     return _all_of(
         precision_option,
         devices_option,
@@ -169,13 +160,7 @@ def run_options(*, too_long: Sequence[str]) -> Decorator:
 
 
 def intake_options(*, too_long: Sequence[str]) -> Decorator:
-    """Add max_residues, too_long and unknown.
-
-    Parameters
-    ----------
-    too_long : sequence of str
-        What a command can do with long sequences.
-    """
+    """Add max_residues, too_long and unknown."""
     *others, last = (_TOO_LONG[word] for word in too_long)
     return _all_of(
         click.option(

@@ -1,7 +1,4 @@
-"""The commands `serve` and `token`.
-
-Never here: the server.
-"""
+"""The commands `serve` and `token`."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
 """`esm2-features embed IN... OUT`: a folder of shards, made, resumed, or a task's share of it.
 
 Exit code 1 if something was set aside.
-
-Never here: `embed IN -o OUT.npz`, how shards are made.
 """
 
 from __future__ import annotations
@@ -117,26 +115,7 @@ def shard_options(command: Any) -> Any:
 
 
 def split(context: click.Context, inputs: Sequence[str], output: Path | None) -> dict[str, Any]:
-    """Tell `embed IN -o OUT` from `embed IN... OUT`, and refuse options of the other.
-
-    Parameters
-    ----------
-    context : click.Context
-        Of `embed`; its options that are only for shards are taken out of it.
-    inputs : sequence of str
-        All arguments.
-    output : Path or None
-        What -o names.
-
-    Returns
-    -------
-    options : dict
-        Those of shards; empty if one file is to be written.
-
-    Raises
-    ------
-    click.UsageError
-    """
+    """Tell `embed IN -o OUT` from `embed IN... OUT`, and refuse options of the other."""
     given = {name: context.params[name] for name in _OPTIONS}
     if output is None:
         _refuse(context, ("kind", "force"), "is for one file OUT, with -o")
@@ -172,19 +151,7 @@ def split(context: click.Context, inputs: Sequence[str], output: Path | None) ->
 def embed_into_folder(
     context: click.Context, inputs: Sequence[str], *, cache: str | None, **options: Any
 ) -> None:
-    """Do what `embed IN... OUT` says.
-
-    Parameters
-    ----------
-    context : click.Context
-        Of `embed`.
-    inputs : sequence of str
-        The last is the folder.
-    cache : str or None
-        Not used unless it was asked for: the folder is what is kept.
-    **options : object
-        Of `embed_shards`.
-    """
+    """Do what `embed IN... OUT` says."""
     from esm2_features._environment import keep_few_products
     from esm2_features.distributed.embed import embed_shards
 

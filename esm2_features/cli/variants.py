@@ -1,7 +1,4 @@
-"""`esm2-features score` and `esm2-features scan`: variants of one protein.
-
-Never here: what is computed, files of variants, pictures; every command is one call.
-"""
+"""`esm2-features score` and `esm2-features scan`: variants of one protein."""
 
 from __future__ import annotations
 

@@ -6,8 +6,6 @@ number of every layer is compared, and attention and contacts of the shorter seq
 
 For ``esm2_t6_8M_UR50D`` there are published values, too, which do not depend on the copy of
 fair-esm that is installed here.
-
-Never here: what to do about a difference.
 """
 
 from __future__ import annotations
@@ -106,38 +104,21 @@ _PUBLISHED_REPRESENTATION = (
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """How far one layer is from the reference, over all sequences.
-
-    Attributes
-    ----------
-    precision : str
-    layer : str
-        Number of the representation, ``"logits"``, ``"attention"``, ``"contacts"``, or what was
-        published.
-    largest : float
-        Largest absolute difference of two numbers.
-    relative : float
-        Largest length of a residue's difference over the length of its representation.
-    of_tolerance : float
-        Largest share of what is allowed; up to 1 passes.
-    """
+    """How far one layer is from the reference, over all sequences."""
 
     precision: str
+    # number of the representation, ``"logits"``, ``"attention"``, ``"contacts"``, or what was
+    # published
     layer: str
-    largest: float
+    largest: float  # largest absolute difference of two numbers
+    # largest length of a residue's difference over the length of its representation
     relative: float
-    of_tolerance: float
+    of_tolerance: float  # largest share of what is allowed; up to 1 passes
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `verify` found.
-
-    Attributes
-    ----------
-    title : str
-    differences : tuple of Difference
-    """
+    """What `verify` found."""
 
     title: str
     differences: tuple[Difference, ...]
@@ -173,28 +154,7 @@ def verify(
     precisions: str | Sequence[str] = ("float32",),
     device: str = "auto",
 ) -> Report:
-    """Compare every layer with fair-esm's own network on the same checkpoint.
-
-    Parameters
-    ----------
-    model : str or path
-    sequences : sequence of str, or of objects with a ``.seq``, optional
-        By default a few that cover all letters, masks, and 1 to 1022 residues.
-    precisions : str or sequence of str, default=("float32",)
-    device : str, default="auto"
-        Where ours runs; the reference runs on the CPU.
-
-    Returns
-    -------
-    report : Report
-
-    Raises
-    ------
-    CheckpointError
-        If the weights cannot be found or read.
-    InputError
-        If a sequence, a precision or the device is wrong.
-    """
+    """Compare every layer with fair-esm's own network on the same checkpoint."""
     checked = names("precisions", precisions, PRECISIONS)
     residues = [
         normalise(sequence, index=i)

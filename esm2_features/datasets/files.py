@@ -7,8 +7,6 @@ made by other means, and a newer archive with the same tables in it, are as good
 A download goes into ``<file>.parts`` (by pooch), under a lock, so that processes that start
 together fetch once; parts that are complete are not fetched again. The file gets its name when its
 tables are proved.
-
-Never here: what a column means, models, arrays.
 """
 
 from __future__ import annotations
@@ -43,19 +41,11 @@ _TIMEOUT_SECONDS = (10, 30)  # to connect, and of silence
 
 @dataclass(frozen=True)
 class Source:
-    """One place that the parts of a file can be had from.
+    """One place that the parts of a file can be had from."""
 
-    Attributes
-    ----------
-    repository, revision : str
-        Of GitHub: ``owner/name``, and a commit or branch.
-    paths : tuple of str
-        The parts, as paths in the repository.
-    """
-
-    repository: str
-    revision: str
-    paths: tuple[str, ...]
+    repository: str  # of GitHub: ``owner/name``, and a commit or branch
+    revision: str  # of GitHub: ``owner/name``, and a commit or branch
+    paths: tuple[str, ...]  # the parts, as paths in the repository
 
     def urls(self) -> list[str]:
         """Give the addresses of the parts."""
@@ -79,48 +69,23 @@ class Pin(NamedTuple):
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file of tables, in the form that this library reads.
+    """A file of tables, in the form that this library reads."""
 
-    Attributes
-    ----------
-    name : str
-        Its name: ``.csv.gz``, which holds one table, or ``.zip``, which holds several.
-    columns : tuple of str
-        Of each table, in this order.
-    tables : mapping of str to Pin
-        What each table must be. A key is the path in the ``.zip``; that of the one table of a
-        ``.csv.gz`` is ``""``.
-    sources : tuple of Source
-        Where it can be fetched from; the first that gives the right tables is taken.
-    convert : callable or None
-        Makes the rows of the table, in order, from the parts of a source. None if the only part is
-        the file itself.
-    size : str
-        What a download takes, to be read by people.
-    """
-
-    name: str
-    columns: tuple[str, ...]
+    name: str  # its name: ``.csv.gz``, which holds one table, or ``.zip``, which holds several
+    columns: tuple[str, ...]  # of each table, in this order
+    # what each table must be. A key is the path in the ``.zip``; that of the one table of a
+    # ``.csv.gz`` is ``""``
     tables: Mapping[str, Pin]
+    # where it can be fetched from; the first that gives the right tables is taken
     sources: tuple[Source, ...]
+    # makes the rows of the table, in order, from the parts of a source. None if the only part is
+    # the file itself
     convert: Callable[[Sequence[Path]], Iterator[Sequence[str]]] | None
-    size: str
+    size: str  # what a download takes, to be read by people
 
 
 def data_folder(data_home: str | os.PathLike[str] | None = None) -> Path:
-    """Folder of the data sets.
-
-    Parameters
-    ----------
-    data_home : path, optional
-        The caller's choice. By default ``$ESM2_FEATURES_DATA``; if that is not set,
-        ``$ESM2_FEATURES_HOME/datasets``; if neither is, a folder in the user's cache folder.
-
-    Returns
-    -------
-    folder : Path
-        It may not exist.
-    """
+    """Folder of the data sets."""
     chosen = data_home or os.environ.get("ESM2_FEATURES_DATA")
     if chosen:
         return Path(chosen).expanduser()
@@ -135,27 +100,7 @@ def read_table(
     data_home: str | os.PathLike[str] | None = None,
     download_if_missing: bool = True,
 ) -> list[list[str]]:
-    """Read a table, and fetch its file if it is not there.
-
-    Parameters
-    ----------
-    file : DataFile
-    table : str, default=""
-        One of the keys of ``file.tables``.
-    data_home : path, optional
-        See `data_folder`.
-    download_if_missing : bool, default=True
-
-    Returns
-    -------
-    rows : list of list of str
-        The cells of each row, without the header; their text is exactly the pinned one.
-
-    Raises
-    ------
-    DatasetError
-        If the file is missing and must not or cannot be fetched, or is not the right one.
-    """
+    """Read a table, and fetch its file if it is not there."""
     folder = data_folder(data_home)
     path = folder / file.name
     if not path.is_file():
@@ -177,14 +122,7 @@ def read_table(
 
 
 def write_table(columns: Sequence[str], rows: Iterator[Sequence[str]], path: Path) -> None:
-    """Write a ``.csv.gz`` whose bytes depend on nothing but the rows.
-
-    Parameters
-    ----------
-    columns : sequence of str
-    rows : iterator of sequence of str
-    path : Path
-    """
+    """Write a ``.csv.gz`` whose bytes depend on nothing but the rows."""
     with (
         path.open("wb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,

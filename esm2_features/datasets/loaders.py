@@ -22,8 +22,6 @@ the measured quantity.
 
 Several rows share a protein in most of these data sets. Split them by protein, with
 `sklearn.model_selection.GroupKFold`, or a test tells little about new proteins.
-
-Never here: addresses and digests, transfers.
 """
 
 from __future__ import annotations

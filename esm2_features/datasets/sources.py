@@ -3,8 +3,6 @@
 Where it could be read, each table was compared with what its repository has at the commit that is
 named here; GB1's are in an archive that could not. Rows are in the order in which they are
 published, and numbers are written as Python writes them.
-
-Never here: transfers, arrays, what a column means to the user.
 """
 
 from __future__ import annotations

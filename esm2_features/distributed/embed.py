@@ -12,8 +12,6 @@ r"""Jobs that are larger than memory, or than one process: shards, and Ray.
 (1, 192)
 
 Nothing of Ray is imported before it is asked for.
-
-Never here: how shards lie on disk, how a cluster is used.
 """
 
 from __future__ import annotations

@@ -8,8 +8,6 @@
 
 A file grows under a temporary name in its folder, is brought to the disk, and takes its own name.
 Vectors do not compress, and are left as they are, which is quickest to read.
-
-Never here: which shards there are, what is known of them, networks.
 """
 
 from __future__ import annotations
@@ -41,26 +39,13 @@ ROW_GROUP = 1024
 
 @dataclass(frozen=True)
 class ShardTable:
-    """What the file of a shard looks like.
+    """What the file of a shard looks like."""
 
-    Attributes
-    ----------
-    vectors : tuple of str
-        Names of the columns of vectors.
-    dim : int
-        Components of a vector.
-    dtype : str
-        One of `DTYPES`.
-    with_sequence : bool
-    about : dict of str to str
-        What is written into the file's metadata.
-    """
-
-    vectors: tuple[str, ...]
-    dim: int
-    dtype: str
+    vectors: tuple[str, ...]  # names of the columns of vectors
+    dim: int  # components of a vector
+    dtype: str  # one of `DTYPES`
     with_sequence: bool
-    about: dict[str, str]
+    about: dict[str, str]  # what is written into the file's metadata
 
     def schema(self) -> Any:
         """Give Arrow's schema."""
@@ -76,25 +61,7 @@ class ShardTable:
 
 
 def vector_columns(layers: Sequence[int], poolings: Sequence[str]) -> tuple[str, ...]:
-    """Name the columns of vectors, in the order of an engine's features.
-
-    Parameters
-    ----------
-    layers : sequence of int
-        Counted from 0.
-    poolings : sequence of str
-
-    Returns
-    -------
-    names : tuple of str
-
-    Examples
-    --------
-    >>> vector_columns([6], ["mean"])
-    ('embedding',)
-    >>> vector_columns([0, 6], ["mean"])
-    ('embedding_layer0_mean', 'embedding_layer6_mean')
-    """
+    """Name the columns of vectors, in the order of an engine's features."""
     if len(layers) == len(poolings) == 1:
         return ("embedding",)
     return tuple(f"embedding_layer{layer}_{word}" for layer in layers for word in poolings)
@@ -125,23 +92,7 @@ class ShardWriter:
         *,
         first: int,
     ) -> None:
-        """Write some rows.
-
-        Parameters
-        ----------
-        ids, sequences : sequence of str
-        lengths : sequence of int
-            In residues.
-        values : ndarray of shape (n, vectors x dim), float32
-        first : int
-            Row of the first in its source, for messages.
-
-        Raises
-        ------
-        NumericalError
-            If a component is too large for float16.
-        OSError
-        """
+        """Write some rows."""
         import pyarrow as pa
 
         columns = [pa.array(ids, pa.string()), pa.array(lengths, pa.int32())]
@@ -163,22 +114,7 @@ class ShardWriter:
 
 @contextmanager
 def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
-    """Write the file of a shard, completely or not at all; one that is there is replaced.
-
-    Parameters
-    ----------
-    path : Path
-    table : ShardTable
-
-    Yields
-    ------
-    writer : ShardWriter
-
-    Raises
-    ------
-    OSError
-        If it cannot be written, for want of room, say; nothing is left behind then.
-    """
+    """Write the file of a shard, completely or not at all; one that is there is replaced."""
     with durably(path) as file:
         writer = ShardWriter(file, table)
         try:
@@ -191,23 +127,7 @@ def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
 
 @contextmanager
 def durably(path: Path, *, once: bool = False) -> Iterator[BinaryIO]:
-    """Write a file that is there when it is complete, whatever happens, power cuts included.
-
-    Parameters
-    ----------
-    path : Path
-    once : bool, default=False
-        Leave a file as it is that is there already, or comes in the meantime.
-
-    Yields
-    ------
-    file : binary file
-
-    Raises
-    ------
-    OSError
-        With the name of the file, which a full disk alone does not say.
-    """
+    """Write a file that is there when it is complete, whatever happens, power cuts included."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with part.open("xb") as file:
@@ -228,13 +148,7 @@ def durably(path: Path, *, once: bool = False) -> Iterator[BinaryIO]:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what processes left behind that were killed while they wrote a file.
-
-    Parameters
-    ----------
-    path : Path
-        The file, which is there now.
-    """
+    """Remove what processes left behind that were killed while they wrote a file."""
     for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)
 

@@ -3,8 +3,6 @@
 Shard k of input s belongs to task (s + k) % n, whatever else there is, so n processes share the
 work without a word between them. An input that is, by size and time, what it was is read from where
 something is missing; if it is not, finished shards are compared with it first.
-
-Never here: how a shard is made, in which process.
 """
 
 from __future__ import annotations
@@ -60,18 +58,7 @@ class ShardReport:
 
 
 class Job:
-    """The shards of some inputs in one folder.
-
-    Parameters
-    ----------
-    manifest : Manifest
-        Of the folder, which has been begun.
-    sources : sequence of Source
-    size : int
-        Sequences of a shard.
-    share : (int, int)
-        Which task this is, from 0, and of how many.
-    """
+    """The shards of some inputs in one folder."""
 
     def __init__(
         self, manifest: Manifest, sources: Sequence[Source], *, size: int, share: tuple[int, int]
@@ -86,30 +73,7 @@ class Job:
     def run(
         self, compute: Compute, *, progress: Callable[[str], None] | None = None
     ) -> ShardReport:
-        """Make what is missing.
-
-        Parameters
-        ----------
-        compute : callable
-        progress : callable, optional
-            Gets a line about each shard.
-
-        Returns
-        -------
-        report : ShardReport
-
-        Raises
-        ------
-        InputError
-            If an input is not the one that finished shards were made of.
-        OSError
-            If a shard cannot be written.
-
-        Warns
-        -----
-        TruncationWarning
-            If sequences were cut, as was asked for.
-        """
+        """Make what is missing."""
         start = time.perf_counter()
         say = progress or _silent
         done: list[DoneShard] = []
@@ -240,16 +204,7 @@ def _silent(_: str) -> None:
 
 
 def set_aside(failed: FailedShard) -> str:
-    """Say that a shard was set aside, and why.
-
-    Parameters
-    ----------
-    failed : FailedShard
-
-    Returns
-    -------
-    line : str
-    """
+    """Say that a shard was set aside, and why."""
     named = f" (id {failed.id})" if failed.id is not None else ""
     place = "" if failed.path in failed.message else f"{Path(failed.path).name}{named}: "
     return f"Set aside: {failed.name}: {place}{failed.message}"

@@ -9,8 +9,6 @@
 Several processes write here without a word between them: each file is written as a whole,
 `job.json` by whoever is first, and all others by whoever has what they tell. Programs that read
 folders of Parquet pass over names that begin with an underscore.
-
-Never here: what is in a shard, how one is made.
 """
 
 from __future__ import annotations
@@ -33,39 +31,17 @@ _COMPARED = ("model", "parameters", "columns")
 
 @dataclass(frozen=True, slots=True)
 class DoneShard:
-    """A shard that is there.
+    """A shard that is there."""
 
-    Attributes
-    ----------
-    name : str
-        Of its file, without the ending.
-    rows : int
-        Number of its sequences.
-    residues : int
-        Number of their residues.
-    input : str
-        Digest of the ids and sequences it was made of.
-    bytes : int
-        Size of its file.
-    sha256 : str
-        Digest of its file, in hexadecimal.
-    seconds : float
-        Time it took to make it.
-    truncated : int
-        Number of sequences that were cut, as was asked for.
-    versions : dict of str to str
-        Of this library, of Python and of what the numbers come from.
-    """
-
-    name: str
-    rows: int
-    residues: int
-    input: str
-    bytes: int
-    sha256: str
-    seconds: float
-    truncated: int
-    versions: dict[str, str]
+    name: str  # of its file, without the ending
+    rows: int  # number of its sequences
+    residues: int  # number of their residues
+    input: str  # digest of the ids and sequences it was made of
+    bytes: int  # size of its file
+    sha256: str  # digest of its file, in hexadecimal
+    seconds: float  # time it took to make it
+    truncated: int  # number of sequences that were cut, as was asked for
+    versions: dict[str, str]  # of this library, of Python and of what the numbers come from
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,34 +77,17 @@ class FailedShard:
 
 @dataclass(frozen=True, slots=True)
 class ReadSource:
-    """An input whose end was seen.
-
-    Attributes
-    ----------
-    stem : str
-    records : int
-    shards : int
-    bytes : int
-        Size of the file.
-    changed : int
-        Time of its last change, in nanoseconds.
-    """
+    """An input whose end was seen."""
 
     stem: str
     records: int
     shards: int
-    bytes: int
-    changed: int
+    bytes: int  # size of the file
+    changed: int  # time of its last change, in nanoseconds
 
 
 class Manifest:
-    """What is known of a folder of shards.
-
-    Parameters
-    ----------
-    output : Path
-        The folder.
-    """
+    """What is known of a folder of shards."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -138,13 +97,7 @@ class Manifest:
 
     @cached_property
     def job(self) -> dict[str, Any]:
-        """What was asked for.
-
-        Raises
-        ------
-        InputError
-            If the folder was not begun from here, or by a newer version.
-        """
+        """What was asked for."""
         path = self._folder / "job.json"
         found = _read(path)
         if found is None:
@@ -161,21 +114,7 @@ class Manifest:
         return found
 
     def begin(self, job: dict[str, Any], sources: Iterable[Source]) -> None:
-        """Write down what is asked for; if something was asked for before, it must be the same.
-
-        Parameters
-        ----------
-        job : dict
-            With ``model``, ``parameters``, ``columns`` and ``versions``.
-        sources : iterable of Source
-
-        Raises
-        ------
-        InputError
-            If the folder was begun with something else, holds other things, or cannot be made.
-        OSError
-            If it cannot be written.
-        """
+        """Write down what is asked for; if something was asked for before, it must be the same."""
         inputs = [_input_of(source) for source in sources]
         self._make_folder()
         with durably(self._folder / "job.json", once=True) as file:
@@ -226,17 +165,7 @@ class Manifest:
         return self.output / f"{name}{ENDING}"
 
     def done(self, name: str) -> DoneShard | None:
-        """Look whether a shard is there.
-
-        Parameters
-        ----------
-        name : str
-
-        Returns
-        -------
-        shard : DoneShard or None
-            None if it is not, is of another size than it was, or is not known to be complete.
-        """
+        """Look whether a shard is there."""
         found = _read(self._folder / f"{name}.done.json")
         if found is None:
             return None
@@ -248,21 +177,7 @@ class Manifest:
         return shard if size == shard.bytes else None
 
     def add(self, shard: DoneShard) -> DoneShard:
-        """Write down that the file of a shard is there.
-
-        Parameters
-        ----------
-        shard : DoneShard
-            Without size and digest, which are read off the file.
-
-        Returns
-        -------
-        shard : DoneShard
-
-        Raises
-        ------
-        OSError
-        """
+        """Write down that the file of a shard is there."""
         path = self.path_of(shard.name)
         while True:
             before = path.stat()
@@ -278,16 +193,7 @@ class Manifest:
         return DoneShard(**there)
 
     def set_aside(self, failed: FailedShard) -> None:
-        """Write down that a shard could not be made.
-
-        Parameters
-        ----------
-        failed : FailedShard
-
-        Raises
-        ------
-        OSError
-        """
+        """Write down that a shard could not be made."""
         with durably(self._folder / f"{failed.name}.failed.json") as file:
             file.write(_json(asdict(failed)))
 
@@ -307,32 +213,14 @@ class Manifest:
         return None if found is None else ReadSource(**found)
 
     def add_source(self, read: ReadSource) -> None:
-        """Write down how much there is in an input.
-
-        Parameters
-        ----------
-        read : ReadSource
-
-        Raises
-        ------
-        OSError
-        """
+        """Write down how much there is in an input."""
         if self.source(read.stem) != read:
             with durably(self._folder / f"{read.stem}.source.json") as file:
                 file.write(_json(asdict(read)))
         self._forget(read.stem)
 
     def is_as_it_was(self, source: Source) -> bool:
-        """Whether an input is, by size and time, the one that was seen before.
-
-        Parameters
-        ----------
-        source : Source
-
-        Returns
-        -------
-        answer : bool
-        """
+        """Whether an input is, by size and time, the one that was seen before."""
         read = self.source(source.stem)
         if read is not None:
             return source.seen() == (read.bytes, read.changed)
@@ -344,14 +232,7 @@ class Manifest:
         return {one["stem"]: one for one in self.job["inputs"]}
 
     def shards(self) -> tuple[list[DoneShard], list[str]]:
-        """List the shards in the order of the inputs.
-
-        Returns
-        -------
-        done : list of DoneShard
-        missing : list of str
-            What is missing: names of shards, and of inputs whose end has not been seen.
-        """
+        """List the shards in the order of the inputs."""
         done: list[DoneShard] = []
         missing: list[str] = []
         known = self._known()
@@ -384,22 +265,7 @@ class Manifest:
 def failure(
     name: str, path: Path, error: Exception, *, ids: Sequence[str] = (), first: int = 0
 ) -> FailedShard:
-    """Take down why there is no shard.
-
-    Parameters
-    ----------
-    name : str
-    path : Path
-    error : Exception
-    ids : sequence of str
-        Of the shard.
-    first : int
-        Row of the first of them in the input.
-
-    Returns
-    -------
-    failed : FailedShard
-    """
+    """Take down why there is no shard."""
     row = getattr(error, "index", None)
     identifier = None if row is None or not ids else ids[row - first]
     position = getattr(error, "position", None)
@@ -407,22 +273,7 @@ def failure(
 
 
 def shard_name(stem: str, number: int) -> str:
-    """Name a shard: it needs no total, which is not known of a FASTA file.
-
-    Parameters
-    ----------
-    stem : str
-    number : int
-
-    Returns
-    -------
-    name : str
-
-    Examples
-    --------
-    >>> shard_name("proteins", 7)
-    'proteins-00007'
-    """
+    """Name a shard: it needs no total, which is not known of a FASTA file."""
     return f"{stem}-{number:05d}"
 
 

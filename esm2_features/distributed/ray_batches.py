@@ -1,7 +1,4 @@
-"""Batches of a data set of Ray: what is called for each, in a process of its own.
-
-Never here: how a data set is made, shards, an import of Ray.
-"""
+"""Batches of a data set of Ray: what is called for each, in a process of its own."""
 
 from __future__ import annotations
 
@@ -14,19 +11,7 @@ if TYPE_CHECKING:
 
 
 class BatchEmbedder:
-    """Add columns of vectors to tables; for ``map_batches``, which makes one in each actor.
-
-    Parameters
-    ----------
-    options : dict
-        Parameters of `Engine`.
-    column : str
-        Of the sequences.
-    vectors : tuple of str
-        Names of the columns that are added.
-    dtype : str
-        What vectors are written as.
-    """
+    """Add columns of vectors to tables; for ``map_batches``, which makes one in each actor."""
 
     def __init__(
         self, options: dict[str, Any], column: str, vectors: tuple[str, ...], dtype: str
@@ -37,22 +22,7 @@ class BatchEmbedder:
         self._column, self._vectors, self._dtype = column, vectors, dtype
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Embed one batch.
-
-        Parameters
-        ----------
-        table : pyarrow.Table
-
-        Returns
-        -------
-        table : pyarrow.Table
-
-        Raises
-        ------
-        InputError
-            If the column is not there, one of vectors is, or a sequence is wrong; its row is that
-            in the batch.
-        """
+        """Embed one batch."""
         import numpy as np
         import pyarrow as pa
 

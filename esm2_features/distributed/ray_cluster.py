@@ -4,8 +4,6 @@ The driver reads the inputs and hands out their pieces; an actor makes a shard o
 it to the folder, which all machines have to see. Two pieces are under way for each actor, so that
 none waits for the driver. An actor that dies is started again, and gets its pieces again: to make a
 shard twice does no harm.
-
-Never here: how a shard is made, an import of Ray before it is asked for.
 """
 
 from __future__ import annotations
@@ -36,12 +34,7 @@ _STORE_BYTES = 1 << 29
 
 
 class ShardActor:
-    """What runs in a process of the cluster.
-
-    Parameters
-    ----------
-    settings : Settings
-    """
+    """What runs in a process of the cluster."""
 
     def __init__(self, settings: Settings) -> None:
         keep_few_products()
@@ -63,32 +56,7 @@ class ShardActor:
 def on_cluster(
     settings: Settings, *, address: str | None, workers: int, gpus_per_worker: int
 ) -> Iterator[Compute]:
-    """Start actors, on a cluster that is there or on one that lasts as long as this.
-
-    Parameters
-    ----------
-    settings : Settings
-    address : str or None
-        Of a cluster; None takes the one this process is connected to, that of ``$RAY_ADDRESS``, or
-        starts one on this machine.
-    workers : int
-        Number of actors.
-    gpus_per_worker : int
-
-    Yields
-    ------
-    compute : callable
-        For `Job.run`.
-
-    Raises
-    ------
-    InputError
-        If the cluster has not enough of what is asked for, or the process is connected already.
-    MissingDependencyError
-        If Ray is not installed.
-    ConnectionError
-        If there is no cluster at the address.
-    """
+    """Start actors, on a cluster that is there or on one that lasts as long as this."""
     ray = import_ray(is_local=not (address or os.environ.get("RAY_ADDRESS")))
     is_started = connect(ray, address=address, workers=workers)
     actors: list[Any] = []
@@ -110,19 +78,6 @@ def import_ray(*, is_local: bool = False) -> ModuleType:
 
     Ray listens on all addresses of a machine. A cluster that is started here gets a secret, so that
     nobody else can use it; Ray reads it when it is imported, and from 2.52 on.
-
-    Parameters
-    ----------
-    is_local : bool, default=False
-        Whether a cluster is going to be started.
-
-    Returns
-    -------
-    ray : ModuleType
-
-    Raises
-    ------
-    MissingDependencyError
     """
     # It would ask for leave to report its use, and then try to reach a server.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -132,26 +87,7 @@ def import_ray(*, is_local: bool = False) -> ModuleType:
 
 
 def connect(ray: ModuleType, *, address: str | None, workers: int) -> bool:
-    """Connect to a cluster, or start one on this machine.
-
-    Parameters
-    ----------
-    ray : ModuleType
-    address : str or None
-    workers : int
-
-    Returns
-    -------
-    started : bool
-        Whether what was begun here has to be ended.
-
-    Raises
-    ------
-    InputError
-        If this process is connected already, and an address is given.
-    ConnectionError
-        If there is no cluster at the address.
-    """
+    """Connect to a cluster, or start one on this machine."""
     if ray.is_initialized():
         if address is not None:
             raise InputError(
@@ -175,23 +111,7 @@ def connect(ray: ModuleType, *, address: str | None, workers: int) -> bool:
 
 
 def cpus_of_each(ray: ModuleType, *, workers: int, gpus_per_worker: int) -> int:
-    """Say how many cores, and so threads, an actor gets.
-
-    Parameters
-    ----------
-    ray : ModuleType
-    workers, gpus_per_worker : int
-
-    Returns
-    -------
-    cpus : int
-        One beside a GPU; without, an equal share of all.
-
-    Raises
-    ------
-    InputError
-        If there are not enough for all actors: some would never start.
-    """
+    """Say how many cores, and so threads, an actor gets."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def room(cpus: int) -> int:

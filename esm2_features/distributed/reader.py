@@ -2,8 +2,6 @@
 
 Nothing but the manifest is read when a folder is opened. Rows are read as they are asked for, a row
 group at a time; the last few stay in memory, so that neighbours cost nothing.
-
-Never here: how shards are made, models.
 """
 
 from __future__ import annotations

@@ -4,8 +4,6 @@ A FASTA file is cut every so many records, a Parquet file at its row groups, and
 they have more rows than that. The pieces of a file have numbers from 0. A piece is read when it is
 wanted; what is not wanted costs the reading of a FASTA file, and nothing of a Parquet file. A file
 is never held in memory, nor are its ids.
-
-Never here: what is made of a piece, which pieces are wanted.
 """
 
 from __future__ import annotations
@@ -34,21 +32,12 @@ _PATTERN = re.compile(r"[*?\[]")
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A file of sequences.
-
-    Attributes
-    ----------
-    path : Path
-    stem : str
-        What its shards are called after: different for each source of a job.
-    sequence_column, id_column : str
-        Of a Parquet file.
-    """
+    """A file of sequences."""
 
     path: Path
-    stem: str
-    sequence_column: str = "sequence"
-    id_column: str = "id"
+    stem: str  # what its shards are called after: different for each source of a job
+    sequence_column: str = "sequence"  # of a Parquet file
+    id_column: str = "id"  # of a Parquet file
 
     @property
     def is_parquet(self) -> bool:
@@ -66,26 +55,13 @@ class Source:
 
 @dataclass(frozen=True)
 class Piece:
-    """Sequences that make a shard, or why they do not.
+    """Sequences that make a shard, or why they do not."""
 
-    Attributes
-    ----------
-    number : int
-        Of the piece in its source, from 0.
-    first : int
-        Row of its first sequence in the source, from 0.
-    ids : list of str
-    sequences : list of object
-        As they stand in the file.
-    error : InputError or None
-        What is wrong with the piece as it stands in the file.
-    """
-
-    number: int
-    first: int
+    number: int  # of the piece in its source, from 0
+    first: int  # row of its first sequence in the source, from 0
     ids: list[str] = field(repr=False)
-    sequences: list[Any] = field(repr=False)
-    error: InputError | None = None
+    sequences: list[Any] = field(repr=False)  # as they stand in the file
+    error: InputError | None = None  # what is wrong with the piece as it stands in the file
 
     def digest(self) -> str:
         """Digest of ids and sequences, in hexadecimal."""
@@ -97,25 +73,7 @@ class Piece:
 
 
 class Reading:
-    """The wanted pieces of a source, one after the other.
-
-    Parameters
-    ----------
-    source : Source
-    size : int
-        Sequences of a piece.
-    wanted : callable
-        Whether a piece is wanted, by its number.
-    known : int or None
-        How many pieces there are, where that is known.
-
-    Attributes
-    ----------
-    reached : int
-        The number of the piece that is read, or was when an error came.
-    records, pieces : int or None
-        How many there are, once the end was seen.
-    """
+    """The wanted pieces of a source, one after the other."""
 
     def __init__(
         self, source: Source, size: int, wanted: Callable[[int], bool], known: int | None = None
@@ -127,17 +85,7 @@ class Reading:
         self._size, self._wanted, self._known = size, wanted, known
 
     def __iter__(self) -> Iterator[Piece]:
-        """Read.
-
-        Yields
-        ------
-        piece : Piece
-
-        Raises
-        ------
-        InputError
-            If the file cannot be read from there on.
-        """
+        """Read."""
         return self._parquet() if self.source.is_parquet else self._fasta()
 
     def _fasta(self) -> Iterator[Piece]:
@@ -242,18 +190,7 @@ class Reading:
 
 
 def check_columns(source: Source) -> None:
-    """Refuse a Parquet file without the columns that are asked for; a damaged one is no matter.
-
-    Parameters
-    ----------
-    source : Source
-
-    Raises
-    ------
-    InputError
-    MissingDependencyError
-        If PyArrow is not installed.
-    """
+    """Refuse a Parquet file without the columns that are asked for; a damaged one is no matter."""
     module = parquet("Reading Parquet")
     try:
         schema = module.read_schema(source.path)
@@ -268,26 +205,7 @@ def find_sources(
     sequence_column: str = "sequence",
     id_column: str = "id",
 ) -> list[Source]:
-    """Find the files that inputs stand for.
-
-    Parameters
-    ----------
-    inputs : iterable of str or path-like
-        Files, folders, of which all FASTA and Parquet files are meant, and patterns such as
-        ``"data/*.fasta.gz"``.
-    sequence_column, id_column : str
-        Of Parquet files.
-
-    Returns
-    -------
-    sources : list of Source
-        At least one, each once; those of a folder or a pattern in the order of their names.
-
-    Raises
-    ------
-    InputError
-        If an input stands for no file.
-    """
+    """Find the files that inputs stand for."""
     paths: dict[Path, None] = {}
     for given in inputs:
         for path in _files_of(os.fspath(given)):

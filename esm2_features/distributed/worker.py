@@ -2,8 +2,6 @@
 
 A worker has an engine of its own. It is made in the process that computes, from settings that
 travel. A shard that is there already is left as it is, so a task may be given twice.
-
-Never here: which shards there are, which process computes which.
 """
 
 from __future__ import annotations
@@ -39,34 +37,17 @@ _PORTION_BYTES = 1 << 27
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker has to know.
+    """What a worker has to know."""
 
-    Attributes
-    ----------
-    engine : dict
-        Parameters of `Engine`.
-    identity : str
-        Of the weights that they should lead to.
-    output : Path
-    table : ShardTable
-    """
-
-    engine: dict[str, Any]
-    identity: str
+    engine: dict[str, Any]  # parameters of `Engine`
+    identity: str  # of the weights that they should lead to
     output: Path
     table: ShardTable
 
 
 @dataclass(frozen=True)
 class Task:
-    """A piece of an input that is to become a shard.
-
-    Attributes
-    ----------
-    name : str
-    source : Path
-    piece : Piece
-    """
+    """A piece of an input that is to become a shard."""
 
     name: str
     source: Path
@@ -78,19 +59,7 @@ Compute = Callable[[Iterator[Task]], Iterator[DoneShard | FailedShard]]
 
 
 class ShardWorker:
-    """Make shards.
-
-    Parameters
-    ----------
-    settings : Settings
-    engine : Engine, optional
-        By default one is made of the settings.
-
-    Raises
-    ------
-    CheckpointError
-        If the weights are not those of the job.
-    """
+    """Make shards."""
 
     def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
         if engine is None:
@@ -109,23 +78,7 @@ class ShardWorker:
         self._versions = versions()
 
     def run(self, task: Task) -> DoneShard | FailedShard:
-        """Make one shard.
-
-        Parameters
-        ----------
-        task : Task
-
-        Returns
-        -------
-        result : DoneShard or FailedShard
-
-        Raises
-        ------
-        OSError
-            If it cannot be written: then no shard can, and going on would be in vain.
-        CheckpointError
-            If there are no weights.
-        """
+        """Make one shard."""
         piece = task.piece
         there = self._manifest.done(task.name)
         if there is not None and there.input == piece.digest():
@@ -174,13 +127,7 @@ class ShardWorker:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers come from.
-
-    Returns
-    -------
-    versions : dict of str to str
-        Of libraries that are installed, and of Python.
-    """
+    """Versions of what the numbers come from."""
     found = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:

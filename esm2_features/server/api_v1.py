@@ -2,8 +2,6 @@
 
 Published examples show ``name`` and ``mean_representations``; what else there is has the names of
 version 2, which followed it.
-
-Never here: computing, what version 3 does otherwise.
 """
 
 from __future__ import annotations
@@ -22,18 +20,7 @@ _REPRESENTATIONS = {
 
 
 def parts(many: list[Found], *, version: int) -> Iterator[bytes]:
-    """Write an answer of version 1 or 2, one part for each sequence.
-
-    Parameters
-    ----------
-    many : list of Found
-    version : {1, 2}
-
-    Yields
-    ------
-    part : bytes
-        Of a JSON document.
-    """
+    """Write an answer of version 1 or 2, one part for each sequence."""
     yield b'{"predictions":[' if version == 1 else b'{"results":['
     for i, found in enumerate(many):
         start: dict[str, Any] = {"name": str(i)} if version == 1 else {"sequence_index": i}

@@ -3,8 +3,6 @@
 Names and shapes are those that the service documents: `embeddings` and the like are lists of
 layers; logits are of the 20 residues, in the order of ``vocab_tokens``; ``attentions`` say how
 much is attended to each residue in each block, as means over heads and attending tokens.
-
-Never here: computing, earlier versions.
 """
 
 from __future__ import annotations
@@ -24,18 +22,7 @@ _EMBEDDINGS = {
 
 
 def parts(job: Job, many: list[Found]) -> Iterator[bytes]:
-    """Write an answer, one part for each sequence.
-
-    Parameters
-    ----------
-    job : Job
-    many : list of Found
-
-    Yields
-    ------
-    part : bytes
-        Of a JSON document.
-    """
+    """Write an answer, one part for each sequence."""
     yield b'{"results":['
     for i, found in enumerate(many):
         start = {"sequence_index": i} if job.action == "encode" else {}

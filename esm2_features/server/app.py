@@ -4,8 +4,6 @@ A request goes this way: `_Gate` asks who it is and counts it; its body is read 
 (`_server_limits`) and becomes a job (`_server_jobs`); the job waits in the queue
 (`_server_batcher`) and is computed with others (`_server_models`); what is found is written as the
 client accepts it (`_server_answers`, `_server_v1`, `_server_v3`).
-
-Never here: the engine, wire formats, limits.
 """
 
 import asyncio
@@ -90,23 +88,7 @@ class _State:
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make the server, as an ASGI application.
-
-    Parameters
-    ----------
-    settings : Settings, optional
-
-    Returns
-    -------
-    app : FastAPI
-        Its workers live as long as its lifespan.
-
-    Raises
-    ------
-    InputError, CheckpointError, OSError
-        If the settings do not fit together, a model is no checkpoint, or the file of tokens cannot
-        be read.
-    """
+    """Make the server, as an ASGI application."""
     chosen = Settings() if settings is None else settings
     metrics = Metrics()
     state = _State(
@@ -162,16 +144,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def run(settings: Settings) -> None:
-    """Serve until the process is told to end, and finish what was accepted.
-
-    Parameters
-    ----------
-    settings : Settings
-
-    Raises
-    ------
-    As `create_app`.
-    """
+    """Serve until the process is told to end, and finish what was accepted."""
     import uvicorn
 
     uvicorn.run(

@@ -1,7 +1,4 @@
-"""The gate: who may come in, and how what is refused is said.
-
-Never here: what is asked.
-"""
+"""The gate: who may come in, and how what is refused is said."""
 
 from __future__ import annotations
 
@@ -26,17 +23,7 @@ _CODES = {
 
 
 class Gate:
-    """Asks who a request is from before its body is read, and counts it.
-
-    Parameters
-    ----------
-    app : ASGI application
-        What is behind it.
-    tokens : Tokens or None
-        Without them, only requests to this machine's own names come in.
-    rates : Rates or None
-    metrics : Metrics
-    """
+    """Asks who a request is from before its body is read, and counts it."""
 
     def __init__(
         self, app: ASGIApp, tokens: Tokens | None, rates: Rates | None, metrics: Metrics
@@ -107,26 +94,12 @@ def _check_host(host: str) -> None:
 
 
 def written(refusal: Refusal) -> Response:
-    """Write a refusal as an answer.
-
-    Parameters
-    ----------
-    refusal : Refusal
-
-    Returns
-    -------
-    response : Response
-    """
+    """Write a refusal as an answer."""
     return Response(refusal.body, status_code=refusal.status, headers=refusal.headers)
 
 
 def say_errors(app: FastAPI) -> None:
-    """Have an application say all errors in the same shape.
-
-    Parameters
-    ----------
-    app : FastAPI
-    """
+    """Have an application say all errors in the same shape."""
     app.add_exception_handler(HTTPException, _say_http)
     app.add_exception_handler(Refusal, _say)
     app.add_exception_handler(Exception, _say)

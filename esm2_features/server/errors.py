@@ -4,8 +4,6 @@
 
 ``error`` is what clients of the hosted service look for; ``code`` is for programs; ``row`` (from 0)
 and ``position`` (from 1) say where, if it is one sequence that is at fault.
-
-Never here: HTTP, what is checked.
 """
 
 from __future__ import annotations
@@ -26,29 +24,15 @@ _log = logging.getLogger("esm2_features.server")
 
 
 class Refusal(Exception):  # noqa: N818 - an answer, and no fault of the program
-    """A request that is not answered.
-
-    Parameters
-    ----------
-    status : int
-        HTTP's.
-    code : str
-        What programs look at.
-    message : str
-        What people read: nothing of the machine's insides.
-    retry_after : int, optional
-        Seconds after which it may be tried again.
-    **where : int or str
-        More facts, such as ``row`` and ``position``.
-    """
+    """A request that is not answered."""
 
     def __init__(
         self,
-        status: int,
-        code: str,
-        message: str,
+        status: int,  # HTTP's
+        code: str,  # what programs look at
+        message: str,  # what people read: nothing of the machine's insides
         *,
-        retry_after: int | None = None,
+        retry_after: int | None = None,  # seconds after which it may be tried again
         **where: int | str,
     ) -> None:
         super().__init__(message)
@@ -89,18 +73,7 @@ ERROR_SCHEMA = {
 
 
 def refusal_of(error: BaseException, *, model: str = "") -> Refusal:
-    """Say of an error of the library what a client may know; the log gets all of it.
-
-    Parameters
-    ----------
-    error : BaseException
-    model : str
-        The model that was asked for.
-
-    Returns
-    -------
-    refusal : Refusal
-    """
+    """Say of an error of the library what a client may know; the log gets all of it."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, InvalidSequenceError):

@@ -1,7 +1,4 @@
-"""What is asked of a server about itself: health, counters, pages, files.
-
-Never here: models, what is computed.
-"""
+"""What is asked of a server about itself: health, counters, pages, files."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -45,19 +42,7 @@ def add_watching(
     in_memory: Callable[[], set[str]],
     is_ready: Callable[[], bool],
 ) -> None:
-    """Add what supervisors, Prometheus and people look at.
-
-    Parameters
-    ----------
-    app : FastAPI
-    metrics : Metrics
-    shapes : mapping of str to Architecture
-        Of the models that are served.
-    in_memory : callable
-        Gives those that are in memory.
-    is_ready : callable
-        Says whether requests are taken.
-    """
+    """Add what supervisors, Prometheus and people look at."""
 
     async def healthz() -> Response:
         """Say that the process is alive."""
@@ -107,10 +92,6 @@ def add_files(app: FastAPI) -> None:
     """Add what lies in the folder of pages: each file at its name, and index.html at the root.
 
     And an example to try them with, at ``/example.fasta``.
-
-    Parameters
-    ----------
-    app : FastAPI
     """
     for file in sorted(_STATIC.rglob("*")):
         if file.is_file():

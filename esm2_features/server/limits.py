@@ -1,7 +1,4 @@
-"""How much a client may send, and how often.
-
-Never here: what is in a body.
-"""
+"""How much a client may send, and how often."""
 
 from __future__ import annotations
 
@@ -21,25 +18,7 @@ _CLIENTS = 10_000
 async def read_body(
     chunks: AsyncIterator[bytes], *, length: str | None, encoding: str | None, limit: int
 ) -> bytes:
-    """Read a body that may come in chunks and compressed, and stop as soon as it is too large.
-
-    Parameters
-    ----------
-    chunks : async iterator of bytes
-    length, encoding : str or None
-        The headers ``Content-Length`` and ``Content-Encoding``.
-    limit : int
-        Bytes, as they come and unpacked.
-
-    Returns
-    -------
-    body : bytes
-        Unpacked.
-
-    Raises
-    ------
-    Refusal
-    """
+    """Read a body that may come in chunks and compressed, and stop as soon as it is too large."""
     if length is not None and length.isdecimal() and int(length) > limit:
         raise _too_large(limit)
     kind = (encoding or "identity").strip().lower()
@@ -96,15 +75,7 @@ def _damaged() -> Refusal:
 
 
 class Rates:
-    """How often each client may come: so many requests at once, and then as many in that time.
-
-    Parameters
-    ----------
-    rate : (int, float)
-        Requests, and seconds in which they are allowed.
-    clock : callable, default=time.monotonic
-        Gives seconds.
-    """
+    """How often each client may come: so many requests at once, and then as many in that time."""
 
     def __init__(
         self, rate: tuple[int, float], *, clock: Callable[[], float] = time.monotonic
@@ -114,17 +85,7 @@ class Rates:
         self._left: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, client: str) -> None:
-        """Count a request.
-
-        Parameters
-        ----------
-        client : str
-
-        Raises
-        ------
-        Refusal
-            If it is one too many; it says when to come again.
-        """
+        """Count a request."""
         now = self._clock()
         left, since = self._left.pop(client, (float(self._most), now))
         left = min(self._most, left + (now - since) * self._most / self._seconds)

@@ -1,7 +1,4 @@
-"""What is counted while a server runs, for Prometheus.
-
-Never here: what is done about it.
-"""
+"""What is counted while a server runs, for Prometheus."""
 
 from __future__ import annotations
 

@@ -1,7 +1,4 @@
-"""The models of one device: loaded when they are first asked for, and let go of in turn.
-
-Never here: HTTP, queues.
-"""
+"""The models of one device: loaded when they are first asked for, and let go of in turn."""
 
 from __future__ import annotations
 
@@ -36,16 +33,7 @@ _WITH_DIGESTS = (EMBEDDED.name, *OFFICIAL)
 
 
 def identities_of(settings: Settings) -> dict[str, str]:
-    """Look up what stands for the weights of those models whose digests are known.
-
-    Parameters
-    ----------
-    settings : Settings
-
-    Returns
-    -------
-    identities : dict of str to str
-    """
+    """Look up what stands for the weights of those models whose digests are known."""
     from esm2_features._checkpoints.checkpoint import open_checkpoint
 
     known = {name: src for name, src in settings.models.items() if src in _WITH_DIGESTS}
@@ -53,21 +41,7 @@ def identities_of(settings: Settings) -> dict[str, str]:
 
 
 def shapes_of(settings: Settings) -> dict[str, Architecture]:
-    """Look up the shapes of all models that are served, without loading one.
-
-    Parameters
-    ----------
-    settings : Settings
-
-    Returns
-    -------
-    shapes : dict of str to Architecture
-
-    Raises
-    ------
-    CheckpointError
-        If a path among them is no checkpoint.
-    """
+    """Look up the shapes of all models that are served, without loading one."""
     found = {}
     for name, source in settings.models.items():
         card = EMBEDDED if source == EMBEDDED.name else OFFICIAL.get(source)
@@ -81,19 +55,7 @@ def shapes_of(settings: Settings) -> dict[str, Architecture]:
 
 
 class Models:
-    """The models of one device, of which a few are in memory. Its methods are for one thread.
-
-    Parameters
-    ----------
-    settings : Settings
-    device : str
-    metrics : Metrics
-
-    Attributes
-    ----------
-    identities : dict of str to str
-        What stands for the weights of each model that has computed something.
-    """
+    """The models of one device, of which a few are in memory. Its methods are for one thread."""
 
     def __init__(self, settings: Settings, device: str, metrics: Metrics) -> None:
         self._settings, self._device, self._metrics = settings, device, metrics
@@ -110,27 +72,7 @@ class Models:
             return self._names
 
     def compute(self, model: str, kind: Kind, sequences: list[str]) -> Sequence[Any]:
-        """Compute one thing for each sequence.
-
-        Parameters
-        ----------
-        model : str
-            As it is served.
-        kind : Kind
-            ("embed", layers, poolings), ("residues", layers), ("contacts",), ("attentions",),
-            ("logits",) or ("log_prob",).
-        sequences : list of str
-
-        Returns
-        -------
-        results : sequence
-            Arrays of shape (layers, poolings, dim); dicts from layers to (L, dim); (L, L);
-            (all layers, L); (L, 20) in the order of `VOCABULARY`; or numbers.
-
-        Raises
-        ------
-        As `Engine`.
-        """
+        """Compute one thing for each sequence."""
         try:
             return self._compute(model, kind, sequences)
         except OutOfMemoryError as error:

@@ -1,7 +1,4 @@
-"""The description of the API, as OpenAPI has it: bodies, answers and errors.
-
-Never here: what the operations do.
-"""
+"""The description of the API, as OpenAPI has it: bodies, answers and errors."""
 
 from __future__ import annotations
 
@@ -37,21 +34,7 @@ _MEANINGS = {
 def responses(
     meaning: str, *statuses: int, media: tuple[str, ...] = (JSON,)
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe the answers of an operation.
-
-    Parameters
-    ----------
-    meaning : str
-        Of the good one.
-    *statuses : int
-        The others.
-    media : tuple of str
-        Types of the good one.
-
-    Returns
-    -------
-    responses : dict
-    """
+    """Describe the answers of an operation."""
     found: dict[int | str, dict[str, Any]] = {
         status: {
             "description": _MEANINGS[status],
@@ -71,21 +54,7 @@ RESULTS = (JSON, ARROW, NPZ)
 
 
 def body(version: int, action: str, *, depth: int, settings: Settings) -> dict[str, Any]:
-    """Describe the body of requests.
-
-    Parameters
-    ----------
-    version : {1, 2, 3}
-    action : str
-    depth : int
-        Number of blocks of the deepest model.
-    settings : Settings
-
-    Returns
-    -------
-    part : dict
-        Of an operation.
-    """
+    """Describe the body of requests."""
     sequence = _EXAMPLE.replace("T", "<mask>", 1) if action == "predict" else _EXAMPLE
     example: dict[str, Any] = (
         {"instances": [{"data": {"text": sequence}}]}
@@ -98,13 +67,7 @@ def body(version: int, action: str, *, depth: int, settings: Settings) -> dict[s
 
 
 def describe(app: FastAPI) -> None:
-    """Make the description, without what FastAPI would answer by itself, which it never does.
-
-    Parameters
-    ----------
-    app : FastAPI
-        With all of its operations.
-    """
+    """Make the description, without what FastAPI would answer by itself, which it never does."""
     document = app.openapi()  # kept by the application
     for methods in document["paths"].values():
         for operation in methods.values():

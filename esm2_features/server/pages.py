@@ -1,8 +1,6 @@
 """Pages for people: how the server is doing, and what it can be asked.
 
 They need no script, and nothing from elsewhere.
-
-Never here: the API.
 """
 
 from __future__ import annotations
@@ -20,18 +18,7 @@ _STYLE = (
 
 
 def page(title: str, parts: Iterable[str]) -> str:
-    """Put a page together.
-
-    Parameters
-    ----------
-    title : str
-    parts : iterable of str
-        HTML.
-
-    Returns
-    -------
-    html : str
-    """
+    """Put a page together."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -41,17 +28,7 @@ def page(title: str, parts: Iterable[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a table.
-
-    Parameters
-    ----------
-    head : sequence of str
-    rows : iterable of sequences
-
-    Returns
-    -------
-    html : str
-    """
+    """Write a table."""
     top = "".join(f'<th scope="col">{escape(word)}</th>' for word in head)
     body = "".join(
         "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
@@ -60,16 +37,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def operations(document: Mapping[str, Any]) -> Iterable[str]:
-    """Describe what an OpenAPI document holds.
-
-    Parameters
-    ----------
-    document : mapping
-
-    Yields
-    ------
-    html : str
-    """
+    """Describe what an OpenAPI document holds."""
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             yield f"<h2>{escape(method.upper())} {escape(path)}</h2>"

@@ -4,8 +4,6 @@ Sequences of several requests that ask the same of the same model go to the engi
 to a budget of tokens: it removes duplicates, reads the cache, and packs the rest. Requests take
 turns, so that a large one does not hold up the small ones behind it. What nobody waits for any
 more is not computed.
-
-Never here: HTTP, models.
 """
 
 from __future__ import annotations
@@ -55,28 +53,15 @@ _Piece = tuple[_Ask, int, int]
 
 
 class Batcher:
-    """Computes what requests ask for, on one thread for each device.
-
-    Parameters
-    ----------
-    workers : sequence of callable
-        As `Compute`, one for each device.
-    budget : int
-        Tokens in a batch.
-    wait : float
-        Seconds that an ask waits for others to go with it.
-    most : int
-        Asks that may wait.
-    metrics : Metrics
-    """
+    """Computes what requests ask for, on one thread for each device."""
 
     def __init__(
         self,
-        workers: Sequence[Compute],
+        workers: Sequence[Compute],  # as `Compute`, one for each device
         *,
-        budget: int,
-        wait: float,
-        most: int,
+        budget: int,  # tokens in a batch
+        wait: float,  # seconds that an ask waits for others to go with it
+        most: int,  # asks that may wait
         metrics: Metrics,
     ) -> None:
         self._budget, self._wait, self._most = budget, wait, most
@@ -94,24 +79,7 @@ class Batcher:
             thread.start()
 
     def submit(self, job: Job, *, deadline: float) -> list[Future[list[Any]]]:
-        """Queue what a request asks for.
-
-        Parameters
-        ----------
-        job : Job
-        deadline : float
-            As `time.monotonic` counts; what has not begun by then is dropped.
-
-        Returns
-        -------
-        futures : list of Future
-            One for each of the job's kinds; to cancel one is to take it back.
-
-        Raises
-        ------
-        Refusal
-            If too much waits already, or the server is going down.
-        """
+        """Queue what a request asks for."""
         asks = [_Ask(job, kind, deadline) for kind in job.kinds]
         with self._changed:
             if self._closing:

@@ -8,8 +8,6 @@ writes a list of one as its element, and an empty one as ``[]``; both are unders
 
 This library's own clients say two things more of vectors: ``"region": "2:5,8:9"`` in an item is the
 part that is pooled, and ``"window": 1022`` in ``params`` has longer sequences run in windows.
-
-Never here: computing, answers.
 """
 
 from __future__ import annotations
@@ -151,31 +149,16 @@ Kind = tuple[Any, ...]
 
 @dataclass(frozen=True)
 class Job:
-    """What a request asks for.
+    """What a request asks for."""
 
-    Attributes
-    ----------
-    model : str
-        As it is served.
-    action : str
-        One of `ACTIONS`.
-    sequences : list of str
-        Normalised, masks written as ``<mask>``. Where parts or windows are asked for, subjects, as
-        `Subject` writes them.
-    lengths : list of int
-        In residues.
-    include : tuple of str
-        Outputs, besides that of the action.
-    layers : tuple of int
-        From 0.
-    """
-
-    model: str
-    action: str
+    model: str  # as it is served
+    action: str  # one of `ACTIONS`
+    # normalised, masks written as ``<mask>``. Where parts or windows are asked for, subjects, as
+    # `Subject` writes them
     sequences: list[str]
-    lengths: list[int]
-    include: tuple[str, ...]
-    layers: tuple[int, ...]
+    lengths: list[int]  # in residues
+    include: tuple[str, ...]  # outputs, besides that of the action
+    layers: tuple[int, ...]  # from 0
 
     @property
     def poolings(self) -> tuple[str, ...]:
@@ -202,28 +185,7 @@ class Job:
 def read_job(
     body: bytes, *, version: int, action: str, model: str, shape: Architecture, settings: Settings
 ) -> Job:
-    """Read and check the body of a request.
-
-    Parameters
-    ----------
-    body : bytes
-    version : {1, 2, 3}
-    action : str
-        One of `ACTIONS`.
-    model : str
-        As it is served.
-    shape : Architecture
-        Of that model.
-    settings : Settings
-
-    Returns
-    -------
-    job : Job
-
-    Raises
-    ------
-    Refusal, InvalidSequenceError, SequenceTooLongError
-    """
+    """Read and check the body of a request."""
     schema = Instances if version == 1 else Items
     try:
         read = schema.model_validate_json(body)
@@ -268,20 +230,6 @@ def request_schema(version: int, action: str, *, depth: int, settings: Settings)
 
     What this library's own clients say besides, ``region`` and ``window``, is left out: whether it
     goes with the rest of a request depends on the sequences, which no schema can say.
-
-    Parameters
-    ----------
-    version : {1, 2, 3}
-    action : str
-        One of `ACTIONS`.
-    depth : int
-        Number of blocks of the model, or of the deepest one that may be meant.
-    settings : Settings
-
-    Returns
-    -------
-    schema : dict
-        Without references, so that it can stand anywhere.
     """
     found = (Instances if version == 1 else Items).model_json_schema()
     parts = found.pop("$defs")

@@ -1,7 +1,4 @@
-"""What was computed, as bytes: JSON, an Arrow stream, or npz, as a client accepts it.
-
-Never here: what the versions of the API call things.
-"""
+"""What was computed, as bytes: JSON, an Arrow stream, or npz, as a client accepts it."""
 
 from __future__ import annotations
 
@@ -29,21 +26,7 @@ Found = dict[str, Any]
 
 
 def found_of(job: Job, results: list[list[Any]]) -> list[Found]:
-    """Sort what was computed by sequence.
-
-    Parameters
-    ----------
-    job : Job
-    results : list of list
-        For each of the job's kinds, one result for each sequence.
-
-    Returns
-    -------
-    found : list of Found
-        ``mean`` and the like, and ``per_token``: dicts from layers to arrays. ``contacts``,
-        ``attentions``, ``logits``: arrays. ``log_prob``: a number. ``tokens``: the residues, for
-        predictions.
-    """
+    """Sort what was computed by sequence."""
     many: list[Found] = [{} for _ in job.sequences]
     for kind, of_all in zip(job.kinds, results, strict=True):
         for found, result in zip(many, of_all, strict=True):
@@ -61,17 +44,7 @@ def found_of(job: Job, results: list[list[Any]]) -> list[Found]:
 
 
 def media_type(accept: str | None) -> str:
-    """Choose what to answer in: JSON, unless something else is asked for by name.
-
-    Parameters
-    ----------
-    accept : str or None
-        The header of that name.
-
-    Returns
-    -------
-    media_type : str
-    """
+    """Choose what to answer in: JSON, unless something else is asked for by name."""
     wanted: list[tuple[float, int, str]] = []
     for i, part in enumerate((accept or "").split(",")):
         name, *parameters = (word.strip().lower() for word in part.split(";"))
@@ -92,16 +65,7 @@ def _weight(parameters: list[str]) -> float:
 
 
 def as_json(value: object) -> bytes:
-    """Write JSON; arrays of float32 as the shortest numbers that are read back the same.
-
-    Parameters
-    ----------
-    value : object
-
-    Returns
-    -------
-    text : bytes
-    """
+    """Write JSON; arrays of float32 as the shortest numbers that are read back the same."""
     import orjson
 
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
@@ -112,17 +76,6 @@ def as_npz(job: Job, many: list[Found], about: dict[str, str]) -> Iterator[bytes
 
     Vectors of whole sequences are rows of one array, ``mean_33``; what has a row for each residue
     is an array for each sequence, ``per_token_33_0``, ``contacts_0``.
-
-    Parameters
-    ----------
-    job : Job
-    many : list of Found
-    about : dict of str to str
-        What the numbers are: arrays of these names.
-
-    Yields
-    ------
-    part : bytes
     """
     arrays: dict[str, NDArray[Any]] = {
         "length": np.array(job.lengths),
@@ -153,28 +106,7 @@ def _one_each(word: str, many: list[Found]) -> Iterator[tuple[str, NDArray[np.fl
 
 
 def as_arrow(job: Job, many: list[Found], about: dict[str, str]) -> Iterator[bytes]:
-    """Write an Arrow stream: a row for each sequence, with its number and length.
-
-    ``mean_33`` holds lists of a fixed size; ``per_token_33``, ``logits`` and ``contacts`` hold
-    matrices by row, without their shape: it follows from ``length``, and the ``attentions`` of a
-    sequence have a row for each block.
-
-    Parameters
-    ----------
-    job : Job
-    many : list of Found
-    about : dict of str to str
-        What the numbers are, for the metadata.
-
-    Yields
-    ------
-    part : bytes
-
-    Raises
-    ------
-    Refusal
-        If the server has no pyarrow.
-    """
+    """Write an Arrow stream: a row for each sequence, with its number and length."""
     try:
         pa = import_optional("pyarrow", extra="parquet", purpose="An Arrow answer")
     except MissingDependencyError:

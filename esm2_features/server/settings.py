@@ -1,7 +1,4 @@
-"""What a server is told when it starts, and by which names models are asked for.
-
-Never here: HTTP, requests.
-"""
+"""What a server is told when it starts, and by which names models are asked for."""
 
 from __future__ import annotations
 
@@ -23,60 +20,28 @@ def _official() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server is told when it starts.
+    """What a server is told when it starts."""
 
-    Attributes
-    ----------
-    models : mapping of str to str
-        Names that are answered to, and what `Engine` calls these models.
-    devices : tuple of str
-        Each has a worker of its own.
-    precision : str
-    cache : as in `Engine`
-    host : str
-    port : int
-        0 is any that is free.
-    tokens : Path or None
-        File of the hashes of tokens; without one, the server is for its own machine only.
-    max_body_bytes : int
-        Bytes of a request's body, unpacked.
-    max_items : int
-        Sequences in a request.
-    max_residues : int
-        Residues of a sequence.
-    max_answer_bytes : int
-        Bytes of the numbers in an answer, as float32.
-    max_waiting : int
-        Requests that wait to be computed.
-    timeout : float
-        Seconds in which a request is answered.
-    rate : (int, float) or None
-        Requests of one token, or one machine where there are no tokens, in so many seconds.
-    batch_tokens : int
-        Tokens (residues + 2) that are given to the engine at once.
-    wait : float
-        Seconds that a request waits for others to go with it.
-    models_in_memory : int
-        Networks on a device at a time.
-    """
-
+    # names that are answered to, and what `Engine` calls these models
     models: Mapping[str, str] = field(default_factory=_official)
-    devices: tuple[str, ...] = ("auto",)
+    devices: tuple[str, ...] = ("auto",)  # each has a worker of its own
     precision: str = "float32"
     cache: str | Path | Cache | None = "auto"
     host: str = "127.0.0.1"
-    port: int = 8000
+    port: int = 8000  # 0 is any that is free
+    # file of the hashes of tokens; without one, the server is for its own machine only
     tokens: Path | None = None
-    max_body_bytes: int = 16 << 20
-    max_items: int = 256
-    max_residues: int = 2048
-    max_answer_bytes: int = 256 << 20
-    max_waiting: int = 256
-    timeout: float = 600.0
+    max_body_bytes: int = 16 << 20  # bytes of a request's body, unpacked
+    max_items: int = 256  # sequences in a request
+    max_residues: int = 2048  # residues of a sequence
+    max_answer_bytes: int = 256 << 20  # bytes of the numbers in an answer, as float32
+    max_waiting: int = 256  # requests that wait to be computed
+    timeout: float = 600.0  # seconds in which a request is answered
+    # requests of one token, or one machine where there are no tokens, in so many seconds
     rate: tuple[int, float] | None = None
-    batch_tokens: int = 8192
-    wait: float = 0.002
-    models_in_memory: int = 2
+    batch_tokens: int = 8192  # tokens (residues + 2) that are given to the engine at once
+    wait: float = 0.002  # seconds that a request waits for others to go with it
+    models_in_memory: int = 2  # networks on a device at a time
 
     def __post_init__(self) -> None:
         if not self.models:
@@ -115,17 +80,7 @@ class Settings:
         return f"{self.rate[0]}/{'second' if self.rate[1] == 1 else 'minute'}"
 
     def find(self, name: str) -> str | None:
-        """Give the name under which a model is served, or None if it is not.
-
-        Parameters
-        ----------
-        name : str
-            That name, or the slug of an official model (``esm2-650m``, in any case).
-
-        Returns
-        -------
-        name : str or None
-        """
+        """Give the name under which a model is served, or None if it is not."""
         found = name if name in self.models else _OF_SLUG.get(name.lower())
         return found if found in self.models else None
 
@@ -134,26 +89,7 @@ _OF_SLUG = {slug(name): name for name in OFFICIAL}
 
 
 def read_rate(text: str) -> tuple[int, float]:
-    """Read ``"10/second"`` or ``"600/minute"``.
-
-    Parameters
-    ----------
-    text : str
-
-    Returns
-    -------
-    rate : (int, float)
-        Requests, and seconds in which they are allowed.
-
-    Raises
-    ------
-    InputError
-
-    Examples
-    --------
-    >>> read_rate("600/minute")
-    (600, 60.0)
-    """
+    """Read ``"10/second"`` or ``"600/minute"``."""
     number, _, unit = text.partition("/")
     seconds = {"second": 1.0, "minute": 60.0}.get(unit.strip())
     if not number.strip().isdecimal() or not int(number) or seconds is None:

@@ -3,8 +3,6 @@
 A token is 32 random bytes, so that a plain SHA-256 of it cannot be turned back, and may lie in a
 file: one line for each, with a name, the digest, and the day it was made. To take a token back,
 delete its line; the file is read again when it has changed.
-
-Never here: HTTP.
 """
 
 from __future__ import annotations
@@ -24,25 +22,7 @@ _PREFIX = "esm2f_"
 
 
 def new_token(path: Path, name: str) -> str:
-    """Make a token, and add what is kept of it to a file.
-
-    Parameters
-    ----------
-    path : Path
-        Made for its owner only if it does not exist.
-    name : str
-        Whose it is.
-
-    Returns
-    -------
-    token : str
-        Kept nowhere.
-
-    Raises
-    ------
-    InputError
-        If the name cannot be one, or is in the file.
-    """
+    """Make a token, and add what is kept of it to a file."""
     if not _NAME.fullmatch(name):
         raise InputError(
             f"Got name={name!r}; expected up to 64 letters, digits and the signs . _ @ -, the "
@@ -64,22 +44,7 @@ def new_token(path: Path, name: str) -> str:
 
 
 def read_tokens(path: Path) -> dict[str, str]:
-    """Read a file of tokens.
-
-    Parameters
-    ----------
-    path : Path
-
-    Returns
-    -------
-    digests : dict of str to str
-        By name.
-
-    Raises
-    ------
-    InputError
-        If a line cannot be read, with its number.
-    """
+    """Read a file of tokens."""
     found: dict[str, str] = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         text = line.partition("#")[0].strip()
@@ -97,17 +62,7 @@ def read_tokens(path: Path) -> dict[str, str]:
 
 
 class Tokens:
-    """Whose tokens are good.
-
-    Parameters
-    ----------
-    path : Path
-
-    Raises
-    ------
-    InputError, OSError
-        If the file cannot be read.
-    """
+    """Whose tokens are good."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -121,17 +76,7 @@ class Tokens:
             )
 
     def owner(self, token: str) -> str | None:
-        """Say whose token this is.
-
-        Parameters
-        ----------
-        token : str
-
-        Returns
-        -------
-        name : str or None
-            None if it is nobody's.
-        """
+        """Say whose token this is."""
         try:
             self._refresh()
         except (OSError, InputError):

@@ -2,8 +2,6 @@
 
 Only statuses that mean "later" and connections that are cut are tried again, with pauses that
 double, or as long as the server asks for.
-
-Never here: tokens and addresses themselves, sequences, what is asked, what an answer holds.
 """
 
 from __future__ import annotations
@@ -41,22 +39,12 @@ _clock = time.monotonic
 
 
 class Answer(NamedTuple):
-    """What a server has answered.
-
-    Attributes
-    ----------
-    status : int
-    media : str
-        Type of the content.
-    content : bytes
-    later : float or None
-        Seconds after which to ask again, if it says so.
-    """
+    """What a server has answered."""
 
     status: int
-    media: str
+    media: str  # type of the content
     content: bytes
-    later: float | None = None
+    later: float | None = None  # seconds after which to ask again, if it says so
 
     @property
     def said(self) -> dict[str, Any]:
@@ -73,12 +61,7 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
 
 
 class Connection:
-    """A connection to one server, which several threads can use. A context manager.
-
-    Parameters
-    ----------
-    endpoint : Endpoint
-    """
+    """A connection to one server, which several threads can use. A context manager."""
 
     def __init__(self, endpoint: Endpoint) -> None:
         self.url = endpoint.url
@@ -125,37 +108,7 @@ class Connection:
         first: bool = False,
         accepted: tuple[int, ...] = (),
     ) -> Answer:
-        """Ask, as often as it takes within limits.
-
-        Parameters
-        ----------
-        path : str
-            Behind the address and ``/api/v3``.
-        body : dict, optional
-            What is posted, as JSON; without it, something is only looked up.
-        accept : str
-            Type of the answer.
-        most : int
-            Bytes that an answer has at most.
-        timeout : float
-            Seconds for the whole of it.
-        first : bool, default=False
-            Whether nobody has been there before, so that the address may be wrong.
-        accepted : tuple of int
-            Statuses that mean "later", and are given to the caller all the same.
-
-        Returns
-        -------
-        answer : Answer
-            Of any status but those of a token that is not good, and those that mean "later".
-
-        Raises
-        ------
-        EndpointError
-            If there is none, or the token is not good.
-        Stopped
-            If `stop` was called while it waited.
-        """
+        """Ask, as often as it takes within limits."""
         attempts = _FIRST_ATTEMPTS if first else _ATTEMPTS
         status = None
         for attempt in range(attempts):
@@ -190,17 +143,7 @@ class Connection:
         )
 
     def words(self, answer: Answer) -> str:
-        """Quote what a server has said for itself, without the token.
-
-        Parameters
-        ----------
-        answer : Answer
-
-        Returns
-        -------
-        words : str
-            With a colon before it; a full stop if there is nothing.
-        """
+        """Quote what a server has said for itself, without the token."""
         said = answer.said.get("error", answer.said.get("detail"))
         text = said if isinstance(said, str) else ""
         if self._token:
@@ -211,17 +154,7 @@ class Connection:
         return f": {text}" if text else "."
 
     def unlike(self, what: str, status: int | None = None) -> EndpointError:
-        """Make the error of an answer that is not one of this API.
-
-        Parameters
-        ----------
-        what : str
-        status : int, optional
-
-        Returns
-        -------
-        error : EndpointError
-        """
+        """Make the error of an answer that is not one of this API."""
         return EndpointError(
             f"{self.url} {what}. Is endpoint= the address of a server that speaks version 3 of the "
             "API, such as `esm2-features serve`?",
@@ -324,16 +257,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def in_background(job: Callable[[], Any]) -> Any:
-    """Begin something on a thread that holds up nobody who wants to leave.
-
-    Parameters
-    ----------
-    job : callable
-
-    Returns
-    -------
-    future : Future
-    """
+    """Begin something on a thread that holds up nobody who wants to leave."""
     from concurrent.futures import Future
 
     future: Future[Any] = Future()

@@ -4,8 +4,6 @@ A server of this library says which weights, precision and meaning its numbers h
 is asked and in every answer. If they are what the key of the cache says, its numbers are as good as
 those of a network in this process. Any other server of the hosted service's API says nothing of
 the kind: what it gives is kept under an identity of its own, the address and the model.
-
-Never here: connections, tokens, how an answer is read, caches.
 """
 
 from __future__ import annotations
@@ -49,16 +47,7 @@ _NPZ = "application/x-npz"
 
 
 def check_model(model: object) -> None:
-    """Refuse models of which nobody here knows what another machine would call them.
-
-    Parameters
-    ----------
-    model : object
-
-    Raises
-    ------
-    InputError
-    """
+    """Refuse models of which nobody here knows what another machine would call them."""
     if model != EMBEDDED_MODEL and model not in OFFICIAL:
         known = ", ".join([EMBEDDED_MODEL, *OFFICIAL])
         raise InputError(
@@ -70,24 +59,12 @@ def check_model(model: object) -> None:
 
 @dataclass(frozen=True)
 class Stated:
-    """What a server says of itself.
+    """What a server says of itself."""
 
-    Attributes
-    ----------
-    identity : str or None
-        What its numbers are kept under; None is under the weights' own.
-    max_items : int
-        Sequences that it takes in a request.
-    answer_bytes : int
-        Bytes of numbers that are asked for at a time.
-    timeout : float
-        Seconds that an answer may take.
-    """
-
-    identity: str | None
-    max_items: int
-    answer_bytes: int
-    timeout: float
+    identity: str | None  # what its numbers are kept under; None is under the weights' own
+    max_items: int  # sequences that it takes in a request
+    answer_bytes: int  # bytes of numbers that are asked for at a time
+    timeout: float  # seconds that an answer may take
 
 
 class _TooMuch(Exception):  # noqa: N818 - nothing is wrong
@@ -95,37 +72,15 @@ class _TooMuch(Exception):  # noqa: N818 - nothing is wrong
 
 
 class RemoteRows:
-    """Vectors of one model, computed by a server.
-
-    Parameters
-    ----------
-    connection : Connection
-    model : str
-        Official name, or that of the demonstration model.
-    shape : Architecture
-    identity : str
-        Of the weights.
-    precision : str
-
-    Raises
-    ------
-    EndpointError
-        If there is no such server, or it has other weights under this name.
-    InputError
-        If it computes in another precision.
-
-    Attributes
-    ----------
-    stated : Stated
-    """
+    """Vectors of one model, computed by a server."""
 
     def __init__(
         self,
         connection: Connection,
         *,
-        model: str,
+        model: str,  # official name, or that of the demonstration model
         shape: Architecture,
-        identity: str,
+        identity: str,  # of the weights
         precision: str,
     ) -> None:
         self._connection = connection
@@ -149,35 +104,7 @@ class RemoteRows:
         take: Callable[[list[int]], list[int]],
         progress: Callable[[int], object],
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Have vectors computed, several requests at a time.
-
-        Parameters
-        ----------
-        subjects : sequence of str
-        which : sequence of int
-            Numbers of those that are to be computed, all different.
-        columns : sequence of (int, str)
-            Layer and pooling of each.
-        numbers : sequence of int
-            Row of each subject, for error messages.
-        budget : int or None
-            Tokens of a request.
-        take : callable
-            Takes the numbers of a portion, and gives those that are ours to compute.
-        progress : callable
-            Told of residues that are done.
-
-        Yields
-        ------
-        portion : list of int
-            Numbers of subjects.
-        vectors : ndarray of shape (n, columns, dim), float32
-
-        Raises
-        ------
-        EndpointError, InputError, OutOfMemoryError, NumericalError
-            What was computed before is yielded first.
-        """
+        """Have vectors computed, several requests at a time."""
         ask = _Ask(self, {i: parse(subjects[i]) for i in which}, columns, numbers)
         pending = ask.planned(which, budget or _TOKENS)
         begun: deque[tuple[list[int], Any]] = deque()

@@ -2,8 +2,6 @@
 
 A token is in no message, no ``repr`` and no pickle: `Token` hides it, so that it can be a parameter
 of an estimator, all of which scikit-learn prints, copies and pickles.
-
-Never here: connections.
 """
 
 from __future__ import annotations
@@ -20,12 +18,7 @@ API = "/api/v3"
 
 
 class Token:
-    """A token that does not show itself, and that no pickle takes along.
-
-    Parameters
-    ----------
-    text : str
-    """
+    """A token that does not show itself, and that no pickle takes along."""
 
     __slots__ = ("_reveal",)
 
@@ -49,13 +42,7 @@ class Token:
 
     @property
     def text(self) -> str:
-        """The token itself.
-
-        Raises
-        ------
-        InputError
-            If it is none; it is not shown.
-        """
+        """The token itself."""
         text = self._reveal().strip()
         if not text or not text.isascii() or not text.isprintable() or " " in text:
             raise InputError(
@@ -70,34 +57,16 @@ def _no_token() -> None:
 
 
 def hidden(token: object) -> object:
-    """Wrap a token, if it is one.
-
-    Parameters
-    ----------
-    token : object
-        A str, or anything else, which is given as it is.
-
-    Returns
-    -------
-    token : object
-    """
+    """Wrap a token, if it is one."""
     return Token(token) if isinstance(token, str) else token
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a server is, and the token for it.
+    """Where a server is, and the token for it."""
 
-    Attributes
-    ----------
-    url : str
-        Without what comes after the host and the server's own path.
-    token : Token or None
-        None leaves it to the environment variable.
-    """
-
-    url: str
-    token: Token | None
+    url: str  # without what comes after the host and the server's own path
+    token: Token | None  # none leaves it to the environment variable
 
     def secret(self) -> str | None:
         """Look up the token, which the environment variable has if it was not given."""
@@ -108,25 +77,7 @@ class Endpoint:
 
 
 def read_endpoint(url: object, token: object) -> Endpoint | None:
-    """Check the address of a server, and the token for it.
-
-    Parameters
-    ----------
-    url : str or None
-        Such as ``"http://host:8000"``; ``/api/v3`` at its end means nothing.
-    token : str, Token or None
-
-    Returns
-    -------
-    endpoint : Endpoint or None
-
-    Raises
-    ------
-    InputError
-        If the address is none, holds a password, or is missing beside a token.
-    TypeError
-        If the token is no text. It is never shown.
-    """
+    """Check the address of a server, and the token for it."""
     if token is not None and not isinstance(token, str | Token):
         raise TypeError(f"Got a token of type {type(token).__name__}; pass a str, or None.")
     secret = hidden(token)

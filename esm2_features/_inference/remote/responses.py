@@ -1,7 +1,4 @@
-"""What a server has answered, as vectors, or as an error in terms of our own rows.
-
-Never here: connections, what is asked, what may be kept.
-"""
+"""What a server has answered, as vectors, or as an error in terms of our own rows."""
 
 from __future__ import annotations
 
@@ -45,27 +42,7 @@ class Unreadable(Exception):  # noqa: N818 - the end of a sentence
 def from_npz(
     answer: Answer, n: int, columns: Columns, dim: int, about: Sequence[str]
 ) -> tuple[dict[str, str], NDArray[np.float32]]:
-    """Read an answer of this library's server.
-
-    Parameters
-    ----------
-    answer : Answer
-    n : int
-        Number of sequences.
-    columns : sequence of (int, str)
-    dim : int
-    about : sequence of str
-        What it has to say of its numbers.
-
-    Returns
-    -------
-    stated : dict of str to str
-    vectors : ndarray of shape (n, columns, dim), float32
-
-    Raises
-    ------
-    Unreadable
-    """
+    """Read an answer of this library's server."""
     try:
         with np.load(io.BytesIO(answer.content), allow_pickle=False) as arrays:
             stated = {key: str(arrays[key]) for key in about}
@@ -83,25 +60,7 @@ def from_npz(
 def from_json(
     answer: Answer, subjects: Sequence[Subject], columns: Columns, dim: int, by_residue: bool
 ) -> NDArray[np.float32]:
-    """Read an answer as the hosted service gives it.
-
-    Parameters
-    ----------
-    answer : Answer
-    subjects : sequence of Subject
-    columns : sequence of (int, str)
-    dim : int
-    by_residue : bool
-        Whether residues were asked for, and are to be pooled here.
-
-    Returns
-    -------
-    vectors : ndarray of shape (n, columns, dim), float32
-
-    Raises
-    ------
-    Unreadable
-    """
+    """Read an answer as the hosted service gives it."""
     results: Any = answer.said.get("results")
     vectors = np.empty((len(subjects), len(columns), dim), np.float32)
     try:
@@ -150,23 +109,7 @@ def _at(listed_by_layer: list[dict[str, Any]], layer: int) -> dict[str, Any]:
 def refused(
     answer: Answer, words: str, url: str, subjects: Sequence[Subject], numbers: Sequence[int]
 ) -> Exception | None:
-    """Say in our own terms what a server has against a request.
-
-    Parameters
-    ----------
-    answer : Answer
-    words : str
-        What it says, with a colon before it.
-    url : str
-    subjects : sequence of Subject
-    numbers : sequence of int
-        Their rows.
-
-    Returns
-    -------
-    error : Exception or None
-        None if it is nothing of the kind.
-    """
+    """Say in our own terms what a server has against a request."""
     said = answer.said
     if answer.status == 413 and said.get("code") == "out_of_memory":
         length = len(subjects[0].sequence)
@@ -218,15 +161,6 @@ def _of_row(said: dict[str, Any], words: str, url: str, row: int, subject: Subje
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """Write the first few rows of a portion.
-
-    Parameters
-    ----------
-    numbers : sequence of int
-
-    Returns
-    -------
-    text : str
-    """
+    """Write the first few rows of a portion."""
     shown = ", ".join(str(number) for number in sorted(numbers)[:5])
     return shown if len(numbers) <= 5 else f"{shown}, ..."
