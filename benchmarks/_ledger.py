@@ -30,7 +30,7 @@ PARTS = (
     ("planning", "esm2_features._inference.runner", "dedupe"),
     ("tokenising", "esm2_features._model.packing", "encode_all"),
     ("validation", "esm2_features._sklearn.embedding", "ESM2Transformer._chains"),
-    ("validation", "esm2_features._sklearn.embedding", "ESM2Transformer._subjects"),
+    ("validation", "esm2_features._sklearn.embedding", "ESM2Transformer._views"),
     ("cache keys", "esm2_features._inference.cache_session", "Storage.__init__"),
     ("cache look-ups", "esm2_features._inference.cache_session", "Storage.read"),
     ("cache claims", "esm2_features._inference.cache_session", "Storage.take"),

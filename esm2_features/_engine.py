@@ -4,7 +4,7 @@ Here stand the options, vectors and streams; what there is of every residue is i
 What a method gives is read off one forward pass by a reader (`_readers`), over which `Run` goes.
 
 Methods that begin with an underscore are for the rest of the package as well: they take what was
-checked before (`Engine._normalise`) and what was said of it (`Engine._subjects`).
+checked before (`Engine._normalise`) and what was said of it (`Engine._views`).
 """
 
 from __future__ import annotations
@@ -315,7 +315,7 @@ class Engine(PerResidue):
                 () if is_missing(cell) else read_region(cell, length=len(sequence), index=row)
                 for row, (cell, sequence) in enumerate(zip(cells, found, strict=True))
             ]
-        return self._embed_normalised(self._subjects(found, regions=spans))
+        return self._embed_normalised(self._views(found, regions=spans))
 
     def stream(
         self,
@@ -384,7 +384,7 @@ class Engine(PerResidue):
             rows = range(cuts.seen, cuts.seen + len(some))
             found = self._normalise(some, rows=rows, cuts=cuts)
             if product == "embedding":
-                yield from self._embed_normalised(self._subjects(found, rows=rows), rows=rows)
+                yield from self._embed_normalised(self._views(found, rows=rows), rows=rows)
             elif reader is None:
                 yield from self._masked(found, rows)
             else:
@@ -393,44 +393,44 @@ class Engine(PerResidue):
 
     def _embed_normalised(
         self,
-        subjects: Sequence[str | None],
+        views: Sequence[str | None],
         *,
         fill: float = np.nan,
         rows: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
-        """Compute features of what `_subjects` has given."""
-        is_part = np.array(["@" in subject for subject in subjects if subject is not None], bool)
+        """Compute features of what `_views` has given."""
+        is_part = np.array(["@" in view for view in views if view is not None], bool)
         if not is_part.any():
-            return self._vectors(subjects, self._computed, fill, rows)
+            return self._vectors(views, self._computed, fill, rows)
         _refuse_special_tokens(self.poolings)
         of_parts = [column for column in self._computed if column[1] not in SPECIAL_TOKENS]
         if is_part.all() or of_parts == self._computed:
-            return self._vectors(subjects, of_parts, fill, rows)
+            return self._vectors(views, of_parts, fill, rows)
         # More is kept of whole sequences than of parts: whole ones first, and then all.
-        whole = [None if subject and "@" in subject else subject for subject in subjects]
+        whole = [None if view and "@" in view else view for view in views]
         self._vectors(whole, self._computed, fill, rows)
-        return self._vectors(subjects, of_parts, fill, rows)
+        return self._vectors(views, of_parts, fill, rows)
 
     def _precompute_normalised(
-        self, subjects: Sequence[str], *, rows: Sequence[int] | None = None
+        self, views: Sequence[str], *, rows: Sequence[int] | None = None
     ) -> None:
-        """Fill the cache with the features of what `_subjects` has given."""
+        """Fill the cache with the features of what `_views` has given."""
         if self.cache is None:
             raise InputError("Got cache=None, so there is nothing to be filled. Choose a cache.")
-        for start in range(0, len(subjects), self._rows_at_a_time):
+        for start in range(0, len(views), self._rows_at_a_time):
             some = slice(start, start + self._rows_at_a_time)
-            self._embed_normalised(subjects[some], rows=None if rows is None else rows[some])
+            self._embed_normalised(views[some], rows=None if rows is None else rows[some])
 
     def _vectors(
         self,
-        subjects: Sequence[str | None],
+        views: Sequence[str | None],
         computed: list[tuple[int, str]],
         fill: float,
         rows: Sequence[int] | None,
     ) -> NDArray[np.float32]:
         dim = self.checkpoint.architecture.dim
         found = self._rows(
-            subjects,
+            views,
             partial(_vectors_reader, computed, dim, self.cache_dtype),
             wanted=self._wanted,
             computed=computed,
@@ -439,7 +439,7 @@ class Engine(PerResidue):
             fill=fill,
             numbers=rows,
         )
-        return found.reshape(len(subjects), len(self._wanted) * dim)
+        return found.reshape(len(views), len(self._wanted) * dim)
 
     @property
     def _rows_at_a_time(self) -> int:

@@ -324,15 +324,15 @@ class PerResidue(Intake, Run):
         self, product: str, sequences: Sequence[str], rows: Sequence[int], reader: Reader
     ) -> Iterator[Any]:
         """Give results of as many sequences at a time as memory holds."""
-        subjects = self._whole(product, sequences, rows)
+        views = self._whole(product, sequences, rows)
         portion: list[str] = []
         size = 0
-        for subject, sequence in zip(subjects, sequences, strict=True):
+        for view, sequence in zip(views, sequences, strict=True):
             more = reader.bytes(len(sequence))
             if portion and size + more > _PORTION_BYTES:
                 yield from self._results(portion, reader)
                 portion, size = [], 0
-            portion.append(subject)
+            portion.append(view)
             size += more
         yield from self._results(portion, reader)
 
@@ -365,7 +365,7 @@ class PerResidue(Intake, Run):
         """Subjects of whole sequences; in windows only where that has a meaning."""
         if product in ("contacts", "attentions"):
             self._refuse_windows(sequences, rows=rows, product=product)
-        return [subject for subject in self._subjects(sequences) if subject is not None]
+        return [view for view in self._views(sequences) if view is not None]
 
     def _masked(self, sequences: Sequence[str], rows: Sequence[int]) -> list[MaskedResidues]:
         positions = [

@@ -60,9 +60,9 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     sequences: list[str] = []
     forward = Engine._forward
 
-    def record(self: Engine, network: Any, subjects: list[str], *rest: Any, **options: Any) -> Any:
-        sequences.extend({subject.partition("@")[0] for subject in subjects})
-        return forward(self, network, subjects, *rest)
+    def record(self: Engine, network: Any, views: list[str], *rest: Any, **options: Any) -> Any:
+        sequences.extend({view.partition("@")[0] for view in views})
+        return forward(self, network, views, *rest)
 
     monkeypatch.setattr(Engine, "_forward", record)
     return sequences

@@ -3,7 +3,7 @@
 A vector is determined by the weights, the layer, the pooling, the precision of the
 arithmetic, the precision it is kept in, and what it is about: the residues that went through the
 network, in which windows, and which of them count. All but the last are a `Spec`; the last is a
-*subject*, written by `_subjects` as one string, which for most is the *normalised* sequence, after
+*view*, written by `_views` as one string, which for most is the *normalised* sequence, after
 unknown letters were mapped and long sequences were cut: two policies that lead to the same
 residues lead to the same vector, and share it. Device, batch size, paths and the names of
 sequences change nothing and are not here.
@@ -59,12 +59,12 @@ class Spec:
         """BLAKE2b-256 digest of everything that is compared, 32 bytes."""
         return _digest_of(self)
 
-    def keys(self, subjects: Iterable[str]) -> NDArray[np.uint8]:
-        """Give the key of each subject's vector.
+    def keys(self, views: Iterable[str]) -> NDArray[np.uint8]:
+        """Give the key of each view's vector.
 
         Parameters
         ----------
-        subjects : iterable of str
+        views : iterable of str
             Normalised sequences, or parts of them, written as ``"MKTAYIAKQR@2:5"``.
 
         Returns
@@ -78,7 +78,7 @@ class Spec:
         >>> spec.keys(["MKTAYIAKQR", "GSHM"]).shape
         (2, 32)
         """
-        return _keyed(self.digest, subjects)
+        return _keyed(self.digest, views)
 
 
 class Part(NamedTuple):
@@ -89,9 +89,9 @@ class Part(NamedTuple):
     rows: NDArray[np.float32]
 
 
-def computation_keys(checkpoint: str, precision: str, subjects: Iterable[str]) -> NDArray[np.uint8]:
-    """Key of each subject's forward pass, from which all its vectors come."""
-    return _keyed(_digest({"checkpoint": checkpoint, "precision": precision}), subjects)
+def computation_keys(checkpoint: str, precision: str, views: Iterable[str]) -> NDArray[np.uint8]:
+    """Key of each view's forward pass, from which all its vectors come."""
+    return _keyed(_digest({"checkpoint": checkpoint, "precision": precision}), views)
 
 
 @lru_cache(maxsize=4096)
@@ -105,12 +105,11 @@ def _digest(identity: dict[str, object]) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=KEY_BYTES).digest()
 
 
-def _keyed(namespace: bytes, subjects: Iterable[str]) -> NDArray[np.uint8]:
+def _keyed(namespace: bytes, views: Iterable[str]) -> NDArray[np.uint8]:
     # A namespace is of a fixed length, so no two pairs make the same text. As BLAKE2's own key
     # it would take a block of the hash to itself, and most of the time.
     blake2b = hashlib.blake2b
     digests = [
-        blake2b(namespace + subject.encode("ascii"), digest_size=KEY_BYTES).digest()
-        for subject in subjects
+        blake2b(namespace + view.encode("ascii"), digest_size=KEY_BYTES).digest() for view in views
     ]
     return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, KEY_BYTES)

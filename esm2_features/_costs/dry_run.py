@@ -57,12 +57,12 @@ class Preview:
 
 def preview(engine: Engine, sequences: object) -> Preview:
     """Find out what `Engine.embed` would do."""
-    subjects = [subject for subject in engine._subjects(engine._read(sequences)) if subject]
-    first, _ = dedupe(subjects)
-    unique = [subjects[i] for i in first]
+    views = [view for view in engine._views(engine._read(sequences)) if view]
+    first, _ = dedupe(views)
+    unique = [views[i] for i in first]
     missing = np.flatnonzero(~_cached(engine, unique)).tolist()
     found = Preview(
-        sequences=len(subjects),
+        sequences=len(views),
         unique=len(unique),
         cached=len(unique) - len(missing),
         missing=len(missing),
@@ -74,16 +74,16 @@ def preview(engine: Engine, sequences: object) -> Preview:
     return found if not missing else _with_batches(engine, found, [unique[i] for i in missing])
 
 
-def _cached(engine: Engine, subjects: Sequence[str]) -> NDArray[np.bool_]:
-    complete = np.ones(len(subjects), np.bool_)
+def _cached(engine: Engine, views: Sequence[str]) -> NDArray[np.bool_]:
+    complete = np.ones(len(views), np.bool_)
     if engine.cache is None:
         return ~complete
     for spec in engine._specs(engine._wanted, engine.cache_dtype, None):
-        complete &= engine.cache._listed_many(spec, spec.keys(subjects))
+        complete &= engine.cache._listed_many(spec, spec.keys(views))
     return complete
 
 
-def _with_batches(engine: Engine, found: Preview, subjects: Sequence[str]) -> Preview:
+def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Preview:
     """Go on to the batches, for which the device is asked, as in a run."""
     from esm2_features._engine import _vectors_reader
     from esm2_features._model.devices import (
@@ -102,7 +102,7 @@ def _with_batches(engine: Engine, found: Preview, subjects: Sequence[str]) -> Pr
     budget = engine.batch_tokens or default_batch_tokens(device, shape.dim)
     reader = _vectors_reader(engine._computed, shape.dim, engine.cache_dtype)
     passes = Passes(
-        subjects,
+        views,
         forward=_refused,
         bytes_of=reader.bytes,
         take=list,
@@ -112,8 +112,8 @@ def _with_batches(engine: Engine, found: Preview, subjects: Sequence[str]) -> Pr
         progress=lambda _: None,
     )
     tokens, filler, padded, count = list[int](), 0, 0, 0
-    for numbers in passes.plan(range(len(subjects))):
-        for batch in Layout([subjects[i] for i in numbers], budget).batches:
+    for numbers in passes.plan(range(len(views))):
+        for batch in Layout([views[i] for i in numbers], budget).batches:
             lengths = [group.tokens for group in batch.groups for _ in range(group.count)]
             tokens += lengths
             padded += max(lengths) * len(lengths)
@@ -126,13 +126,13 @@ def _with_batches(engine: Engine, found: Preview, subjects: Sequence[str]) -> Pr
         tokens=sum(tokens),
         filler=filler,
         padded=padded,
-        padded_as_given=_padded_as_given(_lengths(subjects), budget),
+        padded_as_given=_padded_as_given(_lengths(views), budget),
     )
     figures, unknown = None, None
     try:
         if len(places) > 1 or "+" in places[0]:
             raise InputError("How long several devices take together is not known.")
-        figures = estimate(_job(engine, found, subjects, tokens, batches.device, cores_of_cpu()))
+        figures = estimate(_job(engine, found, views, tokens, batches.device, cores_of_cpu()))
     except InputError as error:
         unknown = str(error)
     return replace(
@@ -147,7 +147,7 @@ def _with_batches(engine: Engine, found: Preview, subjects: Sequence[str]) -> Pr
 def _job(
     engine: Engine,
     found: Preview,
-    subjects: Sequence[str],
+    views: Sequence[str],
     tokens: Sequence[int],
     device: str,
     cores: int,
@@ -164,9 +164,9 @@ def _job(
         device=names[0],
         pieces=pieces,
         sequences=found.sequences,
-        unique=len(subjects),
+        unique=len(views),
         longest=int(pieces.tokens.max()),
-        text_bytes=sum(map(len, subjects)),
+        text_bytes=sum(map(len, views)),
         columns=len(engine._wanted),
         blocks=engine.checkpoint.architecture.layers if with_maps else max(layers),
         cores=cores,
@@ -189,13 +189,13 @@ def _padded_as_given(tokens: Sequence[int], budget: int) -> int:
     return total + longest * count
 
 
-def _lengths(subjects: Sequence[str]) -> list[int]:
+def _lengths(views: Sequence[str]) -> list[int]:
     """List the tokens of what goes through the network, in the order of the input."""
     found: list[int] = []
-    for sequence, window in distinct_sequences([parse(subject) for subject in subjects]):
+    for sequence, window in distinct_sequences([parse(view) for view in views]):
         found += piece_tokens(len(sequence), window)
     return found
 
 
-def _refused(subjects: list[str], budget: int) -> Callable[[], Sequence[Any]]:
-    raise AssertionError(f"a preview computes nothing: {len(subjects)} subjects, {budget} tokens")
+def _refused(views: list[str], budget: int) -> Callable[[], Sequence[Any]]:
+    raise AssertionError(f"a preview computes nothing: {len(views)} views, {budget} tokens")

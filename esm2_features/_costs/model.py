@@ -40,7 +40,7 @@ _CHECK_BYTES = 4
 CACHE_STRUCTURE = 1.03
 """What a cache takes beside its vectors, keys and checksums: a few percent."""
 _RECORD_BYTES = 400
-"""A record in memory beside its letters: objects of Python for id, header, sequence, subject."""
+"""A record in memory beside its letters: objects of Python for id, header, sequence, view."""
 _CPU_BASE_BYTES = 400_000_000
 """Python and torch, where nothing was measured."""
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from esm2_features._inputs.views import Subject, distinct_sequences, parse, windows
+from esm2_features._inputs.views import SequenceView, distinct_sequences, parse, windows
 from esm2_features._model.packing import batches
 from esm2_features.exceptions import OutOfMemoryError
 
@@ -18,7 +18,7 @@ _BATCH_BYTES = 1 << 28
 
 
 class Passes:
-    """The forward passes over some subjects.
+    """The forward passes over some views.
 
     A batch that does not fit into memory is halved, and so are those that follow. Where a device
     computes by itself, the next batches are begun before the results of one are waited for.
@@ -26,7 +26,7 @@ class Passes:
 
     def __init__(
         self,
-        subjects: Sequence[str],
+        views: Sequence[str],
         *,
         forward: Callable[[list[str], int], Callable[[], Sequence[Any]]],
         bytes_of: Callable[[int], int],  # size of the result for a sequence of so many residues
@@ -37,14 +37,14 @@ class Passes:
         progress: Callable[[int], object],  # told of residues that are done
     ) -> None:
         self.budget = budget
-        self._subjects = subjects
+        self._views = views
         self._forward = forward
         self._bytes_of = bytes_of
         self._take = take
         self._device = device
         self._shrunk = shrunk
         self._progress = progress
-        self._parsed: dict[int, Subject] = {}
+        self._parsed: dict[int, SequenceView] = {}
         self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
 
     def over(self, which: Sequence[int]) -> Generator[tuple[list[int], Sequence[Any]], None, None]:
@@ -74,19 +74,19 @@ class Passes:
         yield from self._finished()
 
     def plan(self, which: Sequence[int]) -> list[list[int]]:
-        """Divide subjects into batches, as `over` does before it meets the end of memory."""
-        self._parsed = {i: parse(self._subjects[i]) for i in which}
+        """Divide views into batches, as `over` does before it meets the end of memory."""
+        self._parsed = {i: parse(self._views[i]) for i in which}
         return self._planned(which)
 
     def _planned(self, some: Sequence[int]) -> list[list[int]]:
         members = list(distinct_sequences([self._parsed[i] for i in some]).values())
-        firsts = [self._parsed[some[subjects[0]]] for subjects in members]
+        firsts = [self._parsed[some[views[0]]] for views in members]
         plan = batches(
-            [_tokens(subject) for subject in firsts],
+            [_tokens(view) for view in firsts],
             self.budget,
             sizes=[
-                len(numbers) * self._bytes_of(len(subject.sequence))
-                for subject, numbers in zip(firsts, members, strict=True)
+                len(numbers) * self._bytes_of(len(view.sequence))
+                for view, numbers in zip(firsts, members, strict=True)
             ],
             most=_BATCH_BYTES,
         )
@@ -97,7 +97,7 @@ class Passes:
         from esm2_features._model.devices import is_out_of_memory
 
         try:
-            results = self._forward([self._subjects[i] for i in batch], self.budget)
+            results = self._forward([self._views[i] for i in batch], self.budget)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
@@ -120,7 +120,7 @@ class Passes:
         if len(distinct) == 1 and len(batch) > 1:  # parts of one sequence
             half = len(batch) // 2
             return deque([batch[:half], batch[half:], *pending])
-        tokens = sum(_tokens(Subject(*one)) for one in distinct)
+        tokens = sum(_tokens(SequenceView(*one)) for one in distinct)
         self.budget = min(self.budget, tokens) // 2
         self._shrunk(self.budget)
         return deque(self._planned([*batch, *(i for later in pending for i in later)]))
@@ -130,17 +130,17 @@ class Passes:
         return sum(len(sequence) for sequence, _ in distinct)
 
 
-def _can_be_less(subjects: Sequence[Subject], budget: int) -> bool:
+def _can_be_less(views: Sequence[SequenceView], budget: int) -> bool:
     """Tell whether a batch can be divided: into sequences, parts of one, or its windows."""
-    window = subjects[0].window
-    return len(subjects) > 1 or (window > 0 and window + 2 < min(budget, _tokens(subjects[0])))
+    window = views[0].window
+    return len(views) > 1 or (window > 0 and window + 2 < min(budget, _tokens(views[0])))
 
 
-def _tokens(subject: Subject) -> int:
+def _tokens(view: SequenceView) -> int:
     """Tokens that a sequence has in all of its windows."""
-    if not subject.window:
-        return len(subject.sequence) + 2
-    return len(windows(len(subject.sequence), subject.window)) * (subject.window + 2)
+    if not view.window:
+        return len(view.sequence) + 2
+    return len(windows(len(view.sequence), view.window)) * (view.window + 2)
 
 
 def _out_of_memory(length: int, device: str) -> OutOfMemoryError:

@@ -25,7 +25,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 
 
 class Storage:
-    """The vectors of some subjects, on their way from a cache and into it.
+    """The vectors of some views, on their way from a cache and into it.
 
     Subjects are named by their numbers. A context manager: on leaving, also by an error or
     Ctrl-C, everything that was computed is written, and all claims are released.
@@ -34,15 +34,15 @@ class Storage:
     def __init__(
         self,
         cache: Cache | None,
-        subjects: Sequence[str],  # normalised sequences, or parts of them; all different
+        views: Sequence[str],  # normalised sequences, or parts of them; all different
         *,
         wanted: Sequence[Spec],  # columns of `rows`
         stored: Sequence[Spec],
         rows: NDArray[np.float32],  # filled by `read`
     ) -> None:
         self._cache = cache
-        self._subjects = subjects
-        self._wanted = [] if cache is None else [(spec, spec.keys(subjects)) for spec in wanted]
+        self._views = views
+        self._wanted = [] if cache is None else [(spec, spec.keys(views)) for spec in wanted]
         self._stored = stored
         self._rows = rows
         self._claims = None if cache is None else Claims(cache.path)
@@ -129,18 +129,18 @@ class Storage:
 
     def _computations(self, which: Sequence[int]) -> NDArray[np.uint8]:
         spec = self._stored[0]
-        subjects = [self._subjects[i] for i in which]
-        return computation_keys(spec.checkpoint, spec.precision, subjects)
+        views = [self._views[i] for i in which]
+        return computation_keys(spec.checkpoint, spec.precision, views)
 
     def _write(self, *, last_chance: bool = False) -> None:
         if self._cache is not None and self._claims is not None and self._unwritten:
             which = [i for some, _ in self._unwritten for i in some]
-            subjects = [self._subjects[i] for i in which]
+            views = [self._views[i] for i in which]
             stored = self._cache._put_many(
                 [
                     Part(
                         spec,
-                        spec.keys(subjects),
+                        spec.keys(views),
                         np.concatenate([vectors[:, column] for _, vectors in self._unwritten]),
                     )
                     for column, spec in enumerate(self._stored)

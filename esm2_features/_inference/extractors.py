@@ -1,7 +1,7 @@
 """What is read off a forward pass: vectors, residues, logits, contacts, attention.
 
-A reader takes a network and the subjects of one batch, and runs the network over them once. What
-it gives waits for the outcome: one result for each subject, in their order. A reader's `bytes`
+A reader takes a network and the views of one batch, and runs the network over them once. What
+it gives waits for the outcome: one result for each view, in their order. A reader's `bytes`
 says how much that is, so that a batch of many can be kept small.
 
 Source: the outputs of ``esm/model/esm2.py`` of fair-esm 2.0.0.
@@ -30,12 +30,12 @@ class Reader(Protocol):
     """Reads one thing off a forward pass."""
 
     def bytes(self, residues: int) -> int:
-        """Size of the result for a subject of so many residues."""
+        """Size of the result for a view of so many residues."""
 
     def __call__(
-        self, network: Network, subjects: Sequence[str], budget: int | None = None
+        self, network: Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], Any]:
-        """Run the network over the subjects of a batch; what is given has a result for each.
+        """Run the network over the views of a batch; what is given has a result for each.
 
         Windows go through it at most ``budget`` tokens at a time.
         """
@@ -55,10 +55,10 @@ class Vectors:
         return 4 * len(self.columns) * self.dim + with_map * 4 * (residues + 2) ** 2
 
     def __call__(
-        self, network: Network, subjects: Sequence[str], budget: int | None = None
+        self, network: Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
-        """Pool the subjects: (subjects, columns, dim)."""
-        layout = Layout(subjects, budget)
+        """Pool the views: (views, columns, dim)."""
+        layout = Layout(views, budget)
         layers = {layer for layer, _ in self.columns}
         importance = None
         if any(how == "parti" for _, how in self.columns):
@@ -93,17 +93,17 @@ class Vectors:
 
 @dataclass(frozen=True)
 class SiteLogProbs:
-    """Log-probabilities of the 33 tokens at the one residue of each subject: (1, 33), float32."""
+    """Log-probabilities of the 33 tokens at the one residue of each view: (1, 33), float32."""
 
     def bytes(self, residues: int) -> int:  # noqa: ARG002 - a site is a site
         """Size of a row."""
         return 4 * len(TOKENS)
 
     def __call__(
-        self, network: Network, subjects: Sequence[str], budget: int | None = None
+        self, network: Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
-        """Score the sites: (subjects, 1, 33)."""
-        layout = Layout(subjects, budget)
+        """Score the sites: (views, 1, 33)."""
+        layout = Layout(views, budget)
         [(_, x_TD)] = _passed(network, layout, [network.depth])
         if not layout.is_windowed:
             sites_BD = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
@@ -126,10 +126,10 @@ class Residues:
         return 4 * len(self.layers) * self.dim * residues
 
     def __call__(
-        self, network: Network, subjects: Sequence[str], budget: int | None = None
+        self, network: Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[Any]]:
-        """Give the subjects' residues."""
-        layout = Layout(subjects, budget)
+        """Give the views' residues."""
+        layout = Layout(views, budget)
         found = {
             layer: layout.sequences(layout.unite(x_TD))
             for layer, x_TD in _passed(network, layout, self.layers)
@@ -155,10 +155,10 @@ class Logits:
         return 4 * len(TOKENS) * residues
 
     def __call__(
-        self, network: Network, subjects: Sequence[str], budget: int | None = None
+        self, network: Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
-        """Score the subjects' residues."""
-        layout = Layout(subjects, budget)
+        """Score the views' residues."""
+        layout = Layout(views, budget)
         [(_, x_TD)] = _passed(network, layout, [network.depth])
         logits_TV = layout.unite(network.logits(x_TD))
         if self.over == "residues":
@@ -182,10 +182,10 @@ class Contacts:
         return 8 * residues**2
 
     def __call__(
-        self, network: Network, subjects: Sequence[str], budget: int | None = None
+        self, network: Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
-        """Predict the subjects' contacts."""
-        layout = Layout(subjects, budget)
+        """Predict the views' contacts."""
+        layout = Layout(views, budget)
         maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
         _run(network, layout, maps, network.depth)
         found = _in_order(layout, maps.probabilities())
@@ -204,10 +204,10 @@ class Attentions:
         return 4 * len(self.layers) * self.heads * (residues + 2) ** 2
 
     def __call__(
-        self, network: Network, subjects: Sequence[str], budget: int | None = None
+        self, network: Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
-        """Give the subjects' attention maps."""
-        layout = Layout(subjects, budget)
+        """Give the views' attention maps."""
+        layout = Layout(views, budget)
         maps = AllMaps(layout.groups, self.layers, heads=self.heads)
         _run(network, layout, maps, max(self.layers))
         found = _in_order(layout, maps.maps())
@@ -242,7 +242,7 @@ def _run(network: Network, layout: Layout, maps: ContactMaps | AllMaps, depth: i
 def _in_order(
     layout: Layout, by_sequence: Sequence[NDArray[np.float32]]
 ) -> list[NDArray[np.float32]]:
-    """Bring results of sequences, as they lie, into the order of the subjects."""
+    """Bring results of sequences, as they lie, into the order of the views."""
     found = [by_sequence[0]] * layout.count
     for segment in layout.segments:
         for member, owner in zip(segment.members, segment.owners, strict=True):

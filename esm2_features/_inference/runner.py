@@ -1,4 +1,4 @@
-"""The run: results of subjects, out of the cache, out of the network, or out of a server.
+"""The run: results of views, out of the cache, out of the network, or out of a server.
 
 `Run._rows` is the data flow of the whole library on one page.
 """
@@ -44,7 +44,7 @@ class _Columns(NamedTuple):
 
 
 class Run:
-    """One network over many subjects, here or on a server, with a cache or without."""
+    """One network over many views, here or on a server, with a cache or without."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class Run:
 
     def _rows(
         self,
-        subjects: Sequence[str | None],
+        views: Sequence[str | None],
         reader: Callable[[], Reader],
         *,
         wanted: Sequence[tuple[int, str]],
@@ -81,12 +81,12 @@ class Run:
         numbers: Sequence[int] | None = None,
     ) -> NDArray[np.float32]:
         """Give rows of a fixed width, which can be cached."""
-        at = [i for i, subject in enumerate(subjects) if subject is not None]
-        present = [subject for subject in subjects if subject is not None]
+        at = [i for i, view in enumerate(views) if view is not None]
+        present = [view for view in views if view is not None]
         first, back = dedupe(present)
         unique = [present[i] for i in first]
         columns = _Columns(wanted, computed, dtype)
-        found = np.empty((len(subjects), len(wanted), width), np.float32)
+        found = np.empty((len(views), len(wanted), width), np.float32)
         rows = found[: len(unique)]
 
         def passes(missing: Sequence[int]) -> Iterator[tuple[list[int], Any]]:
@@ -100,8 +100,8 @@ class Run:
             elif missing:
                 of_unique = [at[i] if numbers is None else numbers[at[i]] for i in first]
                 self._ask(self._endpoint, unique, missing, columns, rows, storage, of_unique)
-        if len(unique) < len(subjects):
-            source = np.full(len(subjects), -1)
+        if len(unique) < len(views):
+            source = np.full(len(views), -1)
             source[at] = back
             spread(found, source, fill=fill)
         return found
@@ -109,7 +109,7 @@ class Run:
     def _ask(
         self,
         endpoint: Endpoint,
-        subjects: Sequence[str],
+        views: Sequence[str],
         missing: list[int],
         columns: _Columns,
         rows: NDArray[np.float32],
@@ -127,28 +127,28 @@ class Run:
             )
 
             if remote.is_ours:
-                answers = partial(self._answers, remote, subjects, columns, numbers, storage)
+                answers = partial(self._answers, remote, views, columns, numbers, storage)
                 _fill(rows, columns, storage, missing, answers)
                 return
             # What nobody vouches for is kept, and looked for, under an identity of its own.
             identity = remote.stated.identity
-            with self._storage(subjects, columns, rows, identity) as apart:
-                answers = partial(self._answers, remote, subjects, columns, numbers, apart)
+            with self._storage(views, columns, rows, identity) as apart:
+                answers = partial(self._answers, remote, views, columns, numbers, apart)
                 _fill(rows, columns, apart, apart.read(missing), answers)
 
     def _answers(
         self,
         remote: RemoteRows,
-        subjects: Sequence[str],
+        views: Sequence[str],
         columns: _Columns,
         numbers: Sequence[int],
         storage: Storage,
         missing: Sequence[int],
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        distinct = distinct_sequences([parse(subjects[i]) for i in missing])
+        distinct = distinct_sequences([parse(views[i]) for i in missing])
         with self._progress(sum(len(sequence) for sequence, _ in distinct)) as progress:
             for batch, vectors in remote.over(
-                subjects,
+                views,
                 missing,
                 columns.computed,
                 numbers=numbers,
@@ -162,13 +162,13 @@ class Run:
                         kept = vectors.astype(columns.dtype).astype(np.float32)
                 for i, row in zip(batch, kept, strict=True):
                     if not np.isfinite(row).all():
-                        raise self._not_finite(parse(subjects[i]).sequence, columns.dtype)
-                self.n_computed += len(distinct_sequences([parse(subjects[i]) for i in batch]))
+                        raise self._not_finite(parse(views[i]).sequence, columns.dtype)
+                self.n_computed += len(distinct_sequences([parse(views[i]) for i in batch]))
                 yield batch, kept
 
     def _storage(
         self,
-        subjects: Sequence[str],
+        views: Sequence[str],
         columns: _Columns,
         rows: NDArray[np.float32],
         identity: str | None = None,
@@ -176,16 +176,16 @@ class Run:
         """Make what stands between these rows and the cache; of other weights, if it says so."""
         return Storage(
             self.cache,
-            subjects,
+            views,
             wanted=self._specs(columns.wanted, columns.dtype, identity),
             stored=self._specs(columns.computed, columns.dtype, identity),
             rows=rows,
         )
 
-    def _results(self, subjects: Sequence[str], reader: Reader) -> list[Any]:
+    def _results(self, views: Sequence[str], reader: Reader) -> list[Any]:
         """Give results of any size, which are not cached."""
-        first, back = dedupe(subjects)
-        unique = [subjects[i] for i in first]
+        first, back = dedupe(views)
+        unique = [views[i] for i in first]
         found: list[Any] = [None] * len(unique)
         if unique:
             networks = self._networks()
@@ -203,7 +203,7 @@ class Run:
     def _passes(
         self,
         networks: Sequence[Network],
-        subjects: Sequence[str],
+        views: Sequence[str],
         missing: Sequence[int],
         reader: Reader,
         storage: Storage | None = None,
@@ -211,7 +211,7 @@ class Run:
         from esm2_features._model.devices import default_batch_tokens, within_cores, workers_on
 
         dim = self.checkpoint.architecture.dim
-        distinct = distinct_sequences([parse(subjects[i]) for i in missing])
+        distinct = distinct_sequences([parse(views[i]) for i in missing])
         with self._progress(sum(len(sequence) for sequence, _ in distinct)) as progress:
 
             def forward(network: Network, some: list[str], tokens: int) -> Callable[[], Any]:
@@ -222,7 +222,7 @@ class Run:
                 place = type(reader), str(network.device)
                 budget = self.batch_tokens or default_batch_tokens(network.device, dim)
                 return Passes(
-                    subjects,
+                    views,
                     forward=partial(forward, network),
                     bytes_of=reader.bytes,
                     take=list if storage is None else storage.take,
@@ -239,29 +239,29 @@ class Run:
                 results = Team(loops).over(missing)
             with closing(results):
                 for batch, found in results:
-                    self.n_computed += len(distinct_sequences([parse(subjects[i]) for i in batch]))
+                    self.n_computed += len(distinct_sequences([parse(views[i]) for i in batch]))
                     yield batch, found
 
     def _forward(
-        self, network: Network, subjects: Sequence[str], reader: Reader, budget: int
+        self, network: Network, views: Sequence[str], reader: Reader, budget: int
     ) -> Callable[[], Any]:
-        """Begin a forward pass; what is given waits for it, and gives a result for each subject."""
+        """Begin a forward pass; what is given waits for it, and gives a result for each view."""
         import torch
 
         from esm2_features._model.devices import exact_arithmetic
 
         with exact_arithmetic(network.device), torch.inference_mode():
-            found = reader(network, subjects, budget)
-        return lambda: self._checked(found(), subjects, reader)
+            found = reader(network, views, budget)
+        return lambda: self._checked(found(), views, reader)
 
-    def _checked(self, results: Any, subjects: Sequence[str], reader: Reader) -> Any:
+    def _checked(self, results: Any, views: Sequence[str], reader: Reader) -> Any:
         """Refuse numbers that are none."""
         if isinstance(results, np.ndarray) and np.isfinite(results).all():
             return results  # the usual case, all at once
-        for subject, result in zip(subjects, results, strict=True):
+        for view, result in zip(views, results, strict=True):
             arrays = result.values() if isinstance(result, dict) else [result]
             if not all(np.isfinite(array).all() for array in arrays):
-                raise self._not_finite(parse(subject).sequence, getattr(reader, "dtype", "float32"))
+                raise self._not_finite(parse(view).sequence, getattr(reader, "dtype", "float32"))
         return results
 
     def _specs(
@@ -277,7 +277,7 @@ class Run:
         ]
 
     def _networks_for(
-        self, subjects: Sequence[str], wanted: Sequence[tuple[int, str]], dtype: str
+        self, views: Sequence[str], wanted: Sequence[tuple[int, str]], dtype: str
     ) -> list[Network]:
         """Get the networks; without their weights, say for which sequences they are needed."""
         try:
@@ -286,7 +286,7 @@ class Run:
             if self.cache is not None:
                 columns = ", ".join(f"layer {at} {pooling}" for at, pooling in wanted[:3])
                 columns += ", ..." if len(wanted) > 3 else ""
-                distinct = distinct_sequences([parse(subject) for subject in subjects])
+                distinct = distinct_sequences([parse(view) for view in views])
                 first = _shown(next(iter(distinct))[0])
                 error.args = (
                     f"{len(distinct)} different sequences (such as {first!r}) lack vectors in the "

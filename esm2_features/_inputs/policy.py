@@ -1,4 +1,4 @@
-"""From what people pass to subjects: residues checked, lengths and regions settled."""
+"""From what people pass to views: residues checked, lengths and regions settled."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from esm2_features._inputs.lengths import Cuts, fit_length
 from esm2_features._inputs.options import TOO_LONG, fixed_region, one_of, positive
 from esm2_features._inputs.regions import read_region
 from esm2_features._inputs.residues import are_normal, normalise, warn_of_nucleotides
-from esm2_features._inputs.views import Spans, Subject, around
+from esm2_features._inputs.views import SequenceView, Spans, around
 from esm2_features.exceptions import SequenceTooLongError
 
 
@@ -61,7 +61,7 @@ class Intake:
             counted.say(self.max_residues)
         return fitting
 
-    def _subjects(
+    def _views(
         self,
         sequences: Sequence[str | None],
         *,
@@ -84,7 +84,9 @@ class Intake:
         if spans is None:
             spans = [None] * len(sequences)
         return [
-            None if sequence is None else str(Subject(sequence, self._window(sequence), part or ()))
+            None
+            if sequence is None
+            else str(SequenceView(sequence, self._window(sequence), part or ()))
             for sequence, part in zip(sequences, spans, strict=True)
         ]
 
@@ -93,14 +95,14 @@ class Intake:
         if not 0 <= position < len(sequence):
             raise IndexError(f"position {position} of a sequence of {len(sequence)} residues")
         if not masked:
-            return str(Subject(sequence, self._window(sequence), ((position, position + 1),)))
+            return str(SequenceView(sequence, self._window(sequence), ((position, position + 1),)))
         hidden = f"{sequence[:position]}{MASK}{sequence[position + 1 :]}"
         size = self._window(sequence)
         if size:
             part = around(position, len(sequence), size)
             hidden = hidden[part.start : part.stop]
             position -= part.start
-        return str(Subject(hidden, 0, ((position, position + 1),)))
+        return str(SequenceView(hidden, 0, ((position, position + 1),)))
 
     def _refuse_windows(
         self, sequences: Sequence[str], *, rows: Sequence[int], product: str

@@ -1,6 +1,6 @@
 """What a row of features is about: a sequence, or a part of one in the context of all of it.
 
-A subject is written as one string, because that is what is de-duplicated, keyed and claimed:
+A view is written as one string, because that is what is de-duplicated, keyed and claimed:
 
     MKTAYIAKQR            the sequence, pooled as a whole
     MKTAYIAKQR@2:5,8:9    its residues 2, 3, 4 and 8, counted from 0
@@ -21,8 +21,8 @@ Spans = tuple[tuple[int, int], ...]
 """Parts of a sequence: starts and stops, counted from 0, in order and apart; () is all of it."""
 
 
-class Subject(NamedTuple):
-    """What a subject's string says."""
+class SequenceView(NamedTuple):
+    """What a view's string says."""
 
     sequence: str  # normalised
     # residues of each window; 0 if the sequence goes through the network in one piece
@@ -38,11 +38,11 @@ class Subject(NamedTuple):
         return text
 
 
-def parse(text: str) -> Subject:
-    """Read what `Subject` writes."""
+def parse(text: str) -> SequenceView:
+    """Read what `SequenceView` writes."""
     sequence, at, spans = text.partition("@")
     sequence, tilde, window = sequence.partition("~")
-    return Subject(sequence, int(window) if tilde else 0, _spans(spans) if at else ())
+    return SequenceView(sequence, int(window) if tilde else 0, _spans(spans) if at else ())
 
 
 @lru_cache(maxsize=4096)
@@ -99,9 +99,9 @@ def around(position: int, residues: int, size: int) -> Window:
     return Window(start, min(residues, start + size))
 
 
-def distinct_sequences(subjects: Sequence[Subject]) -> dict[tuple[str, int], list[int]]:
-    """Find which subjects come from one forward pass."""
+def distinct_sequences(views: Sequence[SequenceView]) -> dict[tuple[str, int], list[int]]:
+    """Find which views come from one forward pass."""
     members: dict[tuple[str, int], list[int]] = {}
-    for i, subject in enumerate(subjects):
-        members.setdefault((subject.sequence, subject.window), []).append(i)
+    for i, view in enumerate(views):
+        members.setdefault((view.sequence, view.window), []).append(i)
     return members

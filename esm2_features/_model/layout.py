@@ -1,4 +1,4 @@
-"""How the subjects of one forward pass lie in it: sequences, their windows, and parts of them.
+"""How the views of one forward pass lie in it: sequences, their windows, and parts of them.
 
 A sequence that goes through the network in one piece lies in the packed batch as it is. One that
 goes in windows is a piece for each window, and `Layout.unite` makes one sequence of them again:
@@ -38,10 +38,10 @@ _COPIED_BYTES = 1 << 25
 class Segment(NamedTuple):
     """Subjects with the same number of residues, and where these lie."""
 
-    members: list[int]  # numbers of the subjects
+    members: list[int]  # numbers of the views
     group: Group | None  # where whole sequences lie, one behind the other
     rows: NDArray[np.int64]  # rows of the residues; empty where there is a group
-    owners: NDArray[np.int64]  # which of the distinct sequences each subject is of
+    owners: NDArray[np.int64]  # which of the distinct sequences each view is of
 
     def parts(self, dim: int) -> Iterator[Segment]:
         """Cut it where picking residues would copy too much; whole sequences are not copied."""
@@ -54,23 +54,23 @@ class Segment(NamedTuple):
             yield Segment(self.members[some], None, self.rows[some], self.owners[some])
 
     def residues(self, x_TD: Tensor) -> Tensor:
-        """Pick the residues, without special tokens: (subjects, residues, dim)."""
+        """Pick the residues, without special tokens: (views, residues, dim)."""
         if self.group is not None:
             return self.tokens(x_TD)[:, 1:-1]
         return x_TD[send(self.rows, x_TD.device)]
 
     def tokens(self, x_TD: Tensor) -> Tensor:
-        """Pick whole sequences with their special tokens: (subjects, residues + 2, dim)."""
+        """Pick whole sequences with their special tokens: (views, residues + 2, dim)."""
         assert self.group is not None, "a part of a sequence has no special tokens"
         group = self.group
         return x_TD[group.start : group.stop].view(group.count, group.tokens, -1)
 
 
 class Layout:
-    """One forward pass over some subjects."""
+    """One forward pass over some views."""
 
-    def __init__(self, subjects: Sequence[str], budget: int | None = None) -> None:
-        parsed = [parse(subject) for subject in subjects]
+    def __init__(self, views: Sequence[str], budget: int | None = None) -> None:
+        parsed = [parse(view) for view in views]
         members = distinct_sequences(parsed)
         self.count = len(parsed)
         self._sizes = np.array([len(sequence) + 2 for sequence, _ in members])
@@ -92,7 +92,7 @@ class Layout:
         return united.index_add_(0, self._targets.to(x_TD.device), x_TD * shares)
 
     def sequences(self, x_TD: Tensor) -> list[NDArray[np.float32]]:
-        """Cut united rows into the residues of each subject."""
+        """Cut united rows into the residues of each view."""
         rows: NDArray[np.float32] = x_TD.float().cpu().numpy()
         found: list[NDArray[np.float32]] = [rows] * self.count
         for segment in self.segments:
@@ -137,12 +137,12 @@ class Layout:
         spans: Sequence[tuple[tuple[int, int], ...]],
         members: dict[tuple[str, int], list[int]],
     ) -> list[Segment]:
-        """Put subjects with as many residues together; whole sequences where they lie."""
+        """Put views with as many residues together; whole sequences where they lie."""
         owners = np.empty(self.count, np.int64)
-        for owner, subjects in enumerate(members.values()):
-            owners[subjects] = owner
+        for owner, views in enumerate(members.values()):
+            owners[views] = owner
         if self.count == len(members) and not any(spans):
-            numbers = [subject for subjects in members.values() for subject in subjects]
+            numbers = [view for views in members.values() for view in views]
             edges = np.cumsum([0, *(group.count for group in self.groups)]).tolist()
             none = np.empty((0, 0), np.int64)
             return [

@@ -1,4 +1,4 @@
-"""From residues to one vector per subject: reductions over the segments of a pass."""
+"""From residues to one vector per view: reductions over the segments of a pass."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 from esm2_features._model.devices import send
 from esm2_features._model.layout import Segment
 
-# Each takes the residues of some subjects, x_BRD, and gives (B, D).
+# Each takes the residues of some views, x_BRD, and gives (B, D).
 _OF_RESIDUES: dict[str, Callable[[Tensor], Tensor]] = {
     "mean": lambda x_BRD: x_BRD.mean(1),
     "max": lambda x_BRD: x_BRD.amax(1),
@@ -24,7 +24,7 @@ _SPECIAL_TOKENS = {"cls": 0, "eos": -1}
 def pool(
     x_TD: Tensor, segments: Sequence[Segment], pooling: str, weights_T: Tensor | None = None
 ) -> Tensor:
-    """Reduce the residues of each subject to one vector."""
+    """Reduce the residues of each view to one vector."""
     parts: list[Tensor] = []
     members: list[int] = []
     for segment in (part for whole in segments for part in whole.parts(x_TD.shape[1])):

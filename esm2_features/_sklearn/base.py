@@ -72,8 +72,8 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         """
         engine = self._engine()
         chains = self._chains(X)
-        subjects = self._subjects(engine, chains, Cuts())  # of cuts, `transform` speaks
-        self._check(engine, subjects, chains)
+        views = self._views(engine, chains, Cuts())  # of cuts, `transform` speaks
+        self._check(engine, views, chains)
         self.n_features_in_ = len(chains)
         names = [chain.name for chain in chains]
         if all(name is not None for name in names):
@@ -126,12 +126,12 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         chains = self._chains(X)
         self._check_same_chains(chains)
         cuts = Cuts()
-        subjects = self._subjects(engine, chains, cuts)
+        views = self._views(engine, chains, cuts)
         n_rows = len(chains[0].values)
-        n_chains = len(subjects) // n_rows
-        self._check(engine, subjects, chains)
+        n_chains = len(views) // n_rows
+        self._check(engine, views, chains)
         cuts.say(engine.max_residues)
-        features = self._features(engine, subjects, n_chains, _FILL[self.on_missing])
+        features = self._features(engine, views, n_chains, _FILL[self.on_missing])
         # (rows x chains, d) -> (rows, chains x d)
         return features.reshape(n_rows, n_chains * features.shape[1])
 
@@ -226,7 +226,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     def _features(
         self, engine: Engine, sequences: list[str | None], n_chains: int, fill: float
     ) -> NDArray[np.float32]:
-        """Compute the (n, d) features of what `_subjects` gives; those of None are ``fill``."""
+        """Compute the (n, d) features of what `_views` gives; those of None are ``fill``."""
 
     @abstractmethod
     def _names(self, engine: Engine) -> list[str]:
@@ -235,7 +235,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     def _check(self, engine: Engine, sequences: list[str | None], chains: Sequence[Column]) -> None:
         """Refuse sequences for a reason of the subclass, in `fit` and before all computing."""
 
-    def _subjects(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+    def _views(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
         """Say what has features, by row, and in a row by chain; None where it is missing."""
         return self._normalised(engine, chains, cuts)
 

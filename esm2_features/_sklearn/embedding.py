@@ -272,16 +272,16 @@ class ESM2Transformer(SequenceTransformer):
         cuts = Cuts()
         chains = self._chains(X)
         n_rows = len(chains[0].values)
-        subjects = self._subjects(engine, chains, cuts)
+        views = self._views(engine, chains, cuts)
         cuts.say(engine.max_residues)
         row_of: dict[str, int] = {}
-        in_a_row = len(subjects) // n_rows
-        for i, subject in enumerate(subjects):
-            if subject:
-                row_of.setdefault(subject, i // in_a_row)
+        in_a_row = len(views) // n_rows
+        for i, view in enumerate(views):
+            if view:
+                row_of.setdefault(view, i // in_a_row)
         # Sorted, all regions of a sequence are neighbours, and so come from one forward pass.
         distinct = sorted(row_of)
-        engine._precompute_normalised(distinct, rows=[row_of[subject] for subject in distinct])
+        engine._precompute_normalised(distinct, rows=[row_of[view] for view in distinct])
         return self
 
     def _engine(self, **changed: object) -> Engine:
@@ -310,7 +310,7 @@ class ESM2Transformer(SequenceTransformer):
         region = self.region if isinstance(self.region, str) else None
         return columns(X, owner=type(self).__name__, region=region)
 
-    def _subjects(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+    def _views(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
         if self.join != "concatenate":
             joined, regions = join_chains(
                 self._normalised(engine, chains, cuts),
@@ -319,18 +319,18 @@ class ESM2Transformer(SequenceTransformer):
                 per_chain=self.join == "linker-per-chain",
                 longest=engine.max_residues if self.too_long == "raise" else None,
             )
-            return engine._subjects(joined, regions=regions)
+            return engine._views(joined, regions=regions)
         if isinstance(self.region, str):
             sequence, region = sorted(chains, key=lambda column: column.name == self.region)
             sequences = self._normalised(engine, [sequence], cuts)
-            return engine._subjects(sequences, regions=self._regions(sequences, region))
+            return engine._views(sequences, regions=self._regions(sequences, region))
         sequences = self._normalised(engine, chains, cuts)
-        subjects: list[str | None] = [None] * len(sequences)
+        views: list[str | None] = [None] * len(sequences)
         for i, chain in enumerate(chains):
             column = chain.name if len(chains) > 1 else None
             of_chain = sequences[i :: len(chains)]
-            subjects[i :: len(chains)] = engine._subjects(of_chain, column=column)
-        return subjects
+            views[i :: len(chains)] = engine._views(of_chain, column=column)
+        return views
 
     def _regions(self, sequences: list[str | None], column: Column) -> list[Spans | None]:
         """Read each row's region; the sequences of rows without one become None."""

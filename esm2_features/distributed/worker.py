@@ -108,7 +108,7 @@ class ShardWorker:
         rows = range(piece.first, piece.first + n)
         # All of them first: what is wrong with the last is known before the first is computed.
         sequences = engine._normalise(piece.sequences, rows=rows, cuts=cuts)
-        subjects = engine._subjects(sequences, rows=rows)
+        views = engine._views(sequences, rows=rows)
         width = len(self._table.vectors) * self._table.dim
         portion = max(1, min(_PORTION, _PORTION_BYTES // (4 * width)))
         with writing(path, self._table) as writer:
@@ -116,7 +116,7 @@ class ShardWorker:
                 some = slice(at, at + portion)
                 texts = [sequence.replace(MASK, "<mask>") for sequence in sequences[some]]
                 lengths = [len(sequence) for sequence in sequences[some]]
-                values = engine._embed_normalised(subjects[some])
+                values = engine._embed_normalised(views[some])
                 writer.add(piece.ids[some], texts, lengths, values, first=rows.start + at)
                 residues += sum(lengths)
         seconds = round(time.perf_counter() - start, 3)

@@ -140,7 +140,7 @@ class Models:
 
 def _embed(engine: Engine, kind: Kind, sequences: list[str]) -> Sequence[Any]:
     _, layers, poolings = kind
-    rows = engine._embed_normalised([subject.replace("<mask>", MASK) for subject in sequences])
+    rows = engine._embed_normalised([view.replace("<mask>", MASK) for view in sequences])
     return list(rows.reshape(len(sequences), len(layers), len(poolings), -1))
 
 

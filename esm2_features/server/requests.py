@@ -31,7 +31,7 @@ from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK
 from esm2_features._inputs.options import POOLING_OF, SPECIAL_TOKENS
 from esm2_features._inputs.regions import read_region
 from esm2_features._inputs.residues import are_normal, normalise
-from esm2_features._inputs.views import Subject
+from esm2_features._inputs.views import SequenceView
 from esm2_features.exceptions import MissingSequenceError, SequenceTooLongError
 from esm2_features.server.errors import Refusal
 from esm2_features.server.settings import Settings
@@ -153,8 +153,8 @@ class Job:
 
     model: str  # as it is served
     action: str  # one of `ACTIONS`
-    # normalised, masks written as ``<mask>``. Where parts or windows are asked for, subjects, as
-    # `Subject` writes them
+    # normalised, masks written as ``<mask>``. Where parts or windows are asked for, views, as
+    # `SequenceView` writes them
     sequences: list[str]
     lengths: list[int]  # in residues
     include: tuple[str, ...]  # outputs, besides that of the action
@@ -210,13 +210,13 @@ def read_job(
                 "", index=row, length=len(sequence), limit=settings.max_residues
             )
         _check_masks(action, row, sequence)
-    subjects = _subjects(sequences, read, action)
+    views = _views(sequences, read, action)
     # Only what was asked for by name goes with predictions; the default is for vectors.
     asked = action == "encode" or "include" in read.params.model_fields_set
     job = Job(
         model=model,
         action=action,
-        sequences=[subject.replace(MASK, "<mask>") for subject in subjects],
+        sequences=[view.replace(MASK, "<mask>") for view in views],
         lengths=[len(sequence) for sequence in sequences],
         include=tuple(dict.fromkeys(read.params.include)) if asked else (),
         layers=_layers(read.params.repr_layers, shape.layers, model),
@@ -278,7 +278,7 @@ def _normalised(texts: list[str]) -> list[str]:
     return found
 
 
-def _subjects(sequences: list[str], read: Items | Instances, action: str) -> list[str]:
+def _views(sequences: list[str], read: Items | Instances, action: str) -> list[str]:
     """Say which parts of the sequences are asked for, and in which windows they run."""
     window = read.params.window
     regions: list[str | None] = [None] * len(sequences)
@@ -300,7 +300,7 @@ def _subjects(sequences: list[str], read: Items | Instances, action: str) -> lis
         raise Refusal(422, "no_parts", "parti looks at all residues at once: leave out window.")
     return [
         str(
-            Subject(
+            SequenceView(
                 sequence,
                 window if window is not None and len(sequence) > window else 0,
                 read_region(region, length=len(sequence), index=row) if region else (),

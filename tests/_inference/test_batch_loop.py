@@ -21,22 +21,22 @@ class Device:
         self.most_tokens = most_tokens
         self.broken = broken
 
-    def forward(self, subjects, budget):
-        self.log.append(f"begin {','.join(subjects)}")
-        if sum(len(s) + 2 for s in subjects) > self.most_tokens:
+    def forward(self, views, budget):
+        self.log.append(f"begin {','.join(views)}")
+        if sum(len(s) + 2 for s in views) > self.most_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        if self.broken in subjects:
+        if self.broken in views:
             raise RuntimeError("a broken kernel")
 
         def wait():
-            self.log.append(f"wait {','.join(subjects)}")
-            return [len(s) for s in subjects]
+            self.log.append(f"wait {','.join(views)}")
+            return [len(s) for s in views]
 
         return wait
 
-    def passes(self, subjects, budget):
+    def passes(self, views, budget):
         return Passes(
-            subjects,
+            views,
             forward=self.forward,
             bytes_of=lambda residues: residues,
             take=list,
@@ -61,31 +61,31 @@ def collect(passes, count):
 
 
 def test__passes__begin_so_many_before_one_is_waited_for(ahead):
-    device, subjects = Device(), ["A" * n for n in (9, 8, 7, 6, 5)]
-    assert collect(device.passes(subjects, 11), 5) == dict(enumerate((9, 8, 7, 6, 5)))
+    device, views = Device(), ["A" * n for n in (9, 8, 7, 6, 5)]
+    assert collect(device.passes(views, 11), 5) == dict(enumerate((9, 8, 7, 6, 5)))
     words = [line.split()[0] for line in device.log]
     assert words[: ahead + 2] == ["begin"] * (ahead + 1) + ["wait"]
     most = max(words[:k].count("begin") - words[:k].count("wait") for k in range(len(words)))
     assert most == ahead + 1
-    assert [line[5:] for line in device.log if "wait" in line] == subjects
+    assert [line[5:] for line in device.log if "wait" in line] == views
 
 
 def test__passes__out_of_memory_halves_and_remembers_and_loses_nothing(ahead):
-    device, subjects = Device(most_tokens=12), ["A" * n for n in (9, 4, 4, 4, 3, 3, 2, 1)]
-    passes = device.passes(subjects, 40)
-    assert collect(passes, 8) == dict(enumerate(map(len, subjects)))
+    device, views = Device(most_tokens=12), ["A" * n for n in (9, 4, 4, 4, 3, 3, 2, 1)]
+    passes = device.passes(views, 40)
+    assert collect(passes, 8) == dict(enumerate(map(len, views)))
     assert passes.budget <= 12
 
 
 def test__passes__one_that_does_not_fit_is_an_error_after_what_was_begun_is_given(ahead):
-    device, subjects = Device(most_tokens=8), ["A" * 12, "AAAA"]
+    device, views = Device(most_tokens=8), ["A" * 12, "AAAA"]
     with pytest.raises(OutOfMemoryError, match="One sequence of 12 residues"):
-        collect(device.passes(subjects, 14), 2)
+        collect(device.passes(views, 14), 2)
 
 
 def test__passes__an_error_comes_after_what_was_begun_before_it(ahead):
-    device, subjects = Device(broken="AAA"), ["AAAAA", "AAAA", "AAA", "AA"]
-    given = device.passes(subjects, 2).over(range(4))
+    device, views = Device(broken="AAA"), ["AAAAA", "AAAA", "AAA", "AA"]
+    given = device.passes(views, 2).over(range(4))
     assert [next(given)[0], next(given)[0]] == [[0], [1]]
     with pytest.raises(RuntimeError, match="a broken kernel"):
         next(given)
@@ -102,11 +102,11 @@ def test__stream__a_budget_that_fits_is_remembered_for_the_next_portion(tiny_che
     class Small(Engine):
         tried: list[int] = []  # noqa: RUF012
 
-        def _forward(self, network, subjects, reader, budget):
-            self.tried.append(sum(len(s) + 2 for s in subjects))
+        def _forward(self, network, views, reader, budget):
+            self.tried.append(sum(len(s) + 2 for s in views))
             if self.tried[-1] > 24:
                 raise torch.OutOfMemoryError("out of memory")
-            return super()._forward(network, subjects, reader, budget)
+            return super()._forward(network, views, reader, budget)
 
     engine = Small(tiny_checkpoint, cache=None)
     engine.embed(SEQUENCES)

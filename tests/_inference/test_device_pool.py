@@ -24,19 +24,19 @@ SEQUENCES = [sequence + "A" * (i // 6) for i, sequence in enumerate(SEQUENCES)]
 class Device:
     """Computes lengths, and writes down which; may wait for a word, hold little, or break."""
 
-    def __init__(self, go_on=None, most_tokens=10**9, breaks=lambda subjects: False):
+    def __init__(self, go_on=None, most_tokens=10**9, breaks=lambda views: False):
         self.computed: list[str] = []
         self.go_on, self.most_tokens, self.breaks = go_on, most_tokens, breaks
 
-    def forward(self, subjects, budget):
+    def forward(self, views, budget):
         if self.go_on is not None:
             assert self.go_on.wait(60)
-        if sum(len(s) + 2 for s in subjects) > self.most_tokens:
+        if sum(len(s) + 2 for s in views) > self.most_tokens:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        if self.breaks(subjects):
+        if self.breaks(views):
             raise RuntimeError("a broken kernel")
-        self.computed += subjects
-        return lambda: [len(s) for s in subjects]
+        self.computed += views
+        return lambda: [len(s) for s in views]
 
     def passes(self, budget=20):
         return Passes(
@@ -89,7 +89,7 @@ def test__team__memory_that_ends_on_one_device_is_its_own_affair():
 
 def test__team__an_error_comes_after_all_that_was_computed():
     found = {}
-    fails = Device(breaks=lambda subjects: any(s[0] == "W" for s in subjects))
+    fails = Device(breaks=lambda views: any(s[0] == "W" for s in views))
     sound = Device(breaks=fails.breaks)
     with pytest.raises(RuntimeError, match="a broken kernel"):
         collect([fails, sound], found)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from esm2_features import Engine
 from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, CANONICAL_TOKENS, encode
-from esm2_features._inputs.views import Subject, window_weights, windows
+from esm2_features._inputs.views import SequenceView, window_weights, windows
 from esm2_features._model.attention_maps import page_rank
 from esm2_features._model.layout import Layout
 from esm2_features._model.linear import _can_pack
@@ -489,10 +489,10 @@ def test__residues__of_the_embedded_model_equal_those_of_fair_esm():
         np.testing.assert_allclose(logits, reference(sequence, [6])[1][1:-1], atol=1e-4)
 
 
-def test__subjects__in_the_cache_are_told_apart(engine):
+def test__views__in_the_cache_are_told_apart(engine):
     """The same residues as a whole, in part and in windows are different rows."""
     one = engine(max_residues=None)
-    texts = [LONG, str(Subject(LONG, 0, ((0, 5),))), str(Subject(LONG, 12))]
+    texts = [LONG, str(SequenceView(LONG, 0, ((0, 5),))), str(SequenceView(LONG, 12))]
     found = one._embed_normalised(texts)
     assert len({row.tobytes() for row in found}) == 3
     np.testing.assert_array_equal(engine(max_residues=None)._embed_normalised(texts), found)
@@ -506,12 +506,12 @@ class Small(Engine):
 
     most_parts = most_tokens = 10**6
 
-    def _forward(self, network, subjects, reader, budget):
-        tokens = max(len(batch.tokens) for batch in Layout(subjects, budget).batches)
-        if len(subjects) > self.most_parts or tokens > self.most_tokens:
+    def _forward(self, network, views, reader, budget):
+        tokens = max(len(batch.tokens) for batch in Layout(views, budget).batches)
+        if len(views) > self.most_parts or tokens > self.most_tokens:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
-        self.__dict__.setdefault("passes", []).append((len(subjects), tokens))
-        return super()._forward(network, subjects, reader, budget)
+        self.__dict__.setdefault("passes", []).append((len(views), tokens))
+        return super()._forward(network, views, reader, budget)
 
 
 def test__memory__parts_of_one_sequence_are_divided(checkpoint):

@@ -350,7 +350,7 @@ def test__region_column__numbers_are_still_refused_as_sequences(esm2):
         esm2().fit(pd.DataFrame({"seq": ["MKT"], "site": [2]}))
 
 
-def test__region_column__each_subject_is_computed_once_and_never_again(tiny_checkpoint, tmp_path):
+def test__region_column__each_view_is_computed_once_and_never_again(tiny_checkpoint, tmp_path):
     frame = pd.DataFrame(
         {"seq": ["MKTAYIAKQR"] * 4 + ["GSHMVLSEGE"], "site": ["2:5", "7", "0:10", "2:5", "7"]}
     )

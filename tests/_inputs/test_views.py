@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.views import (
-    Subject,
+    SequenceView,
     around,
     distinct_sequences,
     parse,
@@ -22,21 +22,21 @@ from esm2_features._inputs.views import (
 )
 
 positions = st.sets(st.integers(0, 60), min_size=1)
-subjects = st.builds(
-    Subject,
+views = st.builds(
+    SequenceView,
     st.text(alphabet=RESIDUES + MASK, min_size=1, max_size=30),
     st.integers(0, 2000),
     st.just(()) | positions.map(spans_of),
 )
 
 
-@given(subjects)
-def test__subject__is_what_it_was_after_writing_and_reading(subject):
-    assert parse(str(subject)) == subject
+@given(views)
+def test__view__is_what_it_was_after_writing_and_reading(view):
+    assert parse(str(view)) == view
 
 
-@given(subjects, subjects)
-def test__subjects__that_differ_are_written_differently(one, other):
+@given(views, views)
+def test__views__that_differ_are_written_differently(one, other):
     assert (one == other) == (str(one) == str(other))
 
 
@@ -89,9 +89,9 @@ def test__around__puts_the_position_in_the_middle_where_it_can(position, start):
 
 def test__distinct_sequences__are_told_apart_by_their_windows():
     some = [
-        Subject("MK"),
-        Subject("GG", 0, ((0, 1),)),
-        Subject("MK", 0, ((1, 2),)),
-        Subject("MK", 1),
+        SequenceView("MK"),
+        SequenceView("GG", 0, ((0, 1),)),
+        SequenceView("MK", 0, ((1, 2),)),
+        SequenceView("MK", 1),
     ]
     assert distinct_sequences(some) == {("MK", 0): [0, 2], ("GG", 0): [1], ("MK", 1): [3]}

@@ -1,4 +1,4 @@
-"""Where subjects lie in a pass: parts are found again, and windows become one sequence."""
+"""Where views lie in a pass: parts are found again, and windows become one sequence."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm2_features._inputs.alphabet import encode
-from esm2_features._inputs.views import Subject, window_weights, windows
+from esm2_features._inputs.views import SequenceView, window_weights, windows
 from esm2_features._model.layout import Layout
 
 SEQUENCES = ["MKTAYIAKQRQI", "ACDEFGHIKLMN", "GGGG", "W"]
@@ -26,29 +26,29 @@ def mixed(draw):
     for sequence in SEQUENCES:
         spans = [(a, b) for b in range(1, len(sequence) + 1) for a in range(b)]
         parts = draw(st.lists(st.sampled_from([(), *((span,) for span in spans)]), unique=True))
-        found += [Subject(sequence, 0, part) for part in parts]
-    return found or [Subject("W")]
+        found += [SequenceView(sequence, 0, part) for part in parts]
+    return found or [SequenceView("W")]
 
 
 @given(mixed())
-def test__segments__hold_every_subject_once_with_its_own_residues(subjects):
-    layout = Layout([str(subject) for subject in subjects])
+def test__segments__hold_every_view_once_with_its_own_residues(views):
+    layout = Layout([str(view) for view in views])
     tokens = torch.from_numpy(layout.batches[0].tokens).unsqueeze(1)
     seen = []
     for segment in layout.segments:
         for member, found in zip(segment.members, segment.residues(tokens), strict=True):
-            sequence, _, spans = subjects[member]
+            sequence, _, spans = views[member]
             start, stop = spans[0] if spans else (0, len(sequence))
             assert found.ravel().tolist() == encode(sequence)[1:-1][start:stop].tolist()
             seen.append(member)
-    assert sorted(seen) == list(range(len(subjects)))
+    assert sorted(seen) == list(range(len(views)))
 
 
 @given(mixed())
-def test__sequences__are_cut_out_for_each_subject(subjects):
-    layout = Layout([str(subject) for subject in subjects])
+def test__sequences__are_cut_out_for_each_view(views):
+    layout = Layout([str(view) for view in views])
     parts = layout.sequences(torch.from_numpy(layout.batches[0].tokens).unsqueeze(1))
-    for (sequence, _, spans), part in zip(subjects, parts, strict=True):
+    for (sequence, _, spans), part in zip(views, parts, strict=True):
         start, stop = spans[0] if spans else (0, len(sequence))
         assert part.ravel().tolist() == encode(sequence)[1:-1][start:stop].tolist()
 
@@ -63,7 +63,7 @@ def test__unite__leaves_what_is_in_one_piece_as_it_is():
     layout = Layout(SEQUENCES)
     x_TD = numbered(layout)
     assert layout.unite(x_TD) is x_TD
-    with_windows = Layout([str(Subject("MKTAYIAKQR", 4)), *SEQUENCES])
+    with_windows = Layout([str(SequenceView("MKTAYIAKQR", 4)), *SEQUENCES])
     x_TD = torch.randn(len(with_windows.batches[0].tokens), 3)
     pieces = 6 * len(windows(10, 4))
     assert torch.equal(with_windows.unite(x_TD)[12:], x_TD[pieces:])
@@ -71,7 +71,7 @@ def test__unite__leaves_what_is_in_one_piece_as_it_is():
 
 def test__unite__of_windows_is_their_weighted_mean():
     sequence, size = "ACDEFGHIKLMNPQRSTVWY", 8
-    layout = Layout([str(Subject(sequence, size))])
+    layout = Layout([str(SequenceView(sequence, size))])
     pieces = windows(len(sequence), size)
     assert [g.tokens for g in layout.batches[0].groups] == [size + 2]
     x_TD = torch.randn(len(layout.batches[0].tokens), 5, generator=torch.Generator().manual_seed(0))

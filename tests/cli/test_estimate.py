@@ -308,7 +308,7 @@ def test__plan__is_what_the_loop_goes_over():
 
     passes = Passes(
         ["MKT", "GGGGG", "A"],
-        forward=lambda subjects, _: lambda: np.zeros(len(subjects)),
+        forward=lambda views, _: lambda: np.zeros(len(views)),
         bytes_of=lambda _: 4,
         take=list,
         device=torch.device("cpu"),

@@ -119,9 +119,9 @@ def test__memory__does_not_grow_with_the_vectors_of_a_shard(embed, tmp_path, mon
     portions = []
     plain = Engine._embed_normalised
 
-    def noted(self, subjects, **options):
-        portions.append(len(subjects))
-        return plain(self, subjects, **options)
+    def noted(self, views, **options):
+        portions.append(len(views))
+        return plain(self, views, **options)
 
     monkeypatch.setattr(Engine, "_embed_normalised", noted)
     monkeypatch.setattr("esm2_features.distributed.worker._PORTION_BYTES", 4 * 32 * 20)

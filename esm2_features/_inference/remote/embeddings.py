@@ -31,7 +31,7 @@ from esm2_features._inference.remote.responses import (
     refused,
 )
 from esm2_features._inputs.alphabet import MASK
-from esm2_features._inputs.views import Subject, parse
+from esm2_features._inputs.views import SequenceView, parse
 from esm2_features._model.packing import batches
 from esm2_features.exceptions import EndpointError, InputError, NumericalError
 
@@ -95,7 +95,7 @@ class RemoteRows:
 
     def over(
         self,
-        subjects: Sequence[str],
+        views: Sequence[str],
         which: Sequence[int],
         columns: Columns,
         *,
@@ -105,7 +105,7 @@ class RemoteRows:
         progress: Callable[[int], object],
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Have vectors computed, several requests at a time."""
-        ask = _Ask(self, {i: parse(subjects[i]) for i in which}, columns, numbers)
+        ask = _Ask(self, {i: parse(views[i]) for i in which}, columns, numbers)
         pending = ask.planned(which, budget or _TOKENS)
         begun: deque[tuple[list[int], Any]] = deque()
         while pending or begun:
@@ -221,12 +221,12 @@ class _Ask:
     def __init__(
         self,
         rows: RemoteRows,
-        subjects: dict[int, Subject],
+        views: dict[int, SequenceView],
         columns: Columns,
         numbers: Sequence[int],
     ) -> None:
         self._connection, self._stated = rows._connection, rows.stated
-        self._rows, self._subjects, self._columns, self._numbers = rows, subjects, columns, numbers
+        self._rows, self._views, self._columns, self._numbers = rows, views, columns, numbers
         self._layers = list(dict.fromkeys(layer for layer, _ in columns))
         self._poolings = list(dict.fromkeys(pooling for _, pooling in columns))
         self._words = [WORD_OF[pooling] for pooling in self._poolings]
@@ -235,12 +235,12 @@ class _Ask:
             self._words = self._foreign_words()
 
     def planned(self, which: Sequence[int], budget: int) -> deque[list[int]]:
-        """Divide subjects into portions, the longest first."""
-        of_all = [self._subjects[i] for i in which]
+        """Divide views into portions, the longest first."""
+        of_all = [self._views[i] for i in which]
         plan = batches(
-            [len(subject.sequence) + 2 for subject in of_all],
+            [len(view.sequence) + 2 for view in of_all],
             budget,
-            sizes=[self._bytes(subject) for subject in of_all],
+            sizes=[self._bytes(view) for view in of_all],
             most=self._stated.answer_bytes,
         )
         most = self._stated.max_items
@@ -252,36 +252,36 @@ class _Ask:
 
     def residues(self, portion: Sequence[int]) -> int:
         """Count what is sent."""
-        return sum(len(self._subjects[i].sequence) for i in portion)
+        return sum(len(self._views[i].sequence) for i in portion)
 
     def __call__(self, portion: list[int]) -> NDArray[np.float32]:
         """Have a portion computed."""
-        subjects = [self._subjects[i] for i in portion]
+        views = [self._views[i] for i in portion]
         numbers = [self._numbers[i] for i in portion]
         params: dict[str, Any] = {"include": self._words, "repr_layers": self._layers}
-        window = max(subject.window for subject in subjects)
+        window = max(view.window for view in views)
         if window:
             params["window"] = window
-        size = sum(self._bytes(subject) for subject in subjects)
+        size = sum(self._bytes(view) for view in views)
         is_ours = self._rows.is_ours
         answer = self._connection.ask(
             self._path,
-            {"params": params, "items": [self._item(subject) for subject in subjects]},
+            {"params": params, "items": [self._item(view) for view in views]},
             accept=_NPZ if is_ours else "application/json",
             most=_SPARE_BYTES + (size if is_ours else _DIGITS // 4 * size),
             timeout=self._stated.timeout,
             accepted=(504,) if len(portion) > 1 else (),
         )
-        if answer.status in (413, 504) and len(subjects) > 1:
+        if answer.status in (413, 504) and len(views) > 1:
             raise _TooMuch
         words, url = self._connection.words(answer), self._connection.url
         if answer.status != 200:
-            reason = refused(answer, words, url, subjects, numbers)
+            reason = refused(answer, words, url, views, numbers)
             raise reason or self._connection.unlike(
                 f"answers {answer.status}{words}", answer.status
             )
         try:
-            vectors = self._read(answer, subjects)
+            vectors = self._read(answer, views)
         except Unreadable as error:
             raise self._connection.unlike(f"answers {error}", 200) from None
         if not np.isfinite(vectors).all():
@@ -291,23 +291,23 @@ class _Ask:
             )
         return vectors
 
-    def _item(self, subject: Subject) -> dict[str, str]:
-        item = {"sequence": subject.sequence.replace(MASK, "<mask>")}
-        if subject.spans and self._rows.is_ours:
-            item["region"] = ",".join(f"{start}:{stop}" for start, stop in subject.spans)
+    def _item(self, view: SequenceView) -> dict[str, str]:
+        item = {"sequence": view.sequence.replace(MASK, "<mask>")}
+        if view.spans and self._rows.is_ours:
+            item["region"] = ",".join(f"{start}:{stop}" for start, stop in view.spans)
         return item
 
-    def _bytes(self, subject: Subject) -> int:
-        """Size of the numbers that come of a subject, as float32."""
+    def _bytes(self, view: SequenceView) -> int:
+        """Size of the numbers that come of a view, as float32."""
         rows = len([word for word in self._words if word != "per_token"])
-        rows += len(subject.sequence) if "per_token" in self._words else 0
+        rows += len(view.sequence) if "per_token" in self._words else 0
         return 4 * len(self._layers) * rows * self._rows._shape.dim
 
-    def _read(self, answer: Answer, subjects: Sequence[Subject]) -> NDArray[np.float32]:
+    def _read(self, answer: Answer, views: Sequence[SequenceView]) -> NDArray[np.float32]:
         dim, about = self._rows._shape.dim, self._rows._about
         if not self._rows.is_ours:
-            return from_json(answer, subjects, self._columns, dim, "per_token" in self._words)
-        stated, vectors = from_npz(answer, len(subjects), self._columns, dim, tuple(about))
+            return from_json(answer, views, self._columns, dim, "per_token" in self._words)
+        stated, vectors = from_npz(answer, len(views), self._columns, dim, tuple(about))
         self._rows._compare(stated)
         return vectors
 
@@ -321,13 +321,13 @@ class _Ask:
                 "esm2-features: of the hosted service's API, mean and cls can be had, and max, std "
                 'and regions by way of its per_token. (store="all" asks for all poolings.)'
             )
-        if any(subject.window for subject in self._subjects.values()):
+        if any(view.window for view in self._views.values()):
             raise InputError(
                 f'Got too_long="window" with endpoint={url!r}, which is not a server of '
                 'esm2-features, and knows no windows. Pass too_long="raise" or "truncate".'
             )
         by_residue = {"max", "std"}.intersection(self._poolings) or any(
-            subject.spans for subject in self._subjects.values()
+            view.spans for view in self._views.values()
         )
         words = ["per_token"] if by_residue else ["mean"] if "mean" in self._poolings else []
         return words + (["bos"] if "cls" in self._poolings else [])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from esm2_features._inference.remote.connection import Answer
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.options import POOLING_OF
-from esm2_features._inputs.views import Subject, positions_of
+from esm2_features._inputs.views import SequenceView, positions_of
 from esm2_features.exceptions import (
     InputError,
     InvalidSequenceError,
@@ -58,24 +58,24 @@ def from_npz(
 
 
 def from_json(
-    answer: Answer, subjects: Sequence[Subject], columns: Columns, dim: int, by_residue: bool
+    answer: Answer, views: Sequence[SequenceView], columns: Columns, dim: int, by_residue: bool
 ) -> NDArray[np.float32]:
     """Read an answer as the hosted service gives it."""
     results: Any = answer.said.get("results")
-    vectors = np.empty((len(subjects), len(columns), dim), np.float32)
+    vectors = np.empty((len(views), len(columns), dim), np.float32)
     try:
-        for row, (result, subject) in enumerate(zip(results, subjects, strict=True)):
+        for row, (result, view) in enumerate(zip(results, views, strict=True)):
             for column, (layer, pooling) in enumerate(columns):
                 pools = by_residue and pooling != "cls"
                 read = _pooled if pools else _given
-                vectors[row, column] = read(result, subject, layer, pooling, dim)
+                vectors[row, column] = read(result, view, layer, pooling, dim)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise Unreadable("something else than a vector for each sequence") from None
     return vectors
 
 
 def _given(
-    result: dict[str, Any], _: Subject, layer: int, pooling: str, dim: int
+    result: dict[str, Any], _: SequenceView, layer: int, pooling: str, dim: int
 ) -> NDArray[np.float32]:
     name = "bos_embeddings" if pooling == "cls" else "embeddings"
     vector = np.array(_at(result[name], layer)["embedding"], np.float32)
@@ -85,13 +85,13 @@ def _given(
 
 
 def _pooled(
-    result: dict[str, Any], subject: Subject, layer: int, pooling: str, dim: int
+    result: dict[str, Any], view: SequenceView, layer: int, pooling: str, dim: int
 ) -> NDArray[np.float64]:
     residues = np.array(_at(result["per_token_embeddings"], layer)["embeddings"], np.float64)
-    if residues.shape != (len(subject.sequence), dim):  # with special tokens, say
+    if residues.shape != (len(view.sequence), dim):  # with special tokens, say
         raise ValueError
-    if subject.spans:
-        residues = residues[positions_of(subject.spans)]
+    if view.spans:
+        residues = residues[positions_of(view.spans)]
     return OF_RESIDUES[pooling](residues)
 
 
@@ -107,12 +107,12 @@ def _at(listed_by_layer: list[dict[str, Any]], layer: int) -> dict[str, Any]:
 
 
 def refused(
-    answer: Answer, words: str, url: str, subjects: Sequence[Subject], numbers: Sequence[int]
+    answer: Answer, words: str, url: str, views: Sequence[SequenceView], numbers: Sequence[int]
 ) -> Exception | None:
     """Say in our own terms what a server has against a request."""
     said = answer.said
     if answer.status == 413 and said.get("code") == "out_of_memory":
-        length = len(subjects[0].sequence)
+        length = len(views[0].sequence)
         return OutOfMemoryError(
             f"The sequence in row {numbers[0]}, of {length} residues, does not fit into the memory "
             f"of the device of {url}. What has come is in the cache, if there is one. Use a "
@@ -126,17 +126,17 @@ def refused(
     if answer.status not in (400, 422):
         return None
     at = said.get("row")
-    if isinstance(at, int) and 0 <= at < len(subjects):
-        return _of_row(said, words, url, numbers[at], subjects[at])
+    if isinstance(at, int) and 0 <= at < len(views):
+        return _of_row(said, words, url, numbers[at], views[at])
     return InputError(
         f"{url} refuses the sequences of the rows {listed(numbers)}, or what is asked of them "
         f"({answer.status}){words}"
     )
 
 
-def _of_row(said: dict[str, Any], words: str, url: str, row: int, subject: Subject) -> InputError:
+def _of_row(said: dict[str, Any], words: str, url: str, row: int, view: SequenceView) -> InputError:
     """Name the row of ours, and not that of the request."""
-    length, limit, place = len(subject.sequence), said.get("limit"), said.get("position")
+    length, limit, place = len(view.sequence), said.get("limit"), said.get("position")
     if said.get("code") == "too_long" and isinstance(limit, int):
         return SequenceTooLongError(
             f"The sequence in row {row} has {length} residues, and {url} takes up to {limit}. "
@@ -148,7 +148,7 @@ def _of_row(said: dict[str, Any], words: str, url: str, row: int, subject: Subje
         )
     start = f"{url} refuses the sequence in row {row}"
     end = f" (it counts rows of its own){words}"
-    sent = subject.sequence.replace(MASK, "<mask>")
+    sent = view.sequence.replace(MASK, "<mask>")
     if isinstance(place, int) and 0 < place <= len(sent):
         residue = sent[place - 1]
         return InvalidSequenceError(
