@@ -29,7 +29,7 @@ from esm2_features import Engine
 from esm2_features._costs.calibration import rehearse
 from esm2_features._costs.census import count
 from esm2_features._costs.model import Job, Range, estimate
-from esm2_features._inputs.policy import Intake
+from esm2_features._inputs.policy import SequencePolicy
 from esm2_features._model.devices import cores_of_cpu
 
 RESULTS = Path(__file__).with_name("results")
@@ -60,8 +60,8 @@ def measure(model: str, checkpoint: str, mix: str, residues: int, precision: str
     with tempfile.TemporaryDirectory() as folder:
         fasta = Path(folder) / "in.fasta"
         fasta.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate(sequences)))
-        intake = Intake(max_residues=1022, too_long="raise", unknown="raise", region=None)
-        census = count(fasta, intake)
+        policy = SequencePolicy(max_residues=1022, too_long="raise", unknown="raise", region=None)
+        census = count(fasta, policy)
         engine = Engine(checkpoint, precision=precision, device="cpu", cache=Path(folder) / "cache")
         shape = engine.checkpoint.architecture
         job = Job(

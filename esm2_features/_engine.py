@@ -41,7 +41,7 @@ from esm2_features._inputs.options import (
     one_of,
     positive,
 )
-from esm2_features._inputs.policy import Intake
+from esm2_features._inputs.policy import SequencePolicy
 from esm2_features._inputs.regions import read_region, region_cells, warn_of_pairs
 from esm2_features._inputs.residues import is_missing
 from esm2_features._per_residue import PerResidue, only_column
@@ -194,7 +194,7 @@ class Engine(PerResidue):
                     f"Got device={device!r} with an endpoint, which chooses its device itself. "
                     "Leave one of them out."
                 )
-        Intake.__init__(
+        SequencePolicy.__init__(
             self, max_residues=max_residues, too_long=too_long, unknown=unknown, region=region
         )
         Run.__init__(

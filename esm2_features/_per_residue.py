@@ -16,7 +16,7 @@ from esm2_features._inference.products import CACHED, MaskedResidues, reader_of,
 from esm2_features._inference.runner import Run
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, MASK, TOKENS
 from esm2_features._inputs.containers import columns
-from esm2_features._inputs.policy import Intake
+from esm2_features._inputs.policy import SequencePolicy
 from esm2_features.exceptions import InputError, InvalidSequenceError
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _PORTION_BYTES = 1 << 28
 """Bytes of results that a stream holds at a time."""
 
 
-class PerResidue(Intake, Run):
+class PerResidue(SequencePolicy, Run):
     """The half of `Engine` that gives something for every residue."""
 
     _default_layers: object

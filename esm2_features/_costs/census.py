@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from esm2_features._costs.model import Pieces
 from esm2_features._inputs.fasta import FastaRecord, FastaSource, iter_any_ids
-from esm2_features._inputs.policy import Intake
+from esm2_features._inputs.policy import SequencePolicy
 from esm2_features._inputs.residues import are_normal, normalise, warn_of_nucleotides
 from esm2_features._inputs.views import piece_tokens
 from esm2_features.exceptions import InvalidSequenceError
@@ -90,9 +90,9 @@ class Census:
     sample: tuple[str, ...]
 
 
-def count(source: FastaSource, intake: Intake) -> Census:
+def count(source: FastaSource, policy: SequencePolicy) -> Census:
     """Read an input once and count what is in it."""
-    counter = _Counter(intake)
+    counter = _Counter(policy)
     records = iter_any_ids(source)
     while some := list(islice(records, _AT_A_TIME)):
         counter.add(some)
@@ -100,8 +100,8 @@ def count(source: FastaSource, intake: Intake) -> Census:
 
 
 class _Counter:
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
+    def __init__(self, policy: SequencePolicy) -> None:
+        self._policy = policy
         self._sequences = self._residues = self._tokens = self._text_bytes = 0
         self._longest = self._too_long = self._left_out = self._embedded = 0
         self._first_fault: str | None = None
@@ -129,13 +129,13 @@ class _Counter:
             return
         for row, value in enumerate(values, start=start):
             try:
-                yield normalise(value, index=row, unknown=self._intake.unknown)
+                yield normalise(value, index=row, unknown=self._policy.unknown)
             except InvalidSequenceError as error:
                 self._left_out += 1
                 self._first_fault = self._first_fault or f"Record {row + 1}: {error}"
 
     def _take(self, sequence: str) -> None:
-        limit, policy = self._intake.max_residues, self._intake.too_long
+        limit, policy = self._policy.max_residues, self._policy.too_long
         self._longest = max(self._longest, len(sequence))
         if limit is not None and len(sequence) > limit:
             self._too_long += 1
@@ -156,8 +156,8 @@ class _Counter:
 
     def _pieces_of(self, residues: int) -> list[int]:
         """Give the tokens of what goes through the network."""
-        size = self._intake.max_residues
-        in_windows = self._intake.too_long == "window" and size is not None and residues > size
+        size = self._policy.max_residues
+        in_windows = self._policy.too_long == "window" and size is not None and residues > size
         return piece_tokens(residues, size if in_windows and size else 0)
 
     def result(self) -> Census:

@@ -13,7 +13,7 @@ from esm2_features._inputs.views import SequenceView, Spans, around
 from esm2_features.exceptions import SequenceTooLongError
 
 
-class Intake:
+class SequencePolicy:
     """What is done with sequences that are long, odd, or wanted in part."""
 
     def __init__(

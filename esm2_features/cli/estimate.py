@@ -18,9 +18,9 @@ from esm2_features._inputs.options import (
 )
 from esm2_features.cli.console import examples
 from esm2_features.cli.options import (
-    intake_options,
     layers_of,
     model_option,
+    policy_options,
     precision_option,
     words_of,
 )
@@ -74,7 +74,7 @@ _UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
     default="mean",
     help="As for `embed`.",
 )
-@intake_options(too_long=TOO_LONG)
+@policy_options(too_long=TOO_LONG)
 @click.option(
     "--measure",
     is_flag=True,
@@ -103,16 +103,16 @@ def estimate(
     from esm2_features._costs.census import count
     from esm2_features._costs.model import Job
     from esm2_features._costs.model import estimate as estimated
-    from esm2_features._inputs.policy import Intake
+    from esm2_features._inputs.policy import SequencePolicy
 
     if cores is not None and measure:
         raise InputError("--measure uses the cores that are here: leave --cores out.")
     checkpoint = open_checkpoint(model)
     precision = options.pop("precision")
-    intake = Intake(**options, region=None)
+    policy = SequencePolicy(**options, region=None)
     numbers = absolute_layers(layers, depth=checkpoint.architecture.layers, model=checkpoint.name)
     poolings = POOLINGS if pooling == ["all"] else names("pooling", pooling, EVERY_POOLING)
-    census = count(fasta, intake)
+    census = count(fasta, policy)
     if not census.unique:
         raise InputError(
             f"None of the {census.sequences} sequences can be embedded. {_why_left_out(census)}"

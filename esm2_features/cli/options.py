@@ -155,11 +155,11 @@ def run_options(*, too_long: Sequence[str]) -> Decorator:
             default="auto",
             help="Tokens (residues + 2) in one forward pass. Changes speed and memory, no number.",
         ),
-        intake_options(too_long=too_long),
+        policy_options(too_long=too_long),
     )
 
 
-def intake_options(*, too_long: Sequence[str]) -> Decorator:
+def policy_options(*, too_long: Sequence[str]) -> Decorator:
     """Add max_residues, too_long and unknown."""
     *others, last = (_TOO_LONG[word] for word in too_long)
     return _all_of(
