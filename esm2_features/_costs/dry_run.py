@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from esm2_features._costs.model import CARDS, Estimate, Job, Pieces, estimate
 from esm2_features._engine import Engine
-from esm2_features._inference.batch_loop import Passes
+from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features._inputs.views import distinct_sequences, parse, piece_tokens
 from esm2_features._model.packing import dedupe
 from esm2_features.exceptions import InputError
@@ -101,7 +101,7 @@ def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Previ
     shape = engine.checkpoint.architecture
     budget = engine.batch_tokens or default_batch_tokens(device, shape.dim)
     reader = _vectors_reader(engine._computed, shape.dim, engine.cache_dtype)
-    passes = Passes(
+    passes = BatchLoop(
         views,
         forward=_refused,
         bytes_of=reader.bytes,

@@ -17,7 +17,7 @@ _BATCH_BYTES = 1 << 28
 """Bytes of results that come from one forward pass."""
 
 
-class Passes:
+class BatchLoop:
     """The forward passes over some views.
 
     A batch that does not fit into memory is halved, and so are those that follow. Where a device
@@ -47,9 +47,9 @@ class Passes:
         self._parsed: dict[int, SequenceView] = {}
         self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
 
-    def over(self, which: Sequence[int]) -> Generator[tuple[list[int], Sequence[Any]], None, None]:
+    def run(self, which: Sequence[int]) -> Generator[tuple[list[int], Sequence[Any]], None, None]:
         """Compute results batch by batch, the longest first."""
-        from esm2_features._model.devices import passes_ahead, release_memory
+        from esm2_features._model.devices import batches_ahead, release_memory
 
         self._begun.clear()
         pending = deque(self.plan(which))
@@ -65,7 +65,7 @@ class Passes:
                 yield from self._finished()  # what was computed before is not lost
                 raise
             if fits:
-                yield from self._finished(passes_ahead(self._device))
+                yield from self._finished(batches_ahead(self._device))
                 continue
             yield from self._finished()
             # Only here, after the error and its frames are gone, can memory be freed.

@@ -1,6 +1,6 @@
 """Several devices at one run: who computes what, and how results find together.
 
-Each worker has a loop of its own (`Passes`) on the network of its device, and takes the next batch
+Each worker has a `BatchLoop` of its own on the network of its device, and takes the next batch
 when it is done with one: a slow device holds up nobody. Batches come in the order of what a token
 of them costs, which grows with the length, so the last ones are over soon. joblib runs the workers,
 on threads: a network is in memory once for each device, and its passes let go of Python's lock.
@@ -16,7 +16,7 @@ from typing import Any
 
 from joblib import Parallel, delayed
 
-from esm2_features._inference.batch_loop import Passes
+from esm2_features._inference.batch_loop import BatchLoop
 
 _Results = tuple[list[int], Sequence[Any]]
 
@@ -24,15 +24,15 @@ _Results = tuple[list[int], Sequence[Any]]
 class Team:
     """Workers that share the batches of one run; to be used once."""
 
-    def __init__(self, members: Sequence[Passes]) -> None:
+    def __init__(self, members: Sequence[BatchLoop]) -> None:
         self._members = list(members)
-        self._idle: SimpleQueue[Passes] = SimpleQueue()
+        self._idle: SimpleQueue[BatchLoop] = SimpleQueue()
         self._done: deque[_Results] = deque()
         self._stop = threading.Event()
         for member in members:
             self._idle.put(member)
 
-    def over(self, which: Sequence[int]) -> Generator[_Results, None, None]:
+    def run(self, which: Sequence[int]) -> Generator[_Results, None, None]:
         """Compute results, and give them as they come."""
         plan = max(self._members, key=lambda member: member.budget).plan(which)
         workers = Parallel(
@@ -69,7 +69,7 @@ class Team:
         """Compute a batch with a worker that is idle; give what went wrong."""
         member = self._idle.get()
         try:
-            self._done.extend(member.over(batch))
+            self._done.extend(member.run(batch))
         except BaseException as error:
             self._stop.set()
             return error

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from esm2_features._cache.cache import Cache
 from esm2_features._cache.keys import Spec
 from esm2_features._checkpoints.checkpoint import Checkpoint
-from esm2_features._inference.batch_loop import Passes
+from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features._inference.cache_session import Storage
 from esm2_features._inference.device_pool import Team
 from esm2_features._inference.networks import get_networks
@@ -147,7 +147,7 @@ class Run:
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         distinct = distinct_sequences([parse(views[i]) for i in missing])
         with self._progress(sum(len(sequence) for sequence, _ in distinct)) as progress:
-            for batch, vectors in remote.over(
+            for batch, vectors in remote.run(
                 views,
                 missing,
                 columns.computed,
@@ -218,10 +218,10 @@ class Run:
                 with within_cores(network.device, len(networks)):
                     return self._forward(network, some, reader, tokens)
 
-            def loop(network: Network) -> Passes:
+            def loop(network: Network) -> BatchLoop:
                 place = type(reader), str(network.device)
                 budget = self.batch_tokens or default_batch_tokens(network.device, dim)
-                return Passes(
+                return BatchLoop(
                     views,
                     forward=partial(forward, network),
                     bytes_of=reader.bytes,
@@ -233,10 +233,10 @@ class Run:
                 )
 
             if len(networks) == 1:
-                results = loop(networks[0]).over(missing)
+                results = loop(networks[0]).run(missing)
             else:
                 loops = [loop(one) for one in networks for _ in range(workers_on(one.device))]
-                results = Team(loops).over(missing)
+                results = Team(loops).run(missing)
             with closing(results):
                 for batch, found in results:
                     self.n_computed += len(distinct_sequences([parse(views[i]) for i in batch]))

@@ -145,7 +145,7 @@ def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
     return wait
 
 
-def passes_ahead(device: torch.device) -> int:
+def batches_ahead(device: torch.device) -> int:
     """Give the number of passes to begin before the results of an earlier one are waited for."""
     return 2 if device.type == "cuda" else 0
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from esm2_features import Engine
-from esm2_features._inference.batch_loop import Passes
+from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features.exceptions import OutOfMemoryError
 
 SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGEWQLVLHVWAK", "MKT", "ACDEFGHIKL", "W", "MKTAYIAKQRGSH"]
@@ -35,7 +35,7 @@ class Device:
         return wait
 
     def passes(self, views, budget):
-        return Passes(
+        return BatchLoop(
             views,
             forward=self.forward,
             bytes_of=lambda residues: residues,
@@ -49,13 +49,13 @@ class Device:
 
 @pytest.fixture(params=[0, 1, 2])
 def ahead(request, monkeypatch):
-    monkeypatch.setattr("esm2_features._model.devices.passes_ahead", lambda device: request.param)
+    monkeypatch.setattr("esm2_features._model.devices.batches_ahead", lambda device: request.param)
     return request.param
 
 
 def collect(passes, count):
     found = {}
-    for batch, results in passes.over(range(count)):
+    for batch, results in passes.run(range(count)):
         found.update(zip(batch, results, strict=True))
     return found
 
@@ -85,7 +85,7 @@ def test__passes__one_that_does_not_fit_is_an_error_after_what_was_begun_is_give
 
 def test__passes__an_error_comes_after_what_was_begun_before_it(ahead):
     device, views = Device(broken="AAA"), ["AAAAA", "AAAA", "AAA", "AA"]
-    given = device.passes(views, 2).over(range(4))
+    given = device.passes(views, 2).run(range(4))
     assert [next(given)[0], next(given)[0]] == [[0], [1]]
     with pytest.raises(RuntimeError, match="a broken kernel"):
         next(given)

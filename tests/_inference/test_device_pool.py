@@ -13,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from esm2_features import Cache, Engine, ESM2Transformer
-from esm2_features._inference.batch_loop import Passes
+from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features._inference.device_pool import Team
 from esm2_features.exceptions import OutOfMemoryError
 
@@ -39,7 +39,7 @@ class Device:
         return lambda: [len(s) for s in views]
 
     def passes(self, budget=20):
-        return Passes(
+        return BatchLoop(
             SEQUENCES,
             forward=self.forward,
             bytes_of=lambda residues: residues,
@@ -53,7 +53,7 @@ class Device:
 
 def collect(devices, found=None, budget=20):
     found = {} if found is None else found
-    for batch, results in Team([d.passes(budget) for d in devices]).over(range(len(SEQUENCES))):
+    for batch, results in Team([d.passes(budget) for d in devices]).run(range(len(SEQUENCES))):
         assert not set(batch) & set(found)
         found.update(zip(batch, results, strict=True))
     return found
@@ -73,7 +73,7 @@ def test__team__a_device_that_stands_still_holds_up_nobody():
     word = threading.Event()
     slow, quick = Device(go_on=word), Device()
     found = {}
-    for batch, results in Team([slow.passes(), quick.passes()]).over(range(len(SEQUENCES))):
+    for batch, results in Team([slow.passes(), quick.passes()]).run(range(len(SEQUENCES))):
         found.update(zip(batch, results, strict=True))
         # All but the one batch that the slow one is at: only then may it go on.
         if len(quick.computed) + 2 >= len(SEQUENCES):
@@ -116,7 +116,7 @@ def test__team__what_is_interrupted_gives_what_is_done(monkeypatch):
 
     monkeypatch.setattr(team, "_finished", interrupted)
     found = []
-    results = team.over(range(len(SEQUENCES)))
+    results = team.run(range(len(SEQUENCES)))
     with pytest.raises(KeyboardInterrupt):
         found.extend(i for batch, _ in results for i in batch)
     assert sorted(SEQUENCES[i] for i in found) == sorted(s for d in devices for s in d.computed)
@@ -129,7 +129,7 @@ def test__team__nothing_goes_on_when_nobody_listens():
 
     devices = [Device(go_on=Gate()), Device(go_on=Gate())]
     team = Team([device.passes() for device in devices])
-    results = team.over(range(len(SEQUENCES)))
+    results = team.run(range(len(SEQUENCES)))
     next(results)
     results.close()
     assert sum(len(device.computed) for device in devices) < len(SEQUENCES)

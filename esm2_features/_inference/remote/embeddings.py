@@ -93,7 +93,7 @@ class RemoteRows:
         """Whether it is this library's server, so that its numbers are known."""
         return self.stated.identity is None
 
-    def over(
+    def run(
         self,
         views: Sequence[str],
         which: Sequence[int],
