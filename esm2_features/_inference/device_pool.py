@@ -21,22 +21,22 @@ from esm2_features._inference.batch_loop import BatchLoop
 _Results = tuple[list[int], Sequence[Any]]
 
 
-class Team:
+class DevicePool:
     """Workers that share the batches of one run; to be used once."""
 
-    def __init__(self, members: Sequence[BatchLoop]) -> None:
-        self._members = list(members)
+    def __init__(self, loops: Sequence[BatchLoop]) -> None:
+        self._loops = list(loops)
         self._idle: SimpleQueue[BatchLoop] = SimpleQueue()
         self._done: deque[_Results] = deque()
         self._stop = threading.Event()
-        for member in members:
-            self._idle.put(member)
+        for loop in loops:
+            self._idle.put(loop)
 
     def run(self, which: Sequence[int]) -> Generator[_Results, None, None]:
         """Compute results, and give them as they come."""
-        plan = max(self._members, key=lambda member: member.budget).plan(which)
+        plan = max(self._loops, key=lambda loop: loop.budget).plan(which)
         workers = Parallel(
-            n_jobs=len(self._members),
+            n_jobs=len(self._loops),
             require="sharedmem",
             return_as="generator_unordered",
             pre_dispatch="n_jobs",  # what has not begun can still be called off
@@ -53,7 +53,7 @@ class Team:
             self._stop.set()
             for _ in reports:  # joblib warns of what it was not asked for
                 pass
-            for _ in self._members:  # each comes back after the batch that it is at
+            for _ in self._loops:  # each comes back after the batch that it is at
                 self._idle.get()
         yield from self._finished()
         if trouble is not None:
@@ -67,14 +67,14 @@ class Team:
 
     def _compute(self, batch: list[int]) -> BaseException | None:
         """Compute a batch with a worker that is idle; give what went wrong."""
-        member = self._idle.get()
+        loop = self._idle.get()
         try:
-            self._done.extend(member.run(batch))
+            self._done.extend(loop.run(batch))
         except BaseException as error:
             self._stop.set()
             return error
         finally:
-            self._idle.put(member)
+            self._idle.put(loop)
         return None
 
     def _finished(self) -> Iterator[_Results]:

@@ -18,7 +18,7 @@ from esm2_features._cache.keys import Spec
 from esm2_features._checkpoints.checkpoint import Checkpoint
 from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features._inference.cache_session import Storage
-from esm2_features._inference.device_pool import Team
+from esm2_features._inference.device_pool import DevicePool
 from esm2_features._inference.networks import get_networks
 from esm2_features._inference.remote.connection import Connection
 from esm2_features._inference.remote.embeddings import RemoteRows
@@ -236,7 +236,7 @@ class Run:
                 results = loop(networks[0]).run(missing)
             else:
                 loops = [loop(one) for one in networks for _ in range(workers_on(one.device))]
-                results = Team(loops).run(missing)
+                results = DevicePool(loops).run(missing)
             with closing(results):
                 for batch, found in results:
                     self.n_computed += len(distinct_sequences([parse(views[i]) for i in batch]))

@@ -14,7 +14,7 @@ from sklearn.pipeline import make_pipeline
 
 from esm2_features import Cache, Engine, ESM2Transformer
 from esm2_features._inference.batch_loop import BatchLoop
-from esm2_features._inference.device_pool import Team
+from esm2_features._inference.device_pool import DevicePool
 from esm2_features.exceptions import OutOfMemoryError
 
 SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGEWQLVLHVWAK", "MKT", "ACDEFGHIKL", "W", "MKTAYIAKQRGSH"] * 5
@@ -53,7 +53,9 @@ class Device:
 
 def collect(devices, found=None, budget=20):
     found = {} if found is None else found
-    for batch, results in Team([d.passes(budget) for d in devices]).run(range(len(SEQUENCES))):
+    for batch, results in DevicePool([d.passes(budget) for d in devices]).run(
+        range(len(SEQUENCES))
+    ):
         assert not set(batch) & set(found)
         found.update(zip(batch, results, strict=True))
     return found
@@ -63,17 +65,17 @@ LENGTHS = dict(enumerate(map(len, SEQUENCES)))
 
 
 @pytest.mark.parametrize("count", [2, 3, 8])
-def test__team__computes_everything_once(count):
+def test__pool__computes_everything_once(count):
     devices = [Device() for _ in range(count)]
     assert collect(devices) == LENGTHS
     assert sorted(s for device in devices for s in device.computed) == sorted(SEQUENCES)
 
 
-def test__team__a_device_that_stands_still_holds_up_nobody():
+def test__pool__a_device_that_stands_still_holds_up_nobody():
     word = threading.Event()
     slow, quick = Device(go_on=word), Device()
     found = {}
-    for batch, results in Team([slow.passes(), quick.passes()]).run(range(len(SEQUENCES))):
+    for batch, results in DevicePool([slow.passes(), quick.passes()]).run(range(len(SEQUENCES))):
         found.update(zip(batch, results, strict=True))
         # All but the one batch that the slow one is at: only then may it go on.
         if len(quick.computed) + 2 >= len(SEQUENCES):
@@ -82,12 +84,12 @@ def test__team__a_device_that_stands_still_holds_up_nobody():
     assert len(slow.computed) <= 2
 
 
-def test__team__memory_that_ends_on_one_device_is_its_own_affair():
+def test__pool__memory_that_ends_on_one_device_is_its_own_affair():
     small, large = Device(most_tokens=30), Device()
     assert collect([small, large], budget=120) == LENGTHS
 
 
-def test__team__an_error_comes_after_all_that_was_computed():
+def test__pool__an_error_comes_after_all_that_was_computed():
     found = {}
     fails = Device(breaks=lambda views: any(s[0] == "W" for s in views))
     sound = Device(breaks=fails.breaks)
@@ -98,15 +100,15 @@ def test__team__an_error_comes_after_all_that_was_computed():
     assert len(found) < len(SEQUENCES)
 
 
-def test__team__one_that_fits_nowhere_is_an_error():
+def test__pool__one_that_fits_nowhere_is_an_error():
     with pytest.raises(OutOfMemoryError):
         collect([Device(most_tokens=10), Device(most_tokens=10)])
 
 
-def test__team__what_is_interrupted_gives_what_is_done(monkeypatch):
+def test__pool__what_is_interrupted_gives_what_is_done(monkeypatch):
     devices = [Device(), Device()]
-    team = Team([device.passes() for device in devices])
-    finished = team._finished
+    pool = DevicePool([device.passes() for device in devices])
+    finished = pool._finished
     calls = iter(range(10))
 
     def interrupted():
@@ -114,22 +116,22 @@ def test__team__what_is_interrupted_gives_what_is_done(monkeypatch):
             raise KeyboardInterrupt
         yield from finished()
 
-    monkeypatch.setattr(team, "_finished", interrupted)
+    monkeypatch.setattr(pool, "_finished", interrupted)
     found = []
-    results = team.run(range(len(SEQUENCES)))
+    results = pool.run(range(len(SEQUENCES)))
     with pytest.raises(KeyboardInterrupt):
         found.extend(i for batch, _ in results for i in batch)
     assert sorted(SEQUENCES[i] for i in found) == sorted(s for d in devices for s in d.computed)
 
 
-def test__team__nothing_goes_on_when_nobody_listens():
+def test__pool__nothing_goes_on_when_nobody_listens():
     class Gate:  # opens for a few, and for the rest when the run is called off
         def wait(self, seconds):
-            return sum(len(d.computed) for d in devices) < 4 or team._stop.wait(seconds)
+            return sum(len(d.computed) for d in devices) < 4 or pool._stop.wait(seconds)
 
     devices = [Device(go_on=Gate()), Device(go_on=Gate())]
-    team = Team([device.passes() for device in devices])
-    results = team.run(range(len(SEQUENCES)))
+    pool = DevicePool([device.passes() for device in devices])
+    results = pool.run(range(len(SEQUENCES)))
     next(results)
     results.close()
     assert sum(len(device.computed) for device in devices) < len(SEQUENCES)
