@@ -33,7 +33,7 @@ _SCHEMA = """
 create table if not exists claim(
     key blob primary key, owner text not null, until real not null) without rowid
 """
-_CHUNK = 500  # keys in one query; SQLite may be built to take no more than 999
+_CHUNK = 500  # keys in one query; SQLite may be built to claim no more than 999
 
 
 class Claims:
@@ -63,13 +63,13 @@ class Claims:
             self._connection.close()
             self._connection = None
 
-    def take(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def claim(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Claim what nobody else has claimed."""
-        return self._look(keys, take=True)
+        return self._look(keys, claim=True)
 
-    def free(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    def unclaimed(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Say what nobody else has claimed."""
-        return self._look(keys, take=False)
+        return self._look(keys, claim=False)
 
     def release(self, keys: NDArray[np.uint8]) -> None:
         """Give claims back: the vectors are stored, or will not be computed."""
@@ -79,16 +79,16 @@ class Claims:
                 [(key.tobytes(), self._owner) for key in keys],
             )
 
-    def _look(self, keys: NDArray[np.uint8], *, take: bool) -> NDArray[np.bool_]:
+    def _look(self, keys: NDArray[np.uint8], *, claim: bool) -> NDArray[np.bool_]:
         wanted = [key.tobytes() for key in keys]
         taken: set[bytes] = set()
         if not self._given_up:
             try:
                 with FORK_LOCK, transaction(self._opened()) as connection:
                     taken = self._of_others(connection, wanted)
-                    if take:
+                    if claim:
                         # Also where nothing is to be written, so that a file which cannot be
-                        # is noticed here: nobody could take over what it says is claimed.
+                        # is noticed here: nobody could claim over what it says is claimed.
                         connection.execute("delete from claim where until <= ?", (time.time(),))
                         until = time.time() + self.lease_seconds
                         connection.executemany(

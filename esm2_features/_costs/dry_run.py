@@ -97,7 +97,7 @@ def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Previ
     from esm2_features._model.layout import Layout
 
     places = resolve_devices(engine._devices)
-    device = resolve_place(places[0]).home  # whose batches the others take, too
+    device = resolve_place(places[0]).home  # whose batches the others claim, too
     shape = engine.checkpoint.architecture
     budget = engine.batch_tokens or default_batch_tokens(device, shape.dim)
     reader = _vectors_reader(engine._computed, shape.dim, engine.cache_dtype)
@@ -105,7 +105,7 @@ def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Previ
         views,
         forward=_refused,
         bytes_of=reader.bytes,
-        take=list,
+        claim=list,
         device=device,
         budget=budget,
         shrunk=lambda _: None,
@@ -131,7 +131,7 @@ def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Previ
     figures, unknown = None, None
     try:
         if len(places) > 1 or "+" in places[0]:
-            raise InputError("How long several devices take together is not known.")
+            raise InputError("How long several devices claim together is not known.")
         figures = estimate(_job(engine, found, views, tokens, batches.device, cores_of_cpu()))
     except InputError as error:
         unknown = str(error)

@@ -30,7 +30,7 @@ class BatchLoop:
         *,
         forward: Callable[[list[str], int], Callable[[], Sequence[Any]]],
         bytes_of: Callable[[int], int],  # size of the result for a sequence of so many residues
-        take: Callable[[list[int]], list[int]],
+        claim: Callable[[list[int]], list[int]],
         device: torch.device,  # whose memory may end
         budget: int,  # tokens per batch
         shrunk: Callable[[int], object],
@@ -40,7 +40,7 @@ class BatchLoop:
         self._views = views
         self._forward = forward
         self._bytes_of = bytes_of
-        self._take = take
+        self._claim = claim
         self._device = device
         self._shrunk = shrunk
         self._progress = progress
@@ -56,7 +56,7 @@ class BatchLoop:
         while pending:
             offered = pending.popleft()
             try:
-                batch = self._take(offered)
+                batch = self._claim(offered)
                 self._progress(self._residues(offered) - self._residues(batch))
                 if not batch:
                     continue

@@ -24,7 +24,7 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 """Seconds between two looks at what others are computing."""
 
 
-class Storage:
+class CacheSession:
     """The vectors of some views, on their way from a cache and into it.
 
     Subjects are named by their numbers. A context manager: on leaving, also by an error or
@@ -51,9 +51,9 @@ class Storage:
         self._unwritten_bytes = 0
         self._failed = False
         self._written = time.monotonic()
-        self._lock = threading.Lock()  # several devices take; one thread does all the rest
+        self._lock = threading.Lock()  # several devices claim; one thread does all the rest
 
-    def __enter__(self) -> Storage:
+    def __enter__(self) -> CacheSession:
         return self
 
     def __exit__(
@@ -84,12 +84,12 @@ class Storage:
         missing: list[int] = at[~complete].tolist()
         return missing
 
-    def take(self, which: Sequence[int]) -> list[int]:
+    def claim(self, which: Sequence[int]) -> list[int]:
         """Claim what is to be computed."""
         if self._claims is None:
             return list(which)
         with self._lock:
-            granted = self._claims.take(self._computations(which))
+            granted = self._claims.claim(self._computations(which))
             mine = [i for i, is_mine in zip(which, granted, strict=True) if is_mine]
             self._others += [i for i, is_mine in zip(which, granted, strict=True) if not is_mine]
             missing = self.read(mine)  # which may have been stored since it was last looked for
@@ -110,14 +110,14 @@ class Storage:
         if is_time or self._unwritten_bytes > _MOST_UNWRITTEN:
             self._write()
 
-    def settle(self) -> list[int]:
+    def wait_for_others(self) -> list[int]:
         """Wait for what others are computing."""
         self._write()
         pause = _SHORTEST_PAUSE
         while self._others:
             assert self._claims is not None
             missing = self.read(self._others)
-            free = self._claims.free(self._computations(missing))
+            free = self._claims.unclaimed(self._computations(missing))
             left = [i for i, is_free in zip(missing, free, strict=True) if is_free]
             self._others = [i for i, is_free in zip(missing, free, strict=True) if not is_free]
             if left:
@@ -145,7 +145,7 @@ class Storage:
                     )
                     for column, spec in enumerate(self._stored)
                 ],
-                # If it failed before, this is another try; if not, it may take its time.
+                # If it failed before, this is another try; if not, it may claim its time.
                 last_chance=last_chance and self._failed,
             )
             self._failed = not stored

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _networks: dict[tuple[str, str, str], Network] = {}
 _keys: dict[tuple[Hashable, str, str], tuple[str, str, str]] = {}
 """Key of the network that a source, on a device and in a precision, has led to: whoever only wants
-to know whether it is there need not take the digest of a file."""
+to know whether it is there need not claim the digest of a file."""
 _lock = threading.Lock()
 _owner: int | None = None
 """Process that has used a network. PyTorch's threads do not survive a fork."""

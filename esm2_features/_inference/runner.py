@@ -17,7 +17,7 @@ from esm2_features._cache.cache import Cache
 from esm2_features._cache.keys import Spec
 from esm2_features._checkpoints.checkpoint import Checkpoint
 from esm2_features._inference.batch_loop import BatchLoop
-from esm2_features._inference.cache_session import Storage
+from esm2_features._inference.cache_session import CacheSession
 from esm2_features._inference.device_pool import DevicePool
 from esm2_features._inference.networks import get_networks
 from esm2_features._inference.remote.connection import Connection
@@ -91,15 +91,15 @@ class Run:
 
         def passes(missing: Sequence[int]) -> Iterator[tuple[list[int], Any]]:
             networks = self._networks_for([unique[i] for i in missing], wanted, dtype)
-            return self._passes(networks, unique, missing, reader(), storage)
+            return self._passes(networks, unique, missing, reader(), session)
 
-        with self._storage(unique, columns, rows) as storage:
-            missing = storage.read(range(len(unique)))
+        with self._session(unique, columns, rows) as session:
+            missing = session.read(range(len(unique)))
             if self._endpoint is None:
-                _fill(rows, columns, storage, missing, passes)
+                _fill(rows, columns, session, missing, passes)
             elif missing:
                 of_unique = [at[i] if numbers is None else numbers[at[i]] for i in first]
-                self._ask(self._endpoint, unique, missing, columns, rows, storage, of_unique)
+                self._ask(self._endpoint, unique, missing, columns, rows, session, of_unique)
         if len(unique) < len(views):
             source = np.full(len(views), -1)
             source[at] = back
@@ -113,7 +113,7 @@ class Run:
         missing: list[int],
         columns: _Columns,
         rows: NDArray[np.float32],
-        storage: Storage,
+        session: CacheSession,
         numbers: Sequence[int],
     ) -> None:
         """Fill in the rows that are missing with what the server computes."""
@@ -127,12 +127,12 @@ class Run:
             )
 
             if remote.is_ours:
-                answers = partial(self._answers, remote, views, columns, numbers, storage)
-                _fill(rows, columns, storage, missing, answers)
+                answers = partial(self._answers, remote, views, columns, numbers, session)
+                _fill(rows, columns, session, missing, answers)
                 return
             # What nobody vouches for is kept, and looked for, under an identity of its own.
             identity = remote.stated.identity
-            with self._storage(views, columns, rows, identity) as apart:
+            with self._session(views, columns, rows, identity) as apart:
                 answers = partial(self._answers, remote, views, columns, numbers, apart)
                 _fill(rows, columns, apart, apart.read(missing), answers)
 
@@ -142,7 +142,7 @@ class Run:
         views: Sequence[str],
         columns: _Columns,
         numbers: Sequence[int],
-        storage: Storage,
+        session: CacheSession,
         missing: Sequence[int],
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         distinct = distinct_sequences([parse(views[i]) for i in missing])
@@ -153,7 +153,7 @@ class Run:
                 columns.computed,
                 numbers=numbers,
                 budget=self.batch_tokens,
-                take=storage.take,
+                claim=session.claim,
                 progress=progress.update,
             ):
                 kept = vectors
@@ -166,15 +166,15 @@ class Run:
                 self.n_computed += len(distinct_sequences([parse(views[i]) for i in batch]))
                 yield batch, kept
 
-    def _storage(
+    def _session(
         self,
         views: Sequence[str],
         columns: _Columns,
         rows: NDArray[np.float32],
         identity: str | None = None,
-    ) -> Storage:
+    ) -> CacheSession:
         """Make what stands between these rows and the cache; of other weights, if it says so."""
-        return Storage(
+        return CacheSession(
             self.cache,
             views,
             wanted=self._specs(columns.wanted, columns.dtype, identity),
@@ -206,7 +206,7 @@ class Run:
         views: Sequence[str],
         missing: Sequence[int],
         reader: Reader,
-        storage: Storage | None = None,
+        session: CacheSession | None = None,
     ) -> Iterator[tuple[list[int], Any]]:
         from esm2_features._model.devices import default_batch_tokens, within_cores, workers_on
 
@@ -225,7 +225,7 @@ class Run:
                     views,
                     forward=partial(forward, network),
                     bytes_of=reader.bytes,
-                    take=list if storage is None else storage.take,
+                    claim=list if session is None else session.claim,
                     device=network.device,
                     budget=min(budget, self._fitting.get(place, budget)),
                     shrunk=partial(self._fitting.__setitem__, place),  # for the next portion, too
@@ -292,7 +292,7 @@ class Run:
                     f"{len(distinct)} different sequences (such as {first!r}) lack vectors in the "
                     f"cache {self.cache.path} ({columns}, {self.precision}, kept in {dtype}), and "
                     f"the weights to compute them cannot be had: {error} "
-                    "Or compute them on a machine that has them, and take them in with "
+                    "Or compute them on a machine that has them, and claim them in with "
                     "`esm2-features cache import`.",
                 )
             raise
@@ -340,7 +340,7 @@ class Run:
 def _fill(
     rows: NDArray[np.float32],
     columns: _Columns,
-    storage: Storage,
+    session: CacheSession,
     missing: list[int],
     compute: Callable[[Sequence[int]], Iterator[tuple[list[int], Any]]],
 ) -> None:
@@ -349,8 +349,8 @@ def _fill(
     while missing:
         for batch, vectors in compute(missing):
             rows[batch] = vectors[:, picked]
-            storage.add(batch, vectors)
-        missing = storage.settle()  # what other processes began, and did not end
+            session.add(batch, vectors)
+        missing = session.wait_for_others()  # what other processes began, and did not end
 
 
 def _shown(sequence: str) -> str:

@@ -39,7 +39,7 @@ class Device:
             views,
             forward=self.forward,
             bytes_of=lambda residues: residues,
-            take=list,
+            claim=list,
             device=torch.device("cpu"),
             budget=budget,
             shrunk=lambda budget: None,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from esm2_features import Cache
 from esm2_features._cache.claims import Claims
 from esm2_features._cache.keys import Part, Spec, computation_keys
-from esm2_features._inference.cache_session import Storage
+from esm2_features._inference.cache_session import CacheSession
 
 N, DIM = 6, 4
 SEQUENCES = ["A" * (n + 1) for n in range(N)]
@@ -20,9 +20,9 @@ ROWS = np.random.default_rng(0).standard_normal((N, 2, DIM)).astype(np.float32)
 UNFILLED = np.float32(-1.0)
 
 
-def storage(cache):
+def session(cache):
     rows = np.full((N, 2, DIM), UNFILLED)
-    return Storage(cache, SEQUENCES, wanted=SPECS, stored=SPECS, rows=rows), rows
+    return CacheSession(cache, SEQUENCES, wanted=SPECS, stored=SPECS, rows=rows), rows
 
 
 def put(cache, which, column):
@@ -41,7 +41,7 @@ def test__read__tells_what_is_missing_in_any_order(tmp_path_factory, mean, maxim
     cache = Cache(tmp_path_factory.mktemp("cache"))
     put(cache, sorted(mean), 0)
     put(cache, sorted(maximum), 1)
-    one, rows = storage(cache)
+    one, rows = session(cache)
     asked = asked[:n]
     assert one.read(asked) == [i for i in asked if i not in mean & maximum]
     for i in set(asked) & mean & maximum:
@@ -50,40 +50,40 @@ def test__read__tells_what_is_missing_in_any_order(tmp_path_factory, mean, maxim
         assert (rows[i] == UNFILLED).all()
 
 
-def test__take__others_and_what_they_have_done_meanwhile(tmp_path):
-    one, rows = storage(Cache(tmp_path))
+def test__claim__others_and_what_they_have_done_meanwhile(tmp_path):
+    one, rows = session(Cache(tmp_path))
     keys = computation_keys("sha256:00", "float32", SEQUENCES)
     with Claims(tmp_path) as others, one:
-        others.take(keys[[4, 1]])
+        others.claim(keys[[4, 1]])
         for column in (0, 1):
             put(Cache(tmp_path), [2], column)
-        assert one.take([5, 4, 3, 2, 1, 0]) == [5, 3, 0]
+        assert one.claim([5, 4, 3, 2, 1, 0]) == [5, 3, 0]
         np.testing.assert_array_equal(rows[2], ROWS[2])
-        assert others.take(keys[[2]]).all()  # is free again
+        assert others.claim(keys[[2]]).all()  # is free again
         put(Cache(tmp_path), [1], 0)
         put(Cache(tmp_path), [1], 1)
         others.release(keys)
-        assert one.settle() == [4]
+        assert one.wait_for_others() == [4]
         np.testing.assert_array_equal(rows[1], ROWS[1])
 
 
 def test__add__what_cannot_be_stored_now_is_stored_later(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
-    one, _ = storage(cache)
+    one, _ = session(cache)
     put_many = Cache._put_many
     with one:
-        one.take([0, 1])
+        one.claim([0, 1])
         monkeypatch.setattr(Cache, "_put_many", lambda *_, **__: False)
         one.add([0], ROWS[:1])
-        assert one.settle() == []
+        assert one.wait_for_others() == []
         monkeypatch.setattr(Cache, "_put_many", put_many)
         one.add([1], ROWS[1:2])
-    assert storage(cache)[0].read([0, 1, 2]) == [2]
+    assert session(cache)[0].read([0, 1, 2]) == [2]
 
 
 def test__add__an_interrupted_write_is_made_again_on_leaving(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
-    one, _ = storage(cache)
+    one, _ = session(cache)
     put_many = Cache._put_many
 
     def interrupted(*_, **__):
@@ -94,44 +94,44 @@ def test__add__an_interrupted_write_is_made_again_on_leaving(tmp_path, monkeypat
     monkeypatch.setattr(Cache, "_put_many", interrupted)
     with pytest.raises(KeyboardInterrupt), one:
         one.add([3], ROWS[3:4])
-    assert storage(cache)[0].read([3]) == []
+    assert session(cache)[0].read([3]) == []
 
 
 def test__add__much_is_written_at_once(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
-    one, _ = storage(cache)
+    one, _ = session(cache)
     monkeypatch.setattr("esm2_features._inference.cache_session._MOST_UNWRITTEN", 1)
     with one:
         one.add([3], ROWS[3:4])
-        assert storage(cache)[0].read([3]) == []
+        assert session(cache)[0].read([3]) == []
 
 
 def test__without_a_cache__everything_is_missing_and_ours():
-    one, rows = storage(None)
+    one, rows = session(None)
     with one:
         assert one.read(range(N)) == list(range(N))
-        assert one.take([2, 1]) == [2, 1]
+        assert one.claim([2, 1]) == [2, 1]
         one.add([2, 1], ROWS[[2, 1]])
-        assert one.settle() == []
+        assert one.wait_for_others() == []
     assert (rows == UNFILLED).all()
 
 
 def test__nothing_asked__nothing_missing_and_nothing_claimed(tmp_path):
-    one, _ = storage(filled(tmp_path, range(3)))
+    one, _ = session(filled(tmp_path, range(3)))
     with one:
         assert one.read([]) == []
-        assert one.take([]) == []
+        assert one.claim([]) == []
 
 
 def test_leaving__after_a_lock_that_is_gone_stores_what_was_computed(tmp_path):
     cache = Cache(tmp_path)
     cache._link.busy_seconds = 0.0  # before the first connection is made
     put(cache, [5], 0)
-    one, _ = storage(cache)
+    one, _ = session(cache)
     with one:
         with raw(cache) as file, caches_warn() as messages:
             file.execute("begin exclusive")
             one.add([0, 1], ROWS[:2])
-            assert one.settle() == []
+            assert one.wait_for_others() == []
         assert len(messages) == 1
-    assert storage(Cache(tmp_path))[0].read([0, 1]) == []
+    assert session(Cache(tmp_path))[0].read([0, 1]) == []

@@ -43,7 +43,7 @@ class Device:
             SEQUENCES,
             forward=self.forward,
             bytes_of=lambda residues: residues,
-            take=list,
+            claim=list,
             device=torch.device("cpu"),
             budget=budget,
             shrunk=lambda budget: None,

@@ -138,7 +138,7 @@ def test__claims__of_a_process_that_was_killed_are_taken_over(tmp_path):
     engine = Engine("mini", cache=tmp_path)
     keys = computation_keys(engine.checkpoint.identity, "float32", UNIQUE)
     with Claims(tmp_path) as claims:
-        assert claims.take(keys).all()
+        assert claims.claim(keys).all()
     assert CountingTransformer("mini", cache=tmp_path).transform(UNIQUE).shape == (len(UNIQUE), 192)
     assert forwards(tmp_path) == ONCE
 
@@ -148,7 +148,7 @@ def test__others__who_give_up_leave_their_sequences_to_us(tmp_path):
     engine = Engine("mini", cache=tmp_path)
     keys = computation_keys(engine.checkpoint.identity, "float32", UNIQUE[::2])
     other = Claims(tmp_path)
-    assert other.take(keys).all()
+    assert other.claim(keys).all()
     computed_ours = threading.Event()
 
     class Waiting(PlainEngine):
@@ -182,7 +182,7 @@ def test__error__in_a_batch_keeps_the_others_and_releases_all_claims(tmp_path):
     assert 0 < kept < len(UNIQUE)
     keys = computation_keys(engine.checkpoint.identity, "float32", UNIQUE)
     with Claims(tmp_path) as claims:
-        assert claims.take(keys).all()
+        assert claims.claim(keys).all()
     CountingTransformer("mini", cache=tmp_path).transform(UNIQUE)
     assert sum(forwards(tmp_path).values()) == len(UNIQUE) - kept
 

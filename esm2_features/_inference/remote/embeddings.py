@@ -64,7 +64,7 @@ class Stated:
     identity: str | None  # what its numbers are kept under; None is under the weights' own
     max_items: int  # sequences that it takes in a request
     answer_bytes: int  # bytes of numbers that are asked for at a time
-    timeout: float  # seconds that an answer may take
+    timeout: float  # seconds that an answer may claim
 
 
 class _TooMuch(Exception):  # noqa: N818 - nothing is wrong
@@ -101,7 +101,7 @@ class RemoteRows:
         *,
         numbers: Sequence[int],
         budget: int | None,
-        take: Callable[[list[int]], list[int]],
+        claim: Callable[[list[int]], list[int]],
         progress: Callable[[int], object],
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Have vectors computed, several requests at a time."""
@@ -112,7 +112,7 @@ class RemoteRows:
             try:
                 while pending and len(begun) < AT_ONCE:
                     offered = pending.popleft()
-                    portion = take(offered)
+                    portion = claim(offered)
                     progress(ask.residues(offered) - ask.residues(portion))
                     if portion:
                         begun.append((portion, in_background(partial(ask, portion))))
