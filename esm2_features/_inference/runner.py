@@ -25,7 +25,7 @@ from esm2_features._inference.remote.embeddings import RemoteRows
 from esm2_features._inference.remote.endpoint import Endpoint
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.views import distinct_sequences, parse
-from esm2_features._model.packing import dedupe, spread
+from esm2_features._model.packing import dedupe, scatter
 from esm2_features.exceptions import CheckpointError, InputError, NumericalError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Run:
         if len(unique) < len(views):
             source = np.full(len(views), -1)
             source[at] = back
-            spread(found, source, fill=fill)
+            scatter(found, source, fill=fill)
         return found
 
     def _ask(

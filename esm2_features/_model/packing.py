@@ -84,7 +84,7 @@ def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
     return first.tolist(), back
 
 
-def spread(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) -> None:
+def scatter(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) -> None:
     """Turn the rows of distinct items, which stand in front, into those of all items, in place."""
     at_a_time = max(1, _SPREAD_BYTES // max(1, rows[:1].nbytes))
     # From the end, where nothing stands that is still needed.

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES, encode
 from esm2_features._model import packing as _plan
-from esm2_features._model.packing import batches, dedupe, pack, spread
+from esm2_features._model.packing import batches, dedupe, pack, scatter
 
 lengths = st.lists(st.integers(1, 300), max_size=60)
 sequences = st.lists(st.text(alphabet=RESIDUES + MASK, min_size=1, max_size=40), min_size=1)
@@ -26,7 +26,7 @@ def test__dedupe__gives_each_item_once_and_the_way_back(items):
 
 
 @given(st.lists(st.none() | st.text(alphabet="AC", max_size=2)), st.integers(1, 40))
-def test__spread__gives_every_item_its_row_and_the_others_the_fill(items, at_a_time):
+def test__scatter__gives_every_item_its_row_and_the_others_the_fill(items, at_a_time):
     present = [item for item in items if item is not None]
     first, back = dedupe(present)
     source = np.full(len(items), -1)
@@ -35,7 +35,7 @@ def test__spread__gives_every_item_its_row_and_the_others_the_fill(items, at_a_t
     rows[: len(first)] = [[k, -k] for k in range(len(first))] or np.empty((0, 2))
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(_plan, "_SPREAD_BYTES", at_a_time)  # a row is 8
-        spread(rows, source, fill=-7)
+        scatter(rows, source, fill=-7)
     expected = [[-7, -7] if k < 0 else [k, -k] for k in source]
     np.testing.assert_array_equal(rows, np.reshape(expected, (-1, 2)))
 
