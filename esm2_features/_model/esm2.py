@@ -112,11 +112,13 @@ class Network:
         self, batch: Batch, layers: Collection[int], watch: Watch | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Run a batch up to the highest layer that is asked for."""
-        kinds, rows = batch.kinds, len(batch.positions)
+        unique_tokens, rows = batch.unique_tokens, len(batch.positions)
         # Rows that belong to no sequence, at the end: nothing looks at what becomes of them.
         filler = -rows % ROWS_STEP if self.device.type == "cpu" else 0
-        x_KD = self._embedding_VD[self._sent(kinds.tokens)] * self._sent(kinds.scale).unsqueeze(1)
-        kind_T = self._sent(np.pad(kinds.of_rows, (0, filler)))
+        x_KD = self._embedding_VD[self._sent(unique_tokens.tokens)] * self._sent(
+            unique_tokens.scale
+        ).unsqueeze(1)
+        kind_T = self._sent(np.pad(unique_tokens.of_rows, (0, filler)))
         x_TD = x_KD[kind_T]
         if 0 in layers:
             yield 0, x_TD[:rows]

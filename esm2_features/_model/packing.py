@@ -51,7 +51,7 @@ class Group:
         return self.start + self.count * self.tokens
 
 
-class Kinds(NamedTuple):
+class UniqueTokens(NamedTuple):
     """What a batch's rows are before the first block: few of them differ."""
 
     tokens: NDArray[np.int64]
@@ -66,14 +66,14 @@ class Kinds(NamedTuple):
 class Batch:
     """Sequences packed one behind the other."""
 
-    kinds: Kinds  # which token each row is, and with which scale
+    unique_tokens: UniqueTokens  # which token each row is, and with which scale
     positions: NDArray[np.int64]  # position of each token in its own sequence, from 0
     groups: tuple[Group, ...]  # in order; together they cover all tokens
 
     @property
     def tokens(self) -> NDArray[np.int64]:
         """Every row's token."""
-        return self.kinds.tokens[self.kinds.of_rows]
+        return self.unique_tokens.tokens[self.unique_tokens.of_rows]
 
 
 def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
@@ -148,7 +148,7 @@ def _laid(tokens: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Batch:
     starts = np.cumsum(sizes) - sizes
     edges = [0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist(), len(sizes)]
     return Batch(
-        kinds=_kinds(tokens, sizes, starts),
+        unique_tokens=_unique_tokens(tokens, sizes, starts),
         positions=np.arange(len(tokens)) - np.repeat(starts, sizes),
         groups=tuple(
             Group(start=int(starts[a]), count=b - a, tokens=int(sizes[a]))
@@ -157,7 +157,9 @@ def _laid(tokens: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Batch:
     )
 
 
-def _kinds(tokens: NDArray[np.uint8], sizes: NDArray[np.int64], starts: NDArray[np.int64]) -> Kinds:
+def _unique_tokens(
+    tokens: NDArray[np.uint8], sizes: NDArray[np.int64], starts: NDArray[np.int64]
+) -> UniqueTokens:
     """Find the different pairs of a token and its scale."""
     is_masked = tokens == MASK_TOKEN
     code = tokens.astype(np.int64)
@@ -171,9 +173,9 @@ def _kinds(tokens: NDArray[np.uint8], sizes: NDArray[np.int64], starts: NDArray[
     is_there = np.zeros(len(TOKENS) * len(scales), np.bool_)
     is_there[code] = True
     codes = np.flatnonzero(is_there)
-    kinds = codes % len(TOKENS)
-    return Kinds(
-        tokens=kinds,
-        scale=np.where(kinds == MASK_TOKEN, np.float32(0), scales[codes // len(TOKENS)]),
+    unique_tokens = codes % len(TOKENS)
+    return UniqueTokens(
+        tokens=unique_tokens,
+        scale=np.where(unique_tokens == MASK_TOKEN, np.float32(0), scales[codes // len(TOKENS)]),
         of_rows=(np.cumsum(is_there) - 1)[code],
     )

@@ -208,13 +208,13 @@ def test__network__runs_a_number_of_rows_of_which_there_are_few(small, monkeypat
         return product(self, x_TI, **options)
 
     monkeypatch.setattr(esm2_features._model.linear.Linear, "__call__", record)
-    kinds = set()
+    unique_tokens = set()
     for length in range(30, 60):
         batch = sequences((length, 7, 7), seed=length)
-        kinds.add(len(pack(batch).kinds.tokens))
+        unique_tokens.add(len(pack(batch).unique_tokens.tokens))
         for tokens in run(small, batch, [0, 1, 3]):
             assert set(tokens) == {0, 1, 3}
-    assert seen - kinds == {64, 80}
+    assert seen - unique_tokens == {64, 80}
 
 
 def test__network__layers_stop_at_the_highest_and_only_the_last_is_normalised(small):

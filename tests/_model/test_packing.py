@@ -102,7 +102,7 @@ def test__pack__groups_cover_all_tokens_and_hold_equal_lengths(sequences):
 def test__pack__scales_by_the_share_of_masks_in_each_sequence_alone(sequence, scale):
     for mates in ([], ["GG"], [MASK * 9]):
         batch = pack([*mates, sequence])
-        own = batch.kinds.scale[batch.kinds.of_rows][-len(sequence) - 2 :]
+        own = batch.unique_tokens.scale[batch.unique_tokens.of_rows][-len(sequence) - 2 :]
         masked = np.array([False, *(c == MASK for c in sequence), False])
         np.testing.assert_allclose(own[~masked], scale, rtol=1e-6)
         assert (own[masked] == 0).all()
