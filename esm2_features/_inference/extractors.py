@@ -67,12 +67,12 @@ class Vectors:
         pooled: dict[tuple[int, str], Tensor] = {}
         waiting: dict[int, Tensor] = {}
         for layer, x_TD in _passed(network, layout, sorted(layers), importance):
-            united_TD = layout.unite(x_TD)
+            merged_TD = layout.merge_windows(x_TD)
             for how in {how for at, how in self.columns if at == layer}:
                 if how == "parti":
-                    waiting[layer] = united_TD
+                    waiting[layer] = merged_TD
                 else:
-                    pooled[layer, how] = pool(united_TD, layout.segments, how)
+                    pooled[layer, how] = pool(merged_TD, layout.segments, how)
         if importance is not None:
             ranks_T = importance.ranks()
             for layer, x_TD in waiting.items():
@@ -109,7 +109,7 @@ class SiteLogProbs:
             sites_BD = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
             logits_BV = network.logits(sites_BD)
         else:
-            logits_BV = pool(layout.unite(network.logits(x_TD)), layout.segments, "mean")
+            logits_BV = pool(layout.merge_windows(network.logits(x_TD)), layout.segments, "mean")
         return fetch(logits_BV.log_softmax(-1).unsqueeze(1))
 
 
@@ -131,7 +131,7 @@ class Residues:
         """Give the views' residues."""
         layout = Layout(views, budget)
         found = {
-            layer: layout.sequences(layout.unite(x_TD))
+            layer: layout.sequences(layout.merge_windows(x_TD))
             for layer, x_TD in _passed(network, layout, self.layers)
         }
         if not self.by_layer:
@@ -160,7 +160,7 @@ class Logits:
         """Score the views' residues."""
         layout = Layout(views, budget)
         [(_, x_TD)] = _passed(network, layout, [network.depth])
-        logits_TV = layout.unite(network.logits(x_TD))
+        logits_TV = layout.merge_windows(network.logits(x_TD))
         if self.over == "residues":
             logits_TV = logits_TV[:, CANONICAL_TOKENS]
         if self.kind == "log_probs":

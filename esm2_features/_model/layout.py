@@ -1,10 +1,10 @@
 """How the views of one forward pass lie in it: sequences, their windows, and parts of them.
 
 A sequence that goes through the network in one piece lies in the packed batch as it is. One that
-goes in windows is a piece for each window, and `Layout.unite` makes one sequence of them again:
+goes in windows is a piece for each window, and `Layout.merge_windows` makes one sequence of them:
 
     pieces    c A B C D e  c C D E F e       windows of 4 that overlap by 2
-    united    c A B C D E F e                C and D are weighted means of both
+    merged    c A B C D E F e                C and D are weighted means of both
 
 Source of the weights: none; that a residue near the edge of a window lacks context on one side
 is plain, and a weight that grows with the distance from the edge is the simplest answer.
@@ -80,19 +80,19 @@ class Layout:
         if self.is_windowed:
             pieces = self._cut(members)
         self.batches = _packed(pieces, budget if self.is_windowed else None)
-        self.groups = self._united_groups() if self.is_windowed else self.batches[0].groups
+        self.groups = self._merged_groups() if self.is_windowed else self.batches[0].groups
         self.segments = self._segments([parsed[i].spans for i in range(self.count)], members)
 
-    def unite(self, x_TD: Tensor) -> Tensor:
+    def merge_windows(self, x_TD: Tensor) -> Tensor:
         """Make one sequence of the windows of each that has some."""
         if not self.is_windowed:
             return x_TD
-        united = x_TD.new_zeros(int(self._starts[-1]), x_TD.shape[1])
+        merged = x_TD.new_zeros(int(self._starts[-1]), x_TD.shape[1])
         shares = self._shares.to(x_TD.device).unsqueeze(1)
-        return united.index_add_(0, self._targets.to(x_TD.device), x_TD * shares)
+        return merged.index_add_(0, self._targets.to(x_TD.device), x_TD * shares)
 
     def sequences(self, x_TD: Tensor) -> list[NDArray[np.float32]]:
-        """Cut united rows into the residues of each view."""
+        """Cut merged rows into the residues of each view."""
         rows: NDArray[np.float32] = x_TD.float().cpu().numpy()
         found: list[NDArray[np.float32]] = [rows] * self.count
         for segment in self.segments:
@@ -125,7 +125,7 @@ class Layout:
         self._shares = torch.from_numpy(share.astype(np.float32))
         return pieces
 
-    def _united_groups(self) -> tuple[Group, ...]:
+    def _merged_groups(self) -> tuple[Group, ...]:
         edges = [0, *(np.flatnonzero(np.diff(self._sizes)) + 1).tolist(), len(self._sizes)]
         return tuple(
             Group(start=int(self._starts[a]), count=b - a, tokens=int(self._sizes[a]))

@@ -59,17 +59,17 @@ def test__sequences__share_no_memory():
     assert not np.shares_memory(one, other)
 
 
-def test__unite__leaves_what_is_in_one_piece_as_it_is():
+def test__merge_windows__leaves_what_is_in_one_piece_as_it_is():
     layout = Layout(SEQUENCES)
     x_TD = numbered(layout)
-    assert layout.unite(x_TD) is x_TD
+    assert layout.merge_windows(x_TD) is x_TD
     with_windows = Layout([str(SequenceView("MKTAYIAKQR", 4)), *SEQUENCES])
     x_TD = torch.randn(len(with_windows.batches[0].tokens), 3)
     pieces = 6 * len(windows(10, 4))
-    assert torch.equal(with_windows.unite(x_TD)[12:], x_TD[pieces:])
+    assert torch.equal(with_windows.merge_windows(x_TD)[12:], x_TD[pieces:])
 
 
-def test__unite__of_windows_is_their_weighted_mean():
+def test__merge_windows__of_windows_is_their_weighted_mean():
     sequence, size = "ACDEFGHIKLMNPQRSTVWY", 8
     layout = Layout([str(SequenceView(sequence, size))])
     pieces = windows(len(sequence), size)
@@ -82,8 +82,8 @@ def test__unite__of_windows_is_their_weighted_mean():
         weights = window_weights(size)[:, None]
         expected[window.start : window.stop] += weights * rows[1:-1]
         total[window.start : window.stop] += weights
-    united = layout.unite(x_TD).numpy()
-    np.testing.assert_allclose(united[1:-1], expected / total, atol=1e-6)
-    np.testing.assert_allclose(united[0], by_window[:, 0].mean(0), atol=1e-6)
-    np.testing.assert_allclose(united[-1], by_window[:, -1].mean(0), atol=1e-6)
+    merged = layout.merge_windows(x_TD).numpy()
+    np.testing.assert_allclose(merged[1:-1], expected / total, atol=1e-6)
+    np.testing.assert_allclose(merged[0], by_window[:, 0].mean(0), atol=1e-6)
+    np.testing.assert_allclose(merged[-1], by_window[:, -1].mean(0), atol=1e-6)
     assert [(g.count, g.tokens) for g in layout.groups] == [(1, len(sequence) + 2)]
