@@ -1,7 +1,7 @@
 """`Engine`: everything that ESM-2 says of sequences, as arrays.
 
 Here stand the options, vectors and streams; what there is of every residue is in `_per_residue`.
-What a method gives is read off one forward pass by a reader (`_readers`), over which `Run` goes.
+What a method gives is read off one forward pass by a extractor (`_extractors`), over which `Run` goes.
 
 Methods that begin with an underscore are for the rest of the package as well: they take what was
 checked before (`Engine._normalise`) and what was said of it (`Engine._views`).
@@ -48,7 +48,7 @@ from esm2_features._per_residue import PerResidue, only_column
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
-    from esm2_features._inference.extractors import Reader
+    from esm2_features._inference.extractors import Extractor
 
 _STREAM_SEQUENCES, _STREAM_BYTES = 4096, 1 << 28
 """Sequences that `Engine.stream` holds at a time, and bytes of their results."""
@@ -368,12 +368,12 @@ class Engine(PerResidue):
         """
         # Not a generator itself, so that what is no container is refused here and now.
         one_of("product", product, PRODUCTS)
-        reader = self._reader(product, layers, over)
+        extractor = self._extractor(product, layers, over)
         remaining = sequences if isinstance(sequences, Iterator) else iter(only_column(sequences))
-        return self._stream(remaining, product, reader)
+        return self._stream(remaining, product, extractor)
 
     def _stream(
-        self, remaining: Iterator[object], product: str, reader: Reader | None
+        self, remaining: Iterator[object], product: str, extractor: Extractor | None
     ) -> Iterator[Any]:
         cuts = Cuts()
         at_a_time = {
@@ -385,10 +385,10 @@ class Engine(PerResidue):
             found = self._normalise(some, rows=rows, cuts=cuts)
             if product == "embedding":
                 yield from self._embed_normalised(self._views(found, rows=rows), rows=rows)
-            elif reader is None:
+            elif extractor is None:
                 yield from self._masked(found, rows)
             else:
-                yield from self._in_portions(product, found, rows, reader)
+                yield from self._in_portions(product, found, rows, extractor)
         cuts.say(self.max_residues)
 
     def _embed_normalised(
@@ -431,7 +431,7 @@ class Engine(PerResidue):
         dim = self.checkpoint.architecture.dim
         found = self._rows(
             views,
-            partial(_vectors_reader, computed, dim, self.cache_dtype),
+            partial(_vectors_extractor, computed, dim, self.cache_dtype),
             wanted=self._wanted,
             computed=computed,
             width=dim,
@@ -460,7 +460,7 @@ for _method in (
     _method.__module__, _method.__qualname__ = __name__, f"Engine.{_method.__name__}"
 
 
-def _vectors_reader(columns: Sequence[tuple[int, str]], dim: int, dtype: str) -> Reader:
+def _vectors_extractor(columns: Sequence[tuple[int, str]], dim: int, dtype: str) -> Extractor:
     from esm2_features._inference.extractors import Vectors
 
     return Vectors(tuple(columns), dim, dtype)

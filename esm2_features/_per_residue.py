@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._inference.products import CACHED, MaskedResidues, reader_of, refuse_given
+from esm2_features._inference.products import CACHED, MaskedResidues, extractor_of, refuse_given
 from esm2_features._inference.runner import Run
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, MASK, TOKENS
 from esm2_features._inputs.containers import columns
@@ -20,7 +20,7 @@ from esm2_features._inputs.policy import SequencePolicy
 from esm2_features.exceptions import InputError, InvalidSequenceError
 
 if TYPE_CHECKING:
-    from esm2_features._inference.extractors import Reader
+    from esm2_features._inference.extractors import Extractor
 
 _PORTION_BYTES = 1 << 28
 """Bytes of results that a stream holds at a time."""
@@ -313,7 +313,7 @@ class PerResidue(SequencePolicy, Run):
                 self._site(sequence, position, masked=masked)
                 for sequence, position in zip(sequences, positions, strict=True)
             ],
-            _site_reader,
+            _site_extractor,
             wanted=site,
             computed=site,
             width=len(TOKENS),
@@ -321,32 +321,32 @@ class PerResidue(SequencePolicy, Run):
         return rows[:, 0]
 
     def _in_portions(
-        self, product: str, sequences: Sequence[str], rows: Sequence[int], reader: Reader
+        self, product: str, sequences: Sequence[str], rows: Sequence[int], extractor: Extractor
     ) -> Iterator[Any]:
         """Give results of as many sequences at a time as memory holds."""
         views = self._whole(product, sequences, rows)
         portion: list[str] = []
         size = 0
         for view, sequence in zip(views, sequences, strict=True):
-            more = reader.bytes(len(sequence))
+            more = extractor.bytes(len(sequence))
             if portion and size + more > _PORTION_BYTES:
-                yield from self._results(portion, reader)
+                yield from self._results(portion, extractor)
                 portion, size = [], 0
             portion.append(view)
             size += more
-        yield from self._results(portion, reader)
+        yield from self._results(portion, extractor)
 
     def _products(
         self, product: str, sequences: object, *, layers: object = None, over: object = None
     ) -> list[Any]:
-        reader = self._reader(product, layers, over)
+        extractor = self._extractor(product, layers, over)
         found = self._read(sequences)
-        if reader is None:
+        if extractor is None:
             return self._masked(found, range(len(found)))
-        return self._results(self._whole(product, found, range(len(found))), reader)
+        return self._results(self._whole(product, found, range(len(found))), extractor)
 
-    def _reader(self, product: str, layers: object, over: object) -> Reader | None:
-        """Make the reader of what is not cached."""
+    def _extractor(self, product: str, layers: object, over: object) -> Extractor | None:
+        """Make the extractor of what is not cached."""
         if product != "embedding":
             self._refuse_endpoint(product)
         if product != "embedding" and self.region is not None:
@@ -359,7 +359,7 @@ class PerResidue(SequencePolicy, Run):
             return None
         if product == "residues" and layers is None:
             layers = self._default_layers
-        return reader_of(product, self.checkpoint, layers=layers, over=over)
+        return extractor_of(product, self.checkpoint, layers=layers, over=over)
 
     def _whole(self, product: str, sequences: Sequence[str], rows: Sequence[int]) -> list[str]:
         """Subjects of whole sequences; in windows only where that has a meaning."""
@@ -394,7 +394,7 @@ class PerResidue(SequencePolicy, Run):
         return self._normalise(only_column(sequences))
 
 
-def _site_reader() -> Reader:
+def _site_extractor() -> Extractor:
     from esm2_features._inference.extractors import SiteLogProbs
 
     return SiteLogProbs()

@@ -36,11 +36,11 @@ class RecordingEngine(Engine):
 
     most_tokens: int | None = None
 
-    def _forward(self, network, sequences, reader, budget):
+    def _forward(self, network, sequences, extractor, budget):
         self.__dict__.setdefault("batches", []).append(list(sequences))
         if self.most_tokens is not None and len(pack(sequences).tokens) > self.most_tokens:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
-        return super()._forward(network, sequences, reader, budget)
+        return super()._forward(network, sequences, extractor, budget)
 
     @property
     def computed(self) -> list[str]:
@@ -115,10 +115,10 @@ def test__embed__keeps_what_was_computed_before_an_error(engine, monkeypatch):
     failing = engine(batch_tokens=1)
     forward = RecordingEngine._forward
 
-    def fail_at_the_shortest(self, network, sequences, reader, budget):
+    def fail_at_the_shortest(self, network, sequences, extractor, budget):
         if sequences == ["W"]:
             raise KeyboardInterrupt
-        return forward(self, network, sequences, reader, budget)
+        return forward(self, network, sequences, extractor, budget)
 
     monkeypatch.setattr(RecordingEngine, "_forward", fail_at_the_shortest)
     with pytest.raises(KeyboardInterrupt):
@@ -145,7 +145,7 @@ def test__embed__one_sequence_that_does_not_fit_is_an_error_that_names_it(engine
 
 
 def test__embed__other_errors_are_not_taken_for_memory(engine, monkeypatch):
-    def fail(self, network, sequences, reader, budget):
+    def fail(self, network, sequences, extractor, budget):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
     monkeypatch.setattr(RecordingEngine, "_forward", fail)
@@ -289,14 +289,14 @@ def test__precision__float32_is_exact_whatever_the_user_has_set(setting, tiny_ch
 import torch
 from esm2_features import Engine
 class Spy(Engine):
-    def _forward(self, network, sequences, reader, budget):
+    def _forward(self, network, sequences, extractor, budget):
         representations = network.representations
         def spied(*args):
             seen.append((torch.backends.cuda.matmul.fp32_precision,
                          torch.backends.mkldnn.matmul.fp32_precision))
             yield from representations(*args)
         network.representations = spied
-        return super()._forward(network, sequences, reader, budget)
+        return super()._forward(network, sequences, extractor, budget)
 seen = []
 exact = Engine({str(tiny_checkpoint)!r}, cache=None).embed(["MKTAYIAKQR"])
 {lines[setting]}

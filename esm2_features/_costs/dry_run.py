@@ -85,7 +85,7 @@ def _cached(engine: Engine, views: Sequence[str]) -> NDArray[np.bool_]:
 
 def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Preview:
     """Go on to the batches, for which the device is asked, as in a run."""
-    from esm2_features._engine import _vectors_reader
+    from esm2_features._engine import _vectors_extractor
     from esm2_features._model.devices import (
         cores_of_cpu,
         default_batch_tokens,
@@ -100,11 +100,11 @@ def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Previ
     device = resolve_place(places[0]).home  # whose batches the others claim, too
     shape = engine.checkpoint.architecture
     budget = engine.batch_tokens or default_batch_tokens(device, shape.dim)
-    reader = _vectors_reader(engine._computed, shape.dim, engine.cache_dtype)
+    extractor = _vectors_extractor(engine._computed, shape.dim, engine.cache_dtype)
     passes = BatchLoop(
         views,
         forward=_refused,
-        bytes_of=reader.bytes,
+        bytes_of=extractor.bytes,
         claim=list,
         device=device,
         budget=budget,

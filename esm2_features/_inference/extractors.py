@@ -1,7 +1,7 @@
 """What is read off a forward pass: vectors, residues, logits, contacts, attention.
 
-A reader takes a network and the views of one batch, and runs the network over them once. What
-it gives waits for the outcome: one result for each view, in their order. A reader's `bytes`
+A extractor takes a network and the views of one batch, and runs the network over them once. What
+it gives waits for the outcome: one result for each view, in their order. A extractor's `bytes`
 says how much that is, so that a batch of many can be kept small.
 
 Source: the outputs of ``esm/model/esm2.py`` of fair-esm 2.0.0.
@@ -26,7 +26,7 @@ from esm2_features._model.layout import Layout
 from esm2_features._model.pooling import pool
 
 
-class Reader(Protocol):
+class Extractor(Protocol):
     """Reads one thing off a forward pass."""
 
     def bytes(self, residues: int) -> int:

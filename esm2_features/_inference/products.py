@@ -13,7 +13,7 @@ from esm2_features._inputs.options import absolute_layers, one_of
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
-    from esm2_features._inference.extractors import Reader
+    from esm2_features._inference.extractors import Extractor
 
 PRODUCTS = (
     "embedding",
@@ -46,29 +46,29 @@ class MaskedResidues(NamedTuple):
     probabilities: NDArray[np.float32]
 
 
-def reader_of(
+def extractor_of(
     product: str, checkpoint: Checkpoint, *, layers: object = None, over: object = None
-) -> Reader:
-    """Check what a product is told, and make its reader."""
+) -> Extractor:
+    """Check what a product is told, and make its extractor."""
     refuse_given(
         product,
         layers=layers if product not in ("residues", "attentions") else None,
         over=over if product != "log_probs" else None,
     )
-    from esm2_features._inference import extractors as _readers
+    from esm2_features._inference import extractors as _extractors
 
     shape, name = checkpoint.architecture, checkpoint.name
     if product == "residues":
         wanted = absolute_layers(layers, depth=shape.layers, model=name)
-        return _readers.Residues(wanted, shape.dim, by_layer=not isinstance(layers, Integral))
+        return _extractors.Residues(wanted, shape.dim, by_layer=not isinstance(layers, Integral))
     if product == "attentions":
-        return _readers.Attentions(_blocks(layers, shape.layers, name), shape.heads)
+        return _extractors.Attentions(_blocks(layers, shape.layers, name), shape.heads)
     if product == "contacts":
-        return _readers.Contacts(*checkpoint.contact_regression(), heads=shape.heads)
+        return _extractors.Contacts(*checkpoint.contact_regression(), heads=shape.heads)
     if product == "log_probs":
         tokens = one_of("over", "residues" if over is None else over, ("residues", "tokens"))
-        return _readers.Logits("log_probs", tokens)
-    return _readers.Logits("logits")
+        return _extractors.Logits("log_probs", tokens)
+    return _extractors.Logits("logits")
 
 
 def refuse_given(product: str, **options: object) -> None:

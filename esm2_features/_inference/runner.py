@@ -31,7 +31,7 @@ from esm2_features.exceptions import CheckpointError, InputError, NumericalError
 if TYPE_CHECKING:
     from tqdm.std import tqdm
 
-    from esm2_features._inference.extractors import Reader
+    from esm2_features._inference.extractors import Extractor
     from esm2_features._model.esm2 import Network
 
 
@@ -71,7 +71,7 @@ class Run:
     def _rows(
         self,
         views: Sequence[str | None],
-        reader: Callable[[], Reader],
+        extractor: Callable[[], Extractor],
         *,
         wanted: Sequence[tuple[int, str]],
         computed: Sequence[tuple[int, str]],
@@ -91,7 +91,7 @@ class Run:
 
         def passes(missing: Sequence[int]) -> Iterator[tuple[list[int], Any]]:
             networks = self._networks_for([unique[i] for i in missing], wanted, dtype)
-            return self._passes(networks, unique, missing, reader(), session)
+            return self._passes(networks, unique, missing, extractor(), session)
 
         with self._session(unique, columns, rows) as session:
             missing = session.read(range(len(unique)))
@@ -182,14 +182,14 @@ class Run:
             rows=rows,
         )
 
-    def _results(self, views: Sequence[str], reader: Reader) -> list[Any]:
+    def _results(self, views: Sequence[str], extractor: Extractor) -> list[Any]:
         """Give results of any size, which are not cached."""
         first, back = dedupe(views)
         unique = [views[i] for i in first]
         found: list[Any] = [None] * len(unique)
         if unique:
             networks = self._networks()
-            for batch, results in self._passes(networks, unique, range(len(unique)), reader):
+            for batch, results in self._passes(networks, unique, range(len(unique)), extractor):
                 for i, result in zip(batch, results, strict=True):
                     found[i] = result
         seen: set[int] = set()
@@ -205,7 +205,7 @@ class Run:
         networks: Sequence[Network],
         views: Sequence[str],
         missing: Sequence[int],
-        reader: Reader,
+        extractor: Extractor,
         session: CacheSession | None = None,
     ) -> Iterator[tuple[list[int], Any]]:
         from esm2_features._model.devices import default_batch_tokens, within_cores, workers_on
@@ -216,15 +216,15 @@ class Run:
 
             def forward(network: Network, some: list[str], tokens: int) -> Callable[[], Any]:
                 with within_cores(network.device, len(networks)):
-                    return self._forward(network, some, reader, tokens)
+                    return self._forward(network, some, extractor, tokens)
 
             def loop(network: Network) -> BatchLoop:
-                place = type(reader), str(network.device)
+                place = type(extractor), str(network.device)
                 budget = self.batch_tokens or default_batch_tokens(network.device, dim)
                 return BatchLoop(
                     views,
                     forward=partial(forward, network),
-                    bytes_of=reader.bytes,
+                    bytes_of=extractor.bytes,
                     claim=list if session is None else session.claim,
                     device=network.device,
                     budget=min(budget, self._fitting.get(place, budget)),
@@ -243,7 +243,7 @@ class Run:
                     yield batch, found
 
     def _forward(
-        self, network: Network, views: Sequence[str], reader: Reader, budget: int
+        self, network: Network, views: Sequence[str], extractor: Extractor, budget: int
     ) -> Callable[[], Any]:
         """Begin a forward pass; what is given waits for it, and gives a result for each view."""
         import torch
@@ -251,17 +251,17 @@ class Run:
         from esm2_features._model.devices import exact_arithmetic
 
         with exact_arithmetic(network.device), torch.inference_mode():
-            found = reader(network, views, budget)
-        return lambda: self._checked(found(), views, reader)
+            found = extractor(network, views, budget)
+        return lambda: self._checked(found(), views, extractor)
 
-    def _checked(self, results: Any, views: Sequence[str], reader: Reader) -> Any:
+    def _checked(self, results: Any, views: Sequence[str], extractor: Extractor) -> Any:
         """Refuse numbers that are none."""
         if isinstance(results, np.ndarray) and np.isfinite(results).all():
             return results  # the usual case, all at once
         for view, result in zip(views, results, strict=True):
             arrays = result.values() if isinstance(result, dict) else [result]
             if not all(np.isfinite(array).all() for array in arrays):
-                raise self._not_finite(parse(view).sequence, getattr(reader, "dtype", "float32"))
+                raise self._not_finite(parse(view).sequence, getattr(extractor, "dtype", "float32"))
         return results
 
     def _specs(

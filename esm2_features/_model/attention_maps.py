@@ -1,6 +1,6 @@
 """What attention maps are made into, block after block, so that they are never held all at once.
 
-Each reader of maps is told of the queries and keys of every block as the network runs, and keeps
+Each extractor of maps is told of the queries and keys of every block as the network runs, and keeps
 no more than it has to: contacts keep two maps a sequence, importance one.
 """
 

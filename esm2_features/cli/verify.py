@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
-from esm2_features._inference.extractors import Attentions, Contacts, Reader
+from esm2_features._inference.extractors import Attentions, Contacts, Extractor
 from esm2_features._inference.networks import get_network
 from esm2_features._inputs.options import PRECISIONS, names
 from esm2_features._inputs.residues import normalise
@@ -227,25 +227,25 @@ def _maps(
     if not short:
         return []
     heads = checkpoint.architecture.heads
-    readers: dict[str, Reader] = {
+    extractors: dict[str, Extractor] = {
         "attention": Attentions(tuple(range(1, network.depth + 1)), heads)
     }
     try:
         regression = checkpoint.contact_regression()
-        readers["contacts"] = Contacts(*regression, heads=heads)
+        extractors["contacts"] = Contacts(*regression, heads=heads)
     except CheckpointError:  # who asks for contacts is told; there is nothing to compare here
         regression = None
     worst: dict[str, Difference] = {}
     for batch in batches([len(sequence) + 2 for sequence in short], _BATCH_TOKENS):
         some = [short[i] for i in batch]
         with exact_arithmetic(network.device), torch.inference_mode():
-            ours = {name: reader(network, some)() for name, reader in readers.items()}
+            ours = {name: extractor(network, some)() for name, extractor in extractors.items()}
         for i, sequence in enumerate(some):
             attentions, contacts = reference.maps(sequence, regression)
             theirs = {"attention": attentions.numpy()}
             if contacts is not None:
                 theirs["contacts"] = contacts.numpy()
-            for name in readers:
+            for name in extractors:
                 rows, expected = (x.reshape(-1, x.shape[-1]) for x in (ours[name][i], theirs[name]))
                 difference = _compare(
                     precision,

@@ -102,11 +102,11 @@ def test__stream__a_budget_that_fits_is_remembered_for_the_next_portion(tiny_che
     class Small(Engine):
         tried: list[int] = []  # noqa: RUF012
 
-        def _forward(self, network, views, reader, budget):
+        def _forward(self, network, views, extractor, budget):
             self.tried.append(sum(len(s) + 2 for s in views))
             if self.tried[-1] > 24:
                 raise torch.OutOfMemoryError("out of memory")
-            return super()._forward(network, views, reader, budget)
+            return super()._forward(network, views, extractor, budget)
 
     engine = Small(tiny_checkpoint, cache=None)
     engine.embed(SEQUENCES)

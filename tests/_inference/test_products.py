@@ -506,12 +506,12 @@ class Small(Engine):
 
     most_parts = most_tokens = 10**6
 
-    def _forward(self, network, views, reader, budget):
+    def _forward(self, network, views, extractor, budget):
         tokens = max(len(batch.tokens) for batch in Layout(views, budget).batches)
         if len(views) > self.most_parts or tokens > self.most_tokens:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
         self.__dict__.setdefault("passes", []).append((len(views), tokens))
-        return super()._forward(network, views, reader, budget)
+        return super()._forward(network, views, extractor, budget)
 
 
 def test__memory__parts_of_one_sequence_are_divided(checkpoint):

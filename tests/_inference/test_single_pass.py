@@ -128,7 +128,7 @@ def test__claims__of_a_process_that_was_killed_are_taken_over(tmp_path):
     code = (
         "import sys, os, signal\n"
         "from esm2_features._engine import Engine\n"
-        "def die(self, network, sequences, reader, budget):\n"
+        "def die(self, network, sequences, extractor, budget):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "Engine._forward = die\n"
         "Engine('mini', cache=sys.argv[1]).embed(sys.argv[2:])\n"
@@ -152,10 +152,10 @@ def test__others__who_give_up_leave_their_sequences_to_us(tmp_path):
     computed_ours = threading.Event()
 
     class Waiting(PlainEngine):
-        def _forward(self, network, sequences, reader, budget):
+        def _forward(self, network, sequences, extractor, budget):
             if set(sequences).isdisjoint(UNIQUE[::2]):
                 computed_ours.set()
-            return super()._forward(network, sequences, reader, budget)
+            return super()._forward(network, sequences, extractor, budget)
 
     def give_up():
         computed_ours.wait()
@@ -170,10 +170,10 @@ def test__others__who_give_up_leave_their_sequences_to_us(tmp_path):
 
 def test__error__in_a_batch_keeps_the_others_and_releases_all_claims(tmp_path):
     class Failing(PlainEngine):
-        def _forward(self, network, sequences, reader, budget):
+        def _forward(self, network, sequences, extractor, budget):
             if UNIQUE[0] in sequences:
                 raise ArithmeticError("for a test")
-            return super()._forward(network, sequences, reader, budget)
+            return super()._forward(network, sequences, extractor, budget)
 
     with pytest.raises(ArithmeticError):
         Failing("mini", cache=tmp_path, batch_tokens=60).embed(UNIQUE)
