@@ -218,13 +218,13 @@ def _passed(
     network: Network,
     layout: Layout,
     layers: Collection[int],
-    watch: ContactMaps | AllMaps | Importance | None = None,
+    attention_hook: ContactMaps | AllMaps | Importance | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Run the network over all batches of a layout: layers, and the rows of all batches."""
     if len(layout.batches) == 1:
-        yield from network.representations(layout.batches[0], layers, watch)
+        yield from network.representations(layout.batches[0], layers, attention_hook)
         return
-    assert watch is None, "maps are of sequences that go in one piece"
+    assert attention_hook is None, "maps are of sequences that go in one piece"
     rows: dict[int, list[Tensor]] = {}
     for batch in layout.batches:
         for layer, x_TD in network.representations(batch, layers):

@@ -123,15 +123,15 @@ class Block:
         qkv_TE: Tensor,
         turns_T1P: Tensor,
         attend: Attend,
-        watch: Callable[[Tensor, Tensor], None] | None = None,
+        attention_hook: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         """Add what attention and feed-forward have to say to the residual stream."""
         heads_TNH = qkv_TE.view(len(x_TD), 3 * self._heads, -1)
         qk_TNH = heads_TNH[:, : 2 * self._heads].float()  # a copy unless it is float32 already
         Rotary.turn(qk_TNH, turns_T1P)
         q_TNH, k_TNH = qk_TNH.to(qkv_TE.dtype).chunk(2, dim=1)
-        if watch is not None:
-            watch(q_TNH, k_TNH)
+        if attention_hook is not None:
+            attention_hook(q_TNH, k_TNH)
         a_TNH = attend(q_TNH, k_TNH, heads_TNH[:, 2 * self._heads :])
         x_TD = self._out(a_TNH.flatten(1).to(self._dtype), onto=x_TD)
         h_TF = self._fc1(self._feed_forward_norm(x_TD).to(self._dtype), gelu=True)

@@ -109,7 +109,7 @@ class Network:
 
     @torch.inference_mode()
     def representations(
-        self, batch: Batch, layers: Collection[int], watch: Watch | None = None
+        self, batch: Batch, layers: Collection[int], attention_hook: Watch | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Run a batch up to the highest layer that is asked for."""
         unique_tokens, rows = batch.unique_tokens, len(batch.positions)
@@ -133,7 +133,7 @@ class Network:
                 attend = attention(batch.groups, device, attention_dtype, self._head_dim)
             # Before the first block, rows are tokens still, and few of them differ.
             qkv_TE = block.project(x_KD)[kind_T] if layer == 1 else block.project(x_TD)
-            noticed = watch and self._told_at_home(watch, layer)
+            noticed = attention_hook and self._told_at_home(attention_hook, layer)
             x_TD = block(x_TD, qkv_TE.to(attention_dtype), turns_T1P, attend, noticed)
             if layer in layers:
                 found_TD = x_TD.to(self.device)
@@ -151,8 +151,10 @@ class Network:
             )
         return self._head(x_TD)
 
-    def _told_at_home(self, watch: Watch, layer: int) -> Callable[[Tensor, Tensor], None]:
-        return lambda q_TNH, k_TNH: watch(layer, q_TNH.to(self.device), k_TNH.to(self.device))
+    def _told_at_home(self, attention_hook: Watch, layer: int) -> Callable[[Tensor, Tensor], None]:
+        return lambda q_TNH, k_TNH: attention_hook(
+            layer, q_TNH.to(self.device), k_TNH.to(self.device)
+        )
 
     def _sent(self, array: NDArray[Any]) -> Tensor:
         return send(array, self.device)

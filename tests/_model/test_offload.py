@@ -70,13 +70,13 @@ def test__split__what_runs_goes_from_device_to_device(monkeypatch):
     sent = []
     to = torch.Tensor.to
 
-    def watch(self, target, *rest, **options):
+    def attention_hook(self, target, *rest, **options):
         if target is away:
             sent.append(tuple(self.shape))
             return to(self, CPU)
         return to(self, target, *rest, **options)
 
-    monkeypatch.setattr(torch.Tensor, "to", watch)
+    monkeypatch.setattr(torch.Tensor, "to", attention_hook)
     batch = pack(SEQUENCES)
     expected = dict(plain.representations(batch, [2, 4]))
     found = dict(split.representations(batch, [2, 4]))
