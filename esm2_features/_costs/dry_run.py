@@ -89,15 +89,15 @@ def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Previ
     from esm2_features._model.devices import (
         cores_of_cpu,
         default_batch_tokens,
+        resolve_device_map,
         resolve_devices,
-        resolve_place,
         title_of,
     )
     from esm2_features._model.esm2 import ROWS_STEP
     from esm2_features._model.layout import Layout
 
     places = resolve_devices(engine._devices)
-    device = resolve_place(places[0]).home  # whose batches the others claim, too
+    device = resolve_device_map(places[0]).home  # whose batches the others claim, too
     shape = engine.checkpoint.architecture
     budget = engine.batch_tokens or default_batch_tokens(device, shape.dim)
     extractor = _vectors_extractor(engine._computed, shape.dim, engine.cache_dtype)

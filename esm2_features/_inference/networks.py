@@ -17,7 +17,7 @@ from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
 if TYPE_CHECKING:
     from esm2_features._checkpoints.catalogue import ModelCard
     from esm2_features._checkpoints.checkpoint import Checkpoint
-    from esm2_features._model.devices import Place
+    from esm2_features._model.devices import DeviceMap
     from esm2_features._model.esm2 import Network
 
 _networks: dict[tuple[str, str, str], Network] = {}
@@ -46,15 +46,15 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Netwo
     """Give the network of a checkpoint; load it if this process has not done so yet."""
     global _owner
     _refuse_forked()
-    from esm2_features._model.devices import resolve_place
+    from esm2_features._model.devices import resolve_device_map
 
     with _lock:
-        place = resolve_place(device)
-        key = (checkpoint.identity, str(place), precision)
+        device_map = resolve_device_map(device)
+        key = (checkpoint.identity, str(device_map), precision)
         if key not in _networks:
             _owner = os.getpid()
-            _networks[key] = _load(checkpoint, place, precision)
-        _keys[_seen(checkpoint.source), str(place), precision] = key
+            _networks[key] = _load(checkpoint, device_map, precision)
+        _keys[_seen(checkpoint.source), str(device_map), precision] = key
         return _networks[key]
 
 
@@ -71,12 +71,12 @@ def _refuse_forked() -> None:
 
 def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> None:
     """Let go of a network, so that its memory is free once nobody uses it any more."""
-    from esm2_features._model.devices import release_memory, resolve_place
+    from esm2_features._model.devices import release_memory, resolve_device_map
 
     with _lock:
-        place = resolve_place(device)
-        if _networks.pop((checkpoint.identity, str(place), precision), None) is not None:
-            release_memory(place.home)
+        device_map = resolve_device_map(device)
+        if _networks.pop((checkpoint.identity, str(device_map), precision), None) is not None:
+            release_memory(device_map.home)
 
 
 def devices_of_network(
@@ -88,12 +88,12 @@ def devices_of_network(
     from esm2_features._model.devices import resolve_devices  # torch is there where a network is
 
     places = list(dict.fromkeys(resolve_devices(devices)))
-    keys = [_keys.get((_seen(checkpoint.source), place, precision)) for place in places]
+    keys = [_keys.get((_seen(checkpoint.source), device_map, precision)) for place in places]
     return places if all(key in _networks for key in keys) else []
 
 
 def _seen(source: Path | ModelCard) -> Hashable:
-    """Tell a file from what has taken its place, without reading it."""
+    """Tell a file from what has taken its device_map, without reading it."""
     if not isinstance(source, Path):
         return source
     try:
@@ -103,14 +103,14 @@ def _seen(source: Path | ModelCard) -> Hashable:
     return source, found.st_size, found.st_mtime_ns
 
 
-def _load(checkpoint: Checkpoint, place: Place, precision: str) -> Network:
+def _load(checkpoint: Checkpoint, device_map: DeviceMap, precision: str) -> Network:
     from esm2_features._model.devices import exact_arithmetic, is_out_of_memory, release_memory
     from esm2_features._model.esm2 import Network
 
     try:
-        with exact_arithmetic(place.home):
+        with exact_arithmetic(device_map.home):
             return Network(
-                checkpoint.name, checkpoint.architecture, checkpoint.load(), place, precision
+                checkpoint.name, checkpoint.architecture, checkpoint.load(), device_map, precision
             )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -124,5 +124,5 @@ def _load(checkpoint: Checkpoint, place: Place, precision: str) -> Network:
             '(device="cuda:0+cuda:1"), leave its blocks in the host\'s memory (device="cuda+cpu"), '
             "use a device with more memory, a smaller model, or close what else uses the memory.",
             length=0,
-            device=str(place),
+            device=str(device_map),
         ) from error

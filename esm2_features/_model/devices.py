@@ -50,7 +50,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 @dataclass(frozen=True)
-class Place:
+class DeviceMap:
     """Where a network is."""
 
     devices: tuple[torch.device, ...]  # those that compute; the first one is home
@@ -67,7 +67,7 @@ class Place:
         return "+".join([*names, "cpu"] if self.is_streamed else names)
 
 
-def resolve_place(name: str) -> Place:
+def resolve_device_map(name: str) -> DeviceMap:
     """Turn the user's word for a place into one that is there."""
     first, *others = name.split("+")
     is_streamed = others == ["cpu"]
@@ -75,21 +75,21 @@ def resolve_place(name: str) -> Place:
     devices = tuple(resolve_device(one) for one in names)
     if len(set(devices)) < len(devices):
         raise InputError(f"Got device={name!r}, in which one device stands twice. Name each once.")
-    return Place(devices, is_streamed)
+    return DeviceMap(devices, is_streamed)
 
 
 def resolve_devices(names: Sequence[str]) -> list[str]:
     """Say which devices are meant, each by a name of its own."""
     if tuple(names) == ("all",):
         names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
-    places = [resolve_place(name) for name in names]
+    places = [resolve_device_map(name) for name in names]
     cards = [device for place in places for device in place.devices if device.type != "cpu"]
     twice = [device for device in cards if cards.count(device) > 1]
     if twice:
         raise InputError(
             f"Got device={list(names)!r}, in which {twice[0]} is meant twice. Name each card once."
         )
-    return [str(place) for place in places]
+    return [str(device_map) for place in places]
 
 
 def workers_on(device: torch.device) -> int:

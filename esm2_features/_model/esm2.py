@@ -29,7 +29,7 @@ from torch import Tensor
 from esm2_features._checkpoints.catalogue import Architecture
 from esm2_features._model.attention import attention
 from esm2_features._model.block import Norm, Rotary, Weights
-from esm2_features._model.devices import Place, keep_freed_memory, send
+from esm2_features._model.devices import DeviceMap, keep_freed_memory, send
 from esm2_features._model.linear import Linear
 from esm2_features._model.offload import Blocks
 from esm2_features._model.packing import Batch
@@ -61,7 +61,7 @@ class LanguageModelHead:
 
 
 class Network:
-    """ESM-2 with the weights of one checkpoint, in one place, at one precision.
+    """ESM-2 with the weights of one checkpoint, in one device_map, at one precision.
 
     What it gives is on the place's first device, its home. It holds no state between calls and may
     be used by several threads at once.
@@ -72,11 +72,11 @@ class Network:
         name: str,  # for messages
         architecture: Architecture,
         tensors: dict[str, Tensor],
-        place: Place | torch.device,  # where the blocks are
+        device_map: DeviceMap | torch.device,  # where the blocks are
         precision: str,  # ``"float32"``, ``"bfloat16"`` or ``"float16"``
     ) -> None:
-        place = place if isinstance(place, Place) else Place((place,))
-        device = place.home
+        device_map = device_map if isinstance(device_map, DeviceMap) else DeviceMap((device_map,))
+        device = device_map.home
         self.name = name
         self.device = device
         self._head_dim = architecture.head_dim
@@ -88,7 +88,7 @@ class Network:
             tensors,
             count=architecture.layers,
             heads=architecture.heads,
-            place=place,
+            device_map=device_map,
             dtype=self._dtype,
         )
         self._last_norm = Norm(weights, "emb_layer_norm_after")

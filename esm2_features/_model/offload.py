@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from esm2_features._model.block import Block, Weights
-from esm2_features._model.devices import Place, release_memory
+from esm2_features._model.devices import DeviceMap, release_memory
 
 
 class Blocks:
@@ -30,17 +30,17 @@ class Blocks:
         *,
         count: int,
         heads: int,
-        place: Place,
+        device_map: DeviceMap,
         dtype: torch.dtype,  # of the products
     ) -> None:
-        self._place, self._heads, self._dtype = place, heads, dtype
+        self._device_map, self._heads, self._dtype = device_map, heads, dtype
         self._resident: list[Block] = []
         self._resting: list[dict[str, Tensor]] = []
         self.devices = [
-            place.devices[i * len(place.devices) // count] for i in range(count)
+            device_map.devices[i * len(device_map.devices) // count] for i in range(count)
         ]  # split evenly, the first one home
         for i, device in enumerate(self.devices):
-            if place.is_streamed:
+            if device_map.is_streamed:
                 self._resting.append(self._rested(tensors, i))
                 continue
             weights = Weights(tensors, device, dtype)
@@ -53,10 +53,10 @@ class Blocks:
 
     def upto(self, count: int) -> Iterator[tuple[torch.device, Block]]:
         """Give the first blocks, each when it is to run."""
-        if not self._place.is_streamed:
+        if not self._device_map.is_streamed:
             yield from zip(self.devices[:count], self._resident[:count], strict=True)
             return
-        home, stream = self._place.home, self._stream()
+        home, stream = self._device_map.home, self._stream()
         coming = self._brought(0, stream)
         for i in range(count):
             block, ran = coming, None
@@ -75,7 +75,7 @@ class Blocks:
         if stream is not None and after is not None:
             stream.wait_event(after)
         with nullcontext() if stream is None else torch.cuda.stream(stream):
-            weights = Weights(dict(self._resting[i]), self._place.home, self._dtype)
+            weights = Weights(dict(self._resting[i]), self._device_map.home, self._dtype)
             return Block(weights, _name(i), self._heads)
 
     def _rested(self, tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
@@ -84,11 +84,11 @@ class Blocks:
         for name in [name for name in tensors if name.startswith(f"{_name(i)}.")]:
             exact = "norm" in name
             tensor = tensors.pop(name).to(torch.float32 if exact else self._dtype)
-            found[name] = tensor.pin_memory() if self._place.home.type == "cuda" else tensor
+            found[name] = tensor.pin_memory() if self._device_map.home.type == "cuda" else tensor
         return found
 
     def _stream(self) -> torch.cuda.Stream | None:
-        home = self._place.home
+        home = self._device_map.home
         if home.type != "cuda":
             return None
         return torch.cuda.Stream(home)  # type: ignore[no-untyped-call]

@@ -9,7 +9,7 @@ from checkpoints import bare_state, random_esm2
 
 from esm2_features import Engine
 from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._model.devices import Place, resolve_place
+from esm2_features._model.devices import DeviceMap, resolve_device_map
 from esm2_features._model.esm2 import Network
 from esm2_features._model.offload import Blocks
 from esm2_features._model.packing import pack
@@ -19,9 +19,9 @@ CPU = torch.device("cpu")
 SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGEWQLVLHVWAK", "MKT", "W"]
 
 
-def blocks(place: Place, count: int = 5) -> Blocks:
+def blocks(device_map: DeviceMap, count: int = 5) -> Blocks:
     tensors = bare_state(random_esm2(count, 32, 2, seed=9))
-    return Blocks(tensors, count=count, heads=2, place=place, dtype=torch.float32)
+    return Blocks(tensors, count=count, heads=2, device_map=device_map, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -44,7 +44,7 @@ def test__streamed__is_a_network_of_its_own_and_can_be_shared(tiny_checkpoint):
 
 
 def test__streamed__leaves_no_block_on_the_device():
-    found = blocks(Place((CPU,), is_streamed=True))
+    found = blocks(DeviceMap((CPU,), is_streamed=True))
     assert len(found) == 5
     first = [block for _, block in found.upto(2)]
     assert len(first) == 2
@@ -55,7 +55,7 @@ def test__streamed__leaves_no_block_on_the_device():
 def test__split__the_first_blocks_are_at_home_and_no_device_is_left_out(monkeypatch):
     monkeypatch.setattr("esm2_features._model.offload.Block", lambda *_: None)
     meta = torch.device("meta")
-    found = blocks(Place((CPU, meta)))
+    found = blocks(DeviceMap((CPU, meta)))
     assert found.devices == [CPU, CPU, CPU, meta, meta]
 
 
@@ -64,7 +64,7 @@ def test__split__what_runs_goes_from_device_to_device(monkeypatch):
     reference = random_esm2(4, 32, 2, seed=9)
     shape = Architecture(4, 32, 2)
     plain = Network("plain", shape, bare_state(reference), CPU, "float32")
-    split = Network("split", shape, bare_state(reference), Place((CPU,)), "float32")
+    split = Network("split", shape, bare_state(reference), DeviceMap((CPU,)), "float32")
     away = _Elsewhere()
     split._blocks.devices = [CPU, CPU, away, away]
     sent = []
@@ -92,15 +92,15 @@ class _Elsewhere:
 
 
 @pytest.mark.parametrize("name", ["cpu+cuda:0+cpu", "cuda+cuda", "cpu+mps+mps"])
-def test__resolve_place__refuses_what_is_not_there_or_is_twice(name):
+def test__resolve_device_map__refuses_what_is_not_there_or_is_twice(name):
     if torch.cuda.is_available() or torch.backends.mps.is_available():
         pytest.skip("there are such devices here")
     with pytest.raises(InputError, match=r"cannot use|stands twice"):
-        resolve_place(name)
+        resolve_device_map(name)
 
 
 def test__place__is_written_as_it_is_asked_for():
-    assert str(resolve_place("cpu+cpu")) == "cpu+cpu"
-    assert str(resolve_place("cpu")) == "cpu"
-    assert str(Place((torch.device("cuda", 0), torch.device("cuda", 1)))) == "cuda:0+cuda:1"
-    assert str(Place((torch.device("cuda", 0),), is_streamed=True)) == "cuda:0+cpu"
+    assert str(resolve_device_map("cpu+cpu")) == "cpu+cpu"
+    assert str(resolve_device_map("cpu")) == "cpu"
+    assert str(DeviceMap((torch.device("cuda", 0), torch.device("cuda", 1)))) == "cuda:0+cuda:1"
+    assert str(DeviceMap((torch.device("cuda", 0),), is_streamed=True)) == "cuda:0+cpu"
