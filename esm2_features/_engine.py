@@ -1,7 +1,7 @@
 """`Engine`: everything that ESM-2 says of sequences, as arrays.
 
 Here stand the options, vectors and streams; what there is of every residue is in `_per_residue`.
-What a method gives is read off one forward pass by a extractor (`_extractors`), over which `Run` goes.
+What a method gives is read off one forward pass by an extractor (`_inference.extractors`).
 
 Methods that begin with an underscore are for the rest of the package as well: they take what was
 checked before (`Engine._normalise`) and what was said of it (`Engine._views`).

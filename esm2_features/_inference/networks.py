@@ -87,13 +87,15 @@ def devices_of_network(
         return []
     from esm2_features._model.devices import resolve_devices  # torch is there where a network is
 
-    places = list(dict.fromkeys(resolve_devices(devices)))
-    keys = [_keys.get((_seen(checkpoint.source), device_map, precision)) for place in places]
-    return places if all(key in _networks for key in keys) else []
+    device_maps = list(dict.fromkeys(resolve_devices(devices)))
+    keys = [
+        _keys.get((_seen(checkpoint.source), device_map, precision)) for device_map in device_maps
+    ]
+    return device_maps if all(key in _networks for key in keys) else []
 
 
 def _seen(source: Path | ModelCard) -> Hashable:
-    """Tell a file from what has taken its device_map, without reading it."""
+    """Tell a file from what has replaced it, without reading it."""
     if not isinstance(source, Path):
         return source
     try:
@@ -115,12 +117,12 @@ def _load(checkpoint: Checkpoint, device_map: DeviceMap, precision: str) -> Netw
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        for device in place.devices:
+        for device in device_map.devices:
             release_memory(device)
         size = checkpoint.architecture.parameters * (4 if precision == "float32" else 2) / 1e9
         raise OutOfMemoryError(
             f"The weights of {checkpoint.name} ({size:.1f} GB in {precision}) do not fit into the "
-            f"memory of {place}. Divide the network between cards "
+            f"memory of {device_map}. Divide the network between cards "
             '(device="cuda:0+cuda:1"), leave its blocks in the host\'s memory (device="cuda+cpu"), '
             "use a device with more memory, a smaller model, or close what else uses the memory.",
             length=0,

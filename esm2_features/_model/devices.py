@@ -82,14 +82,16 @@ def resolve_devices(names: Sequence[str]) -> list[str]:
     """Say which devices are meant, each by a name of its own."""
     if tuple(names) == ("all",):
         names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
-    places = [resolve_device_map(name) for name in names]
-    cards = [device for place in places for device in place.devices if device.type != "cpu"]
+    device_maps = [resolve_device_map(name) for name in names]
+    cards = [
+        device for device_map in device_maps for device in place.devices if device.type != "cpu"
+    ]
     twice = [device for device in cards if cards.count(device) > 1]
     if twice:
         raise InputError(
             f"Got device={list(names)!r}, in which {twice[0]} is meant twice. Name each card once."
         )
-    return [str(device_map) for place in places]
+    return [str(device_map) for device_map in device_maps]
 
 
 def workers_on(device: torch.device) -> int:

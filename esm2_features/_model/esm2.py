@@ -61,7 +61,7 @@ class LanguageModelHead:
 
 
 class Network:
-    """ESM-2 with the weights of one checkpoint, in one device_map, at one precision.
+    """ESM-2 with the weights of one checkpoint, on one device map, at one precision.
 
     What it gives is on the place's first device, its home. It holds no state between calls and may
     be used by several threads at once.
