@@ -22,7 +22,7 @@ from unittest.mock import patch
 FORWARD, REST = "forward pass", "the rest"
 
 PARTS = (
-    (FORWARD, "esm2_features._model.esm2", "Network.representations"),
+    (FORWARD, "esm2_features._model.esm2", "ESM2Network.representations"),
     ("pooling", "esm2_features._inference.extractors", "pool"),
     ("layout and packing", "esm2_features._model.layout", "Layout.__init__"),
     ("layout and packing", "esm2_features._model.layout", "Layout.unite"),
@@ -42,7 +42,7 @@ PARTS = (
     (REST, "esm2_features._inference.runner", "Run._forward"),
     (REST, "esm2_features._inference.runner", "Run._checked"),
 )
-"""Part of the time, module, and the function or method there whose time it is."""
+"""KeyedVectors of the time, module, and the function or method there whose time it is."""
 
 
 class Ledger:
@@ -118,7 +118,7 @@ def find(module: str, path: str) -> tuple[object, str]:
     ----------
     module : str
     path : str
-        Such as ``"Network.representations"``.
+        Such as ``"ESM2Network.representations"``.
 
     Returns
     -------

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from esm2_features._cache.cache import Cache
 from esm2_features._cache.connection import Link
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features.exceptions import CacheWarning
 
 SPEC = Spec(f"sha256:{'0' * 64}", 33, "mean", "float32", model="benchmark")
@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 36
 
 
 class Store(ABC):
-    """Vectors in a folder.
+    """PooledVectors in a folder.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ class Ours(Store):
     def put(self, keys: NDArray[np.uint8], rows: NDArray[np.float32]) -> bool:  # noqa: D102
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", CacheWarning)
-            self._cache._put_many([Part(SPEC, keys, rows)])
+            self._cache._put_many([KeyedVectors(SPEC, keys, rows)])
         # After a failure the file is left alone for a while, in silence.
         self._has_warned |= any("could not be written" in str(one.message) for one in caught)
         return not self._has_warned

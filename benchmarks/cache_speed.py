@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from esm2_features import Engine, ESM2Transformer
 from esm2_features._cache.cache import Cache
 from esm2_features._cache.claims import Claims
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 
 AT_A_TIME = 4096  # vectors of one writing
@@ -155,7 +155,7 @@ def prepare(folder: Path, model: str, peptides: list[str]) -> Floats:
     array = np.random.default_rng(shape).standard_normal(shape, np.float32)
     for start in range(0, len(peptides), AT_A_TIME):
         some = slice(start, start + AT_A_TIME)
-        engine.cache._put_many([Part(spec, spec.keys(peptides[some]), array[some])])
+        engine.cache._put_many([KeyedVectors(spec, spec.keys(peptides[some]), array[some])])
     return array
 
 

@@ -24,7 +24,7 @@ from esm.model.esm2 import ESM2
 from esm2_features._checkpoints.catalogue import OFFICIAL
 from esm2_features._inference.extractors import Contacts
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, encode
-from esm2_features._model.esm2 import Network
+from esm2_features._model.esm2 import ESM2Network
 
 WHICH = ("fair-esm", "esm2_features")
 
@@ -58,7 +58,7 @@ def measure(which: str, model: str, residues: int, file: str) -> int:
             if name != "lm_head.weight" and not name.startswith("contact_head.")
         }
         del theirs, head
-        network = Network(model, shape, state, torch.device("cpu"), "float32")
+        network = ESM2Network(model, shape, state, torch.device("cpu"), "float32")
         reader = Contacts(*regression, heads=shape.heads)
 
         def contacts(sequence: str) -> np.ndarray:

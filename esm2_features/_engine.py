@@ -26,7 +26,7 @@ from esm2_features._inference.products import PRODUCTS
 from esm2_features._inference.remote.embeddings import check_model
 from esm2_features._inference.remote.endpoint import Token, read_endpoint
 from esm2_features._inference.runner import Run
-from esm2_features._inputs.lengths import Cuts
+from esm2_features._inputs.lengths import TruncationCounter
 from esm2_features._inputs.options import (
     CACHE_DTYPES,
     EVERY_POOLING,
@@ -375,7 +375,7 @@ class Engine(PerResidue):
     def _stream(
         self, remaining: Iterator[object], product: str, extractor: Extractor | None
     ) -> Iterator[Any]:
-        cuts = Cuts()
+        cuts = TruncationCounter()
         at_a_time = {
             "embedding": self._rows_at_a_time,
             "predict_masked": _STREAM_MASKED,  # each mask is a row of its own
@@ -461,9 +461,9 @@ for _method in (
 
 
 def _vectors_extractor(columns: Sequence[tuple[int, str]], dim: int, dtype: str) -> Extractor:
-    from esm2_features._inference.extractors import Vectors
+    from esm2_features._inference.extractors import PooledVectors
 
-    return Vectors(tuple(columns), dim, dtype)
+    return PooledVectors(tuple(columns), dim, dtype)
 
 
 def _refuse_special_tokens(poolings: Sequence[str]) -> None:

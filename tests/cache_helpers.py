@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from esm2_features._cache.cache import Cache
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features.exceptions import CacheWarning
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="forks, signals and limits are POSIX")
@@ -35,7 +35,7 @@ def rows_of(numbers, dim=DIM):
 
 
 def part_of(numbers, spec=SPEC, dim=DIM):
-    return Part(spec, keys_of(numbers, spec), rows_of(numbers, dim))
+    return KeyedVectors(spec, keys_of(numbers, spec), rows_of(numbers, dim))
 
 
 def filled(folder, numbers, spec=SPEC, dim=DIM, **options):

@@ -1,1 +1,1 @@
-"""Vectors on disk, found by key."""
+"""VectorStore on disk, found by key."""

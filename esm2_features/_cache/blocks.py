@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.file import PAGE_BYTES, Connection, damage, impatient, transaction
+from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, damage, impatient, transaction
 from esm2_features._cache.index import SLOTS
 from esm2_features._cache.keys import KEY_BYTES, Spec
 
@@ -33,8 +33,8 @@ _MOST_BLOCKS = 1 << 47  # more than fit into any file
 
 
 @dataclass(frozen=True, slots=True)
-class Block:
-    """Vectors of one space that were written together, as they were found."""
+class VectorBlock:
+    """VectorStore of one space that were written together, as they were found."""
 
     id: int
     space: int
@@ -59,14 +59,14 @@ class Block:
 # ------------------------------------------------------------------ spaces
 
 
-def space_of(connection: Connection, spec: Spec) -> int | None:
+def space_of(connection: SqliteConnection, spec: Spec) -> int | None:
     """Find the number of a spec; None if it never had vectors."""
     query = "select id from space where digest = ?"
     row = connection.execute(query, (spec.digest,)).fetchone()
     return None if row is None else int(row[0])
 
 
-def new_space(connection: Connection, spec: Spec) -> int:
+def new_space(connection: SqliteConnection, spec: Spec) -> int:
     """Give a number to a spec that has none; call it in a transaction."""
     fields = (spec.checkpoint, spec.layer, spec.pooling, spec.precision, spec.dtype, spec.model)
     insert = (
@@ -76,7 +76,7 @@ def new_space(connection: Connection, spec: Spec) -> int:
     return connection.execute(insert, (spec.digest, *fields)).lastrowid or 0
 
 
-def spaces(connection: Connection) -> dict[int, Spec]:
+def spaces(connection: SqliteConnection) -> dict[int, Spec]:
     """List what the file has vectors of; a record that contradicts its digest is left out."""
     found = {}
     columns = "id, digest, checkpoint, layer, pooling, precision, dtype, model"
@@ -96,7 +96,7 @@ def spaces(connection: Connection) -> dict[int, Spec]:
 
 
 def listed(
-    connection: Connection, space: int, after: int
+    connection: SqliteConnection, space: int, after: int
 ) -> Iterator[tuple[list[int], list[NDArray[np.uint8]]]]:
     """Yield numbers and keys of the blocks of a space that were written after block `after`."""
     query = f"select id, keys from block where space = ? and id > ? order by id limit {_LIST}"
@@ -109,15 +109,17 @@ def listed(
         after = numbers[-1]
 
 
-def blocks_of(connection: Connection, space: int, after: int = 0, *, most: int = -1) -> list[int]:
+def blocks_of(
+    connection: SqliteConnection, space: int, after: int = 0, *, most: int = -1
+) -> list[int]:
     """List the numbers of the first blocks of a space that were written after block `after`."""
     query = "select id from block where space = ? and id > ? order by id limit ?"
     return [row[0] for row in connection.execute(query, (space, after, most)).fetchall()]
 
 
 def read_blocks(
-    connection: Connection, numbers: Sequence[int], dtype: str = "float32"
-) -> Iterator[Block]:
+    connection: SqliteConnection, numbers: Sequence[int], dtype: str = "float32"
+) -> Iterator[VectorBlock]:
     """Yield the blocks of these numbers that are there, in the order of the file."""
     numbers = sorted(numbers)
     for start in range(0, len(numbers), _FETCH):
@@ -130,7 +132,7 @@ def read_blocks(
         for number, space, day, keys, checks, crc, vectors in connection.execute(
             query, some
         ).fetchall():
-            yield Block(
+            yield VectorBlock(
                 id=number,
                 space=space,
                 day=day if isinstance(day, int) else 0,
@@ -142,12 +144,12 @@ def read_blocks(
 
 
 def rows_per_block(dim: int, dtype: str) -> int:
-    """Vectors of this width that a block takes."""
+    """VectorStore of this width that a block takes."""
     return min(max(1, _BLOCK_BYTES // (dim * stored_dtype(dtype).itemsize)), SLOTS)
 
 
 def write_vectors(
-    connection: Connection,
+    connection: SqliteConnection,
     space: int,
     spec: Spec,
     keys: NDArray[np.uint8],
@@ -175,7 +177,7 @@ def write_vectors(
         connection.execute("insert into value values(?, ?)", (number, vectors.data))
 
 
-def delete_blocks(connection: Connection, numbers: Iterable[int]) -> None:
+def delete_blocks(connection: SqliteConnection, numbers: Iterable[int]) -> None:
     """Delete blocks; call it in a transaction."""
     which = [(number,) for number in numbers]
     connection.executemany("delete from block where id = ?", which)
@@ -183,7 +185,11 @@ def delete_blocks(connection: Connection, numbers: Iterable[int]) -> None:
 
 
 def rewrite_block(
-    connection: Connection, spec: Spec, number: int, *, without: NDArray[np.int64] | None = None
+    connection: SqliteConnection,
+    spec: Spec,
+    number: int,
+    *,
+    without: NDArray[np.int64] | None = None,
 ) -> int:
     """Replace a block by one that has its intact vectors only; call it in a transaction."""
     dropped = 0
@@ -199,7 +205,7 @@ def rewrite_block(
     return dropped
 
 
-def make_room(connection: Connection, max_bytes: int, needed: int = 0) -> int:
+def make_room(connection: SqliteConnection, max_bytes: int, needed: int = 0) -> int:
     """Delete what was not used for longest until the rest fits; call it in a transaction."""
     dropped = 0
     needed += -needed % PAGE_BYTES + (PAGE_BYTES if needed else 0)  # and their keys
@@ -216,7 +222,7 @@ def make_room(connection: Connection, max_bytes: int, needed: int = 0) -> int:
     return dropped
 
 
-def renew(connection: Connection, numbers: Sequence[int]) -> None:
+def renew(connection: SqliteConnection, numbers: Sequence[int]) -> None:
     """Note that blocks were used today, unless the file is locked or read-only."""
     # Mere book-keeping: nobody is kept waiting for it.
     with impatient(connection), suppress(sqlite3.OperationalError), transaction(connection):
@@ -226,13 +232,13 @@ def renew(connection: Connection, numbers: Sequence[int]) -> None:
         )
 
 
-def last_block(connection: Connection) -> int:
+def last_block(connection: SqliteConnection) -> int:
     """Return the highest number that a block ever had."""
     row = connection.execute("select seq from sqlite_sequence where name = 'block'").fetchone()
     return row[0] if row is not None and isinstance(row[0], int) else 0
 
 
-def file_id(connection: Connection) -> object:
+def file_id(connection: SqliteConnection) -> object:
     """Random bytes that this file was begun with."""
     return connection.execute("select id from file").fetchone()
 
@@ -242,7 +248,7 @@ def today() -> int:
     return int(time.time() // 86400)
 
 
-def _used_bytes(connection: Connection) -> int:
+def _used_bytes(connection: SqliteConnection) -> int:
     """Bytes of the pages in use; those of what was deleted are free, and filled again."""
     size, count, free = (
         connection.execute(f"pragma {name}").fetchone()[0]

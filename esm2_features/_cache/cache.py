@@ -1,6 +1,6 @@
-"""Vectors on disk, for as long as they are wanted: `Cache`.
+"""VectorStore on disk, for as long as they are wanted: `Cache`.
 
-What is stored is a `Part`: vectors of one `Spec` with their keys. A value that fails its checksum
+What is stored is a `KeyedVectors`: vectors of one `Spec` with their keys. A value that fails its checksum
 is a miss. Its file is `_cache_file`'s, and what may go wrong with that is `_cache_link`'s.
 """
 
@@ -17,12 +17,12 @@ import platformdirs
 from numpy.typing import NDArray
 
 from esm2_features._cache import maintenance as _upkeep
-from esm2_features._cache.connection import Link, is_damage
+from esm2_features._cache.connection import CacheConnection, is_damage
 from esm2_features._cache.exchange import read_parts, refuse_told
-from esm2_features._cache.keys import KEY_BYTES, Part, Spec
+from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
 from esm2_features._cache.reports import CacheCheck, CacheInfo, Conflict, Imported, Pruned
-from esm2_features._cache.store import Vectors
+from esm2_features._cache.store import VectorStore
 from esm2_features._inputs.options import cache_limit
 from esm2_features.exceptions import InputError
 
@@ -34,7 +34,7 @@ _AT_A_TIME = 64
 
 
 class Cache:
-    """Vectors on disk, each with a checksum.
+    """VectorStore on disk, each with a checksum.
 
     A light handle: making one opens nothing, and the first write creates folder and file, for
     their owner only (and for the group of a folder that was there, if it may make files in it).
@@ -98,8 +98,8 @@ class Cache:
         self.path = folder.expanduser().absolute()
         self.file = self.path / "embeddings.sqlite3"
         self.max_bytes = max_bytes
-        self._link = Link(self.file)
-        self._vectors = Vectors(max_bytes)
+        self._link = CacheConnection(self.file)
+        self._vectors = VectorStore(max_bytes)
 
     def __repr__(self) -> str:
         limit = "" if self.max_bytes is None else f", max_bytes={self.max_bytes}"
@@ -150,7 +150,7 @@ class Cache:
             self._link.warn("listed", f"{error}.")
         return listed
 
-    def _put_many(self, parts: Sequence[Part], *, last_chance: bool = False) -> bool:
+    def _put_many(self, parts: Sequence[KeyedVectors], *, last_chance: bool = False) -> bool:
         """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`."""
         for part in parts:
             if part.rows.ndim != 2 or part.keys.shape != (len(part.rows), KEY_BYTES):
@@ -246,7 +246,7 @@ class Cache:
             Size that the file may keep, in bytes, at least 4 MiB; what was not used for longest
             goes first. By default that of this cache, if it has one.
         unused_days : int, optional
-            Vectors that were not used for longer than this go.
+            VectorStore that were not used for longer than this go.
         model : str, optional
             Name or identity (``"sha256:..."``) of a model whose vectors go: all of them, or
             those of the layer and pooling.
@@ -379,7 +379,7 @@ class Cache:
             raise InputError(f"The cache {self.path} holds no vectors.")
         return write_parquet(target, self._parts(model=model, layer=layer, pooling=pooling))
 
-    def _parts(self, **wanted: Any) -> Iterator[Part]:
+    def _parts(self, **wanted: Any) -> Iterator[KeyedVectors]:
         """Yield all that is wanted and intact, some blocks at a time.
 
         What others write anew meanwhile is yielded when its turn comes: twice, perhaps, but once
@@ -433,7 +433,7 @@ class Cache:
             What to keep them in; ``"float32"`` by default. Only a transformer with the same
             ``cache_dtype`` finds them.
         replace : bool, default=False
-            Whether a vector that contradicts the one that is there replaces it. Vectors of one
+            Whether a vector that contradicts the one that is there replaces it. VectorStore of one
             key that differ by rounding, as those of two machines do, do not: the older one stays.
 
         Returns

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache.connection import is_damage, make_private
-from esm2_features._cache.file import FORK_LOCK, Connection, connect, transaction
+from esm2_features._cache.file import FORK_LOCK, SqliteConnection, connect, transaction
 
 _SCHEMA = """
 create table if not exists claim(
@@ -46,7 +46,7 @@ class Claims:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "claims.sqlite3"
         self._owner = f"{socket.gethostname()} {os.getpid()} {uuid.uuid4().hex}"
-        self._connection: Connection | None = None
+        self._connection: SqliteConnection | None = None
         self._given_up = False
 
     def __enter__(self) -> Claims:
@@ -100,7 +100,7 @@ class Claims:
                 taken = set()
         return np.array([key not in taken for key in wanted], np.bool_)
 
-    def _of_others(self, connection: Connection, wanted: list[bytes]) -> set[bytes]:
+    def _of_others(self, connection: SqliteConnection, wanted: list[bytes]) -> set[bytes]:
         """Those keys that another run has claimed, which may be alive."""
         now, alive, taken = time.time(), dict[bytes, bool](), set[bytes]()
         for start in range(0, len(wanted), _CHUNK):
@@ -131,7 +131,7 @@ class Claims:
         ):
             self._connection.executemany(query, values)
 
-    def _opened(self) -> Connection:
+    def _opened(self) -> SqliteConnection:
         if self._connection is None:
             make_private(self._file)
             self._connection = connect(self._file, self.busy_seconds)

@@ -22,7 +22,7 @@ from typing import ClassVar, TypeVar
 
 from filelock import FileLock
 
-from esm2_features._cache.file import FORK_LOCK, Connection, open_file
+from esm2_features._cache.file import FORK_LOCK, SqliteConnection, open_file
 from esm2_features.exceptions import CacheWarning
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
@@ -30,7 +30,7 @@ _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
 _T = TypeVar("_T")
 
 
-class Link:
+class CacheConnection:
     """The way to one file. Threads may share it, and forked processes inherit it."""
 
     busy_seconds: ClassVar[float] = 30.0  # how long to wait while another process has the lock
@@ -45,7 +45,7 @@ class Link:
         self._warned: dict[tuple[int, str], object] = {}
 
     def attempt(
-        self, purpose: str, action: Callable[[Connection], _T], *, insist: bool = False
+        self, purpose: str, action: Callable[[SqliteConnection], _T], *, insist: bool = False
     ) -> _T | None:
         """Run an action; where that fails, warn, let the file rest, and return None."""
         if time.monotonic() < self._resting_until[purpose] and not insist:
@@ -60,7 +60,7 @@ class Link:
             return None
 
     def run(
-        self, purpose: str, action: Callable[[Connection], _T], *, mend: bool = True
+        self, purpose: str, action: Callable[[SqliteConnection], _T], *, mend: bool = True
     ) -> _T | None:
         """Run an action on this thread's connection, twice at most."""
         for last in (False, True):
@@ -116,7 +116,7 @@ class Link:
         self.warn(aside, f"{message}, and a new one is begun.")
         return True
 
-    def _connection(self, *, create: bool) -> Connection | None:
+    def _connection(self, *, create: bool) -> SqliteConnection | None:
         """Return this thread's connection to the file that is there now; open it if need be."""
         identity = self._identity()
         if identity is None and create:
@@ -170,13 +170,13 @@ def make_private(file: Path) -> None:
 
 
 # Connections that a parent opened are kept from being closed in its children, as SQLite demands.
-_INHERITED: list[Connection] = []
+_INHERITED: list[SqliteConnection] = []
 
 
 class _PerThread(threading.local):
     """What one thread holds: its connection, and which file it was opened for."""
 
-    connection: Connection | None = None
+    connection: SqliteConnection | None = None
     identity: tuple[int, int] | None = None
 
 

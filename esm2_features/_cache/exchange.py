@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import read_parquet
 from esm2_features._cache.vector_files import check_ending, read_vectors
 from esm2_features._checkpoints.catalogue import OFFICIAL
@@ -24,10 +24,10 @@ from esm2_features._inputs.residues import normalise
 from esm2_features.exceptions import InputError, InvalidSequenceError
 
 _ROWS = 4096
-"""Vectors that are handed on at a time."""
+"""VectorStore that are handed on at a time."""
 
 
-def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[Part]:
+def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[KeyedVectors]:
     """Read the vectors of a file."""
     path.stat()  # a name that is wrong is what is said first
     if path.suffix.lower() == ".parquet":
@@ -42,7 +42,7 @@ def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[Part]:
     sequences = [_normalised(path, row, text) for row, text in enumerate(found.sequences)]
     for start in range(0, len(sequences), _ROWS):
         some = slice(start, start + _ROWS)
-        part = Part(spec, spec.keys(sequences[some]), found.rows[some])
+        part = KeyedVectors(spec, spec.keys(sequences[some]), found.rows[some])
         _check_range(path, part)
         yield part
 
@@ -89,7 +89,7 @@ def _normalised(path: Path, row: int, text: str) -> str:
         raise InputError(f"{path}, row {row}: {what}. Correct it, or remove the row.") from error
 
 
-def _check_range(path: Path, part: Part) -> None:
+def _check_range(path: Path, part: KeyedVectors) -> None:
     """Refuse what the numbers that it is to be kept in cannot hold."""
     largest = np.finfo(part.spec.dtype).max
     fits = (np.abs(part.rows) <= largest).all(axis=1)

@@ -15,7 +15,7 @@
     │            vectors blob      n x dim x little-endian float32 or float16
     └─ file      id      blob      16 random bytes: whether this is the file that it was
 
-Vectors that are written together lie together, in blocks of up to 256 kB: a block costs little more
+VectorStore that are written together lie together, in blocks of up to 256 kB: a block costs little more
 to read than a vector, and what one run has written the next one wants. A checksum covers all that
 a vector is taken for, so that no value can answer for another key or another layer.
 """
@@ -66,11 +66,11 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-_LEFT_OPEN: list[Connection] = []
+_LEFT_OPEN: list[SqliteConnection] = []
 """What could not be closed when it was collected, and is closed when the next one is opened."""
 
 
-class Connection(sqlite3.Connection):
+class SqliteConnection(sqlite3.Connection):
     """One that knows its process and its file; closed when it is collected, at the latest."""
 
     pid = -1
@@ -92,7 +92,7 @@ class Connection(sqlite3.Connection):
             _LEFT_OPEN.append(self)
 
 
-def open_file(file: Path, busy_seconds: float) -> Connection:
+def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
     """Connect, begin a file that is empty, refuse one that is not ours."""
     connection = connect(file, busy_seconds)
     try:
@@ -131,7 +131,7 @@ def damage(what: str) -> sqlite3.DatabaseError:
     return error
 
 
-def _check_schema(connection: Connection) -> None:
+def _check_schema(connection: SqliteConnection) -> None:
     """Notice a schema that is damaged and can be read: SQLite would miss columns, much later."""
     query = "select sql from sqlite_master where name not like 'sqlite_%'"
     found = {sql for (sql,) in connection.execute(query).fetchall()}
@@ -146,7 +146,7 @@ def _as_stored(statement: str) -> bytes:
 
 
 @contextmanager
-def impatient(connection: Connection) -> Iterator[None]:
+def impatient(connection: SqliteConnection) -> Iterator[None]:
     """Do not wait for a file that is locked."""
     wait = connection.execute("pragma busy_timeout").fetchone()[0]
     try:
@@ -157,7 +157,7 @@ def impatient(connection: Connection) -> Iterator[None]:
 
 
 @contextmanager
-def snapshot(connection: Connection) -> Iterator[None]:
+def snapshot(connection: SqliteConnection) -> Iterator[None]:
     """Read as if nobody wrote: what is found is there when it is fetched."""
     try:
         connection.execute("begin")
@@ -167,7 +167,7 @@ def snapshot(connection: Connection) -> Iterator[None]:
             connection.execute("commit")
 
 
-def connect(file: Path, busy_seconds: float) -> Connection:
+def connect(file: Path, busy_seconds: float) -> SqliteConnection:
     """Connect to an SQLite file with the settings that all files of the cache share."""
     while _LEFT_OPEN:
         left = _LEFT_OPEN.pop()
@@ -179,7 +179,7 @@ def connect(file: Path, busy_seconds: float) -> Connection:
         timeout=busy_seconds,
         isolation_level=None,
         check_same_thread=False,  # what a thread leaves behind is closed by another
-        factory=Connection,
+        factory=SqliteConnection,
     )
     connection.pid = os.getpid()
     connection.text_factory = bytes  # a damaged row may claim to be text, and must not raise
@@ -195,7 +195,7 @@ def connect(file: Path, busy_seconds: float) -> Connection:
 
 
 @contextmanager
-def transaction(connection: Connection) -> Iterator[Connection]:
+def transaction(connection: SqliteConnection) -> Iterator[SqliteConnection]:
     """Write all or nothing."""
     try:
         # Inside, because Ctrl-C while it waits for the lock is raised when it has the lock.

@@ -81,8 +81,8 @@ class Spec:
         return _keyed(self.digest, views)
 
 
-class Part(NamedTuple):
-    """Vectors of one spec, on their way into a cache or out of it."""
+class KeyedVectors(NamedTuple):
+    """VectorStore of one spec, on their way into a cache or out of it."""
 
     spec: Spec
     keys: NDArray[np.uint8]  # what `Spec.keys` gave for their sequences

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
-from esm2_features._cache.blocks import Block
-from esm2_features._cache.file import Connection, snapshot, transaction
-from esm2_features._cache.keys import KEY_BYTES, Part, Spec
+from esm2_features._cache.blocks import VectorBlock
+from esm2_features._cache.file import SqliteConnection, snapshot, transaction
+from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
 from esm2_features.exceptions import InputError
 
@@ -19,7 +19,7 @@ _TIDIED = 64
 """Blocks that are read at a time, 16 MB at most."""
 
 
-def count(connection: Connection) -> tuple[SpaceInfo, ...]:
+def count(connection: SqliteConnection) -> tuple[SpaceInfo, ...]:
     """Count the vectors of each space, without reading them."""
     query = (
         "select space, coalesce(sum(length(keys)), 0), "
@@ -35,7 +35,7 @@ def count(connection: Connection) -> tuple[SpaceInfo, ...]:
     return tuple(sorted(found, key=lambda space: _order(space.spec)))
 
 
-def check(connection: Connection) -> CacheCheck:
+def check(connection: SqliteConnection) -> CacheCheck:
     """Read all there is, and compare it with its checksums."""
     damaged = [
         f"The file's structure: {line.decode(errors='replace')}."
@@ -61,7 +61,7 @@ def check(connection: Connection) -> CacheCheck:
 
 
 def prune(
-    connection: Connection,
+    connection: SqliteConnection,
     *,
     max_bytes: int | None = None,
     unused_days: int | None = None,
@@ -92,7 +92,7 @@ def prune(
     return before - _rows(connection)
 
 
-def clear(connection: Connection) -> int:
+def clear(connection: SqliteConnection) -> int:
     """Delete everything, and give the space back."""
     before = _rows(connection)
     with transaction(connection):
@@ -103,7 +103,7 @@ def clear(connection: Connection) -> int:
 
 
 def contents(
-    connection: Connection,
+    connection: SqliteConnection,
     *,
     model: str | None = None,
     layer: int | None = None,
@@ -134,20 +134,24 @@ def contents(
     return found
 
 
-def blocks_after(connection: Connection, spec: Spec, after: int, most: int) -> list[int]:
+def blocks_after(connection: SqliteConnection, spec: Spec, after: int, most: int) -> list[int]:
     """List the first blocks of a spec that were written after block `after`."""
     space = store.space_of(connection, spec)
     return [] if space is None else store.blocks_of(connection, space, after, most=most)
 
 
-def read_parts(connection: Connection, spec: Spec, numbers: list[int]) -> tuple[list[Part], int]:
+def read_parts(
+    connection: SqliteConnection, spec: Spec, numbers: list[int]
+) -> tuple[list[KeyedVectors], int]:
     """Read the intact vectors of some blocks."""
     parts, damaged = [], 0
     for block in store.read_blocks(connection, numbers, spec.dtype):
         intact = block.intact(spec)
         damaged += max(1, len(intact)) - int(intact.sum())
         if block.vectors is not None and intact.any():
-            parts.append(Part(spec, block.keys[intact], block.vectors[intact].astype(np.float32)))
+            parts.append(
+                KeyedVectors(spec, block.keys[intact], block.vectors[intact].astype(np.float32))
+            )
     return parts, damaged
 
 
@@ -161,11 +165,11 @@ def contradicting(
     return np.asarray((np.abs(rows - others) > tolerance * (scale + np.abs(rows))).any(axis=1))
 
 
-def _tidy(connection: Connection, spec: Spec, numbers: list[int]) -> None:
+def _tidy(connection: SqliteConnection, spec: Spec, numbers: list[int]) -> None:
     """Drop damaged vectors, and join blocks that are less than half full."""
     for start in range(0, len(numbers), _TIDIED):
         with transaction(connection):
-            by_width: dict[int, list[tuple[Block, NDArray[np.bool_]]]] = {}
+            by_width: dict[int, list[tuple[VectorBlock, NDArray[np.bool_]]]] = {}
             for block in store.read_blocks(
                 connection, numbers[start : start + _TIDIED], spec.dtype
             ):
@@ -191,7 +195,7 @@ def _tidy(connection: Connection, spec: Spec, numbers: list[int]) -> None:
                 )
 
 
-def _lost_blocks(connection: Connection) -> list[int]:
+def _lost_blocks(connection: SqliteConnection) -> list[int]:
     """Numbers of blocks and values that belong to nothing."""
     known = ",".join(map(str, store.spaces(connection))) or "-1"
     query = (
@@ -202,12 +206,12 @@ def _lost_blocks(connection: Connection) -> list[int]:
     return [row[0] for row in connection.execute(query).fetchall()]
 
 
-def _unused(connection: Connection, days: int) -> list[int]:
+def _unused(connection: SqliteConnection, days: int) -> list[int]:
     query = "select id from block where day < ?"
     return [row[0] for row in connection.execute(query, (store.today() - days,)).fetchall()]
 
 
-def _rows(connection: Connection) -> int:
+def _rows(connection: SqliteConnection) -> int:
     query = "select coalesce(sum(length(keys)), 0) from block"
     return int(connection.execute(query).fetchone()[0]) // KEY_BYTES
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from esm2_features._cache.keys import KEY_BYTES, Part, Spec
+from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.vector_files import check_finite, listed, unreadable
 from esm2_features._inputs.options import CACHE_DTYPES, POOLINGS, PRECISIONS
 from esm2_features.exceptions import InputError, import_optional
@@ -32,7 +32,7 @@ _FORMAT = 1
 """Raised whenever a file would be misread by those who read the format before."""
 
 _GROUP_ROWS = 4096
-"""Vectors that are compressed and read together: 5 MB at 320 components, 84 MB at 5120."""
+"""VectorStore that are compressed and read together: 5 MB at 320 components, 84 MB at 5120."""
 
 _BATCH_ROWS = 1024
 _OF_SPEC = ("model", "checkpoint", "layer", "pooling", "precision", "dtype")
@@ -46,7 +46,7 @@ _KNOWN = {
 }
 
 
-def write_parquet(path: Path, parts: Iterable[Part]) -> int:
+def write_parquet(path: Path, parts: Iterable[KeyedVectors]) -> int:
     """Write vectors of any number of specs into one file, completely or not at all."""
     parquet = _pyarrow_parquet("Writing Parquet")
     path = path.resolve()  # a link stays a link: what it points to is replaced
@@ -76,7 +76,9 @@ def write_parquet(path: Path, parts: Iterable[Part]) -> int:
     return n
 
 
-def _write_groups(parquet: ModuleType, file: BinaryIO, first: Part, others: Iterable[Part]) -> int:
+def _write_groups(
+    parquet: ModuleType, file: BinaryIO, first: KeyedVectors, others: Iterable[KeyedVectors]
+) -> int:
     import pyarrow as pa
 
     n, dim = 0, first.rows.shape[1]
@@ -105,20 +107,20 @@ def _write_groups(parquet: ModuleType, file: BinaryIO, first: Part, others: Iter
     return n
 
 
-def _of_two_widths(first: Part, other: Part) -> InputError:
+def _of_two_widths(first: KeyedVectors, other: KeyedVectors) -> InputError:
     names = [part.spec.model or part.spec.checkpoint for part in (first, other)]
     option = "model"
     if names[0] == names[1]:  # vectors of the network's width, and log-probabilities of residues
         option = "pooling"
         names = [f"{names[0]} ({part.spec.pooling})" for part in (first, other)]
     return InputError(
-        f"Vectors of {names[0]} have {first.rows.shape[1]} components and those of {names[1]} "
+        f"VectorStore of {names[0]} have {first.rows.shape[1]} components and those of {names[1]} "
         f"{other.rows.shape[1]}, and in one file all have the same number. Choose one "
         f"({option}=...), and write a file for each."
     )
 
 
-def read_parquet(path: Path) -> Iterator[Part]:
+def read_parquet(path: Path) -> Iterator[KeyedVectors]:
     """Read what `write_parquet` wrote, one row group in memory at a time."""
     start = 0
     for batch in _batches(path):
@@ -134,7 +136,7 @@ def read_parquet(path: Path) -> Iterator[Part]:
         for values, places in members.items():
             spec = Spec(**dict(zip(_OF_SPEC, values, strict=True)))
             _check_spec(path, start + places[0], spec)
-            yield Part(spec, keys[places], rows[places])
+            yield KeyedVectors(spec, keys[places], rows[places])
         start += n
 
 
@@ -211,7 +213,7 @@ def _schema(dim: int) -> Any:
     return pa.schema([(name, types[name]) for name in _NAMES])
 
 
-def _table(part: Part, schema: Any) -> Any:
+def _table(part: KeyedVectors, schema: Any) -> Any:
     import pyarrow as pa
 
     n, dim = part.rows.shape

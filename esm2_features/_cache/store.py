@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
 from esm2_features._cache import maintenance as _upkeep
-from esm2_features._cache.blocks import Block
-from esm2_features._cache.file import Connection, impatient, snapshot, transaction
+from esm2_features._cache.blocks import VectorBlock
+from esm2_features._cache.file import SqliteConnection, impatient, snapshot, transaction
 from esm2_features._cache.index import SLOTS, Index
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.reports import Conflict, describe
 from esm2_features.exceptions import InputError
 
@@ -24,7 +24,7 @@ _SNAPSHOT_BYTES = 1 << 30
 """Bytes of vectors that are read at once: whoever writes has to wait so long."""
 
 
-class Vectors:
+class VectorStore:
     """What is in one file. It remembers where keys are, and checks what it remembers."""
 
     def __init__(self, max_bytes: int | None) -> None:
@@ -34,7 +34,7 @@ class Vectors:
 
     def read(
         self,
-        connection: Connection,
+        connection: SqliteConnection,
         spec: Spec,
         keys: NDArray[np.uint8],
         out: NDArray[np.float32],
@@ -65,7 +65,7 @@ class Vectors:
 
     def list_into(
         self,
-        connection: Connection,
+        connection: SqliteConnection,
         spec: Spec,
         keys: NDArray[np.uint8],
         listed: NDArray[np.bool_],
@@ -75,13 +75,15 @@ class Vectors:
             at, _ = self._places(connection, spec, keys, np.arange(len(keys)))
         listed[at] = True
 
-    def write(self, connection: Connection, parts: Sequence[Part], *, wait: bool = True) -> int:
+    def write(
+        self, connection: SqliteConnection, parts: Sequence[KeyedVectors], *, wait: bool = True
+    ) -> int:
         """Write vectors over what is there, all or none."""
         with nullcontext() if wait else impatient(connection), self._writing(connection):
             return sum(self._insert(connection, part) for part in parts)
 
     def merge(
-        self, connection: Connection, part: Part, *, replace: bool = False
+        self, connection: SqliteConnection, part: KeyedVectors, *, replace: bool = False
     ) -> tuple[int, list[Conflict], int]:
         """Add vectors to what is there, all or none."""
         spec, keys, rows = part
@@ -98,7 +100,7 @@ class Vectors:
             contradicting = _upkeep.contradicting(spec, there, rows)
             new = ~hit & (taken == np.arange(len(keys)))
             written = new | (contradicting if replace else False)
-            dropped = self._insert(connection, Part(spec, keys[written], rows[written]))
+            dropped = self._insert(connection, KeyedVectors(spec, keys[written], rows[written]))
         conflicts = [
             Conflict(spec, keys[i].tobytes().hex(), i, float(np.abs(there[i] - rows[i]).max()))
             for i in np.flatnonzero(contradicting).tolist()
@@ -107,7 +109,7 @@ class Vectors:
 
     def _places(
         self,
-        connection: Connection,
+        connection: SqliteConnection,
         spec: Spec,
         keys: NDArray[np.uint8],
         which: NDArray[np.intp],
@@ -121,15 +123,15 @@ class Vectors:
         return which[order], places[order]
 
     def _located(
-        self, connection: Connection, spec: Spec, keys: NDArray[np.uint8]
-    ) -> Iterator[tuple[Block, NDArray[np.int64], NDArray[np.intp]]]:
+        self, connection: SqliteConnection, spec: Spec, keys: NDArray[np.uint8]
+    ) -> Iterator[tuple[VectorBlock, NDArray[np.int64], NDArray[np.intp]]]:
         """Yield blocks, and which keys are in them where; within a transaction."""
         at, places = self._places(connection, spec, keys, np.arange(len(keys)))
         for block, slots, which in _blocks(connection, spec, places):
             there = (block.keys[slots] == keys[at[which]]).all(axis=1)
             yield block, slots[there], at[which][there]
 
-    def _index(self, connection: Connection, space: int, spec: Spec) -> Index:
+    def _index(self, connection: SqliteConnection, space: int, spec: Spec) -> Index:
         """Bring the index of a space up to date."""
         file = store.file_id(connection), connection.identity
         if self._indexed != file:
@@ -143,7 +145,7 @@ class Vectors:
         return index
 
     @contextmanager
-    def _writing(self, connection: Connection) -> Iterator[None]:
+    def _writing(self, connection: SqliteConnection) -> Iterator[None]:
         """Write all or nothing, and remember nothing of what was taken back."""
         try:
             with transaction(connection):
@@ -152,7 +154,7 @@ class Vectors:
             self._indexes.clear()
             raise
 
-    def _insert(self, connection: Connection, part: Part) -> int:
+    def _insert(self, connection: SqliteConnection, part: KeyedVectors) -> int:
         """Write a part, in a transaction that is open; how much of today had to make room."""
         spec, keys, rows = part
         if not len(keys):
@@ -179,8 +181,8 @@ class Vectors:
 
 
 def _blocks(
-    connection: Connection, spec: Spec, places: NDArray[np.int64]
-) -> Iterator[tuple[Block, NDArray[np.int64], NDArray[np.intp]]]:
+    connection: SqliteConnection, spec: Spec, places: NDArray[np.int64]
+) -> Iterator[tuple[VectorBlock, NDArray[np.int64], NDArray[np.intp]]]:
     """Yield the blocks where places are that are sorted, their slots there, and which they are."""
     numbers, starts = np.unique(places // SLOTS, return_index=True)
     bounds = dict(zip(numbers.tolist(), pairwise([*starts.tolist(), len(places)]), strict=True))
@@ -192,7 +194,7 @@ def _blocks(
 
 
 def _copy(
-    block: Block,
+    block: VectorBlock,
     slots: NDArray[np.int64],
     at: NDArray[np.intp],
     intact: NDArray[np.bool_],
@@ -215,6 +217,6 @@ def _copy(
 def _check_width(spec: Spec, width: int, found: int) -> None:
     if width != found:
         raise InputError(
-            f"Vectors of {describe(spec)} have {width} components, and those in the cache {found}. "
+            f"VectorStore of {describe(spec)} have {width} components, and those in the cache {found}. "
             "They cannot be of the same model: check where they come from."
         )

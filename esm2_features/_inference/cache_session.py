@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from esm2_features._cache.cache import Cache
 from esm2_features._cache.claims import Claims
-from esm2_features._cache.keys import Part, Spec, computation_keys
+from esm2_features._cache.keys import KeyedVectors, Spec, computation_keys
 
 _SECONDS_BETWEEN_WRITES = 1.0
 """A killed run loses at most what was computed since the last write."""
@@ -138,7 +138,7 @@ class CacheSession:
             views = [self._views[i] for i in which]
             stored = self._cache._put_many(
                 [
-                    Part(
+                    KeyedVectors(
                         spec,
                         spec.keys(views),
                         np.concatenate([vectors[:, column] for _, vectors in self._unwritten]),

@@ -21,7 +21,7 @@ from torch import Tensor
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, TOKENS
 from esm2_features._model.attention_maps import AllMaps, ContactMaps, Importance
 from esm2_features._model.devices import fetch
-from esm2_features._model.esm2 import Network
+from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.layout import Layout
 from esm2_features._model.pooling import pool
 
@@ -33,7 +33,7 @@ class Extractor(Protocol):
         """Size of the result for a view of so many residues."""
 
     def __call__(
-        self, network: Network, views: Sequence[str], budget: int | None = None
+        self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], Any]:
         """Run the network over the views of a batch; what is given has a result for each.
 
@@ -42,7 +42,7 @@ class Extractor(Protocol):
 
 
 @dataclass(frozen=True)
-class Vectors:
+class PooledVectors:
     """Pooled representations: rows of shape (columns, dim), float32."""
 
     columns: tuple[tuple[int, str], ...]  # layer and pooling of each
@@ -55,7 +55,7 @@ class Vectors:
         return 4 * len(self.columns) * self.dim + with_map * 4 * (residues + 2) ** 2
 
     def __call__(
-        self, network: Network, views: Sequence[str], budget: int | None = None
+        self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
         """Pool the views: (views, columns, dim)."""
         layout = Layout(views, budget)
@@ -100,7 +100,7 @@ class SiteLogProbs:
         return 4 * len(TOKENS)
 
     def __call__(
-        self, network: Network, views: Sequence[str], budget: int | None = None
+        self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
         """Score the sites: (views, 1, 33)."""
         layout = Layout(views, budget)
@@ -126,7 +126,7 @@ class Residues:
         return 4 * len(self.layers) * self.dim * residues
 
     def __call__(
-        self, network: Network, views: Sequence[str], budget: int | None = None
+        self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[Any]]:
         """Give the views' residues."""
         layout = Layout(views, budget)
@@ -155,7 +155,7 @@ class Logits:
         return 4 * len(TOKENS) * residues
 
     def __call__(
-        self, network: Network, views: Sequence[str], budget: int | None = None
+        self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
         """Score the views' residues."""
         layout = Layout(views, budget)
@@ -182,7 +182,7 @@ class Contacts:
         return 8 * residues**2
 
     def __call__(
-        self, network: Network, views: Sequence[str], budget: int | None = None
+        self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
         """Predict the views' contacts."""
         layout = Layout(views, budget)
@@ -204,7 +204,7 @@ class Attentions:
         return 4 * len(self.layers) * self.heads * (residues + 2) ** 2
 
     def __call__(
-        self, network: Network, views: Sequence[str], budget: int | None = None
+        self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
         """Give the views' attention maps."""
         layout = Layout(views, budget)
@@ -215,7 +215,7 @@ class Attentions:
 
 
 def _passed(
-    network: Network,
+    network: ESM2Network,
     layout: Layout,
     layers: Collection[int],
     attention_hook: ContactMaps | AllMaps | Importance | None = None,
@@ -233,7 +233,7 @@ def _passed(
         yield layer, torch.cat(rows.pop(layer))
 
 
-def _run(network: Network, layout: Layout, maps: ContactMaps | AllMaps, depth: int) -> None:
+def _run(network: ESM2Network, layout: Layout, maps: ContactMaps | AllMaps, depth: int) -> None:
     """Let the maps of all blocks up to one pass by."""
     for _ in _passed(network, layout, [depth], maps):
         pass

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from esm2_features._checkpoints.catalogue import ModelCard
     from esm2_features._checkpoints.checkpoint import Checkpoint
     from esm2_features._model.devices import DeviceMap
-    from esm2_features._model.esm2 import Network
+    from esm2_features._model.esm2 import ESM2Network
 
-_networks: dict[tuple[str, str, str], Network] = {}
+_networks: dict[tuple[str, str, str], ESM2Network] = {}
 _keys: dict[tuple[Hashable, str, str], tuple[str, str, str]] = {}
 """Key of the network that a source, on a device and in a precision, has led to: whoever only wants
 to know whether it is there need not claim the digest of a file."""
@@ -31,7 +31,7 @@ _owner: int | None = None
 
 def get_networks(
     checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
-) -> list[Network]:
+) -> list[ESM2Network]:
     """Give the networks of a checkpoint on several devices."""
     _refuse_forked()
     from esm2_features._model.devices import resolve_devices
@@ -42,7 +42,7 @@ def get_networks(
     ]
 
 
-def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> Network:
+def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> ESM2Network:
     """Give the network of a checkpoint; load it if this process has not done so yet."""
     global _owner
     _refuse_forked()
@@ -105,13 +105,13 @@ def _seen(source: Path | ModelCard) -> Hashable:
     return source, found.st_size, found.st_mtime_ns
 
 
-def _load(checkpoint: Checkpoint, device_map: DeviceMap, precision: str) -> Network:
+def _load(checkpoint: Checkpoint, device_map: DeviceMap, precision: str) -> ESM2Network:
     from esm2_features._model.devices import exact_arithmetic, is_out_of_memory, release_memory
-    from esm2_features._model.esm2 import Network
+    from esm2_features._model.esm2 import ESM2Network
 
     try:
         with exact_arithmetic(device_map.home):
-            return Network(
+            return ESM2Network(
                 checkpoint.name, checkpoint.architecture, checkpoint.load(), device_map, precision
             )
     except (RuntimeError, MemoryError) as error:

@@ -20,7 +20,7 @@ from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features._inference.cache_session import CacheSession
 from esm2_features._inference.device_pool import DevicePool
 from esm2_features._inference.networks import get_networks
-from esm2_features._inference.remote.connection import Connection
+from esm2_features._inference.remote.connection import ApiClient
 from esm2_features._inference.remote.embeddings import RemoteRows
 from esm2_features._inference.remote.endpoint import Endpoint
 from esm2_features._inputs.alphabet import MASK
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tqdm.std import tqdm
 
     from esm2_features._inference.extractors import Extractor
-    from esm2_features._model.esm2 import Network
+    from esm2_features._model.esm2 import ESM2Network
 
 
 class _Columns(NamedTuple):
@@ -117,7 +117,7 @@ class Run:
         numbers: Sequence[int],
     ) -> None:
         """Fill in the rows that are missing with what the server computes."""
-        with Connection(endpoint) as connection:
+        with ApiClient(endpoint) as connection:
             remote = RemoteRows(
                 connection,
                 model=self.checkpoint.name,
@@ -202,7 +202,7 @@ class Run:
 
     def _passes(
         self,
-        networks: Sequence[Network],
+        networks: Sequence[ESM2Network],
         views: Sequence[str],
         missing: Sequence[int],
         extractor: Extractor,
@@ -214,11 +214,11 @@ class Run:
         distinct = distinct_sequences([parse(views[i]) for i in missing])
         with self._progress(sum(len(sequence) for sequence, _ in distinct)) as progress:
 
-            def forward(network: Network, some: list[str], tokens: int) -> Callable[[], Any]:
+            def forward(network: ESM2Network, some: list[str], tokens: int) -> Callable[[], Any]:
                 with within_cores(network.device, len(networks)):
                     return self._forward(network, some, extractor, tokens)
 
-            def loop(network: Network) -> BatchLoop:
+            def loop(network: ESM2Network) -> BatchLoop:
                 place = type(extractor), str(network.device)
                 budget = self.batch_tokens or default_batch_tokens(network.device, dim)
                 return BatchLoop(
@@ -243,7 +243,7 @@ class Run:
                     yield batch, found
 
     def _forward(
-        self, network: Network, views: Sequence[str], extractor: Extractor, budget: int
+        self, network: ESM2Network, views: Sequence[str], extractor: Extractor, budget: int
     ) -> Callable[[], Any]:
         """Begin a forward pass; what is given waits for it, and gives a result for each view."""
         import torch
@@ -278,7 +278,7 @@ class Run:
 
     def _networks_for(
         self, views: Sequence[str], wanted: Sequence[tuple[int, str]], dtype: str
-    ) -> list[Network]:
+    ) -> list[ESM2Network]:
         """Get the networks; without their weights, say for which sequences they are needed."""
         try:
             return self._networks()
@@ -297,7 +297,7 @@ class Run:
                 )
             raise
 
-    def _networks(self) -> list[Network]:
+    def _networks(self) -> list[ESM2Network]:
         """Get a network for each device; a CPU that several workers share has one."""
         self._refuse_endpoint("This")
         return get_networks(self.checkpoint, devices=self._devices, precision=self.precision)

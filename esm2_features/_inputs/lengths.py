@@ -11,7 +11,7 @@ from esm2_features.exceptions import SequenceTooLongError, TruncationWarning
 
 
 @dataclass
-class Cuts:
+class TruncationCounter:
     """How many sequences were cut, counted over all parts of an input, to be said once."""
 
     cut: int = 0  # sequences that were cut, and all of them
@@ -34,7 +34,7 @@ def fit_length(
     *,
     max_residues: int | None,
     too_long: str,
-    cuts: Cuts,
+    cuts: TruncationCounter,
     rows: Sequence[int] | None = None,
     column: str | None = None,
 ) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from esm2_features._inputs.alphabet import MASK
-from esm2_features._inputs.lengths import Cuts, fit_length
+from esm2_features._inputs.lengths import TruncationCounter, fit_length
 from esm2_features._inputs.options import TOO_LONG, fixed_region, one_of, positive
 from esm2_features._inputs.regions import read_region
 from esm2_features._inputs.residues import are_normal, normalise, warn_of_nucleotides
@@ -35,7 +35,7 @@ class SequencePolicy:
         *,
         rows: Iterable[int] | None = None,
         column: str | None = None,
-        cuts: Cuts | None = None,
+        cuts: TruncationCounter | None = None,
     ) -> list[str]:
         """Check sequences and bring them into the one form that is encoded and cached."""
         values = list(sequences)
@@ -48,7 +48,7 @@ class SequencePolicy:
                 for row, value in zip(numbers, values, strict=True)
             ]
         warn_of_nucleotides(residues, rows=numbers, column=column)
-        counted = Cuts() if cuts is None else cuts
+        counted = TruncationCounter() if cuts is None else cuts
         fitting = fit_length(
             residues,
             max_residues=self.max_residues,

@@ -99,7 +99,7 @@ class Rotary:
             pairs_TNP[rows].mul_(turns_T1P[rows])
 
 
-class Block:
+class TransformerBlock:
     """One transformer block: attention, then feed-forward, each after a norm."""
 
     def __init__(self, weights: Weights, name: str, heads: int) -> None:

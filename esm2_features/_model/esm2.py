@@ -31,7 +31,7 @@ from esm2_features._model.attention import attention
 from esm2_features._model.block import Norm, Rotary, Weights
 from esm2_features._model.devices import DeviceMap, keep_freed_memory, send
 from esm2_features._model.linear import Linear
-from esm2_features._model.offload import Blocks
+from esm2_features._model.offload import OffloadedBlocks
 from esm2_features._model.packing import Batch
 from esm2_features.exceptions import CheckpointError
 
@@ -60,7 +60,7 @@ class LanguageModelHead:
         return self._vocabulary(self._norm(self._dense(x_TD, gelu=True)))
 
 
-class Network:
+class ESM2Network:
     """ESM-2 with the weights of one checkpoint, on one device map, at one precision.
 
     What it gives is on the place's first device, its home. It holds no state between calls and may
@@ -84,7 +84,7 @@ class Network:
         weights = Weights(tensors, device, self._dtype)
         self._embedding_VD = weights.exact("embed_tokens.weight")
         self._rotary = Rotary(self._inverse_frequencies(tensors, architecture).to(device))
-        self._blocks = Blocks(
+        self._blocks = OffloadedBlocks(
             tensors,
             count=architecture.layers,
             heads=architecture.heads,

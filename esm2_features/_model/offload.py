@@ -17,11 +17,11 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from esm2_features._model.block import Block, Weights
+from esm2_features._model.block import TransformerBlock, Weights
 from esm2_features._model.devices import DeviceMap, release_memory
 
 
-class Blocks:
+class OffloadedBlocks:
     """The blocks of a network."""
 
     def __init__(
@@ -34,7 +34,7 @@ class Blocks:
         dtype: torch.dtype,  # of the products
     ) -> None:
         self._device_map, self._heads, self._dtype = device_map, heads, dtype
-        self._resident: list[Block] = []
+        self._resident: list[TransformerBlock] = []
         self._resting: list[dict[str, Tensor]] = []
         self.devices = [
             device_map.devices[i * len(device_map.devices) // count] for i in range(count)
@@ -44,14 +44,14 @@ class Blocks:
                 self._resting.append(self._rested(tensors, i))
                 continue
             weights = Weights(tensors, device, dtype)
-            self._resident.append(Block(weights, _name(i), heads))
+            self._resident.append(TransformerBlock(weights, _name(i), heads))
             # The allocator would keep what each layer's copies leave behind: 20 % of the weights.
             release_memory(device)
 
     def __len__(self) -> int:
         return len(self.devices)
 
-    def upto(self, count: int) -> Iterator[tuple[torch.device, Block]]:
+    def upto(self, count: int) -> Iterator[tuple[torch.device, TransformerBlock]]:
         """Give the first blocks, each when it is to run."""
         if not self._device_map.is_streamed:
             yield from zip(self.devices[:count], self._resident[:count], strict=True)
@@ -71,12 +71,12 @@ class Blocks:
 
     def _brought(
         self, i: int, stream: torch.cuda.Stream | None, after: torch.cuda.Event | None = None
-    ) -> Block:
+    ) -> TransformerBlock:
         if stream is not None and after is not None:
             stream.wait_event(after)
         with nullcontext() if stream is None else torch.cuda.stream(stream):
             weights = Weights(dict(self._resting[i]), self._device_map.home, self._dtype)
-            return Block(weights, _name(i), self._heads)
+            return TransformerBlock(weights, _name(i), self._heads)
 
     def _rested(self, tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
         """Take the weights of a block, as they are to travel."""

@@ -16,7 +16,7 @@ from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import devices_of_network
 from esm2_features._inputs.containers import Column, columns
-from esm2_features._inputs.lengths import Cuts
+from esm2_features._inputs.lengths import TruncationCounter
 from esm2_features._inputs.options import device_names, one_of
 from esm2_features._inputs.residues import is_missing
 from esm2_features.exceptions import Esm2FeaturesError, MissingSequenceError
@@ -72,7 +72,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         """
         engine = self._engine()
         chains = self._chains(X)
-        views = self._views(engine, chains, Cuts())  # of cuts, `transform` speaks
+        views = self._views(engine, chains, TruncationCounter())  # of cuts, `transform` speaks
         self._check(engine, views, chains)
         self.n_features_in_ = len(chains)
         names = [chain.name for chain in chains]
@@ -125,7 +125,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         engine = self._engine()
         chains = self._chains(X)
         self._check_same_chains(chains)
-        cuts = Cuts()
+        cuts = TruncationCounter()
         views = self._views(engine, chains, cuts)
         n_rows = len(chains[0].values)
         n_chains = len(views) // n_rows
@@ -235,7 +235,9 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     def _check(self, engine: Engine, sequences: list[str | None], chains: Sequence[Column]) -> None:
         """Refuse sequences for a reason of the subclass, in `fit` and before all computing."""
 
-    def _views(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+    def _views(
+        self, engine: Engine, chains: Sequence[Column], cuts: TruncationCounter
+    ) -> list[str | None]:
         """Say what has features, by row, and in a row by chain; None where it is missing."""
         return self._normalised(engine, chains, cuts)
 
@@ -247,7 +249,9 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         """Read the columns of X; the one place that a test replaces to feed other input."""
         return columns(X, owner=type(self).__name__)
 
-    def _normalised(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+    def _normalised(
+        self, engine: Engine, chains: Sequence[Column], cuts: TruncationCounter
+    ) -> list[str | None]:
         """Sequences by row, and in a row by chain; None where one is missing."""
         one_of("on_missing", self.on_missing, tuple(_FILL))
         sequences: list[str | None] = [None] * (len(chains) * len(chains[0].values))

@@ -15,7 +15,7 @@ from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token, hidden
 from esm2_features._inputs.chains import LINKER_LENGTH, check_join, join_chains
 from esm2_features._inputs.containers import Column, columns
-from esm2_features._inputs.lengths import Cuts
+from esm2_features._inputs.lengths import TruncationCounter
 from esm2_features._inputs.options import PARTIAL_POOLINGS, SPECIAL_TOKENS
 from esm2_features._inputs.regions import read_region, warn_of_pairs
 from esm2_features._inputs.views import Spans
@@ -269,7 +269,7 @@ class ESM2Transformer(SequenceTransformer):
         8
         """
         engine = self._engine(layers=layers, pooling=pooling)
-        cuts = Cuts()
+        cuts = TruncationCounter()
         chains = self._chains(X)
         n_rows = len(chains[0].values)
         views = self._views(engine, chains, cuts)
@@ -310,7 +310,9 @@ class ESM2Transformer(SequenceTransformer):
         region = self.region if isinstance(self.region, str) else None
         return columns(X, owner=type(self).__name__, region=region)
 
-    def _views(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+    def _views(
+        self, engine: Engine, chains: Sequence[Column], cuts: TruncationCounter
+    ) -> list[str | None]:
         if self.join != "concatenate":
             joined, regions = join_chains(
                 self._normalised(engine, chains, cuts),

@@ -15,7 +15,7 @@ from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.containers import Column
-from esm2_features._inputs.lengths import Cuts
+from esm2_features._inputs.lengths import TruncationCounter
 from esm2_features._inputs.mutations import refuse_mask, refuse_other_length, uncut
 from esm2_features._inputs.options import one_of
 from esm2_features._sklearn.base import SequenceTransformer
@@ -201,7 +201,9 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     def _names(self, engine: Engine) -> list[str]:  # noqa: ARG002
         return [*_OF_SEQUENCE, *(() if self.wildtype is None else _OF_VARIANT)]
 
-    def _normalised(self, engine: Engine, chains: Sequence[Column], cuts: Cuts) -> list[str | None]:
+    def _normalised(
+        self, engine: Engine, chains: Sequence[Column], cuts: TruncationCounter
+    ) -> list[str | None]:
         try:
             return super()._normalised(engine, chains, cuts)
         except SequenceTooLongError as error:

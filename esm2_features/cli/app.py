@@ -24,8 +24,8 @@ from esm2_features._io.paths import refuse_inputs
 from esm2_features.cli.arrays import attentions, contacts, logits, residues
 from esm2_features.cli.cache import cache
 from esm2_features.cli.console import (
+    CommandError,
     Commands,
-    Stop,
     examples,
     interruptible,
     kept_in,
@@ -228,7 +228,7 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
         report = compare(model, sequences=records, precisions=precision, device=device)
     click.echo(report.text)
     if not report.passed:
-        raise Stop("This installation does not compute what fair-esm computes.", 1)
+        raise CommandError("This installation does not compute what fair-esm computes.", 1)
 
 
 @main.command(epilog=examples("esm2-features demo --output demo"))

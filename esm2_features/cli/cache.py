@@ -10,7 +10,7 @@ import click
 
 from esm2_features._cache.reports import readable, vectors
 from esm2_features._inputs.options import CACHE_DTYPES, POOLINGS, PRECISIONS
-from esm2_features.cli.console import Stop, examples
+from esm2_features.cli.console import CommandError, examples
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ def verify(cache: Cache) -> None:
     for sentence in found.damaged:
         click.echo(f"Damaged: {sentence}")
     if found.damaged:
-        raise Stop(
+        raise CommandError(
             "The cache is damaged. Damaged vectors are never used; `esm2-features cache prune` "
             "removes them. If this happens often, check the disk.",
             1,
@@ -205,7 +205,7 @@ def import_(source: Path, cache: Cache, replace: bool, **told: Any) -> None:
     if len(found.conflicts) > _MOST_SHOWN:
         click.echo(f"... and {len(found.conflicts) - _MOST_SHOWN} more")
     if found.conflicts and not replace:
-        raise Stop(
+        raise CommandError(
             f"{vectors(len(found.conflicts))} of {source} left out, because of contradicting what "
             "was there, or each other.",
             1,

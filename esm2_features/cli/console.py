@@ -17,7 +17,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C."""
 
 
-class Stop(click.ClickException):
+class CommandError(click.ClickException):
     """An end that was foreseen: one message on standard error, and an exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -40,14 +40,14 @@ class Commands(click.Group):
             try:
                 return super().invoke(ctx)
             except Esm2FeaturesError as error:
-                raise Stop(str(error), 2) from error
+                raise CommandError(str(error), 2) from error
             except BrokenPipeError:  # `| head` has seen enough; click knows what to do
                 raise
             except OSError as error:
                 reason = f"{error.filename}: {error.strerror}" if error.filename else str(error)
-                raise Stop(reason, 2) from error
+                raise CommandError(reason, 2) from error
             except KeyboardInterrupt as error:
-                raise Stop("Interrupted.", INTERRUPTED) from error
+                raise CommandError("Interrupted.", INTERRUPTED) from error
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def naming(places: Sequence[str]) -> Iterator[None]:
         index = getattr(error, "index", None)
         if index is None:
             raise
-        raise Stop(f"{places[index]}: {error}", 2) from error
+        raise CommandError(f"{places[index]}: {error}", 2) from error
 
 
 def records_called(ids: Sequence[str]) -> list[str]:
@@ -73,7 +73,9 @@ def interruptible(output: Path, *, kept: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        raise Stop(f"Interrupted; {output} was not written, and {kept}", INTERRUPTED) from error
+        raise CommandError(
+            f"Interrupted; {output} was not written, and {kept}", INTERRUPTED
+        ) from error
 
 
 def kept_in(cache: Path | None) -> str:

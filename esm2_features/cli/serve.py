@@ -9,7 +9,7 @@ import click
 
 from esm2_features._environment import keep_few_products
 from esm2_features._inputs.options import PRECISIONS
-from esm2_features.cli.console import Commands, Stop, examples
+from esm2_features.cli.console import CommandError, Commands, examples
 from esm2_features.cli.options import cache_option
 from esm2_features.exceptions import InputError, import_optional
 
@@ -136,7 +136,7 @@ def _models_of(words: tuple[str, ...]) -> dict[str, str]:
         name, equals, path = word.partition("=")
         if equals:
             if not name or known.find(name) is not None or not name.isascii() or "/" in name:
-                raise Stop(f"--model {word}: choose another name for {path}.", 2)
+                raise CommandError(f"--model {word}: choose another name for {path}.", 2)
             found[name] = path
             continue
         official = known.find(name)

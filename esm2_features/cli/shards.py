@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from esm2_features.cli.console import INTERRUPTED, Stop, as_options
+from esm2_features.cli.console import INTERRUPTED, CommandError, as_options
 
 if TYPE_CHECKING:
     from esm2_features.distributed.job import ShardReport
@@ -169,13 +169,13 @@ def embed_into_folder(
             **options,
         )
     except KeyboardInterrupt as error:
-        raise Stop(
+        raise CommandError(
             f"Interrupted; finished shards are in {folder}: repeat the command.", INTERRUPTED
         ) from error
     click.echo(_summary(report, folder), err=True)
     if report.failed:
         n = len(report.failed)
-        raise Stop(
+        raise CommandError(
             f"{n} {'was' if n == 1 else 'were'} set aside (above, and in {folder}/_manifest). "
             "Mend what is wrong, and repeat the command: it does what is missing.",
             1,

@@ -24,7 +24,7 @@ from esm2_features._inference.networks import get_network
 from esm2_features._inputs.options import PRECISIONS, names
 from esm2_features._inputs.residues import normalise
 from esm2_features._model.devices import exact_arithmetic, resolve_device
-from esm2_features._model.esm2 import Network
+from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.packing import batches, pack, pack_tokens
 from esm2_features._model.reference import Reference
 from esm2_features.exceptions import CheckpointError
@@ -178,7 +178,7 @@ def verify(
 
 
 def _layer_by_layer(
-    network: Network,
+    network: ESM2Network,
     reference: Reference,
     checkpoint: Checkpoint,
     sequences: Sequence[str],
@@ -198,7 +198,7 @@ def _layer_by_layer(
 
 
 def _packed(
-    network: Network, sequences: Sequence[str], layers: list[int]
+    network: ESM2Network, sequences: Sequence[str], layers: list[int]
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
     """Run all sequences as `transform` would: index, and its rows of every layer."""
     for batch in batches([len(sequence) + 2 for sequence in sequences], _BATCH_TOKENS):
@@ -216,7 +216,7 @@ def _packed(
 
 
 def _maps(
-    network: Network,
+    network: ESM2Network,
     reference: Reference,
     checkpoint: Checkpoint,
     sequences: Sequence[str],
@@ -259,7 +259,7 @@ def _maps(
     return list(worst.values())
 
 
-def _with_published_values(network: Network, precision: str) -> list[Difference]:
+def _with_published_values(network: ESM2Network, precision: str) -> list[Difference]:
     found = []
     for name, (tokens, published) in (
         ("published", _PUBLISHED_REPRESENTATION),

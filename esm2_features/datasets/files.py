@@ -40,7 +40,7 @@ _TIMEOUT_SECONDS = (10, 30)  # to connect, and of silence
 
 
 @dataclass(frozen=True)
-class Source:
+class Provider:
     """One place that the parts of a file can be had from."""
 
     repository: str  # of GitHub: ``owner/name``, and a commit or branch
@@ -77,7 +77,7 @@ class DataFile:
     # ``.csv.gz`` is ``""``
     tables: Mapping[str, Pin]
     # where it can be fetched from; the first that gives the right tables is taken
-    sources: tuple[Source, ...]
+    sources: tuple[Provider, ...]
     # makes the rows of the table, in order, from the parts of a source. None if the only part is
     # the file itself
     convert: Callable[[Sequence[Path]], Iterator[Sequence[str]]] | None
@@ -211,7 +211,7 @@ def _fetch_from_any(file: DataFile, final: Path) -> None:
     return _fetch_from(file, last, final)
 
 
-def _fetch_from(file: DataFile, source: Source, final: Path) -> None:
+def _fetch_from(file: DataFile, source: Provider, final: Path) -> None:
     url = source.urls()[0]
     parts = final.with_name(f"{final.name}.parts")
     _say(f"downloading {final.name} ({file.size}) from {source.place()} to {final}")
@@ -237,7 +237,7 @@ def _fetch_from(file: DataFile, source: Source, final: Path) -> None:
     shutil.rmtree(parts)
 
 
-def _download(file: DataFile, source: Source, final: Path, folder: Path) -> list[Path]:
+def _download(file: DataFile, source: Provider, final: Path, folder: Path) -> list[Path]:
     """Bring the parts of a source into ``folder``, in order; parts that are there stay."""
     import pooch
     import requests

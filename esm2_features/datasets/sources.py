@@ -11,7 +11,7 @@ import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from esm2_features.datasets.files import DataFile, Pin, Source
+from esm2_features.datasets.files import DataFile, Pin, Provider
 
 
 def _toxicity(parts: Sequence[Path]) -> Iterator[tuple[str, ...]]:
@@ -86,7 +86,7 @@ TOXICITY = DataFile(
     columns=("sequence", "label"),
     tables={"": Pin(120_801, "a2f6e85f625ebeacf6116c4b312bb5383aa45853668ef5b3d6c97db541383ac9")},
     sources=(
-        Source(
+        Provider(
             "dzjxzyd/UniDL4BioPep",
             "30e6124bf482f96887def1ae913743d383371137",
             ("17. Tooxicity 2021 Dataset/train_3284.csv",),
@@ -101,7 +101,7 @@ S2648 = DataFile(
     columns=("pdb_id", "mutation", "pos", "wildtype_sequence", "sequence", "ddg"),
     tables={"": Pin(749_330, "ac96f25151264d08a5efec8fd319bb118d595cb73131d6149637146b7226c259")},
     sources=(
-        Source(
+        Provider(
             "mitiau/PROSTATA",
             "03d8a032b874d6b156331be61fcd354eaa3e2eaa",
             ("DATASETS/S2648.csv",),
@@ -118,7 +118,7 @@ MEGASCALE = DataFile(
         "": Pin(13_243_148, "99e19393a5ee0ca653806aafd5e42deee7240aef5420329151dc7739c28a26ad")
     },
     sources=(
-        Source(
+        Provider(
             "3BioCompBio/EvoStability",
             "598323bbaef4c3c897bfbe715a257c544dd0d4ef",
             tuple(
@@ -154,12 +154,12 @@ GB1_SPLITS = DataFile(
         ),
     },
     sources=(
-        Source(
+        Provider(
             "J-SNACKKB/FLIP",
             "0a3cf047f63e70c14f7af29e88de256222fe9ee7",
             ("splits/gb1/splits.zip",),
         ),
-        Source("J-SNACKKB/FLIP", "main", ("splits/gb1/splits.zip",)),
+        Provider("J-SNACKKB/FLIP", "main", ("splits/gb1/splits.zip",)),
     ),
     convert=None,
     size="1 MB",

@@ -25,19 +25,19 @@ from typing import TYPE_CHECKING, Any, Literal
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._inputs.options import one_of, positive
 from esm2_features.distributed.files import DTYPES, ShardTable, parquet, vector_columns
-from esm2_features.distributed.job import Job, ShardReport
+from esm2_features.distributed.job import ShardJob, ShardReport
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.distributed.ray_batches import BatchEmbedder
 from esm2_features.distributed.ray_cluster import import_ray, on_cluster
 from esm2_features.distributed.sources import check_columns, find_sources
-from esm2_features.distributed.worker import Settings, ShardWorker, versions
+from esm2_features.distributed.worker import ShardWorker, WorkerOptions, versions
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
     import ray.data
 
     from esm2_features._engine import Engine
-    from esm2_features.distributed.sources import Source
+    from esm2_features.distributed.sources import InputFile
 
 __all__ = ["embed_ray_dataset", "embed_shards"]
 
@@ -224,8 +224,8 @@ def embed_shards(
     }
     manifest = Manifest(folder)
     manifest.begin(json.loads(json.dumps(job)), sources)
-    settings = Settings(options, model_engine.checkpoint.identity, folder, table)
-    work = Job(manifest, sources, size=size, share=share)
+    settings = WorkerOptions(options, model_engine.checkpoint.identity, folder, table)
+    work = ShardJob(manifest, sources, size=size, share=share)
     if engine == "plain":
         worker = ShardWorker(settings, model_engine)
         return work.run(lambda tasks: map(worker.run, tasks), progress=progress)
@@ -416,7 +416,7 @@ def _share(shard: tuple[int, int]) -> tuple[int, int]:
     return shard
 
 
-def _check_sources(sources: Sequence[Source], folder: Path) -> None:
+def _check_sources(sources: Sequence[InputFile], folder: Path) -> None:
     for source in sources:
         if folder in source.path.absolute().parents:
             raise InputError(

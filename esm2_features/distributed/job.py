@@ -21,7 +21,7 @@ from esm2_features.distributed.manifest import (
     failure,
     shard_name,
 )
-from esm2_features.distributed.sources import Piece, Reading, Source
+from esm2_features.distributed.sources import InputFile, InputRange, Reading
 from esm2_features.distributed.worker import Compute, Task
 from esm2_features.exceptions import InputError, TruncationWarning
 
@@ -57,11 +57,11 @@ class ShardReport:
     complete: bool
 
 
-class Job:
+class ShardJob:
     """The shards of some inputs in one folder."""
 
     def __init__(
-        self, manifest: Manifest, sources: Sequence[Source], *, size: int, share: tuple[int, int]
+        self, manifest: Manifest, sources: Sequence[InputFile], *, size: int, share: tuple[int, int]
     ) -> None:
         self._manifest = manifest
         self._sources = sources
@@ -119,7 +119,7 @@ class Job:
                 self._unread.append(failed)
                 say(set_aside(failed))
 
-    def _of_source(self, index: int, source: Source) -> Iterator[Task]:
+    def _of_source(self, index: int, source: InputFile) -> Iterator[Task]:
         manifest = self._manifest
         try:
             is_same, seen = manifest.is_as_it_was(source), source.seen()
@@ -146,7 +146,7 @@ class Job:
             warnings.warn(f"{source.path} holds no sequences.", stacklevel=2)
         manifest.add_source(ReadSource(source.stem, reading.records, reading.pieces, *seen))
 
-    def _changed(self, source: Source, name: str) -> InputError:
+    def _changed(self, source: InputFile, name: str) -> InputError:
         return InputError(
             f"{source.path} has changed: the shard {name} in {self._manifest.output} was made of "
             "other sequences. Bring the file back as it was (records may be mended in place, where "
@@ -160,7 +160,7 @@ class _Share:
     def __init__(
         self,
         manifest: Manifest,
-        source: Source,
+        source: InputFile,
         index: int,
         share: tuple[int, int],
         *,
@@ -191,7 +191,7 @@ class _Unreadable(Exception):  # noqa: N818 - it carries one
         self.error, self.number = error, number
 
 
-def _readable(reading: Reading) -> Iterator[Piece]:
+def _readable(reading: Reading) -> Iterator[InputRange]:
     """Read, and tell what goes wrong in reading from what goes wrong elsewhere."""
     try:
         yield from reading

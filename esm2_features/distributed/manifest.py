@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from esm2_features.distributed.files import ENDING, durably, remove_parts, sha256_of
-from esm2_features.distributed.sources import Source
+from esm2_features.distributed.sources import InputFile
 from esm2_features.exceptions import Esm2FeaturesError, InputError
 
 FOLDER = "_manifest"
@@ -113,7 +113,7 @@ class Manifest:
             )
         return found
 
-    def begin(self, job: dict[str, Any], sources: Iterable[Source]) -> None:
+    def begin(self, job: dict[str, Any], sources: Iterable[InputFile]) -> None:
         """Write down what is asked for; if something was asked for before, it must be the same."""
         inputs = [_input_of(source) for source in sources]
         self._make_folder()
@@ -219,7 +219,7 @@ class Manifest:
                 file.write(_json(asdict(read)))
         self._forget(read.stem)
 
-    def is_as_it_was(self, source: Source) -> bool:
+    def is_as_it_was(self, source: InputFile) -> bool:
         """Whether an input is, by size and time, the one that was seen before."""
         read = self.source(source.stem)
         if read is not None:
@@ -277,7 +277,7 @@ def shard_name(stem: str, number: int) -> str:
     return f"{stem}-{number:05d}"
 
 
-def _input_of(source: Source) -> dict[str, Any]:
+def _input_of(source: InputFile) -> dict[str, Any]:
     size, changed = source.seen()
     path = str(source.path.absolute())
     return {

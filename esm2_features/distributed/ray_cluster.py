@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from esm2_features._environment import keep_few_products, make_room_for_others
 from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest
-from esm2_features.distributed.worker import Settings, ShardWorker, Task
+from esm2_features.distributed.worker import ShardWorker, Task, WorkerOptions
 from esm2_features.exceptions import Esm2FeaturesError, InputError, import_optional
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _STORE_BYTES = 1 << 29
 class ShardActor:
     """What runs in a process of the cluster."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: WorkerOptions) -> None:
         keep_few_products()
         make_room_for_others()
         self._settings = settings
@@ -54,7 +54,7 @@ class ShardActor:
 
 @contextmanager
 def on_cluster(
-    settings: Settings, *, address: str | None, workers: int, gpus_per_worker: int
+    settings: WorkerOptions, *, address: str | None, workers: int, gpus_per_worker: int
 ) -> Iterator[Compute]:
     """Start actors, on a cluster that is there or on one that lasts as long as this."""
     ray = import_ray(is_local=not (address or os.environ.get("RAY_ADDRESS")))

@@ -31,7 +31,7 @@ _PATTERN = re.compile(r"[*?\[]")
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class InputFile:
     """A file of sequences."""
 
     path: Path
@@ -54,7 +54,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Piece:
+class InputRange:
     """Sequences that make a shard, or why they do not."""
 
     number: int  # of the piece in its source, from 0
@@ -76,7 +76,7 @@ class Reading:
     """The wanted pieces of a source, one after the other."""
 
     def __init__(
-        self, source: Source, size: int, wanted: Callable[[int], bool], known: int | None = None
+        self, source: InputFile, size: int, wanted: Callable[[int], bool], known: int | None = None
     ) -> None:
         self.source = source
         self.reached = 0
@@ -84,11 +84,11 @@ class Reading:
         self.pieces: int | None = None
         self._size, self._wanted, self._known = size, wanted, known
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Iterator[InputRange]:
         """Read."""
         return self._parquet() if self.source.is_parquet else self._fasta()
 
-    def _fasta(self) -> Iterator[Piece]:
+    def _fasta(self) -> Iterator[InputRange]:
         last = None
         if self._known is not None:  # nothing behind the last wanted piece is read
             last = max(filter(self._wanted, range(self._known)), default=-1)
@@ -110,18 +110,18 @@ class Reading:
                 self.records, self.pieces = records, -(-records // self._size)
                 return
 
-    def _checked(self, number: int, first: int, pairs: list[tuple[str, str]]) -> Piece:
+    def _checked(self, number: int, first: int, pairs: list[tuple[str, str]]) -> InputRange:
         ids: list[str] = []
         sequences: list[str] = []
         for record, (header, residues) in enumerate(pairs, start=first + 1):
             try:
                 ids.append(checked_record(header, residues, record, str(self.source.path)).id)
             except InputError as error:
-                return Piece(number, first, [], [], error)
+                return InputRange(number, first, [], [], error)
             sequences.append(residues)
-        return Piece(number, first, ids, sequences)
+        return InputRange(number, first, ids, sequences)
 
-    def _parquet(self) -> Iterator[Piece]:
+    def _parquet(self) -> Iterator[InputRange]:
         path = self.source.path
         try:
             file = parquet("Reading Parquet").ParquetFile(path)
@@ -140,7 +140,7 @@ class Reading:
                     yield from self._of_group(file, group, numbers, first)
                 number, first = numbers.stop, first + n
 
-    def _of_group(self, file: Any, group: int, numbers: range, first: int) -> Iterator[Piece]:
+    def _of_group(self, file: Any, group: int, numbers: range, first: int) -> Iterator[InputRange]:
         """Give the wanted pieces of one row group; if it cannot be read, each with the error."""
         source, size = self.source, self._size
         columns = [source.id_column, source.sequence_column]
@@ -162,7 +162,7 @@ class Reading:
             if not self._wanted(number):
                 continue
             if error is not None:
-                yield Piece(number, start, [], [], error)
+                yield InputRange(number, start, [], [], error)
                 continue
             missing = next(
                 (i for i, (identifier, _) in enumerate(some) if identifier is None), None
@@ -172,10 +172,10 @@ class Reading:
                     f"{source.path}: row {start + missing} has no value in the column "
                     f"{source.id_column!r}. Give it an id."
                 )
-                yield Piece(number, start, [], [], without)
+                yield InputRange(number, start, [], [], without)
                 continue
             ids = [str(identifier) for identifier, _ in some]
-            yield Piece(number, start, ids, [sequence for _, sequence in some])
+            yield InputRange(number, start, ids, [sequence for _, sequence in some])
 
     def _check_columns(self, schema: Any) -> None:
         for name, option in (
@@ -189,7 +189,7 @@ class Reading:
                 )
 
 
-def check_columns(source: Source) -> None:
+def check_columns(source: InputFile) -> None:
     """Refuse a Parquet file without the columns that are asked for; a damaged one is no matter."""
     module = parquet("Reading Parquet")
     try:
@@ -204,7 +204,7 @@ def find_sources(
     *,
     sequence_column: str = "sequence",
     id_column: str = "id",
-) -> list[Source]:
+) -> list[InputFile]:
     """Find the files that inputs stand for."""
     paths: dict[Path, None] = {}
     for given in inputs:
@@ -214,7 +214,7 @@ def find_sources(
     # Names that begin with these are passed over by readers of folders.
     stems = [stem.lstrip("._") or "input" for stem in stems]
     return [
-        Source(path, stem, sequence_column, id_column)
+        InputFile(path, stem, sequence_column, id_column)
         for path, stem in zip(paths, file_names(stems), strict=True)
     ]
 

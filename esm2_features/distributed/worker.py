@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esm2_features._inputs.alphabet import MASK
-from esm2_features._inputs.lengths import Cuts
+from esm2_features._inputs.lengths import TruncationCounter
 from esm2_features.distributed.files import ShardTable, writing
 from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest, failure
 from esm2_features.exceptions import (
@@ -27,7 +27,7 @@ from esm2_features.exceptions import (
 
 if TYPE_CHECKING:
     from esm2_features._engine import Engine
-    from esm2_features.distributed.sources import Piece
+    from esm2_features.distributed.sources import InputRange
 
 _LIBRARIES = ("esm2-features", "numpy", "pyarrow", "torch")
 _PORTION = 4096
@@ -36,7 +36,7 @@ _PORTION_BYTES = 1 << 27
 
 
 @dataclass(frozen=True)
-class Settings:
+class WorkerOptions:
     """What a worker has to know."""
 
     engine: dict[str, Any]  # parameters of `Engine`
@@ -51,7 +51,7 @@ class Task:
 
     name: str
     source: Path
-    piece: Piece
+    piece: InputRange
 
 
 Compute = Callable[[Iterator[Task]], Iterator[DoneShard | FailedShard]]
@@ -61,7 +61,7 @@ Compute = Callable[[Iterator[Task]], Iterator[DoneShard | FailedShard]]
 class ShardWorker:
     """Make shards."""
 
-    def __init__(self, settings: Settings, engine: Engine | None = None) -> None:
+    def __init__(self, settings: WorkerOptions, engine: Engine | None = None) -> None:
         if engine is None:
             from esm2_features._engine import Engine
 
@@ -102,7 +102,7 @@ class ShardWorker:
 
     def _made(self, task: Task) -> DoneShard:
         start = time.perf_counter()
-        engine, piece, cuts, residues = self._engine, task.piece, Cuts(), 0
+        engine, piece, cuts, residues = self._engine, task.piece, TruncationCounter(), 0
         n = len(piece.ids)
         path = self._manifest.path_of(task.name)
         rows = range(piece.first, piece.first + n)

@@ -12,7 +12,7 @@ from typing import Any
 
 from esm2_features._inputs.options import POOLING_OF
 from esm2_features.server.models import VOCABULARY
-from esm2_features.server.requests import Job
+from esm2_features.server.requests import FeatureRequest
 from esm2_features.server.responses import Found, as_json
 
 _EMBEDDINGS = {
@@ -21,7 +21,7 @@ _EMBEDDINGS = {
 }
 
 
-def parts(job: Job, many: list[Found]) -> Iterator[bytes]:
+def parts(job: FeatureRequest, many: list[Found]) -> Iterator[bytes]:
     """Write an answer, one part for each sequence."""
     yield b'{"results":['
     for i, found in enumerate(many):

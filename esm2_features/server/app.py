@@ -1,8 +1,8 @@
 """The server: `create_app` makes it, `run` runs it.
 
-A request goes this way: `_Gate` asks who it is and counts it; its body is read within limits
+A request goes this way: `_AuthMiddleware` asks who it is and counts it; its body is read within limits
 (`_server_limits`) and becomes a job (`_server_jobs`); the job waits in the queue
-(`_server_batcher`) and is computed with others (`_server_models`); what is found is written as the
+(`_server_queue`) and is computed with others (`_server_models`); what is found is written as the
 client accepts it (`_server_answers`, `_server_v1`, `_server_v3`).
 """
 
@@ -20,15 +20,15 @@ from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints.catalogue import Architecture, slug
 from esm2_features.server import api_v1 as _server_v1
 from esm2_features.server import api_v3 as _server_v3
-from esm2_features.server.auth import Gate, say_errors
-from esm2_features.server.errors import Refusal, refusal_of
+from esm2_features.server.auth import AuthMiddleware, say_errors
+from esm2_features.server.errors import ApiError, api_error_of
 from esm2_features.server.health import add_files, add_watching
-from esm2_features.server.limits import Rates, read_body
+from esm2_features.server.limits import RateLimiter, read_body
 from esm2_features.server.metrics import Metrics
-from esm2_features.server.models import Models, identities_of, shapes_of
+from esm2_features.server.models import LoadedModels, identities_of, shapes_of
 from esm2_features.server.openapi import ASKED, RESULTS, body, describe, responses
-from esm2_features.server.queue import Batcher
-from esm2_features.server.requests import ACTIONS, Job, read_job, request_schema
+from esm2_features.server.queue import RequestQueue
+from esm2_features.server.requests import ACTIONS, FeatureRequest, read_request, request_schema
 from esm2_features.server.responses import (
     ARROW,
     JSON,
@@ -60,8 +60,8 @@ class _State:
     shapes: dict[str, Architecture]
     identities: dict[str, str]
     metrics: Metrics
-    models: list[Models]
-    batcher: Batcher | None = None
+    models: list[LoadedModels]
+    queue: RequestQueue | None = None
 
     @property
     def names(self) -> list[str]:
@@ -83,7 +83,7 @@ class _State:
 
     @property
     def in_memory(self) -> set[str]:
-        """Models that are in memory, on whichever device."""
+        """LoadedModels that are in memory, on whichever device."""
         return {name for models in self.models for name in models.in_memory}
 
 
@@ -96,12 +96,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         shapes=shapes_of(chosen),
         identities=identities_of(chosen),
         metrics=metrics,
-        models=[Models(chosen, device, metrics) for device in chosen.devices],
+        models=[LoadedModels(chosen, device, metrics) for device in chosen.devices],
     )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state.batcher = Batcher(
+        state.queue = RequestQueue(
             [models.compute for models in state.models],
             budget=chosen.batch_tokens,
             wait=chosen.wait,
@@ -111,7 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
-            await asyncio.to_thread(state.batcher.close)
+            await asyncio.to_thread(state.queue.close)
 
     app = FastAPI(
         title="esm2-features",
@@ -124,9 +124,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.esm2 = state
     say_errors(app)
     app.add_middleware(
-        Gate,
+        AuthMiddleware,
         tokens=None if chosen.tokens is None else Tokens(chosen.tokens),
-        rates=None if chosen.rate is None else Rates(chosen.rate),
+        rates=None if chosen.rate is None else RateLimiter(chosen.rate),
         metrics=metrics,
     )
     _add_models(app, state)
@@ -136,7 +136,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         metrics=metrics,
         shapes=state.shapes,
         in_memory=lambda: state.in_memory,
-        is_ready=lambda: state.batcher is not None,
+        is_ready=lambda: state.queue is not None,
     )
     add_files(app)
     describe(app)
@@ -270,8 +270,8 @@ def _action_of(actions: tuple[str, ...]) -> Any:
     return Annotated[str, Path(json_schema_extra={"enum": list(actions)})]
 
 
-def _no_action(actions: tuple[str, ...]) -> Refusal:
-    return Refusal(
+def _no_action(actions: tuple[str, ...]) -> ApiError:
+    return ApiError(
         404, "unknown_action", f"There is no such action: this has {', '.join(actions)}."
     )
 
@@ -285,7 +285,7 @@ async def _answer(
     name = _found(settings, model)
     try:
         content = await _body_of(request, settings.max_body_bytes)
-        job = read_job(
+        job = read_request(
             content,
             version=version,
             action=action,
@@ -309,14 +309,14 @@ async def _answer(
             await asyncio.sleep(0)  # large answers let others have a turn
         return Response(b"".join(whole), media_type=media)
     except Exception as error:
-        raise refusal_of(error, model=slug(name)) from error
+        raise api_error_of(error, model=slug(name)) from error
 
 
 async def _body_of(request: Request, limit: int) -> bytes:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # What a page of another site can send without asking first has another type.
     if kind != JSON and not kind.endswith("+json"):
-        raise Refusal(
+        raise ApiError(
             415, "unsupported_media_type", "Send JSON, with Content-Type: application/json."
         )
     try:
@@ -328,16 +328,18 @@ async def _body_of(request: Request, limit: int) -> bytes:
                 limit=limit,
             )
     except TimeoutError:
-        raise Refusal(
+        raise ApiError(
             408, "body_timeout", f"The body did not come within {_BODY_SECONDS:g} s."
         ) from None
 
 
-async def _computed(state: _State, request: Request, job: Job, deadline: float) -> list[list[Any]]:
+async def _computed(
+    state: _State, request: Request, job: FeatureRequest, deadline: float
+) -> list[list[Any]]:
     """Wait for a job; take it back if time is up, or nobody is there any more."""
-    if state.batcher is None:
-        raise Refusal(503, "starting", "The server is starting.", retry_after=1)
-    futures = state.batcher.submit(job, deadline=deadline)
+    if state.queue is None:
+        raise ApiError(503, "starting", "The server is starting.", retry_after=1)
+    futures = state.queue.submit(job, deadline=deadline)
     waiting = asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
     waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was looked at
     gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
@@ -351,8 +353,8 @@ async def _computed(state: _State, request: Request, job: Job, deadline: float) 
         if waiting.done() and not waiting.cancelled():
             return waiting.result()
         if gone.done():
-            raise Refusal(499, "client_gone", "The client has gone.")
-        raise Refusal(
+            raise ApiError(499, "client_gone", "The client has gone.")
+        raise ApiError(
             504,
             "timeout",
             f"There was no result within {state.settings.timeout:g} s. What was computed is in "
@@ -373,7 +375,7 @@ async def _disconnected(request: Request) -> None:
 def _found(settings: Settings, model: str) -> str:
     name = settings.find(model)
     if name is None:
-        raise Refusal(
+        raise ApiError(
             404,
             "unknown_model",
             "This server has no such model; GET /api/v3/models/ lists those that it has.",

@@ -9,8 +9,8 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from esm2_features.server.errors import Refusal, refusal_of
-from esm2_features.server.limits import Rates
+from esm2_features.server.errors import ApiError, api_error_of
+from esm2_features.server.limits import RateLimiter
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.settings import LOOPBACK
 from esm2_features.server.tokens import Tokens
@@ -22,11 +22,11 @@ _CODES = {
 }
 
 
-class Gate:
+class AuthMiddleware:
     """Asks who a request is from before its body is read, and counts it."""
 
     def __init__(
-        self, app: ASGIApp, tokens: Tokens | None, rates: Rates | None, metrics: Metrics
+        self, app: ASGIApp, tokens: Tokens | None, rates: RateLimiter | None, metrics: Metrics
     ) -> None:
         self._app, self._tokens, self._rates, self._metrics = app, tokens, rates, metrics
 
@@ -47,7 +47,7 @@ class Gate:
         try:
             self._admit(scope)
             await self._app(scope, receive, counted)
-        except Refusal as refusal:
+        except ApiError as refusal:
             await written(refusal)(scope, receive, counted)
         finally:
             route = getattr(scope.get("route"), "path", "other")
@@ -72,7 +72,7 @@ def _owner(authorization: str, tokens: Tokens) -> str:
         owner = tokens.owner(token.strip())
         if owner is not None:
             return owner
-    raise Refusal(
+    raise ApiError(
         401,
         "unauthorized",
         "Send a token that this server knows, as Authorization: Token ... (or Bearer ...).",
@@ -86,14 +86,14 @@ def _check_host(host: str) -> None:
     """
     name = host.rpartition(":")[0] if host.rpartition(":")[2].isdecimal() else host
     if name.strip("[]").lower() not in LOOPBACK:
-        raise Refusal(
+        raise ApiError(
             403,
             "wrong_host",
             "Without tokens, this server answers to 127.0.0.1 and localhost only.",
         )
 
 
-def written(refusal: Refusal) -> Response:
+def written(refusal: ApiError) -> Response:
     """Write a refusal as an answer."""
     return Response(refusal.body, status_code=refusal.status, headers=refusal.headers)
 
@@ -101,18 +101,18 @@ def written(refusal: Refusal) -> Response:
 def say_errors(app: FastAPI) -> None:
     """Have an application say all errors in the same shape."""
     app.add_exception_handler(HTTPException, _say_http)
-    app.add_exception_handler(Refusal, _say)
+    app.add_exception_handler(ApiError, _say)
     app.add_exception_handler(Exception, _say)
 
 
 async def _say(_: Request, error: Exception) -> Response:
-    return written(refusal_of(error))
+    return written(api_error_of(error))
 
 
 async def _say_http(_: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 500)
     code, words = _CODES.get(status, ("http_error", "The request is not right."))
-    said = written(Refusal(status, code, words))
+    said = written(ApiError(status, code, words))
     for name, value in (getattr(error, "headers", None) or {}).items():
         said.headers[name] = value
     return said

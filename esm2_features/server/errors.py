@@ -23,7 +23,7 @@ from esm2_features.exceptions import (
 _log = logging.getLogger("esm2_features.server")
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, and no fault of the program
+class ApiError(Exception):  # noqa: N818 - an answer, and no fault of the program
     """A request that is not answered."""
 
     def __init__(
@@ -72,14 +72,14 @@ ERROR_SCHEMA = {
 }
 
 
-def refusal_of(error: BaseException, *, model: str = "") -> Refusal:
+def api_error_of(error: BaseException, *, model: str = "") -> ApiError:
     """Say of an error of the library what a client may know; the log gets all of it."""
-    if isinstance(error, Refusal):
+    if isinstance(error, ApiError):
         return error
     if isinstance(error, InvalidSequenceError):
         return _invalid(error)
     if isinstance(error, SequenceTooLongError):
-        return Refusal(
+        return ApiError(
             422,
             "too_long",
             f"The sequence in row {error.index} has {error.length} residues; this server takes up "
@@ -89,14 +89,14 @@ def refusal_of(error: BaseException, *, model: str = "") -> Refusal:
         )
     if isinstance(error, OutOfMemoryError):
         if error.length:
-            return Refusal(
+            return ApiError(
                 413,
                 "out_of_memory",
                 f"A sequence of {error.length} residues does not fit into the memory of the "
                 "server's device. Split the protein, or ask for less of it.",
             )
         _log.error("%s", error)
-        return Refusal(
+        return ApiError(
             503,
             "out_of_memory",
             f"The weights of {model} do not fit into the memory of the server's device. Ask for a "
@@ -105,7 +105,7 @@ def refusal_of(error: BaseException, *, model: str = "") -> Refusal:
         )
     if isinstance(error, CheckpointError):
         _log.error("%s", error)
-        return Refusal(
+        return ApiError(
             503,
             "model_unavailable",
             f"The weights of {model} cannot be loaded on this server, or lack what was asked for; "
@@ -114,26 +114,26 @@ def refusal_of(error: BaseException, *, model: str = "") -> Refusal:
         )
     if isinstance(error, NumericalError):
         _log.error("%s", error)
-        return Refusal(
+        return ApiError(
             500, "numerical_error", f"{model} gave infinities or NaN; the server's log says more."
         )
     if isinstance(error, InputError):
         index = getattr(error, "index", None)
         where = {} if index is None else {"row": int(index)}
-        return Refusal(422, "invalid_input", str(error), **where)
+        return ApiError(422, "invalid_input", str(error), **where)
     _log.error("An unforeseen error", exc_info=error)
-    return Refusal(500, "internal_error", "The server failed; its log says why.")
+    return ApiError(500, "internal_error", "The server failed; its log says why.")
 
 
-def _invalid(error: InvalidSequenceError) -> Refusal:
+def _invalid(error: InvalidSequenceError) -> ApiError:
     if error.position is None:
-        return Refusal(
+        return ApiError(
             422,
             "invalid_sequence",
             f"The sequence in row {error.index} is empty.",
             row=error.index,
         )
-    return Refusal(
+    return ApiError(
         422,
         "invalid_sequence",
         f"The sequence in row {error.index} holds {error.residue!r} at position {error.position}, "

@@ -7,7 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from esm2_features._checkpoints.catalogue import Architecture, slug
-from esm2_features.server.errors import Refusal
+from esm2_features.server.errors import ApiError
 from esm2_features.server.metrics import CONTENT_TYPE, Metrics
 from esm2_features.server.openapi import responses
 from esm2_features.server.pages import operations, page, table
@@ -51,7 +51,7 @@ def add_watching(
     async def readyz() -> Response:
         """Say whether requests are taken."""
         if not is_ready():
-            raise Refusal(503, "starting", "The server is starting.", retry_after=1)
+            raise ApiError(503, "starting", "The server is starting.", retry_after=1)
         return Response(b'{"status":"ready"}', media_type=JSON)
 
     async def counted() -> Response:

@@ -8,7 +8,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from esm2_features.server.errors import Refusal
+from esm2_features.server.errors import ApiError
 
 _AT_A_TIME = 1 << 16
 _CLIENTS = 10_000
@@ -23,7 +23,7 @@ async def read_body(
         raise _too_large(limit)
     kind = (encoding or "identity").strip().lower()
     if kind not in ("identity", "gzip", "x-gzip", "deflate"):
-        raise Refusal(
+        raise ApiError(
             415,
             "unsupported_encoding",
             "The body's Content-Encoding is unknown here. Send it plain, or by gzip or deflate.",
@@ -62,19 +62,19 @@ def _unpacked(packed: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
             return
 
 
-def _too_large(limit: int) -> Refusal:
-    return Refusal(
+def _too_large(limit: int) -> ApiError:
+    return ApiError(
         413,
         "body_too_large",
         f"The body has more than {limit} bytes. Send fewer sequences at a time.",
     )
 
 
-def _damaged() -> Refusal:
-    return Refusal(400, "invalid_body", "The body is not what its Content-Encoding says.")
+def _damaged() -> ApiError:
+    return ApiError(400, "invalid_body", "The body is not what its Content-Encoding says.")
 
 
-class Rates:
+class RateLimiter:
     """How often each client may come: so many requests at once, and then as many in that time."""
 
     def __init__(
@@ -93,7 +93,7 @@ class Rates:
         if len(self._left) > _CLIENTS:
             self._left.popitem(last=False)  # who has not come for longest has most likely all
         if left < 1:
-            raise Refusal(
+            raise ApiError(
                 429,
                 "too_many_requests",
                 f"More than {self._most} requests in {self._seconds:g} s. Send more sequences in "

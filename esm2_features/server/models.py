@@ -14,7 +14,7 @@ from esm2_features._cache.cache import Cache, open_cache
 from esm2_features._checkpoints.catalogue import EMBEDDED, OFFICIAL, Architecture
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, TOKENS
 from esm2_features.exceptions import CheckpointError, DownloadError, OutOfMemoryError
-from esm2_features.server.errors import Refusal
+from esm2_features.server.errors import ApiError
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.requests import Kind
 from esm2_features.server.settings import Settings
@@ -54,7 +54,7 @@ def shapes_of(settings: Settings) -> dict[str, Architecture]:
     return found
 
 
-class Models:
+class LoadedModels:
     """The models of one device, of which a few are in memory. Its methods are for one thread."""
 
     def __init__(self, settings: Settings, device: str, metrics: Metrics) -> None:
@@ -154,7 +154,7 @@ def _contacts(engine: Engine, _: Kind, sequences: list[str]) -> Sequence[Any]:
     except DownloadError:
         raise
     except CheckpointError:
-        raise Refusal(
+        raise ApiError(
             422,
             "no_contacts",
             f"{engine.checkpoint.name} has no contact regression here. Leave out contacts.",

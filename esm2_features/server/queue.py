@@ -16,18 +16,18 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
-from esm2_features.server.errors import Refusal
+from esm2_features.server.errors import ApiError
 from esm2_features.server.metrics import Metrics
-from esm2_features.server.requests import Job, Kind
+from esm2_features.server.requests import FeatureRequest, Kind
 
 Compute = Callable[[str, Kind, list[str]], Sequence[Any]]
 """Gives one result for each sequence: of a model, of a kind."""
 
 
-class _Ask:
+class _QueuedRequest:
     """One kind of thing that one request wants of its sequences."""
 
-    def __init__(self, job: Job, kind: Kind, deadline: float) -> None:
+    def __init__(self, job: FeatureRequest, kind: Kind, deadline: float) -> None:
         self.key = (job.model, kind)
         self.sequences = job.sequences
         self.tokens = [length + 2 for length in job.lengths]
@@ -48,11 +48,11 @@ class _Ask:
         return sum(self.tokens[self.taken :])
 
 
-_Piece = tuple[_Ask, int, int]
+_Piece = tuple[_QueuedRequest, int, int]
 """Some of the sequences of an ask, from the first to before the second number."""
 
 
-class Batcher:
+class RequestQueue:
     """Computes what requests ask for, on one thread for each device."""
 
     def __init__(
@@ -66,7 +66,7 @@ class Batcher:
     ) -> None:
         self._budget, self._wait, self._most = budget, wait, most
         self._metrics = metrics
-        self._asks: deque[_Ask] = deque()
+        self._asks: deque[_QueuedRequest] = deque()
         self._changed = threading.Condition()
         self._closing = False
         self._speed = 0.0
@@ -78,16 +78,16 @@ class Batcher:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: Job, *, deadline: float) -> list[Future[list[Any]]]:
+    def submit(self, job: FeatureRequest, *, deadline: float) -> list[Future[list[Any]]]:
         """Queue what a request asks for."""
-        asks = [_Ask(job, kind, deadline) for kind in job.kinds]
+        asks = [_QueuedRequest(job, kind, deadline) for kind in job.kinds]
         with self._changed:
             if self._closing:
-                raise Refusal(503, "stopping", "The server is going down.", retry_after=10)
+                raise ApiError(503, "stopping", "The server is going down.", retry_after=10)
             if len(self._asks) >= self._most:
                 self._bury()
             if len(self._asks) >= self._most:
-                raise Refusal(
+                raise ApiError(
                     503,
                     "busy",
                     f"{len(self._asks)} requests wait already. Try again later.",
@@ -169,7 +169,7 @@ class Batcher:
                     continue
                 return self._taken(alike)
 
-    def _taken(self, asks: Sequence[_Ask]) -> list[_Piece]:
+    def _taken(self, asks: Sequence[_QueuedRequest]) -> list[_Piece]:
         """Take as many sequences as the budget has room for, and one at least."""
         pieces: list[_Piece] = []
         room = self._budget
@@ -209,7 +209,7 @@ class Batcher:
         return max(1, min(60, math.ceil(tokens / self._speed / len(self._threads))))
 
 
-def _settle(ask: _Ask, error: BaseException | None = None) -> None:
+def _settle(ask: _QueuedRequest, error: BaseException | None = None) -> None:
     """Give what was computed to who waits for it, unless nobody does any more."""
     if ask.future.done() or not ask.future.set_running_or_notify_cancel():
         return

@@ -33,7 +33,7 @@ from esm2_features._inputs.regions import read_region
 from esm2_features._inputs.residues import are_normal, normalise
 from esm2_features._inputs.views import SequenceView
 from esm2_features.exceptions import MissingSequenceError, SequenceTooLongError
-from esm2_features.server.errors import Refusal
+from esm2_features.server.errors import ApiError
 from esm2_features.server.settings import Settings
 
 ACTIONS = ("encode", "predict", "log_prob")
@@ -148,7 +148,7 @@ Kind = tuple[Any, ...]
 
 
 @dataclass(frozen=True)
-class Job:
+class FeatureRequest:
     """What a request asks for."""
 
     model: str  # as it is served
@@ -182,9 +182,9 @@ class Job:
         return found
 
 
-def read_job(
+def read_request(
     body: bytes, *, version: int, action: str, model: str, shape: Architecture, settings: Settings
-) -> Job:
+) -> FeatureRequest:
     """Read and check the body of a request."""
     schema = Instances if version == 1 else Items
     try:
@@ -197,7 +197,7 @@ def read_job(
         else [item.sequence for item in read.items]
     )
     if len(texts) > settings.max_items:
-        raise Refusal(
+        raise ApiError(
             422,
             "too_many_items",
             f"The request has {len(texts)} sequences; this server takes up to "
@@ -213,7 +213,7 @@ def read_job(
     views = _views(sequences, read, action)
     # Only what was asked for by name goes with predictions; the default is for vectors.
     asked = action == "encode" or "include" in read.params.model_fields_set
-    job = Job(
+    job = FeatureRequest(
         model=model,
         action=action,
         sequences=[view.replace(MASK, "<mask>") for view in views],
@@ -269,7 +269,7 @@ def _normalised(texts: list[str]) -> list[str]:
         try:
             found.append(normalise(text, index=row))
         except MissingSequenceError:
-            raise Refusal(
+            raise ApiError(
                 422,
                 "invalid_sequence",
                 f"The sequence in row {row} is missing: {text[:20]!r}.",
@@ -288,16 +288,16 @@ def _views(sequences: list[str], read: Items | Instances, action: str) -> list[s
         return sequences
     words = {POOLING_OF.get(word) for word in read.params.include}
     if action != "encode" or None in words:
-        raise Refusal(
+        raise ApiError(
             422,
             "no_parts",
             "region and window are for encode, and for outputs that are one vector of a sequence: "
             f"{', '.join(POOLING_OF)}.",
         )
     if any(regions) and words.intersection(SPECIAL_TOKENS):
-        raise Refusal(422, "no_parts", "The special tokens of bos and eos are in no region.")
+        raise ApiError(422, "no_parts", "The special tokens of bos and eos are in no region.")
     if window is not None and "parti" in words:
-        raise Refusal(422, "no_parts", "parti looks at all residues at once: leave out window.")
+        raise ApiError(422, "no_parts", "parti looks at all residues at once: leave out window.")
     return [
         str(
             SequenceView(
@@ -313,7 +313,7 @@ def _views(sequences: list[str], read: Items | Instances, action: str) -> list[s
 def _check_masks(action: str, row: int, sequence: str) -> None:
     masks = sequence.count(MASK)
     if action == "predict" and not masks:
-        raise Refusal(
+        raise ApiError(
             422,
             "no_mask",
             f"The sequence in row {row} holds no <mask>, so there is nothing to predict. Put "
@@ -321,7 +321,7 @@ def _check_masks(action: str, row: int, sequence: str) -> None:
             row=row,
         )
     if action == "log_prob" and masks:
-        raise Refusal(
+        raise ApiError(
             422,
             "masked",
             f"The sequence in row {row} holds <mask>, so it has no likelihood. Write residues.",
@@ -333,7 +333,7 @@ def _check_masks(action: str, row: int, sequence: str) -> None:
 def _layers(asked: Sequence[int], depth: int, model: str) -> tuple[int, ...]:
     for layer in asked:
         if not -depth - 1 <= layer <= depth:
-            raise Refusal(
+            raise ApiError(
                 422,
                 "no_such_layer",
                 f"{model} has no layer {layer}: its representations are 0 (the embedding) to "
@@ -342,7 +342,7 @@ def _layers(asked: Sequence[int], depth: int, model: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(layer % (depth + 1) for layer in asked))
 
 
-def _check_size(job: Job, shape: Architecture, settings: Settings) -> None:
+def _check_size(job: FeatureRequest, shape: Architecture, settings: Settings) -> None:
     """Refuse what would be too large to hold, before anything of it is computed."""
     residues = sum(job.lengths)
     numbers = len(job.poolings) * len(job.layers) * shape.dim * len(job.lengths)
@@ -355,7 +355,7 @@ def _check_size(job: Job, shape: Architecture, settings: Settings) -> None:
     if ("logits",) in job.kinds:
         numbers += PREDICTED * residues
     if 4 * numbers > settings.max_answer_bytes:
-        raise Refusal(
+        raise ApiError(
             413,
             "answer_too_large",
             f"The answer would hold {numbers} numbers; this server gives up to "
@@ -364,14 +364,14 @@ def _check_size(job: Job, shape: Architecture, settings: Settings) -> None:
         )
 
 
-def _misread(error: ValidationError) -> Refusal:
+def _misread(error: ValidationError) -> ApiError:
     """Say what is wrong with a body, and where: the first thing that is."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        return Refusal(400, "invalid_json", f"The body is not JSON. {first['msg']}.")
+        return ApiError(400, "invalid_json", f"The body is not JSON. {first['msg']}.")
     place = first["loc"]
     of_sequence = len(place) > 1 and place[0] in ("items", "instances")
     where = {"row": int(place[1])} if of_sequence else {}
     written = ".".join(str(part) for part in place)
     at = f"At {written[:80]}: " if written else ""
-    return Refusal(422, "invalid_request", f"{at}{first['msg']}.", **where)
+    return ApiError(422, "invalid_request", f"{at}{first['msg']}.", **where)

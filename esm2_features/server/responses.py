@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features.exceptions import MissingDependencyError, import_optional
-from esm2_features.server.errors import Refusal
+from esm2_features.server.errors import ApiError
 from esm2_features.server.models import VOCABULARY
-from esm2_features.server.requests import Job
+from esm2_features.server.requests import FeatureRequest
 
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -25,7 +25,7 @@ Found = dict[str, Any]
 """What was computed for one sequence: vectors and matrices by layer, or an array."""
 
 
-def found_of(job: Job, results: list[list[Any]]) -> list[Found]:
+def found_of(job: FeatureRequest, results: list[list[Any]]) -> list[Found]:
     """Sort what was computed by sequence."""
     many: list[Found] = [{} for _ in job.sequences]
     for kind, of_all in zip(job.kinds, results, strict=True):
@@ -71,7 +71,7 @@ def as_json(value: object) -> bytes:
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
 
 
-def as_npz(job: Job, many: list[Found], about: dict[str, str]) -> Iterator[bytes]:
+def as_npz(job: FeatureRequest, many: list[Found], about: dict[str, str]) -> Iterator[bytes]:
     """Write an npz archive.
 
     Vectors of whole sequences are rows of one array, ``mean_33``; what has a row for each residue
@@ -105,12 +105,12 @@ def _one_each(word: str, many: list[Found]) -> Iterator[tuple[str, NDArray[np.fl
             yield f"{word}_{i}", found[word]
 
 
-def as_arrow(job: Job, many: list[Found], about: dict[str, str]) -> Iterator[bytes]:
+def as_arrow(job: FeatureRequest, many: list[Found], about: dict[str, str]) -> Iterator[bytes]:
     """Write an Arrow stream: a row for each sequence, with its number and length."""
     try:
         pa = import_optional("pyarrow", extra="parquet", purpose="An Arrow answer")
     except MissingDependencyError:
-        raise Refusal(
+        raise ApiError(
             406, "not_acceptable", "This server gives no Arrow answers. Accept JSON or npz."
         ) from None
     columns: dict[str, Any] = {

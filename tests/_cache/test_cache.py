@@ -38,7 +38,7 @@ from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, clone
 
 from esm2_features._cache.cache import Cache, default_folder, open_cache
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
 from esm2_features._checkpoints.catalogue import OFFICIAL
 from esm2_features.exceptions import (
@@ -69,7 +69,7 @@ def test_every_bit_comes_back_in_the_order_of_the_keys(data):
     out = np.full((len(asked), dim), -7, np.float32)
     with tempfile.TemporaryDirectory() as folder:
         cache = Cache(folder)
-        cache._put_many([Part(SPEC, SPEC.keys(sequences), rows)])
+        cache._put_many([KeyedVectors(SPEC, SPEC.keys(sequences), rows)])
         hit = cache._get_many(SPEC, SPEC.keys(asked), out)
         cache._link._drop()
     assert hit.dtype == np.bool_
@@ -94,7 +94,7 @@ def test_more_rows_than_one_query_takes(tmp_path):
 def test_rows_and_keys_need_not_be_contiguous(tmp_path):
     cache, keys = Cache(tmp_path), np.asfortranarray(keys_of(range(10)))[::2]
     rows = rows_of(range(10))[::2][:, ::-1]
-    cache._put_many([Part(SPEC, keys, rows)])
+    cache._put_many([KeyedVectors(SPEC, keys, rows)])
     out = np.zeros((5, 2, DIM), np.float32)
     assert cache._get_many(SPEC, keys, out[:, 1]).all()
     np.testing.assert_array_equal(out[:, 1], rows)
@@ -103,7 +103,7 @@ def test_rows_and_keys_need_not_be_contiguous(tmp_path):
 
 def test_rows_of_other_floats_are_rounded(tmp_path):
     cache, rows = Cache(tmp_path), rows_of(range(3)).astype(np.float64) / 3
-    cache._put_many([Part(SPEC, keys_of(range(3)), rows)])
+    cache._put_many([KeyedVectors(SPEC, keys_of(range(3)), rows)])
     out = np.zeros((3, DIM), np.float32)
     assert cache._get_many(SPEC, keys_of(range(3)), out).all()
     np.testing.assert_array_equal(out, rows.astype(np.float32))
@@ -117,7 +117,7 @@ def test_nothing_asked_nothing_given(tmp_path):
 
 @pytest.mark.parametrize("shape", [(2, 4), (3,), (3, 4, 1)])
 def test_rows_that_do_not_match_the_keys_are_refused(tmp_path, shape):
-    part = Part(SPEC, keys_of(range(3)), np.zeros(shape, np.float32))
+    part = KeyedVectors(SPEC, keys_of(range(3)), np.zeros(shape, np.float32))
     with pytest.raises(ValueError, match=r"rows of shape .* expected \(n, 32\) and \(n, dim\)"):
         Cache(tmp_path)._put_many([part_of(range(3)), part])
     assert list(tmp_path.iterdir()) == []
@@ -418,12 +418,14 @@ def test_export__comes_back_bit_by_bit(tmp_path):
     cache = Cache(tmp_path / "a")
     specs = [SPEC, CLS, HALF, replace(OTHER, model="")]
     parts = [
-        Part(spec, keys_of(range(700), spec), rng.standard_normal((700, DIM)).astype(spec.dtype))
+        KeyedVectors(
+            spec, keys_of(range(700), spec), rng.standard_normal((700, DIM)).astype(spec.dtype)
+        )
         for spec in specs
     ]
     for start in range(0, 700, 50):
         some = slice(start, start + 50)
-        cache._put_many([Part(spec, keys[some], rows[some]) for spec, keys, rows in parts])
+        cache._put_many([KeyedVectors(spec, keys[some], rows[some]) for spec, keys, rows in parts])
     assert cache.export(tmp_path / "x.parquet") == 2800
     other = Cache(tmp_path / "b")
     assert other.import_(tmp_path / "x.parquet") == (2800, 0, ())
@@ -495,7 +497,7 @@ def contradicted(folder, *, by=1.0, numbers=range(2, 4)):
     spec, keys, rows = part_of(range(5))
     rows[list(numbers), 7] += np.float32(by)
     other = Cache(folder)
-    other._put_many([Part(spec, keys, rows)])
+    other._put_many([KeyedVectors(spec, keys, rows)])
     return other
 
 
@@ -533,7 +535,7 @@ def test_import__differences_of_rounding_are_no_conflicts_and_change_nothing(tmp
 def test_import__of_duplicates_in_one_file_the_first_counts(tmp_path):
     spec, keys, rows = part_of([0, 1, 0, 1])
     rows[3, 5] += 1
-    write_parquet(tmp_path / "x.parquet", [Part(spec, keys, rows)])
+    write_parquet(tmp_path / "x.parquet", [KeyedVectors(spec, keys, rows)])
     cache = Cache(tmp_path / "a")
     added, present, conflicts = cache.import_(tmp_path / "x.parquet")
     assert (added, present) == (2, 1)
@@ -553,7 +555,7 @@ def test_import__damaged_vectors_that_are_there_are_replaced(tmp_path):
 def test_import__what_was_read_before_an_error_stays(tmp_path):
     spec, keys, rows = part_of(range(3000), dim=2)
     rows[2500, 1] = np.nan
-    write_parquet(tmp_path / "x.parquet", [Part(spec, keys, rows)])
+    write_parquet(tmp_path / "x.parquet", [KeyedVectors(spec, keys, rows)])
     cache = Cache(tmp_path / "a")
     with pytest.raises(InputError, match="row 2500: component 1"):
         cache.import_(tmp_path / "x.parquet")
@@ -642,7 +644,7 @@ def test_import__of_another_width_never_replaces_what_is_there(tmp_path):
 def test_import__of_a_key_twice_keeps_the_first_unless_it_may_be_replaced(tmp_path, replaced):
     keys = SPEC.keys(["ACD", "ACD"])
     rows = rows_of(range(2))
-    write_parquet(tmp_path / "x.parquet", [Part(SPEC, keys, rows)])
+    write_parquet(tmp_path / "x.parquet", [KeyedVectors(SPEC, keys, rows)])
     cache = Cache(tmp_path / "a")
     added, present, conflicts = cache.import_(tmp_path / "x.parquet", replace=replaced)
     assert (added, present, len(conflicts)) == (1, 0, 1)

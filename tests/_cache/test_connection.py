@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 
 from esm2_features._cache import blocks as _cache_blocks
 from esm2_features._cache.cache import Cache
-from esm2_features._cache.connection import Link
+from esm2_features._cache.connection import CacheConnection
 from esm2_features._cache.file import transaction
 from esm2_features.exceptions import CacheVersionError, CacheWarning
 
@@ -329,7 +329,7 @@ def test_a_file_that_another_process_set_aside_is_let_go(tmp_path):
 
 
 def test_a_warning_points_to_the_file_and_is_given_once_by_all_threads(tmp_path):
-    link = Link(tmp_path / "x")
+    link = CacheConnection(tmp_path / "x")
     with caches_warn() as caught:
         threads = [threading.Thread(target=link.warn, args=("value", "broken")) for _ in range(8)]
         for thread in threads:
@@ -367,7 +367,9 @@ def test_a_locked_file_is_waited_for_once_and_used_again_later(tmp_path, monkeyp
             for _ in range(20):
                 assert found(hasty, range(3)) == 0
                 hasty._put_many([part_of(range(3))])
-        monkeypatch.setattr(Link, "busy_seconds", 0.02)  # of what reads the folder anew, too
+        monkeypatch.setattr(
+            CacheConnection, "busy_seconds", 0.02
+        )  # of what reads the folder anew, too
         for use, what in (
             (hasty.clear, "cleared"),
             (hasty.prune, "written"),
@@ -387,10 +389,10 @@ def test_a_locked_file_is_waited_for_once_and_used_again_later(tmp_path, monkeyp
 
 
 def test_a_failing_file_is_tried_again_after_its_rest(tmp_path, monkeypatch):
-    monkeypatch.setattr(Link, "rest_seconds", 60.0)
+    monkeypatch.setattr(CacheConnection, "rest_seconds", 60.0)
     clock = [1000.0]
     monkeypatch.setattr("esm2_features._cache.connection.time.monotonic", lambda: clock[0])
-    link, tries = Link(tmp_path / "x.sqlite3"), []
+    link, tries = CacheConnection(tmp_path / "x.sqlite3"), []
 
     def failing(connection):
         tries.append(clock[0])

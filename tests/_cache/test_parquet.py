@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import read_parquet, write_parquet
 from esm2_features.exceptions import InputError, MissingDependencyError
 
@@ -28,7 +28,7 @@ OTHERS = [
 
 def some_part(n=4, *, spec=SPEC, dim=DIM, seed=0):
     rng = np.random.default_rng(seed)
-    return Part(
+    return KeyedVectors(
         spec,
         rng.integers(0, 256, (n, 32), dtype=np.uint8),
         rng.standard_normal((n, dim)).astype(np.float32),
@@ -142,7 +142,7 @@ def test__parquet__one_large_part_becomes_row_groups(tmp_path):
 
 def test__parquet__views_of_larger_arrays(tmp_path):
     large = some_part(8, dim=2 * DIM)
-    part = Part(SPEC, large.keys[::2], large.rows[::2, ::2])
+    part = KeyedVectors(SPEC, large.keys[::2], large.rows[::2, ::2])
     write_parquet(tmp_path / "x.parquet", [part])
     assert_same(read_parquet(tmp_path / "x.parquet"), [part])
 

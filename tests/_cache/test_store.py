@@ -1,4 +1,4 @@
-"""Vectors in the file: found by their keys as often as they are asked for, kept once."""
+"""VectorStore in the file: found by their keys as often as they are asked for, kept once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cache_helpers import (
 
 from esm2_features._cache import blocks as store
 from esm2_features._cache.cache import Cache
-from esm2_features._cache.keys import Part
+from esm2_features._cache.keys import KeyedVectors
 from esm2_features.exceptions import CacheWarning
 
 
@@ -45,11 +45,11 @@ def contents(cache):
 
 def test_the_last_row_of_a_key_stays(tmp_path):
     cache, keys = Cache(tmp_path), keys_of(range(3))
-    cache._put_many([Part(SPEC, keys[[0, 1, 0]], np.float32([[1], [2], [3]]))])
+    cache._put_many([KeyedVectors(SPEC, keys[[0, 1, 0]], np.float32([[1], [2], [3]]))])
     assert read(cache, keys[:2], 1)[0].tolist() == [[3], [2]]
-    cache._put_many([Part(SPEC, keys[1:2], np.float32([[4]]))])
+    cache._put_many([KeyedVectors(SPEC, keys[1:2], np.float32([[4]]))])
     assert read(cache, keys[:2], 1)[0].tolist() == [[3], [4]]
-    parts = [Part(SPEC, keys[:1], np.float32([[row]])) for row in (5, 6)]
+    parts = [KeyedVectors(SPEC, keys[:1], np.float32([[row]])) for row in (5, 6)]
     cache._put_many(parts)
     assert read(cache, keys[:2], 1)[0].tolist() == [[6], [4]]
     assert cache.info().rows == 2
@@ -62,7 +62,7 @@ def test_each_key_is_in_the_file_once_however_often_it_was_written(tmp_path):
     for turn in range(30):
         numbers = rng.integers(0, 60, 25)
         rows = np.float32(turn) + np.arange(25, dtype=np.float32)[:, None] / 32
-        caches[turn % 3]._put_many([Part(SPEC, keys_of(numbers), rows)])
+        caches[turn % 3]._put_many([KeyedVectors(SPEC, keys_of(numbers), rows)])
         latest |= dict(zip(numbers.tolist(), rows[:, 0].tolist(), strict=True))
     keys = stored_keys(caches[0])
     assert len(keys) == len(set(keys)) == len(latest) == caches[0].info().rows
@@ -91,7 +91,7 @@ def test_keys_that_repeat_have_their_own_rows(tmp_path, asked):
 
 def test_a_write_over_part_of_a_block_keeps_the_rest_of_it(tmp_path):
     cache = filled(tmp_path, range(10))
-    cache._put_many([Part(SPEC, keys_of(range(3, 5)), np.zeros((2, DIM), np.float32))])
+    cache._put_many([KeyedVectors(SPEC, keys_of(range(3, 5)), np.zeros((2, DIM), np.float32))])
     out, hit = read(cache, keys_of(range(10)))
     expected = rows_of(range(10))
     expected[3:5] = 0
@@ -104,14 +104,14 @@ def test_keys_of_equal_beginnings_are_misses_at_worst(tmp_path):
     keys = keys_of(range(4)).copy()
     keys[1, :8] = keys[0, :8]
     cache = Cache(tmp_path)
-    cache._put_many([Part(SPEC, keys[:1], rows_of(range(1)))])
+    cache._put_many([KeyedVectors(SPEC, keys[:1], rows_of(range(1)))])
     assert read(cache, keys[1:2])[1].tolist() == [False]
-    cache._put_many([Part(SPEC, keys[1:], rows_of(range(1, 4)))])
+    cache._put_many([KeyedVectors(SPEC, keys[1:], rows_of(range(1, 4)))])
     for reader in (cache, Cache(tmp_path)):
         out, hit = read(reader, keys)
         assert hit.tolist() == [False, True, True, True]
         np.testing.assert_array_equal(out[1:], rows_of(range(1, 4)))
-    cache._put_many([Part(SPEC, keys[:1], rows_of(range(1)))])
+    cache._put_many([KeyedVectors(SPEC, keys[:1], rows_of(range(1)))])
     out, hit = read(cache, keys)
     assert hit.tolist() == [True, False, True, True]
     np.testing.assert_array_equal(out[hit], rows_of(range(4))[hit])
@@ -133,7 +133,7 @@ def test_float16_comes_back_as_it_was_rounded(tmp_path):
     rng = np.random.default_rng(0)
     rows = (rng.standard_normal((50, DIM)) * 10.0 ** rng.integers(-6, 4, (50, DIM))).astype("f4")
     cache = Cache(tmp_path)
-    cache._put_many([Part(HALF, keys_of(range(50), HALF), rows)])
+    cache._put_many([KeyedVectors(HALF, keys_of(range(50), HALF), rows)])
     for reader in (cache, Cache(tmp_path)):
         out, hit = read(reader, keys_of(range(50), HALF), spec=HALF)
         assert hit.all()

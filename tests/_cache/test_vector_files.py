@@ -1,4 +1,4 @@
-"""Vectors from elsewhere come in as they are, and what cannot be right does not come in."""
+"""VectorStore from elsewhere come in as they are, and what cannot be right does not come in."""
 
 from __future__ import annotations
 

@@ -95,9 +95,9 @@ def test__digests__tell_texts_apart_whose_digests_end_in_zeros():
 
 
 def test__count__cuts_as_the_run_does():
-    from esm2_features._inputs.lengths import Cuts
+    from esm2_features._inputs.lengths import TruncationCounter
 
     sequences = ["M" * n for n in (3, 12, 13, 40)]
     options = {"max_residues": 12, "too_long": "truncate"}
-    kept = fit_length(sequences, cuts=Cuts(), **options)
+    kept = fit_length(sequences, cuts=TruncationCounter(), **options)
     assert count(fasta_of(*sequences), policy_of(**options)).residues == sum(map(len, kept))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from esm2_features import Cache
 from esm2_features._cache.claims import Claims
-from esm2_features._cache.keys import Part, Spec, computation_keys
+from esm2_features._cache.keys import KeyedVectors, Spec, computation_keys
 from esm2_features._inference.cache_session import CacheSession
 
 N, DIM = 6, 4
@@ -28,7 +28,7 @@ def session(cache):
 def put(cache, which, column):
     spec = SPECS[column]
     keys = spec.keys([SEQUENCES[i] for i in which])
-    cache._put_many([Part(spec, keys, ROWS[list(which), column])])
+    cache._put_many([KeyedVectors(spec, keys, ROWS[list(which), column])])
 
 
 @given(

@@ -7,14 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm2_features._inputs.alphabet import RESIDUES
-from esm2_features._inputs.lengths import Cuts, fit_length
+from esm2_features._inputs.lengths import TruncationCounter, fit_length
 from esm2_features.exceptions import SequenceTooLongError, TruncationWarning
 
 
 @pytest.mark.parametrize("limit", [3, None])
 @pytest.mark.parametrize("too_long", ["raise", "truncate"])
 def test__fit_length__leaves_what_fits(limit, too_long):
-    assert fit_length(["MKT", "M#", ""], max_residues=limit, too_long=too_long, cuts=Cuts()) == [
+    assert fit_length(
+        ["MKT", "M#", ""], max_residues=limit, too_long=too_long, cuts=TruncationCounter()
+    ) == [
         "MKT",
         "M#",
         "",
@@ -23,7 +25,9 @@ def test__fit_length__leaves_what_fits(limit, too_long):
 
 def test__fit_length__whole_message():
     with pytest.raises(SequenceTooLongError) as caught:
-        fit_length(["MKT", "MKTAY", "MKTA"], max_residues=3, too_long="raise", cuts=Cuts())
+        fit_length(
+            ["MKT", "MKTAY", "MKTA"], max_residues=3, too_long="raise", cuts=TruncationCounter()
+        )
     error = caught.value
     assert (error.index, error.length, error.limit) == (1, 5, 3)
     assert str(error) == (
@@ -40,7 +44,7 @@ def test__fit_length__names_the_row_that_the_sequence_came_from():
             ["M", "MKTA"],
             max_residues=3,
             too_long="raise",
-            cuts=Cuts(),
+            cuts=TruncationCounter(),
             rows=[4, 9],
             column="heavy",
         )
@@ -48,7 +52,7 @@ def test__fit_length__names_the_row_that_the_sequence_came_from():
 
 
 def test__fit_length__truncates_and_counts_over_all_parts_for_one_warning():
-    cuts = Cuts()
+    cuts = TruncationCounter()
     options = {"max_residues": 3, "too_long": "truncate", "cuts": cuts}
     assert fit_length(["MKT", "MKTAY", "##TA"], **options) == ["MKT", "MKT", "##T"]
     assert fit_length(["MKTA", "M"], **options) == ["MKT", "M"]
@@ -60,19 +64,19 @@ def test__fit_length__truncates_and_counts_over_all_parts_for_one_warning():
 
 
 def test__cuts__say_nothing_of_nothing():
-    cuts = Cuts()
+    cuts = TruncationCounter()
     fit_length(["MKT"], max_residues=3, too_long="truncate", cuts=cuts)
     cuts.say(3)  # a warning would be an error
 
 
 @given(st.lists(st.text(RESIDUES, max_size=12)), st.integers(1, 12))
 def test__fit_length__keeps_the_first_residues(sequences, limit):
-    cut = fit_length(sequences, max_residues=limit, too_long="truncate", cuts=Cuts())
+    cut = fit_length(sequences, max_residues=limit, too_long="truncate", cuts=TruncationCounter())
     assert cut == [sequence[:limit] for sequence in sequences]
 
 
 def test__fit_length__leaves_all_residues_to_windows():
-    cuts = Cuts()
+    cuts = TruncationCounter()
     options = {"max_residues": 3, "too_long": "window", "cuts": cuts}
     assert fit_length(["MKTAY", "M"], **options) == ["MKTAY", "M"]
     cuts.say(3)  # a warning would be an error

@@ -14,7 +14,7 @@ import esm2_features._model.linear
 from esm2_features._checkpoints.catalogue import OFFICIAL, Architecture
 from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, encode
-from esm2_features._model.esm2 import Network
+from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.packing import pack
 from esm2_features._model.reference import Reference
 from esm2_features.exceptions import CheckpointError
@@ -35,12 +35,12 @@ def sequences(lengths=LENGTHS, seed=0) -> list[str]:
     return ["".join(rng.choice(letters, n)) for n in lengths]
 
 
-def network_of(reference: ESM2, precision: str = "float32") -> Network:
+def network_of(reference: ESM2, precision: str = "float32") -> ESM2Network:
     shape = Architecture(reference.num_layers, reference.embed_dim, reference.attention_heads)
-    return Network("random", shape, bare_state(reference), CPU, precision)
+    return ESM2Network("random", shape, bare_state(reference), CPU, precision)
 
 
-def run(network: Network, batch: list[str], layers) -> list[dict[int, torch.Tensor]]:
+def run(network: ESM2Network, batch: list[str], layers) -> list[dict[int, torch.Tensor]]:
     """The tokens of each sequence, layer by layer, from one packed pass."""
     stops = np.cumsum([len(sequence) + 2 for sequence in batch])
     found: list[dict[int, torch.Tensor]] = [{} for _ in batch]
@@ -58,7 +58,7 @@ def run_reference(reference: ESM2, sequence: str, layers):
     return {k: v[0] for k, v in result["representations"].items()}, result["logits"][0]
 
 
-def assert_parity(reference: ESM2, network: Network, batch: list[str]) -> None:
+def assert_parity(reference: ESM2, network: ESM2Network, batch: list[str]) -> None:
     layers = range(reference.num_layers + 1)
     for sequence, ours in zip(batch, run(network, batch, layers), strict=True):
         theirs, logits = run_reference(reference, sequence, layers)
@@ -91,7 +91,7 @@ def test__network__equals_fair_esm_with_masks_and_rare_letters(special):
 def test__network__equals_fair_esm_on_the_embedded_model():
     checkpoint = open_checkpoint("mini")
     shape = checkpoint.architecture
-    network = Network("mini", shape, checkpoint.load(), CPU, "float32")
+    network = ESM2Network("mini", shape, checkpoint.load(), CPU, "float32")
     reference = Reference(checkpoint)
     layers = list(range(shape.layers + 1))
     batch = [*sequences((1, 30, 30, 250, 1500)), "MK" + MASK + "XBUZO"]
@@ -120,7 +120,7 @@ def test__network__uses_the_rotary_frequencies_of_the_checkpoint():
 def test__network__computes_rotary_frequencies_where_the_checkpoint_has_none():
     reference = random_esm2(2, 64, 2, seed=5)
     tensors = {k: v for k, v in bare_state(reference).items() if "inv_freq" not in k}
-    network = Network("random", Architecture(2, 64, 2), tensors, CPU, "float32")
+    network = ESM2Network("random", Architecture(2, 64, 2), tensors, CPU, "float32")
     assert_parity(reference, network, sequences((200,)))
 
 
@@ -128,7 +128,7 @@ def test__network__refuses_rotary_frequencies_that_differ_between_layers():
     tensors = bare_state(random_esm2(2, 64, 2, seed=5))
     tensors["layers.1.self_attn.rot_emb.inv_freq"] = torch.ones(16)
     with pytest.raises(CheckpointError, match="different rotary frequencies"):
-        Network("random", Architecture(2, 64, 2), tensors, CPU, "float32")
+        ESM2Network("random", Architecture(2, 64, 2), tensors, CPU, "float32")
 
 
 def test__network__equals_transformers():
@@ -155,7 +155,7 @@ def test__network__equals_transformers():
 
 
 @pytest.fixture(scope="module")
-def small() -> Network:
+def small() -> ESM2Network:
     return network_of(random_esm2(3, 64, 4, seed=8))
 
 
@@ -229,14 +229,14 @@ def test__network__layers_stop_at_the_highest_and_only_the_last_is_normalised(sm
 
 def test__network__takes_every_tensor_out_of_the_dictionary():
     tensors = bare_state(random_esm2(2, 32, 2, seed=9))
-    Network("random", Architecture(2, 32, 2), tensors, CPU, "float32")
+    ESM2Network("random", Architecture(2, 32, 2), tensors, CPU, "float32")
     assert tensors == {}, "what is left behind cannot be freed"
 
 
 def test__network__without_a_head_gives_representations_and_no_logits():
     tensors = bare_state(random_esm2(2, 32, 2, seed=9))
     trunk = {name: t for name, t in tensors.items() if not name.startswith("lm_head")}
-    network = Network("trunk", Architecture(2, 32, 2), trunk, CPU, "float32")
+    network = ESM2Network("trunk", Architecture(2, 32, 2), trunk, CPU, "float32")
     [(_, x_TD)] = network.representations(pack(["MKT"]), [2])
     assert not network.has_head
     with pytest.raises(CheckpointError, match="trunk holds no language-model head"):

@@ -10,8 +10,8 @@ from checkpoints import bare_state, random_esm2
 from esm2_features import Engine
 from esm2_features._checkpoints.catalogue import Architecture
 from esm2_features._model.devices import DeviceMap, resolve_device_map
-from esm2_features._model.esm2 import Network
-from esm2_features._model.offload import Blocks
+from esm2_features._model.esm2 import ESM2Network
+from esm2_features._model.offload import OffloadedBlocks
 from esm2_features._model.packing import pack
 from esm2_features.exceptions import InputError
 
@@ -19,9 +19,11 @@ CPU = torch.device("cpu")
 SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGEWQLVLHVWAK", "MKT", "W"]
 
 
-def blocks(device_map: DeviceMap, count: int = 5) -> Blocks:
+def blocks(device_map: DeviceMap, count: int = 5) -> OffloadedBlocks:
     tensors = bare_state(random_esm2(count, 32, 2, seed=9))
-    return Blocks(tensors, count=count, heads=2, device_map=device_map, dtype=torch.float32)
+    return OffloadedBlocks(
+        tensors, count=count, heads=2, device_map=device_map, dtype=torch.float32
+    )
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -53,7 +55,7 @@ def test__streamed__leaves_no_block_on_the_device():
 
 
 def test__split__the_first_blocks_are_at_home_and_no_device_is_left_out(monkeypatch):
-    monkeypatch.setattr("esm2_features._model.offload.Block", lambda *_: None)
+    monkeypatch.setattr("esm2_features._model.offload.TransformerBlock", lambda *_: None)
     meta = torch.device("meta")
     found = blocks(DeviceMap((CPU, meta)))
     assert found.devices == [CPU, CPU, CPU, meta, meta]
@@ -63,8 +65,8 @@ def test__split__what_runs_goes_from_device_to_device(monkeypatch):
     """Where there is one device, the way between two can still be followed."""
     reference = random_esm2(4, 32, 2, seed=9)
     shape = Architecture(4, 32, 2)
-    plain = Network("plain", shape, bare_state(reference), CPU, "float32")
-    split = Network("split", shape, bare_state(reference), DeviceMap((CPU,)), "float32")
+    plain = ESM2Network("plain", shape, bare_state(reference), CPU, "float32")
+    split = ESM2Network("split", shape, bare_state(reference), DeviceMap((CPU,)), "float32")
     away = _Elsewhere()
     split._blocks.devices = [CPU, CPU, away, away]
     sent = []

@@ -254,15 +254,15 @@ def test__preview__plans_the_passes_of_the_run(options, monkeypatch):
     plan = preview(engine, PROTEINS).batches
     assert plan is not None
     rows: list[int] = []
-    from esm2_features._model.esm2 import Network
+    from esm2_features._model.esm2 import ESM2Network
 
-    original = Network.representations
+    original = ESM2Network.representations
 
     def counted(self, batch, *args, **kwargs):
         rows.append(len(batch.positions))
         return original(self, batch, *args, **kwargs)
 
-    monkeypatch.setattr(Network, "representations", counted)
+    monkeypatch.setattr(ESM2Network, "representations", counted)
     engine.embed(PROTEINS)
     assert (plan.passes, plan.tokens) == (len(rows), sum(rows))
     assert plan.filler == sum(-count % 16 for count in rows)

@@ -8,7 +8,7 @@ import torch
 from checkpoints import bare_state, random_esm2, write_fair_esm
 
 from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._model.esm2 import Network
+from esm2_features._model.esm2 import ESM2Network
 from esm2_features.cli import verify as _verify
 from esm2_features.cli.verify import Difference, Report, _compare, verify
 from esm2_features.exceptions import InputError
@@ -37,7 +37,7 @@ def test__verify__names_the_layers_of_a_network_that_is_wrong(tiny_checkpoint, m
         wrong.layers[1].fc1.bias[0] += 1e-3
 
     def load(checkpoint, **_):
-        return Network(
+        return ESM2Network(
             "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
         )
 
@@ -54,7 +54,7 @@ def test__verify__sees_attention_and_contacts_that_are_wrong(tiny_checkpoint, mo
         wrong.layers[1].self_attn.q_proj.bias[0] += 0.1
 
     def load(checkpoint, **_):
-        return Network(
+        return ESM2Network(
             "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
         )
 

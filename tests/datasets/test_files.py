@@ -25,7 +25,14 @@ import pytest
 
 from esm2_features.datasets import files as _dataset_files
 from esm2_features.datasets import sources as _dataset_sources
-from esm2_features.datasets.files import DataFile, Pin, Source, data_folder, read_table, write_table
+from esm2_features.datasets.files import (
+    DataFile,
+    Pin,
+    Provider,
+    data_folder,
+    read_table,
+    write_table,
+)
 from esm2_features.exceptions import DatasetError
 
 TABLE = b"name,value\na,1.0\nb,2.5\n"
@@ -46,7 +53,7 @@ FILE = DataFile(
     name="small.csv.gz",
     columns=("name", "value"),
     tables={"": Pin(len(TABLE), sha256(TABLE))},
-    sources=(Source("someone/data", "abc123", ("a folder/table.csv",)),),
+    sources=(Provider("someone/data", "abc123", ("a folder/table.csv",)),),
     convert=convert,
     size="1 kB",
 )
@@ -54,7 +61,7 @@ ARCHIVE = DataFile(
     name="all.zip",
     columns=FILE.columns,
     tables={"a.csv": FILE.tables[""]},
-    sources=tuple(Source("someone/data", revision, ("all.zip",)) for revision in ("old", "main")),
+    sources=tuple(Provider("someone/data", revision, ("all.zip",)) for revision in ("old", "main")),
     convert=None,
     size="1 kB",
 )
@@ -122,7 +129,7 @@ class Web:
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
-    def put(self, source: Source, contents: list[bytes]) -> None:
+    def put(self, source: Provider, contents: list[bytes]) -> None:
         for path, content in zip(source.paths, contents, strict=True):
             target = self.root / source.repository / source.revision / path
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -252,7 +259,7 @@ def test__processes_that_start_together__fetch_once(tmp_path: Path, web: Web):
 
 
 def test__parts_that_came_before_a_cut__are_not_fetched_again(tmp_path: Path, web: Web):
-    source = Source("someone/data", "abc123", ("table.csv", "more.csv"))
+    source = Provider("someone/data", "abc123", ("table.csv", "more.csv"))
     file = replace(FILE, sources=(source,))
     web.put(replace(source, paths=("table.csv",)), [UPSTREAM])
     with pytest.raises(DatasetError, match=r"404.*is kept in .*small\.csv\.gz\.parts: run again"):

@@ -196,13 +196,13 @@ def test__weights_that_cannot_be_loaded__stop_the_job(embed, tmp_path):
     write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=9), path)
     with pytest.raises(InputError, match="digest of the model was"):
         embed(model=path)
-    settings_of = embed_module.Settings
+    settings_of = embed_module.WorkerOptions
 
     def other(options, identity, *rest):
         return settings_of(options, "sha256:other", *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed_module, "Settings", other)
+        patch.setattr(embed_module, "WorkerOptions", other)
         write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8), path)
         with pytest.raises(CheckpointError, match="holds other weights on"):
             embed(model=path)

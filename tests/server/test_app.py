@@ -21,7 +21,7 @@ from esm2_features._checkpoints.catalogue import slug
 from esm2_features._inputs.alphabet import TOKENS
 from esm2_features.exceptions import InputError, OutOfMemoryError
 from esm2_features.server.app import create_app
-from esm2_features.server.models import Models
+from esm2_features.server.models import LoadedModels
 from esm2_features.server.settings import Settings, read_rate
 from esm2_features.server.tokens import new_token
 
@@ -351,7 +351,7 @@ def test_what_takes_too_long_is_given_up(serve, monkeypatch):
     import threading
 
     hold = threading.Event()
-    monkeypatch.setattr(Models, "compute", lambda *_: [hold.wait()] * 2)
+    monkeypatch.setattr(LoadedModels, "compute", lambda *_: [hold.wait()] * 2)
     client = serve(timeout=0.05)
     refused(client.post(ENCODE, json=BOTH), 504, "timeout")
     hold.set()
@@ -417,7 +417,7 @@ def test_nothing_of_the_inside_is_told(serve, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr(Models, "compute", fail)
+    monkeypatch.setattr(LoadedModels, "compute", fail)
     said = refused(serve().post(ENCODE, json=BOTH), 500, "internal_error")
     assert "secret" not in str(said)
 
@@ -427,7 +427,7 @@ def test_memory_that_runs_out_is_said(serve, monkeypatch, length, status):
     def fail(*_: object) -> None:
         raise OutOfMemoryError("on cuda:0", length=length, device="cuda:0")
 
-    monkeypatch.setattr(Models, "compute", fail)
+    monkeypatch.setattr(LoadedModels, "compute", fail)
     response = serve().post(ENCODE, json=BOTH)
     said = refused(response, status, "out_of_memory")
     assert "cuda" not in str(said)

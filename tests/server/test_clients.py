@@ -20,8 +20,8 @@ import uvicorn
 
 from esm2_features import Engine
 from esm2_features.server.app import create_app
-from esm2_features.server.models import Models
-from esm2_features.server.queue import Batcher
+from esm2_features.server.models import LoadedModels
+from esm2_features.server.queue import RequestQueue
 from esm2_features.server.settings import Settings
 from esm2_features.server.tokens import new_token
 
@@ -247,14 +247,14 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Semaphore,
     To be asked for before the server, which looks its workers up when it starts.
     """
     begun, go_on = threading.Semaphore(0), threading.Event()
-    compute = Models.compute
+    compute = LoadedModels.compute
 
-    def wait(self: Models, model: str, kind: Any, sequences: list[str]) -> Any:
+    def wait(self: LoadedModels, model: str, kind: Any, sequences: list[str]) -> Any:
         begun.release()
         assert go_on.wait(60)
         return compute(self, model, kind, sequences)
 
-    monkeypatch.setattr(Models, "compute", wait)
+    monkeypatch.setattr(LoadedModels, "compute", wait)
     yield begun, go_on
     go_on.set()
 
@@ -272,15 +272,15 @@ def test_what_a_client_that_has_gone_asked_for_is_not_computed(held, ran, monkey
     port, token = address
     begun, go_on = held
     dropped = threading.Event()
-    submit = Batcher.submit
+    submit = RequestQueue.submit
 
-    def watch(self: Batcher, job: Any, **options: Any) -> Any:
+    def watch(self: RequestQueue, job: Any, **options: Any) -> Any:
         futures = submit(self, job, **options)
         if job.action == "log_prob":
             futures[0].add_done_callback(lambda _: dropped.set())
         return futures
 
-    monkeypatch.setattr(Batcher, "submit", watch)
+    monkeypatch.setattr(RequestQueue, "submit", watch)
     with socket.create_connection(("127.0.0.1", port)) as first:
         first.sendall(asking(port, token, "encode"))
         assert begun.acquire(timeout=60)

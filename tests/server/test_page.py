@@ -24,7 +24,7 @@ from starlette.testclient import TestClient
 from esm2_features import Engine, scan_variants
 from esm2_features.datasets import load_demo_peptides
 from esm2_features.server.app import create_app
-from esm2_features.server.models import Models
+from esm2_features.server.models import LoadedModels
 from esm2_features.server.settings import Settings
 from esm2_features.server.tokens import new_token
 
@@ -378,17 +378,17 @@ def test_a_token_is_asked_for_and_never_in_an_address(visit, serve, tmp_path):
 
 
 def test_it_can_be_cancelled_and_gone_on_with(visit, monkeypatch):
-    compute, slow = Models.compute, threading.Event()
+    compute, slow = LoadedModels.compute, threading.Event()
     slow.set()
     batches = []
 
-    def slowly(self: Models, model: str, kind: Any, sequences: list[str]) -> Any:
+    def slowly(self: LoadedModels, model: str, kind: Any, sequences: list[str]) -> Any:
         batches.append(sequences)
         if slow.is_set() and len(batches) > 1:
             time.sleep(1)
         return compute(self, model, kind, sequences)
 
-    monkeypatch.setattr(Models, "compute", slowly)
+    monkeypatch.setattr(LoadedModels, "compute", slowly)
     page = visit()
     page.wait_for_selector("#start:enabled")
     page.click("#example")

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from esm2_features.server.errors import Refusal
+from esm2_features.server.errors import ApiError
 from esm2_features.server.metrics import Metrics
-from esm2_features.server.queue import Batcher
-from esm2_features.server.requests import Job
+from esm2_features.server.queue import RequestQueue
+from esm2_features.server.requests import FeatureRequest
 
 FOREVER = float("inf")
 
@@ -34,39 +34,39 @@ class Worker:
         return [f"{model}:{text}" for text in sequences]
 
 
-def job(*sequences: str, model: str = "m", include: tuple[str, ...] = ("mean",)) -> Job:
+def job(*sequences: str, model: str = "m", include: tuple[str, ...] = ("mean",)) -> FeatureRequest:
     lengths = [len(text) for text in sequences]
-    return Job(model, "encode", list(sequences), lengths, include, (1,))
+    return FeatureRequest(model, "encode", list(sequences), lengths, include, (1,))
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[..., tuple[Worker, Batcher]]]:
+def start() -> Iterator[Callable[..., tuple[Worker, RequestQueue]]]:
     made = []
 
-    def make(**options: Any) -> tuple[Worker, Batcher]:
+    def make(**options: Any) -> tuple[Worker, RequestQueue]:
         worker = Worker()
         usual = {"budget": 100, "wait": 0.0, "most": 10, "metrics": Metrics()}
-        batcher = Batcher([worker], **{**usual, **options})
-        made.append((worker, batcher))
-        return worker, batcher
+        queue = RequestQueue([worker], **{**usual, **options})
+        made.append((worker, queue))
+        return worker, queue
 
     yield make
-    for worker, batcher in made:
+    for worker, queue in made:
         worker.go.release(1000)
-        batcher.close()
+        queue.close()
 
 
-def busy(worker: Worker, batcher: Batcher) -> Any:
+def busy(worker: Worker, queue: RequestQueue) -> Any:
     """Keep the worker busy, so that what comes now waits."""
-    [future] = batcher.submit(job("FIRST"), deadline=FOREVER)
+    [future] = queue.submit(job("FIRST"), deadline=FOREVER)
     assert worker.begun.acquire(timeout=30)
     return future
 
 
 def test_what_waits_goes_together_and_comes_back_apart(start):
-    worker, batcher = start()
-    first = busy(worker, batcher)
-    futures = [batcher.submit(job(*text), deadline=FOREVER)[0] for text in ("AB", "C", "DEF")]
+    worker, queue = start()
+    first = busy(worker, queue)
+    futures = [queue.submit(job(*text), deadline=FOREVER)[0] for text in ("AB", "C", "DEF")]
     worker.go.release(2)
     assert first.result(30) == ["m:FIRST"]
     assert [future.result(30) for future in futures] == [
@@ -78,27 +78,27 @@ def test_what_waits_goes_together_and_comes_back_apart(start):
 
 
 def test_other_models_and_other_outputs_go_by_themselves(start):
-    worker, batcher = start()
-    busy(worker, batcher)
+    worker, queue = start()
+    busy(worker, queue)
     jobs = [job("A"), job("B", model="n"), job("C", include=("contacts",)), job("D")]
-    futures = [batcher.submit(one, deadline=FOREVER)[0] for one in jobs]
+    futures = [queue.submit(one, deadline=FOREVER)[0] for one in jobs]
     worker.go.release(10)
     assert [future.result(30) for future in futures] == [["m:A"], ["n:B"], ["m:C"], ["m:D"]]
     assert worker.calls[1:] == [("m", ["A", "D"]), ("n", ["B"]), ("m", ["C"])]
 
 
 def test_one_request_may_ask_for_several_things(start):
-    worker, batcher = start()
+    worker, queue = start()
     worker.go.release(10)
-    futures = batcher.submit(job("A", include=("mean", "contacts", "logits")), deadline=FOREVER)
+    futures = queue.submit(job("A", include=("mean", "contacts", "logits")), deadline=FOREVER)
     assert [future.result(30) for future in futures] == [["m:A"]] * 3
 
 
 def test_a_large_request_does_not_hold_up_a_small_one(start):
-    worker, batcher = start(budget=9)
-    large = batcher.submit(job(*"ABCDEFGHI"), deadline=FOREVER)[0]
+    worker, queue = start(budget=9)
+    large = queue.submit(job(*"ABCDEFGHI"), deadline=FOREVER)[0]
     assert worker.begun.acquire(timeout=30)
-    small = batcher.submit(job("X", include=("bos",)), deadline=FOREVER)[0]
+    small = queue.submit(job("X", include=("bos",)), deadline=FOREVER)[0]
     worker.go.release(3)
     assert small.result(30) == ["m:X"]
     assert not large.done()
@@ -108,18 +108,18 @@ def test_a_large_request_does_not_hold_up_a_small_one(start):
 
 
 def test_a_sequence_that_is_larger_than_the_budget_goes_alone(start):
-    worker, batcher = start(budget=5)
+    worker, queue = start(budget=5)
     worker.go.release(10)
-    [future] = batcher.submit(job("A", "B" * 50, "C"), deadline=FOREVER)
+    [future] = queue.submit(job("A", "B" * 50, "C"), deadline=FOREVER)
     assert future.result(30) == ["m:A", f"m:{'B' * 50}", "m:C"]
     assert [len(texts) for _, texts in worker.calls] == [1, 1, 1]
 
 
 def test_what_fails_spoils_nothing_else(start):
-    worker, batcher = start()
-    busy(worker, batcher)
-    good = batcher.submit(job("A"), deadline=FOREVER)[0]
-    bad = batcher.submit(job("BAD"), deadline=FOREVER)[0]
+    worker, queue = start()
+    busy(worker, queue)
+    good = queue.submit(job("A"), deadline=FOREVER)[0]
+    bad = queue.submit(job("BAD"), deadline=FOREVER)[0]
     worker.go.release(10)
     assert good.result(30) == ["m:A"]
     with pytest.raises(ValueError, match="BAD"):
@@ -127,11 +127,11 @@ def test_what_fails_spoils_nothing_else(start):
 
 
 def test_what_nobody_waits_for_is_not_computed(start):
-    worker, batcher = start()
-    first = busy(worker, batcher)
-    taken_back = batcher.submit(job("GONE"), deadline=FOREVER)[0]
-    late = batcher.submit(job("LATE"), deadline=time.monotonic() - 1)[0]
-    kept = batcher.submit(job("KEPT"), deadline=FOREVER)[0]
+    worker, queue = start()
+    first = busy(worker, queue)
+    taken_back = queue.submit(job("GONE"), deadline=FOREVER)[0]
+    late = queue.submit(job("LATE"), deadline=time.monotonic() - 1)[0]
+    kept = queue.submit(job("KEPT"), deadline=FOREVER)[0]
     assert taken_back.cancel()
     worker.go.release(10)
     assert first.result(30)
@@ -141,44 +141,44 @@ def test_what_nobody_waits_for_is_not_computed(start):
 
 
 def test_the_rest_of_a_request_that_was_taken_back_is_not_computed(start):
-    worker, batcher = start(budget=3)
-    [future] = batcher.submit(job(*"ABC"), deadline=FOREVER)
+    worker, queue = start(budget=3)
+    [future] = queue.submit(job(*"ABC"), deadline=FOREVER)
     assert worker.begun.acquire(timeout=30)
     assert future.cancel()
-    after = batcher.submit(job("X"), deadline=FOREVER)[0]
+    after = queue.submit(job("X"), deadline=FOREVER)[0]
     worker.go.release(10)
     assert after.result(30) == ["m:X"]
     assert [texts for _, texts in worker.calls] == [["A"], ["X"]]
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(start):
-    worker, batcher = start(most=2)
-    busy(worker, batcher)
-    waiting = [batcher.submit(job("A"), deadline=FOREVER)[0] for _ in range(2)]
-    with pytest.raises(Refusal) as refusal:
-        batcher.submit(job("B"), deadline=FOREVER)
+    worker, queue = start(most=2)
+    busy(worker, queue)
+    waiting = [queue.submit(job("A"), deadline=FOREVER)[0] for _ in range(2)]
+    with pytest.raises(ApiError) as refusal:
+        queue.submit(job("B"), deadline=FOREVER)
     assert (refusal.value.status, refusal.value.code) == (503, "busy")
     assert refusal.value.headers["retry-after"].isdecimal()
     waiting[0].cancel()  # which makes room
-    batcher.submit(job("C"), deadline=FOREVER)
+    queue.submit(job("C"), deadline=FOREVER)
 
 
 def test_closing_finishes_what_was_accepted(start):
-    worker, batcher = start(wait=3600.0)
-    future = batcher.submit(job("A"), deadline=FOREVER)[0]  # waits an hour for company
+    worker, queue = start(wait=3600.0)
+    future = queue.submit(job("A"), deadline=FOREVER)[0]  # waits an hour for company
     worker.go.release(10)
-    batcher.close()
+    queue.close()
     assert future.result(0) == ["m:A"]
-    with pytest.raises(Refusal, match="going down"):
-        batcher.submit(job("B"), deadline=FOREVER)
+    with pytest.raises(ApiError, match="going down"):
+        queue.submit(job("B"), deadline=FOREVER)
 
 
 def test_several_devices_share_the_queue():
     workers = [Worker(), Worker()]
-    batcher = Batcher(workers, budget=3, wait=0.0, most=10, metrics=Metrics())
-    [future] = batcher.submit(job(*"AB"), deadline=FOREVER)
+    queue = RequestQueue(workers, budget=3, wait=0.0, most=10, metrics=Metrics())
+    [future] = queue.submit(job(*"AB"), deadline=FOREVER)
     for worker in workers:  # each has one of the two
         assert worker.begun.acquire(timeout=30)
         worker.go.release()
     assert future.result(30) == ["m:A", "m:B"]
-    batcher.close()
+    queue.close()

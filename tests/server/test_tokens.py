@@ -9,8 +9,8 @@ from click.testing import CliRunner
 
 from esm2_features.cli import main
 from esm2_features.exceptions import InputError
-from esm2_features.server.errors import Refusal
-from esm2_features.server.limits import Rates
+from esm2_features.server.errors import ApiError
+from esm2_features.server.limits import RateLimiter
 from esm2_features.server.settings import Settings, read_rate
 from esm2_features.server.tokens import Tokens, new_token, read_tokens
 
@@ -61,16 +61,16 @@ def test_a_file_that_is_damaged_while_the_server_runs_opens_no_door(tmp_path):
 
 def test_rates_come_back_with_time():
     now = [0.0]
-    rates = Rates((2, 10.0), clock=lambda: now[0])
+    rates = RateLimiter((2, 10.0), clock=lambda: now[0])
     rates.take("a")
     rates.take("a")
-    with pytest.raises(Refusal) as refusal:
+    with pytest.raises(ApiError) as refusal:
         rates.take("a")
     assert refusal.value.retry_after == 5
     rates.take("b")
     now[0] = 5.0
     rates.take("a")
-    with pytest.raises(Refusal):
+    with pytest.raises(ApiError):
         rates.take("a")
 
 

@@ -1,1 +1,1 @@
-"""Vectors that a server computes."""
+"""PooledVectors that a server computes."""

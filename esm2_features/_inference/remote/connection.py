@@ -38,7 +38,7 @@ _LONGEST_SHOWN = 400
 _clock = time.monotonic
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """What a server has answered."""
 
     status: int
@@ -60,7 +60,7 @@ class Stopped(Exception):  # noqa: N818 - nothing is wrong
     """The run has ended in the meantime; nobody waits for an answer any more."""
 
 
-class Connection:
+class ApiClient:
     """A connection to one server, which several threads can use. A context manager."""
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -69,7 +69,7 @@ class Connection:
         self._stop = threading.Event()
         self._session: requests.Session | None = None
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> ApiClient:
         import http.cookiejar
 
         import requests
@@ -107,18 +107,18 @@ class Connection:
         timeout: float = 60.0,
         first: bool = False,
         accepted: tuple[int, ...] = (),
-    ) -> Answer:
+    ) -> Response:
         """Ask, as often as it takes within limits."""
         attempts = _FIRST_ATTEMPTS if first else _ATTEMPTS
         status = None
         for attempt in range(attempts):
             found = self._once(path, body, accept=accept, most=most, timeout=timeout)
             wait = min(_LONGEST_PAUSE, _SHORTEST_PAUSE * 2**attempt)
-            if isinstance(found, Answer):
+            if isinstance(found, Response):
                 if found.status not in _LATER or found.status in accepted:
                     return self._looked_at(found)
                 status, trouble = found.status, f"it answers {found.status}{self.words(found)}"
-                if found.said.get("code") in _HOPELESS:
+                if found.json.get("code") in _HOPELESS:
                     raise EndpointError(f"{self.url}: {trouble}", url=self.url, status=status)
                 if found.later is not None:
                     wait = max(found.later, _SHORTEST_PAUSE)
@@ -142,9 +142,9 @@ class Connection:
             status=status,
         )
 
-    def words(self, answer: Answer) -> str:
+    def words(self, answer: Response) -> str:
         """Quote what a server has said for itself, without the token."""
-        said = answer.said.get("error", answer.said.get("detail"))
+        said = answer.json.get("error", answer.json.get("detail"))
         text = said if isinstance(said, str) else ""
         if self._token:
             text = text.replace(self._token, "<hidden>")
@@ -173,7 +173,7 @@ class Connection:
 
     def _once(
         self, path: str, body: dict[str, Any] | None, *, accept: str, most: int, timeout: float
-    ) -> Answer | str:
+    ) -> Response | str:
         """Ask once; what went wrong on the way, if it may go right another time, is a sentence."""
         import requests
         from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError
@@ -198,7 +198,7 @@ class Connection:
                         raise self.unlike("answers more than was asked for", response.status_code)
                     if _clock() - begun > timeout:
                         raise requests.Timeout
-                return Answer(
+                return Response(
                     response.status_code,
                     response.headers.get("Content-Type", "").partition(";")[0].strip().lower(),
                     bytes(content),
@@ -219,7 +219,7 @@ class Connection:
         except requests.RequestException as error:  # its own words hold the address alone
             raise self.unlike(f"cannot be asked ({type(error).__name__})") from None
 
-    def _looked_at(self, answer: Answer) -> Answer:
+    def _looked_at(self, answer: Response) -> Response:
         if answer.status in (401, 403):
             given = "It was sent none." if self._token is None else "The one it was sent is not."
             raise EndpointError(

@@ -1,4 +1,4 @@
-"""Vectors that a server computes: what is asked, in portions, and what may be kept of the answers.
+"""PooledVectors that a server computes: what is asked, in portions, and what may be kept of the answers.
 
 A server of this library says which weights, precision and meaning its numbers have, before anything
 is asked and in every answer. If they are what the key of the cache says, its numbers are as good as
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, Architecture, slug
-from esm2_features._inference.remote.connection import AT_ONCE, Answer, Connection, in_background
+from esm2_features._inference.remote.connection import AT_ONCE, ApiClient, Response, in_background
 from esm2_features._inference.remote.responses import (
     OF_RESIDUES,
     WORD_OF,
     Columns,
-    Unreadable,
+    UnreadableResponse,
     from_json,
     from_npz,
     listed,
@@ -58,7 +58,7 @@ def check_model(model: object) -> None:
 
 
 @dataclass(frozen=True)
-class Stated:
+class ServerInfo:
     """What a server says of itself."""
 
     identity: str | None  # what its numbers are kept under; None is under the weights' own
@@ -67,16 +67,16 @@ class Stated:
     timeout: float  # seconds that an answer may claim
 
 
-class _TooMuch(Exception):  # noqa: N818 - nothing is wrong
+class _RequestTooLarge(Exception):  # noqa: N818 - nothing is wrong
     """A request that would go through if it were smaller."""
 
 
 class RemoteRows:
-    """Vectors of one model, computed by a server."""
+    """PooledVectors of one model, computed by a server."""
 
     def __init__(
         self,
-        connection: Connection,
+        connection: ApiClient,
         *,
         model: str,  # official name, or that of the demonstration model
         shape: Architecture,
@@ -86,12 +86,12 @@ class RemoteRows:
         self._connection = connection
         self._model, self._shape = model, shape
         self._about = {"checkpoint": identity, "precision": precision, "schema": str(SCHEMA)}
-        self.stated = self._ask_about()
+        self.server_info = self._ask_about()
 
     @property
     def is_ours(self) -> bool:
         """Whether it is this library's server, so that its numbers are known."""
-        return self.stated.identity is None
+        return self.server_info.identity is None
 
     def run(
         self,
@@ -105,7 +105,7 @@ class RemoteRows:
         progress: Callable[[int], object],
     ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
         """Have vectors computed, several requests at a time."""
-        ask = _Ask(self, {i: parse(views[i]) for i in which}, columns, numbers)
+        ask = _Requests(self, {i: parse(views[i]) for i in which}, columns, numbers)
         pending = ask.planned(which, budget or _TOKENS)
         begun: deque[tuple[list[int], Any]] = deque()
         while pending or begun:
@@ -121,7 +121,7 @@ class RemoteRows:
                 portion, future = begun[0]
                 try:
                     vectors = future.result()
-                except _TooMuch:
+                except _RequestTooLarge:
                     half = len(portion) // 2
                     pending.extendleft([portion[half:], portion[:half]])
                     begun.popleft()
@@ -139,8 +139,8 @@ class RemoteRows:
 
     # ------------------------------------------------------------------ what it says of itself
 
-    def _ask_about(self) -> Stated:
-        said = self._connection.ask("/models/", first=True).said
+    def _ask_about(self) -> ServerInfo:
+        said = self._connection.ask("/models/", first=True).json
         if said.get("server") != "esm2-features":
             return self._foreign()
         url = self._connection.url
@@ -150,7 +150,7 @@ class RemoteRows:
                 "checkpoint": served.get(self._model),
                 **{key: str(said[key]) for key in ("precision", "schema")},
             }
-            stated = Stated(
+            server_info = ServerInfo(
                 identity=None,
                 max_items=max(1, int(said["max_items"])),
                 answer_bytes=min(_ANSWER_BYTES, int(said["max_answer_bytes"])),
@@ -165,7 +165,7 @@ class RemoteRows:
                 url=url,
             )
         self._compare(found)
-        return stated
+        return server_info
 
     def _compare(self, found: dict[str, Any]) -> None:
         """Refuse numbers that are not what the key of the cache would say."""
@@ -190,7 +190,7 @@ class RemoteRows:
                 url=url,
             )
 
-    def _foreign(self) -> Stated:
+    def _foreign(self) -> ServerInfo:
         """Look how many sequences at a time a server takes that is not of this library."""
         if self._about["precision"] != "float32":
             raise InputError(
@@ -198,16 +198,16 @@ class RemoteRows:
                 "say what it computes in. Leave precision out."
             )
         schema = self._connection.ask(f"/schema/{slug(self._model)}/encode/", first=True)
-        if schema.status != 200 or not schema.said:
+        if schema.status != 200 or not schema.json:
             raise self._connection.unlike(
                 f"has no {slug(self._model)} ({schema.status}){self._connection.words(schema)}",
                 schema.status,
             )
         try:
-            max_items = max(1, int(schema.said["properties"]["items"]["maxItems"]))
+            max_items = max(1, int(schema.json["properties"]["items"]["maxItems"]))
         except (KeyError, TypeError, ValueError):
             max_items = 1
-        return Stated(
+        return ServerInfo(
             identity=f"endpoint:{self._connection.url}/{slug(self._model)}",
             max_items=max_items,
             answer_bytes=_FOREIGN_ANSWER_BYTES,
@@ -215,7 +215,7 @@ class RemoteRows:
         )
 
 
-class _Ask:
+class _Requests:
     """What one run wants of a server: makes requests, and reads answers."""
 
     def __init__(
@@ -225,7 +225,7 @@ class _Ask:
         columns: Columns,
         numbers: Sequence[int],
     ) -> None:
-        self._connection, self._stated = rows._connection, rows.stated
+        self._connection, self._server_info = rows._connection, rows.server_info
         self._rows, self._views, self._columns, self._numbers = rows, views, columns, numbers
         self._layers = list(dict.fromkeys(layer for layer, _ in columns))
         self._poolings = list(dict.fromkeys(pooling for _, pooling in columns))
@@ -241,9 +241,9 @@ class _Ask:
             [len(view.sequence) + 2 for view in of_all],
             budget,
             sizes=[self._bytes(view) for view in of_all],
-            most=self._stated.answer_bytes,
+            most=self._server_info.answer_bytes,
         )
-        most = self._stated.max_items
+        most = self._server_info.max_items
         return deque(
             [which[k] for k in portion[start : start + most]]
             for portion in plan
@@ -269,11 +269,11 @@ class _Ask:
             {"params": params, "items": [self._item(view) for view in views]},
             accept=_NPZ if is_ours else "application/json",
             most=_SPARE_BYTES + (size if is_ours else _DIGITS // 4 * size),
-            timeout=self._stated.timeout,
+            timeout=self._server_info.timeout,
             accepted=(504,) if len(portion) > 1 else (),
         )
         if answer.status in (413, 504) and len(views) > 1:
-            raise _TooMuch
+            raise _RequestTooLarge
         words, url = self._connection.words(answer), self._connection.url
         if answer.status != 200:
             reason = refused(answer, words, url, views, numbers)
@@ -282,7 +282,7 @@ class _Ask:
             )
         try:
             vectors = self._read(answer, views)
-        except Unreadable as error:
+        except UnreadableResponse as error:
             raise self._connection.unlike(f"answers {error}", 200) from None
         if not np.isfinite(vectors).all():
             raise NumericalError(
@@ -303,12 +303,12 @@ class _Ask:
         rows += len(view.sequence) if "per_token" in self._words else 0
         return 4 * len(self._layers) * rows * self._rows._shape.dim
 
-    def _read(self, answer: Answer, views: Sequence[SequenceView]) -> NDArray[np.float32]:
+    def _read(self, answer: Response, views: Sequence[SequenceView]) -> NDArray[np.float32]:
         dim, about = self._rows._shape.dim, self._rows._about
         if not self._rows.is_ours:
             return from_json(answer, views, self._columns, dim, "per_token" in self._words)
-        stated, vectors = from_npz(answer, len(views), self._columns, dim, tuple(about))
-        self._rows._compare(stated)
+        server_info, vectors = from_npz(answer, len(views), self._columns, dim, tuple(about))
+        self._rows._compare(server_info)
         return vectors
 
     def _foreign_words(self) -> list[str]:

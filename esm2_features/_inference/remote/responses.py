@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._inference.remote.connection import Answer
+from esm2_features._inference.remote.connection import Response
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.options import POOLING_OF
 from esm2_features._inputs.views import SequenceView, positions_of
@@ -35,33 +35,33 @@ OF_RESIDUES: dict[str, Callable[[NDArray[np.float64]], NDArray[np.float64]]] = {
 """Poolings that can be done here, where the residues are given."""
 
 
-class Unreadable(Exception):  # noqa: N818 - the end of a sentence
+class UnreadableResponse(Exception):  # noqa: N818 - the end of a sentence
     """An answer that is none; its words end the sentence "The server answers ..."."""
 
 
 def from_npz(
-    answer: Answer, n: int, columns: Columns, dim: int, about: Sequence[str]
+    answer: Response, n: int, columns: Columns, dim: int, about: Sequence[str]
 ) -> tuple[dict[str, str], NDArray[np.float32]]:
     """Read an answer of this library's server."""
     try:
         with np.load(io.BytesIO(answer.content), allow_pickle=False) as arrays:
-            stated = {key: str(arrays[key]) for key in about}
+            server_info = {key: str(arrays[key]) for key in about}
             found = [
                 np.asarray(arrays[f"{WORD_OF[pooling]}_{layer}"], np.float32)
                 for layer, pooling in columns
             ]
     except (ValueError, KeyError, TypeError, OSError, EOFError, zipfile.BadZipFile):
-        raise Unreadable("something else than vectors") from None
+        raise UnreadableResponse("something else than vectors") from None
     if any(array.shape != (n, dim) for array in found):
-        raise Unreadable("vectors of another shape")
-    return stated, np.stack(found, axis=1)
+        raise UnreadableResponse("vectors of another shape")
+    return server_info, np.stack(found, axis=1)
 
 
 def from_json(
-    answer: Answer, views: Sequence[SequenceView], columns: Columns, dim: int, by_residue: bool
+    answer: Response, views: Sequence[SequenceView], columns: Columns, dim: int, by_residue: bool
 ) -> NDArray[np.float32]:
     """Read an answer as the hosted service gives it."""
-    results: Any = answer.said.get("results")
+    results: Any = answer.json.get("results")
     vectors = np.empty((len(views), len(columns), dim), np.float32)
     try:
         for row, (result, view) in enumerate(zip(results, views, strict=True)):
@@ -70,7 +70,7 @@ def from_json(
                 read = _pooled if pools else _given
                 vectors[row, column] = read(result, view, layer, pooling, dim)
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise Unreadable("something else than a vector for each sequence") from None
+        raise UnreadableResponse("something else than a vector for each sequence") from None
     return vectors
 
 
@@ -107,10 +107,10 @@ def _at(listed_by_layer: list[dict[str, Any]], layer: int) -> dict[str, Any]:
 
 
 def refused(
-    answer: Answer, words: str, url: str, views: Sequence[SequenceView], numbers: Sequence[int]
+    answer: Response, words: str, url: str, views: Sequence[SequenceView], numbers: Sequence[int]
 ) -> Exception | None:
     """Say in our own terms what a server has against a request."""
-    said = answer.said
+    said = answer.json
     if answer.status == 413 and said.get("code") == "out_of_memory":
         length = len(views[0].sequence)
         return OutOfMemoryError(

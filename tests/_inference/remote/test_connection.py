@@ -19,7 +19,7 @@ from sklearn.pipeline import make_pipeline
 
 from esm2_features import Engine, ESM2Transformer
 from esm2_features._inference.remote import connection as _remote
-from esm2_features._inference.remote.connection import Connection
+from esm2_features._inference.remote.connection import ApiClient
 from esm2_features._inference.remote.endpoint import TOKEN_VARIABLE, Token, read_endpoint
 from esm2_features.exceptions import EndpointError, InputError
 
@@ -37,7 +37,7 @@ def pauses(monkeypatch):
         waited.append(seconds)
         return self._stop.is_set()
 
-    monkeypatch.setattr(Connection, "_pause", pause)
+    monkeypatch.setattr(ApiClient, "_pause", pause)
     return waited
 
 

@@ -1,4 +1,4 @@
-"""Vectors that a server computes: the same numbers and keys as here, and never a wrong one."""
+"""PooledVectors that a server computes: the same numbers and keys as here, and never a wrong one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from esm2_features import (
     scan_variants,
     score_variants,
 )
-from esm2_features._inference.remote.connection import Connection
+from esm2_features._inference.remote.connection import ApiClient
 from esm2_features._inference.remote.endpoint import TOKEN_VARIABLE
 from esm2_features.cli import main
 from esm2_features.exceptions import (
@@ -47,7 +47,7 @@ def pauses(monkeypatch):
         waited.append(seconds)
         return self._stop.is_set()
 
-    monkeypatch.setattr(Connection, "_pause", pause)
+    monkeypatch.setattr(ApiClient, "_pause", pause)
     return waited
 
 
