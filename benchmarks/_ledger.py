@@ -42,7 +42,7 @@ PARTS = (
     (REST, "esm2_features._inference.runner", "Run._forward"),
     (REST, "esm2_features._inference.runner", "Run._checked"),
 )
-"""KeyedVectors of the time, module, and the function or method there whose time it is."""
+"""Parts of the time, module, and the function or method there whose time it is."""
 
 
 class Ledger:

@@ -33,7 +33,7 @@ _MOST_BYTES = 1 << 36
 
 
 class Store(ABC):
-    """PooledVectors in a folder.
+    """Vectors in a folder.
 
     Parameters
     ----------

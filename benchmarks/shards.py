@@ -35,9 +35,9 @@ def main():
     source, out, options = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
     begin = time.perf_counter()
     from esm2_features import distributed
-    from esm2_features._environment import keep_few_products, make_room_for_others
+    from esm2_features._environment import keep_few_products, limit_openmp_spinning
     keep_few_products()  # as the command does
-    make_room_for_others()
+    limit_openmp_spinning()
     ends, memory = [], []
     def note(line):
         ends.append(time.perf_counter() - begin)

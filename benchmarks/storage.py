@@ -1,6 +1,6 @@
 """What it costs in exactness to keep vectors in float16: errors, cosines, and who is next to whom.
 
-PooledVectors are computed in float32 and rounded once. Two inputs: the peptides of the demonstration, and
+Vectors are computed in float32 and rounded once. Two inputs: the peptides of the demonstration, and
 single mutants of one protein, whose vectors hardly differ.
 
     python -m benchmarks.storage --save
@@ -114,7 +114,7 @@ def table(result: Result) -> str:
     """
     return "\n".join(
         [
-            f"PooledVectors of `{result['model']}` in float32, and the same rounded to float16:",
+            f"Vectors of `{result['model']}` in float32, and the same rounded to float16:",
             "",
             "| input | vectors | largest error | largest 1 - cosine | error / spread "
             f"| same nearest neighbour | same {NEIGHBOURS} neighbours |",

@@ -221,7 +221,7 @@ class Engine(PerResidue):
                 "how vectors are kept. Give them a cache, or leave these two options out."
             )
         if self.region is not None:
-            _refuse_special_tokens(self.poolings)
+            _check_special_tokens(self.poolings)
         windows = self.too_long == "window" and self.max_residues is not None
         if windows and "parti" in self.poolings:
             raise InputError(
@@ -402,7 +402,7 @@ class Engine(PerResidue):
         is_part = np.array(["@" in view for view in views if view is not None], bool)
         if not is_part.any():
             return self._vectors(views, self._computed, fill, rows)
-        _refuse_special_tokens(self.poolings)
+        _check_special_tokens(self.poolings)
         of_parts = [column for column in self._computed if column[1] not in SPECIAL_TOKENS]
         if is_part.all() or of_parts == self._computed:
             return self._vectors(views, of_parts, fill, rows)
@@ -466,7 +466,7 @@ def _vectors_extractor(columns: Sequence[tuple[int, str]], dim: int, dtype: str)
     return PooledVectors(tuple(columns), dim, dtype)
 
 
-def _refuse_special_tokens(poolings: Sequence[str]) -> None:
+def _check_special_tokens(poolings: Sequence[str]) -> None:
     odd = [word for word in poolings if word in SPECIAL_TOKENS]
     if odd:
         raise InputError(

@@ -12,7 +12,7 @@ _SPINS = "1000"
 _PRODUCTS = "64"
 
 
-def make_room_for_others() -> None:
+def limit_openmp_spinning() -> None:
     """Let threads that wait for another thread sleep soon, instead of keeping a core busy."""
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", _SPINS)

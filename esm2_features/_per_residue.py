@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._inference.products import CACHED, MaskedResidues, extractor_of, refuse_given
+from esm2_features._inference.products import CACHED, MaskedResidues, check_unused, extractor_of
 from esm2_features._inference.runner import Run
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, MASK, TOKENS
 from esm2_features._inputs.containers import columns
@@ -305,7 +305,7 @@ class PerResidue(SequencePolicy, Run):
         With ``too_long="window"``, a masked residue of a longer sequence is seen in the window of
         ``max_residues`` around it; one that is not masked, in all windows that hold it.
         """
-        self._refuse_endpoint("A likelihood")
+        self._check_endpoint("A likelihood")
         depth = self.checkpoint.architecture.layers
         site = [(depth, "log_probs")]
         rows = self._rows(
@@ -348,14 +348,14 @@ class PerResidue(SequencePolicy, Run):
     def _extractor(self, product: str, layers: object, over: object) -> Extractor | None:
         """Make the extractor of what is not cached."""
         if product != "embedding":
-            self._refuse_endpoint(product)
+            self._check_endpoint(product)
         if product != "embedding" and self.region is not None:
             raise InputError(
                 f"Got region={self.region!r}, which is for pooling: {product} are of every "
                 "residue. Use an engine without a region, and take the part of the result."
             )
         if product in CACHED:
-            refuse_given(product, layers=layers, over=over)
+            check_unused(product, layers=layers, over=over)
             return None
         if product == "residues" and layers is None:
             layers = self._default_layers
@@ -364,7 +364,7 @@ class PerResidue(SequencePolicy, Run):
     def _whole(self, product: str, sequences: Sequence[str], rows: Sequence[int]) -> list[str]:
         """Subjects of whole sequences; in windows only where that has a meaning."""
         if product in ("contacts", "attentions"):
-            self._refuse_windows(sequences, rows=rows, product=product)
+            self._check_windows(sequences, rows=rows, product=product)
         return [view for view in self._views(sequences) if view is not None]
 
     def _masked(self, sequences: Sequence[str], rows: Sequence[int]) -> list[MaskedResidues]:

@@ -14,10 +14,10 @@ from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
 from esm2_features._inputs.mutations import (
     Mutation,
+    check_length,
     mutate,
     mutations_between,
     read_variants,
-    refuse_other_length,
     uncut,
 )
 from esm2_features._inputs.options import one_of
@@ -146,7 +146,7 @@ def score_variants(
         return _pseudo_ratios(engine, protein, mutants)
     for index, variant in enumerate(found):
         if isinstance(variant, str):
-            refuse_other_length(protein, variant, index=index, given=given[index])
+            check_length(protein, variant, index=index, given=given[index])
     mutations = [mutations_between(protein, v) if isinstance(v, str) else v for v in found]
     return _marginals(engine, protein, mutations, masked=method == MASKED)
 
@@ -213,7 +213,7 @@ def scan_variants(
     return log_probs[:, tokens(CANONICAL_RESIDUES)] - of_wildtype[:, None]
 
 
-def refuse_truncation(too_long: object) -> None:
+def check_truncation(too_long: object) -> None:
     """Refuse to cut the sequences of variants."""
     if too_long == "truncate":
         raise InputError(
@@ -321,7 +321,7 @@ def _engine_of(model: Engine | str | os.PathLike[str]) -> Engine:
     """Make an engine, or check one for what cannot be told of variants."""
     if not isinstance(model, Engine):
         return Engine(model)
-    refuse_truncation(model.too_long)
+    check_truncation(model.too_long)
     if model.region is not None:
         raise InputError(
             f"Got region={model.region!r}, which is for pooling: scores are of all positions that "

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from esm2_features._environment import keep_few_products, make_room_for_others
+from esm2_features._environment import keep_few_products, limit_openmp_spinning
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +33,14 @@ def test__products_that_torch_prepares__are_few_unless_the_user_says_so(monkeypa
 
 
 def test__threads_that_wait__sleep_soon_unless_the_user_says_how(monkeypatch):
-    make_room_for_others()
+    limit_openmp_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == "1000"
     monkeypatch.setenv("GOMP_SPINCOUNT", "5")
-    make_room_for_others()
+    limit_openmp_spinning()
     assert os.environ["GOMP_SPINCOUNT"] == "5"
     monkeypatch.delenv("GOMP_SPINCOUNT")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    make_room_for_others()
+    limit_openmp_spinning()
     assert "GOMP_SPINCOUNT" not in os.environ
 
 

@@ -1,1 +1,1 @@
-"""VectorStore on disk, found by key."""
+"""Vectors on disk, found by key."""

@@ -34,7 +34,7 @@ _MOST_BLOCKS = 1 << 47  # more than fit into any file
 
 @dataclass(frozen=True, slots=True)
 class VectorBlock:
-    """VectorStore of one space that were written together, as they were found."""
+    """Vectors of one space that were written together, as they were found."""
 
     id: int
     space: int
@@ -144,7 +144,7 @@ def read_blocks(
 
 
 def rows_per_block(dim: int, dtype: str) -> int:
-    """VectorStore of this width that a block takes."""
+    """Vectors of this width that a block takes."""
     return min(max(1, _BLOCK_BYTES // (dim * stored_dtype(dtype).itemsize)), SLOTS)
 
 

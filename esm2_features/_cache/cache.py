@@ -1,4 +1,4 @@
-"""VectorStore on disk, for as long as they are wanted: `Cache`.
+"""Vectors on disk, for as long as they are wanted: `Cache`.
 
 What is stored is a `KeyedVectors`: vectors of one `Spec` with their keys. A value that fails its checksum
 is a miss. Its file is `_cache_file`'s, and what may go wrong with that is `_cache_link`'s.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from esm2_features._cache import maintenance as _upkeep
 from esm2_features._cache.connection import CacheConnection, is_damage
-from esm2_features._cache.exchange import read_parts, refuse_told
+from esm2_features._cache.exchange import check_told, read_parts
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
 from esm2_features._cache.reports import CacheCheck, CacheInfo, Conflict, Imported, Pruned
@@ -34,7 +34,7 @@ _AT_A_TIME = 64
 
 
 class Cache:
-    """VectorStore on disk, each with a checksum.
+    """Vectors on disk, each with a checksum.
 
     A light handle: making one opens nothing, and the first write creates folder and file, for
     their owner only (and for the group of a folder that was there, if it may make files in it).
@@ -246,7 +246,7 @@ class Cache:
             Size that the file may keep, in bytes, at least 4 MiB; what was not used for longest
             goes first. By default that of this cache, if it has one.
         unused_days : int, optional
-            VectorStore that were not used for longer than this go.
+            Vectors that were not used for longer than this go.
         model : str, optional
             Name or identity (``"sha256:..."``) of a model whose vectors go: all of them, or
             those of the layer and pooling.
@@ -433,7 +433,7 @@ class Cache:
             What to keep them in; ``"float32"`` by default. Only a transformer with the same
             ``cache_dtype`` finds them.
         replace : bool, default=False
-            Whether a vector that contradicts the one that is there replaces it. VectorStore of one
+            Whether a vector that contradicts the one that is there replaces it. Vectors of one
             key that differ by rounding, as those of two machines do, do not: the older one stays.
 
         Returns
@@ -472,7 +472,7 @@ class Cache:
             "cache_dtype": cache_dtype,
         }
         if source.is_dir():
-            refuse_told(source, told)
+            check_told(source, told)
             other = Cache(source.absolute())
             if not other.file.exists():
                 raise InputError(f"There is no cache in {source}: it has no {other.file.name}.")

@@ -24,14 +24,14 @@ from esm2_features._inputs.residues import normalise
 from esm2_features.exceptions import InputError, InvalidSequenceError
 
 _ROWS = 4096
-"""VectorStore that are handed on at a time."""
+"""Vectors that are handed on at a time."""
 
 
 def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[KeyedVectors]:
     """Read the vectors of a file."""
     path.stat()  # a name that is wrong is what is said first
     if path.suffix.lower() == ".parquet":
-        refuse_told(path, told)
+        check_told(path, told)
         for part in read_parquet(path):
             _check_range(path, part)
             yield part
@@ -47,7 +47,7 @@ def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[KeyedVectors]:
         yield part
 
 
-def refuse_told(path: Path, told: Mapping[str, object]) -> None:
+def check_told(path: Path, told: Mapping[str, object]) -> None:
     """Refuse to be told what a file says itself."""
     said = ", ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
     if said:

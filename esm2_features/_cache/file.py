@@ -15,7 +15,7 @@
     │            vectors blob      n x dim x little-endian float32 or float16
     └─ file      id      blob      16 random bytes: whether this is the file that it was
 
-VectorStore that are written together lie together, in blocks of up to 256 kB: a block costs little more
+Vectors that are written together lie together, in blocks of up to 256 kB: a block costs little more
 to read than a vector, and what one run has written the next one wants. A checksum covers all that
 a vector is taken for, so that no value can answer for another key or another layer.
 """

@@ -82,7 +82,7 @@ class Spec:
 
 
 class KeyedVectors(NamedTuple):
-    """VectorStore of one spec, on their way into a cache or out of it."""
+    """Vectors of one spec, on their way into a cache or out of it."""
 
     spec: Spec
     keys: NDArray[np.uint8]  # what `Spec.keys` gave for their sequences

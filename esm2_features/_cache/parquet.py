@@ -32,7 +32,7 @@ _FORMAT = 1
 """Raised whenever a file would be misread by those who read the format before."""
 
 _GROUP_ROWS = 4096
-"""VectorStore that are compressed and read together: 5 MB at 320 components, 84 MB at 5120."""
+"""Vectors that are compressed and read together: 5 MB at 320 components, 84 MB at 5120."""
 
 _BATCH_ROWS = 1024
 _OF_SPEC = ("model", "checkpoint", "layer", "pooling", "precision", "dtype")
@@ -62,17 +62,17 @@ def write_parquet(path: Path, parts: Iterable[KeyedVectors]) -> int:
             "model, a layer and a pooling that the cache holds."
         )
     # Not `tempfile`, whose files are their owner's only: an export has the usual permissions.
-    growing = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
+    atomic_output = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
     try:
-        with growing.open("xb") as file:
+        with atomic_output.open("xb") as file:
             n = _write_groups(parquet, file, first, filled)
-        growing.replace(path)
+        atomic_output.replace(path)
     except OSError as error:
-        if error.filename in (None, str(growing)):  # what people know is the other name
+        if error.filename in (None, str(atomic_output)):  # what people know is the other name
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     finally:
-        growing.unlink(missing_ok=True)
+        atomic_output.unlink(missing_ok=True)
     return n
 
 
@@ -114,7 +114,7 @@ def _of_two_widths(first: KeyedVectors, other: KeyedVectors) -> InputError:
         option = "pooling"
         names = [f"{names[0]} ({part.spec.pooling})" for part in (first, other)]
     return InputError(
-        f"VectorStore of {names[0]} have {first.rows.shape[1]} components and those of {names[1]} "
+        f"Vectors of {names[0]} have {first.rows.shape[1]} components and those of {names[1]} "
         f"{other.rows.shape[1]}, and in one file all have the same number. Choose one "
         f"({option}=...), and write a file for each."
     )

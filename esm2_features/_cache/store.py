@@ -217,6 +217,6 @@ def _copy(
 def _check_width(spec: Spec, width: int, found: int) -> None:
     if width != found:
         raise InputError(
-            f"VectorStore of {describe(spec)} have {width} components, and those in the cache {found}. "
+            f"Vectors of {describe(spec)} have {width} components, and those in the cache {found}. "
             "They cannot be of the same model: check where they come from."
         )

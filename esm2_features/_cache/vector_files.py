@@ -46,7 +46,7 @@ def check_ending(path: Path) -> None:
     """Refuse a file whose name does not say what it is."""
     if not path.name.lower().endswith((".npz", ".csv", ".csv.gz")):
         raise InputError(
-            f"{path} ends in {path.suffix!r}. VectorStore come from .parquet, as exported from a "
+            f"{path} ends in {path.suffix!r}. Vectors come from .parquet, as exported from a "
             "cache, or from .npz, .csv or .csv.gz, with sequences. Convert it to one of these."
         )
 

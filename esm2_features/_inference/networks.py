@@ -33,7 +33,7 @@ def get_networks(
     checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
 ) -> list[ESM2Network]:
     """Give the networks of a checkpoint on several devices."""
-    _refuse_forked()
+    _check_forked()
     from esm2_features._model.devices import resolve_devices
 
     return [
@@ -45,7 +45,7 @@ def get_networks(
 def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> ESM2Network:
     """Give the network of a checkpoint; load it if this process has not done so yet."""
     global _owner
-    _refuse_forked()
+    _check_forked()
     from esm2_features._model.devices import resolve_device_map
 
     with _lock:
@@ -58,7 +58,7 @@ def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> ESM2N
         return _networks[key]
 
 
-def _refuse_forked() -> None:
+def _check_forked() -> None:
     """Refuse to run, or wait for a lock that was inherited locked, in a forked process."""
     if _owner is not None and _owner != os.getpid():
         raise ForkedProcessError(

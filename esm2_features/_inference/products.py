@@ -50,7 +50,7 @@ def extractor_of(
     product: str, checkpoint: Checkpoint, *, layers: object = None, over: object = None
 ) -> Extractor:
     """Check what a product is told, and make its extractor."""
-    refuse_given(
+    check_unused(
         product,
         layers=layers if product not in ("residues", "attentions") else None,
         over=over if product != "log_probs" else None,
@@ -71,7 +71,7 @@ def extractor_of(
     return _extractors.Logits("logits")
 
 
-def refuse_given(product: str, **options: object) -> None:
+def check_unused(product: str, **options: object) -> None:
     """Refuse options that mean nothing for a product."""
     for name, value in options.items():
         if value is not None:

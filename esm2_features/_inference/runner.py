@@ -131,7 +131,7 @@ class Run:
                 _fill(rows, columns, session, missing, answers)
                 return
             # What nobody vouches for is kept, and looked for, under an identity of its own.
-            identity = remote.stated.identity
+            identity = remote.server_info.identity
             with self._session(views, columns, rows, identity) as apart:
                 answers = partial(self._answers, remote, views, columns, numbers, apart)
                 _fill(rows, columns, apart, apart.read(missing), answers)
@@ -299,10 +299,10 @@ class Run:
 
     def _networks(self) -> list[ESM2Network]:
         """Get a network for each device; a CPU that several workers share has one."""
-        self._refuse_endpoint("This")
+        self._check_endpoint("This")
         return get_networks(self.checkpoint, devices=self._devices, precision=self.precision)
 
-    def _refuse_endpoint(self, what: str) -> None:
+    def _check_endpoint(self, what: str) -> None:
         """Refuse what a server is not asked for, rather than compute it here in silence."""
         if self._endpoint is not None:
             raise InputError(

@@ -40,15 +40,15 @@ def columns(X: object, *, owner: str, region: str | None = None) -> list[Column]
     elif _is_series(X):
         found = [Column(_text(getattr(X, "name", None)), _cells(X))]
     else:
-        _refuse_what_is_no_container(X, owner)
+        _check_container(X, owner)
         found = _from_list(list(X))  # type: ignore[call-overload]
-    _refuse_empty(found, X, owner)
+    _check_empty(found, X, owner)
     _warn_of_labels(found, region)
     if region is not None:
         _check_region_column(found, region)
     for column in found:
         if region is None or column.name != region:
-            _refuse_numbers(column, owner)
+            _check_numbers(column, owner)
     return found
 
 
@@ -130,7 +130,7 @@ def _cells(column: Any) -> list[object]:
     return list(cells) if na is None else [None if cell is na else cell for cell in cells]
 
 
-def _refuse_what_is_no_container(X: object, owner: str) -> None:
+def _check_container(X: object, owner: str) -> None:
     """Refuse what has no rows, no order of rows, or can be looked at only once."""
     if isinstance(X, str | bytes | bytearray):
         got, remedy = "a single string", "Pass a list: [sequence]; for a file, read_fasta(path)"
@@ -168,7 +168,7 @@ def _warn_of_labels(found: list[Column], region: str | None) -> None:
             )
 
 
-def _refuse_empty(found: list[Column], X: Any, owner: str) -> None:
+def _check_empty(found: list[Column], X: Any, owner: str) -> None:
     """Refuse no rows and no columns, in the words of scikit-learn."""
     if found and found[0].values:
         return
@@ -179,7 +179,7 @@ def _refuse_empty(found: list[Column], X: Any, owner: str) -> None:
     )
 
 
-def _refuse_numbers(column: Column, owner: str) -> None:
+def _check_numbers(column: Column, owner: str) -> None:
     """Refuse a column of numbers as a whole: it is a wrong column, not a wrong cell."""
     first = next((cell for cell in column.values if not is_missing(cell)), None)
     if isinstance(first, Number | np.generic) and not isinstance(first, str | bytes):

@@ -68,7 +68,7 @@ def read_variants(
     except SequenceTooLongError as error:
         raise uncut(error) from error
     for index, sequence in zip(sequence_rows, sequences, strict=True):
-        refuse_mask(sequence, index=index, given=values[index])
+        check_mask(sequence, index=index, given=values[index])
         found[index] = sequence
     return found
 
@@ -108,7 +108,7 @@ def mutations_between(wildtype: str, sequence: str) -> tuple[Mutation, ...]:
     return tuple(Mutation(before, i, after) for i, (before, after) in pairs if before != after)
 
 
-def refuse_other_length(
+def check_length(
     wildtype: str, sequence: str, *, index: int, given: object, column: str | None = None
 ) -> None:
     """Refuse a sequence that substitutions alone cannot have made."""
@@ -124,7 +124,7 @@ def refuse_other_length(
         )
 
 
-def refuse_mask(sequence: str, *, index: int, given: object, column: str | None = None) -> None:
+def check_mask(sequence: str, *, index: int, given: object, column: str | None = None) -> None:
     """Refuse the sequence of a mutant that holds a mask."""
     if MASK in sequence:
         raise InvalidVariantError(

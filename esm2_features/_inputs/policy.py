@@ -104,7 +104,7 @@ class SequencePolicy:
             position -= part.start
         return str(SequenceView(hidden, 0, ((position, position + 1),)))
 
-    def _refuse_windows(
+    def _check_windows(
         self, sequences: Sequence[str], *, rows: Sequence[int], product: str
     ) -> None:
         """Refuse sequences that would go in windows, for what cannot be put together of these."""

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from esm2_features._io.features import save_pt
-from esm2_features._io.paths import Output, file_names, find_place, growing, write_index
+from esm2_features._io.paths import Output, atomic_output, check_output, file_names, write_index
 from esm2_features.exceptions import InputError, import_optional
 
 if TYPE_CHECKING:
@@ -55,14 +55,14 @@ class Arrays:
     tokens: Sequence[str] = ()  # what the last axis is of, if it is tokens or residues
 
 
-def find_array_place(
+def check_array_output(
     path: str | os.PathLike[str],
     *,
     format: str | None = None,  # noqa: A002 - the name of the option
     force: bool = False,
 ) -> Output:
     """Check, before anything is computed, that arrays can be written."""
-    output = find_place(path, formats=ARRAY_FORMATS, format=format, force=force)
+    output = check_output(path, formats=ARRAY_FORMATS, format=format, force=force)
     if output.format == "h5":
         import_optional("h5py", extra="h5", purpose="Writing HDF5")
     return output
@@ -84,7 +84,7 @@ def check_ids(output: Output, ids: Iterable[str]) -> None:
 def write_arrays(output: Output, contents: Arrays, arrays: Iterable[NDArray[np.float32]]) -> int:
     """Write arrays as they come, completely or not at all."""
     n = 0
-    with growing(output) as part, _WRITERS[output.format](part, contents) as add:
+    with atomic_output(output) as part, _WRITERS[output.format](part, contents) as add:
         for array in arrays:
             add(array)
             n += 1

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
-from esm2_features._io.paths import Output, file_names, find_place, growing
+from esm2_features._io.paths import Output, atomic_output, check_output, file_names
 from esm2_features.exceptions import InputError, import_optional
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def prepare(
     force: bool = False,
 ) -> Output:
     """Check, before anything is computed, that an output can be written."""
-    output = find_place(path, formats=FORMATS, format=format, force=force)
+    output = check_output(path, formats=FORMATS, format=format, force=force)
     if output.format == "pt":
         _check_extract_has(poolings)
     if output.format == "parquet":
@@ -67,7 +67,7 @@ def prepare(
 
 def write(output: Output, features: Features) -> None:
     """Write features, completely or not at all."""
-    with growing(output) as part:
+    with atomic_output(output) as part:
         if output.is_folder:
             _write_pt(part, features)
         else:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
-from esm2_features._io.paths import Output, find_place, refuse_nesting
+from esm2_features._io.paths import Output, check_nesting, check_output
 from esm2_features.exceptions import import_optional
 
 if TYPE_CHECKING:
@@ -36,11 +36,11 @@ _LEFT, _RIGHT, _TOP, _BELOW = 0.5, 0.25, 0.95, 0.48
 _NARROWEST = 5.6
 
 
-def find_picture_place(path: Path, *, beside: Output, is_folder: bool = False) -> Output:
+def check_picture_output(path: Path, *, beside: Output, is_folder: bool = False) -> Output:
     """Check, before anything is computed, that pictures can be drawn and written."""
     import_optional("matplotlib.figure", extra="plot", purpose="Drawing")
-    refuse_nesting(path, beside.path)
-    return find_place(
+    check_nesting(path, beside.path)
+    return check_output(
         path,
         formats=("png",),
         format="png" if is_folder else None,

@@ -45,7 +45,7 @@ class Output:
     is_folder: bool = False
 
 
-def find_place(
+def check_output(
     path: str | os.PathLike[str],
     *,
     formats: Sequence[str],
@@ -69,7 +69,7 @@ def find_place(
     return output
 
 
-def refuse_inputs(output: Path, *inputs: str, called: str = "OUT") -> None:
+def check_inputs(output: Path, *inputs: str, called: str = "OUT") -> None:
     """Refuse to replace what is read."""
     for path in inputs:
         if not (output.exists() and Path(path).exists()):
@@ -81,7 +81,7 @@ def refuse_inputs(output: Path, *inputs: str, called: str = "OUT") -> None:
             )
 
 
-def refuse_nesting(one: Path, other: Path) -> None:
+def check_nesting(one: Path, other: Path) -> None:
     """Refuse two outputs of which one is the other, or is in it, and would go with it."""
     first, second = _resolved(one), _resolved(other)
     if first == second:
@@ -95,7 +95,7 @@ def refuse_nesting(one: Path, other: Path) -> None:
 
 
 @contextmanager
-def growing(output: Output) -> Iterator[Path]:
+def atomic_output(output: Output) -> Iterator[Path]:
     """Give a temporary name beside an output, and move what is there to its own at the end."""
     path = output.path
     # Not `tempfile`, whose files are their owner's only: an output has the usual permissions.
@@ -104,7 +104,7 @@ def growing(output: Output) -> Iterator[Path]:
         if output.is_folder:
             part.mkdir()
         yield part
-        # Hours may have gone by since `find_place` looked.
+        # Hours may have gone by since `check_output` looked.
         if os.path.lexists(path):
             _check_replaceable(output)
         if path.is_dir():  # a folder cannot be replaced in one step, so one is always there

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from esm2_features._inputs.fasta import read_fasta
-from esm2_features._io.paths import Output, growing
+from esm2_features._io.paths import Output, atomic_output
 from esm2_features.exceptions import InputError
 
 COLUMNS = ("variant", "mutant", "mutation")
@@ -95,7 +95,7 @@ def write_scan(
 
 def _write(output: Output, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     with (
-        growing(output) as part,
+        atomic_output(output) as part,
         part.open("x", encoding="utf-8", newline="") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
@@ -142,7 +142,7 @@ def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
         )
     at = _column(path, header, column)
     variants = [row[at] for row in rows]
-    _refuse_missing(path, variants, places)
+    _check_missing(path, variants, places)
     return VariantTable(header, rows, variants, places)
 
 
@@ -193,7 +193,7 @@ def _read_lines(path: str) -> VariantTable:
             "it, or let the file's name end in .csv."
         )
     places = [f"line {number}" for number, _ in numbered]
-    _refuse_missing(path, variants, places)
+    _check_missing(path, variants, places)
     return VariantTable(["variant"], [[variant] for variant in variants], variants, places)
 
 
@@ -207,7 +207,7 @@ def _read_records(source: str | BinaryIO) -> VariantTable:
     )
 
 
-def _refuse_missing(path: str, variants: Sequence[str], places: Sequence[str]) -> None:
+def _check_missing(path: str, variants: Sequence[str], places: Sequence[str]) -> None:
     for variant, place in zip(variants, places, strict=True):
         if variant.strip() in _MISSING:
             raise InputError(

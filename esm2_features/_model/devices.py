@@ -83,9 +83,7 @@ def resolve_devices(names: Sequence[str]) -> list[str]:
     if tuple(names) == ("all",):
         names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
     device_maps = [resolve_device_map(name) for name in names]
-    cards = [
-        device for device_map in device_maps for device in place.devices if device.type != "cpu"
-    ]
+    cards = [device for one in device_maps for device in one.devices if device.type != "cpu"]
     twice = [device for device in cards if cards.count(device) > 1]
     if twice:
         raise InputError(

@@ -16,7 +16,7 @@ from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.containers import Column
 from esm2_features._inputs.lengths import TruncationCounter
-from esm2_features._inputs.mutations import refuse_mask, refuse_other_length, uncut
+from esm2_features._inputs.mutations import check_length, check_mask, uncut
 from esm2_features._inputs.options import one_of
 from esm2_features._sklearn.base import SequenceTransformer
 from esm2_features._variants import (
@@ -24,9 +24,9 @@ from esm2_features._variants import (
     METHODS,
     PSEUDO,
     UNMASKED,
+    check_truncation,
     normalise_wildtype,
     position_log_probs,
-    refuse_truncation,
     residue_log_probs,
     tokens,
 )
@@ -193,7 +193,7 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         parameters = {**self.get_params(deep=False), **changed}
         one_of("method", parameters.pop("method"), METHODS)
         if self.wildtype is not None:
-            refuse_truncation(parameters["too_long"])
+            check_truncation(parameters["too_long"])
         for not_of_the_engine in ("wildtype", "on_missing"):
             del parameters[not_of_the_engine]
         return Engine(**parameters)
@@ -230,9 +230,9 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
                     )
                 continue
             given, column = chains[k].values[row], names[k] if len(chains) > 1 else None
-            refuse_mask(sequence, index=row, given=given, column=column)
+            check_mask(sequence, index=row, given=given, column=column)
             if self.method != PSEUDO:
-                refuse_other_length(wildtype, sequence, index=row, given=given, column=column)
+                check_length(wildtype, sequence, index=row, given=given, column=column)
 
     def _features(
         self, engine: Engine, sequences: list[str | None], n_chains: int, fill: float

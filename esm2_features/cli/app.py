@@ -16,11 +16,11 @@ import click
 
 from esm2_features._cache.reports import readable
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, available_models
-from esm2_features._environment import make_room_for_others
+from esm2_features._environment import limit_openmp_spinning
 from esm2_features._inference.remote.endpoint import TOKEN_VARIABLE
 from esm2_features._inputs.options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, TOO_LONG
 from esm2_features._io.features import FORMATS, Features, prepare, write
-from esm2_features._io.paths import refuse_inputs
+from esm2_features._io.paths import check_inputs
 from esm2_features.cli.arrays import attentions, contacts, logits, residues
 from esm2_features.cli.cache import cache
 from esm2_features.cli.console import (
@@ -66,7 +66,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 @click.version_option(package_name="esm2-features", prog_name="esm2-features")
 def main() -> None:
     """Protein sequences in, ESM-2 features out."""
-    make_room_for_others()
+    limit_openmp_spinning()
 
 
 @main.command(
@@ -269,7 +269,7 @@ def _embed_file(
 
     start = time.perf_counter()
     engine = Engine(verbose=True, **run)
-    refuse_inputs(output, fasta)
+    check_inputs(output, fasta)
     place = prepare(output, format=kind, poolings=engine.poolings, force=force)
     kept = kept_in(engine.cache.path if engine.cache is not None else None)
     with interruptible(place.path, kept=kept):

@@ -15,11 +15,11 @@ from esm2_features._inputs.options import TOO_LONG, absolute_layers
 from esm2_features._io.arrays import (
     ARRAY_FORMATS,
     Arrays,
+    check_array_output,
     check_ids,
-    find_array_place,
     write_arrays,
 )
-from esm2_features._io.paths import Output, file_names, growing, refuse_inputs, write_index
+from esm2_features._io.paths import Output, atomic_output, check_inputs, file_names, write_index
 from esm2_features.cli.console import examples, interruptible, naming, records_called
 from esm2_features.cli.options import (
     Decorator,
@@ -184,11 +184,11 @@ def _write_product(
 
     start = time.perf_counter()
     engine = Engine(cache=None, verbose=True, **run)
-    refuse_inputs(output, fasta)
-    place = find_array_place(output, format=kind, force=force)
+    check_inputs(output, fasta)
+    place = check_array_output(output, format=kind, force=force)
     pictures = None
     if plot is not None:
-        refuse_inputs(plot, fasta, called="The folder of pictures")
+        check_inputs(plot, fasta, called="The folder of pictures")
         pictures = _picture_folder(plot, place)
     chosen: Any = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers
     with interruptible(place.path, kept=_KEPT), ExitStack() as stack:
@@ -205,7 +205,7 @@ def _write_product(
         found = engine.stream(records, product, layers=chosen, over=over)
         arrays: Iterator[NDArray[np.float32]] = map(_stacked, found)
         if pictures is not None:
-            folder = stack.enter_context(growing(pictures))
+            folder = stack.enter_context(atomic_output(pictures))
             arrays = _drawn(arrays, records, folder)
         n = write_arrays(place, _contents(product, engine, records, layers, over), arrays)
     drawn = "" if pictures is None else f", drawn in {pictures.path}"
@@ -267,9 +267,9 @@ def _in_one_piece(error: SequenceTooLongError) -> SequenceTooLongError:
 
 
 def _picture_folder(path: Path, output: Output) -> Output:
-    from esm2_features._io.figures import find_picture_place
+    from esm2_features._io.figures import check_picture_output
 
-    return find_picture_place(path, beside=output, is_folder=True)
+    return check_picture_output(path, beside=output, is_folder=True)
 
 
 def _drawn(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from esm2_features._io.paths import find_place, growing, refuse_inputs
+from esm2_features._io.paths import atomic_output, check_inputs, check_output
 from esm2_features._io.variants import COLUMNS, read_variant_file, write_scan, write_scores
 from esm2_features.cli.console import examples, interruptible, kept_in, naming, records_called
 from esm2_features.cli.options import (
@@ -99,8 +99,8 @@ def score(
             "as a file."
         )
     engine = Engine(verbose=True, **run)
-    refuse_inputs(output, protein, variants)
-    place = find_place(output, formats=("csv",), force=force)
+    check_inputs(output, protein, variants)
+    place = check_output(output, formats=("csv",), force=force)
     with interruptible(place.path, kept=kept_in(engine.cache.path if engine.cache else None)):
         wildtype, _ = _wildtype(engine, protein, identifier)
         table = read_variant_file(variants, column=column)
@@ -150,24 +150,24 @@ def scan(
     """
     from esm2_features._engine import Engine
     from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
-    from esm2_features._io.figures import find_picture_place, save_png, scan_figure
+    from esm2_features._io.figures import check_picture_output, save_png, scan_figure
     from esm2_features._variants import scan_variants
 
     start = time.perf_counter()
     engine = Engine(verbose=True, **run)
-    refuse_inputs(output, protein)
-    place = find_place(output, formats=("csv",), force=force)
+    check_inputs(output, protein)
+    place = check_output(output, formats=("csv",), force=force)
     picture = None
     if plot is not None:
-        refuse_inputs(plot, protein, called="The picture")
-        picture = find_picture_place(plot, beside=place)
+        check_inputs(plot, protein, called="The picture")
+        picture = check_picture_output(plot, beside=place)
     kept = kept_in(engine.cache.path if engine.cache else None)
     with interruptible(place.path, kept=kept), ExitStack() as stack:
         wildtype, record = _wildtype(engine, protein, identifier)
         scores = scan_variants(engine, wildtype, method)
         if picture is not None:
             figure = scan_figure(scores, wildtype, offset=offset, title=record.description)
-            save_png(figure, stack.enter_context(growing(picture)))
+            save_png(figure, stack.enter_context(atomic_output(picture)))
         n = write_scan(place, wildtype, CANONICAL_RESIDUES, scores.tolist(), offset=offset)
     drawn = "" if picture is None else f", drawn in {picture.path}"
     left_out = sum(residue not in CANONICAL_RESIDUES for residue in wildtype)

@@ -115,7 +115,7 @@ class ShardWriter:
 @contextmanager
 def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
     """Write the file of a shard, completely or not at all; one that is there is replaced."""
-    with durably(path) as file:
+    with atomic_write(path) as file:
         writer = ShardWriter(file, table)
         try:
             yield writer
@@ -126,7 +126,7 @@ def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
 
 
 @contextmanager
-def durably(path: Path, *, once: bool = False) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, *, once: bool = False) -> Iterator[BinaryIO]:
     """Write a file that is there when it is complete, whatever happens, power cuts included."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from esm2_features._environment import keep_few_products, make_room_for_others
+from esm2_features._environment import keep_few_products, limit_openmp_spinning
 from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest
 from esm2_features.distributed.worker import ShardWorker, Task, WorkerOptions
 from esm2_features.exceptions import Esm2FeaturesError, InputError, import_optional
@@ -38,7 +38,7 @@ class ShardActor:
 
     def __init__(self, settings: WorkerOptions) -> None:
         keep_few_products()
-        make_room_for_others()
+        limit_openmp_spinning()
         self._settings = settings
         self._worker: ShardWorker | None = None
 

@@ -1,6 +1,6 @@
 """The server: `create_app` makes it, `run` runs it.
 
-A request goes this way: `_AuthMiddleware` asks who it is and counts it; its body is read within limits
+A request goes this way: `AuthMiddleware` asks who it is and counts it; its body is read in limits
 (`_server_limits`) and becomes a job (`_server_jobs`); the job waits in the queue
 (`_server_queue`) and is computed with others (`_server_models`); what is found is written as the
 client accepts it (`_server_answers`, `_server_v1`, `_server_v3`).
@@ -83,7 +83,7 @@ class _State:
 
     @property
     def in_memory(self) -> set[str]:
-        """LoadedModels that are in memory, on whichever device."""
+        """Models that are in memory, on whichever device."""
         return {name for models in self.models for name in models.in_memory}
 
 

@@ -23,7 +23,7 @@ from esm2_features.exceptions import (
 _log = logging.getLogger("esm2_features.server")
 
 
-class ApiError(Exception):  # noqa: N818 - an answer, and no fault of the program
+class ApiError(Exception):
     """A request that is not answered."""
 
     def __init__(

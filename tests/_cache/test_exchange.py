@@ -1,4 +1,4 @@
-"""VectorStore of any file become parts of the spec that they were computed for."""
+"""Vectors of any file become parts of the spec that they were computed for."""
 
 from __future__ import annotations
 

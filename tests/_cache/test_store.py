@@ -1,4 +1,4 @@
-"""VectorStore in the file: found by their keys as often as they are asked for, kept once."""
+"""Vectors in the file: found by their keys as often as they are asked for, kept once."""
 
 from __future__ import annotations
 

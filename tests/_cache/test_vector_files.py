@@ -1,4 +1,4 @@
-"""VectorStore from elsewhere come in as they are, and what cannot be right does not come in."""
+"""Vectors from elsewhere come in as they are, and what cannot be right does not come in."""
 
 from __future__ import annotations
 

@@ -13,10 +13,10 @@ from esm2_features import Engine
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, RESIDUES
 from esm2_features._inputs.mutations import (
     Mutation,
+    check_length,
     mutate,
     mutations_between,
     read_variants,
-    refuse_other_length,
 )
 from esm2_features.exceptions import (
     InvalidSequenceError,
@@ -255,7 +255,7 @@ def test__refuse_other_length__says_where(column, place):
     with pytest.raises(
         InvalidVariantError, match=f"in {place} has 9 residues, the wild type has 10"
     ) as c:
-        refuse_other_length(WILDTYPE, WILDTYPE[1:], index=3, given=Seq("ktayiakqr"), column=column)
+        check_length(WILDTYPE, WILDTYPE[1:], index=3, given=Seq("ktayiakqr"), column=column)
     error = c.value
     assert (error.index, error.variant) == (3, "ktayiakqr")
     assert (error.expected, error.found) == ("10 residues", "9 residues")

@@ -16,8 +16,8 @@ from full_disk import no_room
 from esm2_features._io.arrays import (
     ARRAY_FORMATS,
     Arrays,
+    check_array_output,
     check_ids,
-    find_array_place,
     write_arrays,
 )
 from esm2_features.exceptions import InputError, MissingDependencyError
@@ -38,7 +38,7 @@ def about(product="residues", layers=(6,), tokens=(), ids=IDS, labels=LABELS):
 
 
 def written(path, arrays, contents=None, **options):
-    output = find_array_place(path, **options)
+    output = check_array_output(path, **options)
     assert write_arrays(output, contents or about(), iter(arrays)) == len(arrays)
     return path
 
@@ -64,11 +64,11 @@ def test__npz__arrays_that_are_not_contiguous(tmp_path):
 
 
 def test__npz__ids_that_numpy_takes_for_each_other_are_refused(tmp_path):
-    output = find_array_place(tmp_path / "x.npz")
+    output = check_array_output(tmp_path / "x.npz")
     with pytest.raises(InputError, match=r"The ids 'a' and 'a\.npy' are the same to numpy\.load"):
         check_ids(output, ["b", "a.npy", "a"])
     check_ids(output, ["b.npy", "a"])
-    check_ids(find_array_place(tmp_path / "x.h5"), ["a.npy", "a"])
+    check_ids(check_array_output(tmp_path / "x.h5"), ["a.npy", "a"])
 
 
 def test__h5__round_trip(tmp_path):
@@ -94,7 +94,7 @@ def test__h5__round_trip(tmp_path):
 def test__h5__without_h5py(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(MissingDependencyError) as caught:
-        find_array_place(tmp_path / "x.h5")
+        check_array_output(tmp_path / "x.h5")
     assert str(caught.value) == (
         "Writing HDF5 needs the package h5py, which is not installed. "
         'Install it with: pip install "esm2-features[h5]"'
@@ -166,7 +166,7 @@ def test__write__holds_one_array_at_a_time(tmp_path, kind):
             yield array
             del array
 
-    write_arrays(find_array_place(tmp_path / f"x.{kind}"), about(), arrays())
+    write_arrays(check_array_output(tmp_path / f"x.{kind}"), about(), arrays())
     assert len(given) == len(IDS)
 
 
@@ -177,16 +177,16 @@ def test__format__is_told_by_option_before_ending(tmp_path, kind):
     assert listed(tmp_path) == ["x.data"]
 
 
-def test__find_array_place__unknown_ending_lists_the_known(tmp_path):
+def test__check_array_output__unknown_ending_lists_the_known(tmp_path):
     with pytest.raises(InputError, match=r"\.npz, \.h5 \(a file\) or \.npy or \.pt \(a folder\)"):
-        find_array_place(tmp_path / "x.csv")
+        check_array_output(tmp_path / "x.csv")
 
 
 @pytest.mark.parametrize("kind", ARRAY_FORMATS)
-def test__find_array_place__existing_output_needs_force(tmp_path, kind):
+def test__check_array_output__existing_output_needs_force(tmp_path, kind):
     path = written(tmp_path / f"x.{kind}", some_arrays(0, 4))
     with pytest.raises(InputError, match="exists already"):
-        find_array_place(path)
+        check_array_output(path)
     contents = about(ids=["one"], labels=["one"])
     written(path, some_arrays(0, 4)[:1], contents, force=True)
     assert listed(tmp_path) == [path.name]
@@ -198,7 +198,7 @@ def test__find_array_place__existing_output_needs_force(tmp_path, kind):
 @pytest.mark.parametrize("room", [0, 100, 3000, 100_000])
 def test__write__leaves_nothing_behind_when_the_disk_is_full(tmp_path, kind, room):
     path = tmp_path / f"x.{kind}"
-    output = find_array_place(path)
+    output = check_array_output(path)
     arrays = [np.zeros((300, 100), np.float32) for _ in IDS]
     with pytest.raises(OSError, match="File too large") as caught, no_room(room):
         write_arrays(output, about(), arrays)
@@ -215,5 +215,5 @@ def test__write__leaves_nothing_behind_when_the_network_fails(tmp_path, kind, er
         raise error
 
     with pytest.raises(error):
-        write_arrays(find_array_place(tmp_path / f"x.{kind}"), about(), arrays())
+        write_arrays(check_array_output(tmp_path / f"x.{kind}"), about(), arrays())
     assert listed(tmp_path) == []

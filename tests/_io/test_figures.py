@@ -14,12 +14,12 @@ from matplotlib.transforms import Bbox
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 from esm2_features._io.figures import (
     RESIDUES_BY_PROPERTY,
+    check_picture_output,
     contact_figure,
-    find_picture_place,
     save_png,
     scan_figure,
 )
-from esm2_features._io.paths import find_place
+from esm2_features._io.paths import check_output
 from esm2_features.exceptions import InputError, MissingDependencyError
 
 ORDER = "".join(RESIDUES_BY_PROPERTY)
@@ -161,20 +161,20 @@ def test__figures__leave_pyplot_alone(tmp_path):
     assert done.stdout.strip() == "False"
 
 
-def test__find_picture_place__without_matplotlib(tmp_path, monkeypatch):
-    numbers = find_place(tmp_path / "x.csv", formats=("csv",))
+def test__check_picture_output__without_matplotlib(tmp_path, monkeypatch):
+    numbers = check_output(tmp_path / "x.csv", formats=("csv",))
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError, match=r"pip install \"esm2-features\[plot\]\""):
-        find_picture_place(tmp_path / "x.png", beside=numbers)
+        check_picture_output(tmp_path / "x.png", beside=numbers)
 
 
-def test__find_picture_place__not_that_of_the_numbers(tmp_path):
-    numbers = find_place(tmp_path / "x.npy", formats=("npy",))
+def test__check_picture_output__not_that_of_the_numbers(tmp_path):
+    numbers = check_output(tmp_path / "x.npy", formats=("npy",))
     with pytest.raises(InputError, match="have the same name"):
-        find_picture_place(tmp_path / "x.npy", beside=numbers, is_folder=True)
+        check_picture_output(tmp_path / "x.npy", beside=numbers, is_folder=True)
     with pytest.raises(InputError, match="would be in"):
-        find_picture_place(tmp_path / "x.npy" / "maps", beside=numbers, is_folder=True)
+        check_picture_output(tmp_path / "x.npy" / "maps", beside=numbers, is_folder=True)
     with pytest.raises(InputError, match="would be in"):
-        find_picture_place(tmp_path, beside=numbers, is_folder=True)
+        check_picture_output(tmp_path, beside=numbers, is_folder=True)
     with pytest.raises(InputError, match=r"Let it end in \.png"):
-        find_picture_place(tmp_path / "x.pdf", beside=numbers)
+        check_picture_output(tmp_path / "x.pdf", beside=numbers)

@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm2_features._io.paths import (
+    atomic_output,
+    check_inputs,
+    check_nesting,
+    check_output,
     file_names,
-    find_place,
-    growing,
-    refuse_inputs,
-    refuse_nesting,
     write_index,
 )
 from esm2_features.exceptions import InputError
@@ -24,22 +24,22 @@ def listed(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
-def test__find_place__one_format_needs_no_other_name(tmp_path):
+def test__check_output__one_format_needs_no_other_name(tmp_path):
     with pytest.raises(InputError, match=r"which says no format\. Let it end in \.csv\.$"):
-        find_place(tmp_path / "x.txt", formats=("csv",))
-    assert find_place(tmp_path / "x.csv", formats=("csv",)).format == "csv"
+        check_output(tmp_path / "x.txt", formats=("csv",))
+    assert check_output(tmp_path / "x.csv", formats=("csv",)).format == "csv"
 
 
-def test__find_place__folders_by_format_or_as_said(tmp_path):
+def test__check_output__folders_by_format_or_as_said(tmp_path):
     formats = ("npz", "npy", "png")
-    assert not find_place(tmp_path / "x.npz", formats=formats).is_folder
-    assert find_place(tmp_path / "x.npy", formats=formats).is_folder
-    assert find_place(tmp_path / "x", formats=formats, format="png", is_folder=True).is_folder
+    assert not check_output(tmp_path / "x.npz", formats=formats).is_folder
+    assert check_output(tmp_path / "x.npy", formats=formats).is_folder
+    assert check_output(tmp_path / "x", formats=formats, format="png", is_folder=True).is_folder
 
 
-def test__growing__is_there_at_the_end(tmp_path):
-    output = find_place(tmp_path / "x.npy", formats=("npy",))
-    with growing(output) as part:
+def test__atomic_output__is_there_at_the_end(tmp_path):
+    output = check_output(tmp_path / "x.npy", formats=("npy",))
+    with atomic_output(output) as part:
         (part / "a.npy").touch()
         assert not output.path.exists()
     assert listed(output.path) == ["a.npy"]
@@ -48,11 +48,11 @@ def test__growing__is_there_at_the_end(tmp_path):
 
 @pytest.mark.parametrize("name", ["x.npy", "x.npz"])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test__growing__leaves_nothing_behind_after_any_error(tmp_path, name, error):
-    output = find_place(tmp_path / name, formats=("npy", "npz"))
+def test__atomic_output__leaves_nothing_behind_after_any_error(tmp_path, name, error):
+    output = check_output(tmp_path / name, formats=("npy", "npz"))
 
     def interrupted():
-        with growing(output) as part:
+        with atomic_output(output) as part:
             (part / "a.npy" if output.is_folder else part).touch()
             raise error
 
@@ -61,49 +61,51 @@ def test__growing__leaves_nothing_behind_after_any_error(tmp_path, name, error):
     assert listed(tmp_path) == []
 
 
-def test__growing__replaces_a_folder_of_its_own_kind_only(tmp_path):
-    output = find_place(tmp_path / "x", formats=("png",), format="png", is_folder=True, force=True)
+def test__atomic_output__replaces_a_folder_of_its_own_kind_only(tmp_path):
+    output = check_output(
+        tmp_path / "x", formats=("png",), format="png", is_folder=True, force=True
+    )
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "a.png").touch()
-    with growing(output) as part:
+    with atomic_output(output) as part:
         (part / "b.png").touch()
     assert listed(tmp_path / "x") == ["b.png"]
     (tmp_path / "x" / "thesis.tex").touch()
-    with pytest.raises(InputError, match=r"other things than \.png files"), growing(output):
+    with pytest.raises(InputError, match=r"other things than \.png files"), atomic_output(output):
         pass
     assert listed(tmp_path / "x") == ["b.png", "thesis.tex"]
 
 
 @pytest.mark.parametrize("kind", ["npy", "pt", "png"])
-def test__find_place__never_replaces_a_folder_that_holds_a_folder(tmp_path, kind):
+def test__check_output__never_replaces_a_folder_that_holds_a_folder(tmp_path, kind):
     folder = tmp_path / f"backup.{kind}"
     folder.mkdir()
     (folder / "thesis.tex").touch()
     message = rf"other things than \.{kind} files \(the folder backup\.{kind}, say\)"
     for force in (False, True):
         with pytest.raises(InputError, match=message):
-            find_place(tmp_path, formats=(kind,), format=kind, force=force, is_folder=True)
+            check_output(tmp_path, formats=(kind,), format=kind, force=force, is_folder=True)
     assert listed(folder) == ["thesis.tex"]
 
 
-def test__find_place__replaces_links_to_files_but_none_to_folders(tmp_path):
+def test__check_output__replaces_links_to_files_but_none_to_folders(tmp_path):
     out, other = tmp_path / "x.npy", tmp_path / "other"
     out.mkdir()
     other.mkdir()
     (tmp_path / "a.npy").touch()
     (out / "a.npy").symlink_to(tmp_path / "a.npy")
-    assert find_place(out, formats=("npy",), force=True).path == out
+    assert check_output(out, formats=("npy",), force=True).path == out
     (out / "b.npy").symlink_to(other)
     with pytest.raises(InputError, match=r"\(the folder b\.npy, say\)"):
-        find_place(out, formats=("npy",), force=True)
+        check_output(out, formats=("npy",), force=True)
 
 
 @pytest.mark.parametrize("name", ["loop.npz", "loop.npz/x.npz"])
-def test__find_place__a_circle_of_links_leads_nowhere(tmp_path, name):
+def test__check_output__a_circle_of_links_leads_nowhere(tmp_path, name):
     (tmp_path / "loop.npz").symlink_to(tmp_path / "back.npz")
     (tmp_path / "back.npz").symlink_to(tmp_path / "loop.npz")
     with pytest.raises(InputError, match=r"leads nowhere|is no file|There is no folder"):
-        find_place(tmp_path / name, formats=("npz",), force=True)
+        check_output(tmp_path / name, formats=("npz",), force=True)
 
 
 def index_of(folder):
@@ -120,9 +122,9 @@ def test__write_index__says_which_file_is_whose_where_names_do_not(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["npy", "png"])
-def test__find_place__replaces_an_index_with_its_folder(tmp_path, kind):
+def test__check_output__replaces_an_index_with_its_folder(tmp_path, kind):
     def find(force):
-        return find_place(tmp_path, formats=(kind,), format=kind, force=force, is_folder=True)
+        return check_output(tmp_path, formats=(kind,), format=kind, force=force, is_folder=True)
 
     write_index(tmp_path, ["a/b"], kind)
     (tmp_path / f"a_b.{kind}").touch()
@@ -135,22 +137,22 @@ def test__find_place__replaces_an_index_with_its_folder(tmp_path, kind):
             find(force=True)
 
 
-def test__find_place__knows_no_index_of_a_format_that_has_none(tmp_path):
+def test__check_output__knows_no_index_of_a_format_that_has_none(tmp_path):
     write_index(tmp_path, ["a/b"], "npy")
     with pytest.raises(InputError, match=r"\(ids\.csv, say\)"):
-        find_place(tmp_path, formats=("pt",), format="pt", force=True)
+        check_output(tmp_path, formats=("pt",), format="pt", force=True)
 
 
 def test__refuse_nesting__of_outputs_that_would_go_with_each_other(tmp_path):
     (tmp_path / "link").symlink_to(tmp_path / "x")
-    refuse_nesting(tmp_path / "x", tmp_path / "xy")
-    refuse_nesting(tmp_path / "x" / "a", tmp_path / "x" / "b")
+    check_nesting(tmp_path / "x", tmp_path / "xy")
+    check_nesting(tmp_path / "x" / "a", tmp_path / "x" / "b")
     for one, other in [("x", "x"), ("x", "link"), ("a/../x", "x")]:
         with pytest.raises(InputError, match="have the same name"):
-            refuse_nesting(tmp_path / one, tmp_path / other)
+            check_nesting(tmp_path / one, tmp_path / other)
     for one, other in [("x", "x/a"), ("x/a/b", "x"), ("link", "x/a"), ("link/a", "x")]:
         with pytest.raises(InputError, match=r"would be in .* Give them places side by side"):
-            refuse_nesting(tmp_path / one, tmp_path / other)
+            check_nesting(tmp_path / one, tmp_path / other)
 
 
 def test__refuse_inputs__of_a_folder_that_they_are_in(tmp_path):
@@ -158,16 +160,16 @@ def test__refuse_inputs__of_a_folder_that_they_are_in(tmp_path):
     file.parent.mkdir()
     file.touch()
     with pytest.raises(InputError, match=r"The folder of pictures is the folder of IN, .*x\.png"):
-        refuse_inputs(file.parent, str(file), called="The folder of pictures")
-    refuse_inputs(tmp_path / "map", str(file))
+        check_inputs(file.parent, str(file), called="The folder of pictures")
+    check_inputs(tmp_path / "map", str(file))
 
 
 def test__refuse_inputs__names_the_one_that_would_be_lost(tmp_path):
     (tmp_path / "x.csv").touch()
     (tmp_path / "link.csv").symlink_to(tmp_path / "x.csv")
-    refuse_inputs(tmp_path / "y.csv", str(tmp_path / "x.csv"), "-")
+    check_inputs(tmp_path / "y.csv", str(tmp_path / "x.csv"), "-")
     with pytest.raises(InputError, match=r"OUT is IN, .*x\.csv"):
-        refuse_inputs(tmp_path / "link.csv", "-", str(tmp_path / "x.csv"))
+        check_inputs(tmp_path / "link.csv", "-", str(tmp_path / "x.csv"))
 
 
 def test__file_names__labels_that_can_be_names_stay():

@@ -13,7 +13,7 @@ import pytest
 from full_disk import no_room
 
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
-from esm2_features._io.paths import find_place
+from esm2_features._io.paths import check_output
 from esm2_features._io.variants import read_variant_file, write_scan, write_scores
 from esm2_features.exceptions import FastaError, InputError
 
@@ -154,7 +154,7 @@ def test__read__no_such_file(tmp_path):
 def test__write_scores__all_columns_and_every_digit(tmp_path):
     table = read(tmp_path, "x.tsv", 'id\tmutant\n"a\tb,c"\tA1G\n2\tWT\n')
     scores = [-1 / 3, 0.0]
-    output = find_place(tmp_path / "out.csv", formats=("csv",))
+    output = check_output(tmp_path / "out.csv", formats=("csv",))
     write_scores(output, table, scores)
     header, *rows = rows_of(output.path)
     assert header == ["id", "mutant", "score"]
@@ -165,7 +165,7 @@ def test__write_scores__all_columns_and_every_digit(tmp_path):
 def test__write_scan__a_row_for_each_substitution(tmp_path):
     """An X in the wild type has none, for ESM-2 finds anything likelier."""
     scores = np.random.default_rng(0).standard_normal((3, 20))
-    output = find_place(tmp_path / "out.csv", formats=("csv",))
+    output = check_output(tmp_path / "out.csv", formats=("csv",))
     assert write_scan(output, "KXM", CANONICAL_RESIDUES, scores.tolist(), offset=-3) == 38
     header, *rows = rows_of(output.path)
     assert header == ["variant", "position", "wildtype", "mutant", "score"]
@@ -178,7 +178,7 @@ def test__write_scan__a_row_for_each_substitution(tmp_path):
 def test__write__leaves_nothing_behind_when_the_disk_is_full(tmp_path):
     folder = tmp_path / "out"
     folder.mkdir()
-    output = find_place(folder / "out.csv", formats=("csv",))
+    output = check_output(folder / "out.csv", formats=("csv",))
     with pytest.raises(OSError, match=r"out\.csv"), no_room():
         write_scan(output, "K" * 9, CANONICAL_RESIDUES, np.zeros((9, 20)).tolist(), offset=0)
     assert list(folder.iterdir()) == []

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from full_disk import no_room
 
-from esm2_features.distributed.files import ShardTable, durably, remove_parts, writing
+from esm2_features.distributed.files import ShardTable, atomic_write, remove_parts, writing
 from esm2_features.exceptions import NumericalError
 
 VALUES = np.arange(12, dtype=np.float32).reshape(2, 6)
@@ -71,7 +71,7 @@ def test__full_disk__leaves_nothing_and_names_the_file(tmp_path):
 
 def test__once__leaves_what_is_there(tmp_path):
     for content in (b"first", b"second"):
-        with durably(tmp_path / "x.json", once=True) as file:
+        with atomic_write(tmp_path / "x.json", once=True) as file:
             file.write(content)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
 

@@ -1,1 +1,1 @@
-"""PooledVectors that a server computes."""
+"""Vectors that a server computes."""

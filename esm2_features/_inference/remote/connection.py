@@ -47,7 +47,7 @@ class Response(NamedTuple):
     later: float | None = None  # seconds after which to ask again, if it says so
 
     @property
-    def said(self) -> dict[str, Any]:
+    def json(self) -> dict[str, Any]:
         """The JSON object that it holds; empty if it holds something else."""
         try:
             found = json.loads(self.content)

@@ -1,4 +1,4 @@
-"""PooledVectors that a server computes: what is asked, in portions, and what may be kept of the answers.
+"""Vectors that a server computes: what is asked, in portions, and what may be kept of the answers.
 
 A server of this library says which weights, precision and meaning its numbers have, before anything
 is asked and in every answer. If they are what the key of the cache says, its numbers are as good as
@@ -72,7 +72,7 @@ class _RequestTooLarge(Exception):  # noqa: N818 - nothing is wrong
 
 
 class RemoteRows:
-    """PooledVectors of one model, computed by a server."""
+    """Vectors of one model, computed by a server."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""PooledVectors that a server computes: the same numbers and keys as here, and never a wrong one."""
+"""Vectors that a server computes: the same numbers and keys as here, and never a wrong one."""
 
 from __future__ import annotations
 
