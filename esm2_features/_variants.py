@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
+from esm2_features._inputs.containers import is_biopython_seq, is_missing
 from esm2_features._inputs.mutations import (
     Mutation,
     check_length,
@@ -21,7 +22,6 @@ from esm2_features._inputs.mutations import (
     uncut,
 )
 from esm2_features._inputs.options import one_of
-from esm2_features._inputs.residues import is_biopython_seq, is_missing
 from esm2_features.exceptions import InputError, InvalidSequenceError, SequenceTooLongError
 
 MASKED, UNMASKED, PSEUDO = "masked-marginals", "wildtype-marginals", "pseudo-perplexity"
@@ -140,7 +140,7 @@ def score_variants(
     if isinstance(offset, bool) or not isinstance(offset, Integral):
         raise TypeError(f"Got offset={offset!r}; expected a whole number.")
     given = _listed(variants)
-    found = read_variants(given, protein, offset=int(offset), normalise=engine._normalise)
+    found = read_variants(given, protein, offset=int(offset), normalise=engine.policy.normalise)
     if method == PSEUDO:
         mutants = [v if isinstance(v, str) else mutate(protein, v) for v in found]
         return _pseudo_ratios(engine, protein, mutants)
@@ -230,7 +230,7 @@ def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild t
             "several proteins one protein at a time."
         )
     try:
-        protein = engine._normalise([wildtype], column="wildtype")[0]
+        protein = engine.policy.normalise([wildtype], column="wildtype")[0]
     except (InputError, TypeError) as error:
         told = uncut(error) if isinstance(error, SequenceTooLongError) else error
         told.args = (_ITS_ROW.sub(lambda found: (found[1] or "t") + name[1:], str(told)),)
@@ -256,8 +256,8 @@ def position_log_probs(
     engine: Engine, sequence: str, positions: Sequence[int], *, masked: bool
 ) -> NDArray[np.float64]:
     """Compute the log-probabilities of all tokens at positions of one sequence."""
-    found = engine._log_probs_at([sequence] * len(positions), positions, masked=masked)
-    return np.asarray(found, dtype=np.float64)
+    sites = [engine.policy.site(sequence, position, masked=masked) for position in positions]
+    return engine.runner.log_probs(sites).astype(np.float64)
 
 
 def residue_log_probs(
@@ -268,9 +268,12 @@ def residue_log_probs(
     for group in _groups(sequences):
         letters = [tokens(sequence) for sequence in group]
         positions = [np.flatnonzero(of_one != MASK_TOKEN) for of_one in letters]
-        contexts = [s for s, at in zip(group, positions, strict=True) for _ in at]
-        where = np.concatenate(positions).tolist()
-        log_probs = engine._log_probs_at(contexts, where, masked=masked)
+        sites = [
+            engine.policy.site(sequence, position, masked=masked)
+            for sequence, at in zip(group, positions, strict=True)
+            for position in at.tolist()
+        ]
+        log_probs = engine.runner.log_probs(sites)
         given = np.concatenate([x[at] for x, at in zip(letters, positions, strict=True)])
         of_residues = log_probs[np.arange(len(given)), given].astype(np.float64)
         found += np.split(of_residues, np.cumsum([len(at) for at in positions])[:-1])

@@ -29,8 +29,9 @@ for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
 
 from checkpoints import random_esm2, write_fair_esm  # noqa: E402
 
-from esm2_features import Engine, ESM2Transformer  # noqa: E402
+from esm2_features import ESM2Transformer  # noqa: E402
 from esm2_features._checkpoints.checkpoint import open_checkpoint  # noqa: E402
+from esm2_features._inference.local import LocalBackend  # noqa: E402
 from esm2_features._model.reference import Reference  # noqa: E402
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -58,13 +59,20 @@ def esm2(tiny_checkpoint: Path) -> Callable[..., ESM2Transformer]:
 def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Sequences that go through the network, once for each pass."""
     sequences: list[str] = []
-    forward = Engine._forward
+    forward = LocalBackend.forward
 
-    def record(self: Engine, network: Any, views: list[str], *rest: Any, **options: Any) -> Any:
+    def record(
+        self: LocalBackend,
+        network: Any,
+        extractor: Any,
+        sharing: int,
+        views: list[str],
+        budget: int,
+    ) -> Any:
         sequences.extend({view.partition("@")[0] for view in views})
-        return forward(self, network, views, *rest)
+        return forward(self, network, extractor, sharing, views, budget)
 
-    monkeypatch.setattr(Engine, "_forward", record)
+    monkeypatch.setattr(LocalBackend, "forward", record)
     return sequences
 
 

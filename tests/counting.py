@@ -6,30 +6,33 @@ from collections import Counter
 from pathlib import Path
 
 from esm2_features import ESM2Transformer
-from esm2_features._engine import Engine
+from esm2_features._inference.local import LocalBackend
 
 LOADED = "a network"
 
 
-class CountingEngine(Engine):
-    def _forward(self, network, sequences, reader, budget):
-        self._note(sequences)
-        return super()._forward(network, sequences, reader, budget)
+class CountingBackend(LocalBackend):
+    folder: Path
 
-    def _networks(self):
+    def forward(self, network, extractor, sharing, views, budget):
+        self._note(views)
+        return super().forward(network, extractor, sharing, views, budget)
+
+    def connect(self):
         self._note([LOADED])
-        return super()._networks()
+        return super().connect()
 
     def _note(self, words):
-        self.cache.path.mkdir(exist_ok=True, parents=True)
-        with (self.cache.path / "computed.txt").open("a") as file:  # one write: others append, too
+        self.folder.mkdir(exist_ok=True, parents=True)
+        with (self.folder / "computed.txt").open("a") as file:  # one write: others append, too
             file.write("".join(f"{word}\n" for word in words))
 
 
 class CountingTransformer(ESM2Transformer):
     def _engine(self, **changed):
         engine = super()._engine(**changed)
-        engine.__class__ = CountingEngine
+        engine.runner.backend.__class__ = CountingBackend
+        engine.runner.backend.folder = engine.cache.path
         return engine
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._engine import Engine
+from esm2_features._inference.local import LocalBackend
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 from esm2_features._model.packing import pack
 from esm2_features._model.reference import Reference
@@ -31,20 +32,36 @@ SEQUENCES = ["MKTAYIAKQR", "GG", "MKTAYIAKQR", "W", "ACDEFGHIKLMNPQRSTVWY", "GSH
 peptides = st.lists(st.text(alphabet=CANONICAL_RESIDUES, min_size=1, max_size=30), min_size=1)
 
 
-class RecordingEngine(Engine):
+class RecordingBackend(LocalBackend):
     """Records which sequences went through the network, and can run out of memory."""
 
     most_tokens: int | None = None
 
-    def _forward(self, network, sequences, extractor, budget):
-        self.__dict__.setdefault("batches", []).append(list(sequences))
-        if self.most_tokens is not None and len(pack(sequences).tokens) > self.most_tokens:
+    def forward(self, network, extractor, sharing, views, budget):
+        self.__dict__.setdefault("batches", []).append(list(views))
+        if self.most_tokens is not None and len(pack(views).tokens) > self.most_tokens:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
-        return super()._forward(network, sequences, extractor, budget)
+        return super().forward(network, extractor, sharing, views, budget)
+
+
+class RecordingEngine(Engine):
+    """An engine with such a backend."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, **options)
+        self.recorder.__class__ = RecordingBackend
+
+    @property
+    def recorder(self):
+        return self.runner.backend
+
+    @property
+    def batches(self) -> list[list[str]]:
+        return self.recorder.__dict__.get("batches", [])
 
     @property
     def computed(self) -> list[str]:
-        return [sequence for batch in self.__dict__.get("batches", []) for sequence in batch]
+        return [sequence for batch in self.batches for sequence in batch]
 
 
 @pytest.fixture
@@ -113,17 +130,17 @@ def test__embed__takes_what_is_there_and_computes_only_the_rest(engine):
 
 def test__embed__keeps_what_was_computed_before_an_error(engine, monkeypatch):
     failing = engine(batch_tokens=1)
-    forward = RecordingEngine._forward
+    forward = RecordingBackend.forward
 
-    def fail_at_the_shortest(self, network, sequences, extractor, budget):
-        if sequences == ["W"]:
+    def fail_at_the_shortest(self, network, extractor, sharing, views, budget):
+        if views == ["W"]:
             raise KeyboardInterrupt
-        return forward(self, network, sequences, extractor, budget)
+        return forward(self, network, extractor, sharing, views, budget)
 
-    monkeypatch.setattr(RecordingEngine, "_forward", fail_at_the_shortest)
+    monkeypatch.setattr(RecordingBackend, "forward", fail_at_the_shortest)
     with pytest.raises(KeyboardInterrupt):
         failing.embed(SEQUENCES)
-    monkeypatch.setattr(RecordingEngine, "_forward", forward)
+    monkeypatch.setattr(RecordingBackend, "forward", forward)
     resumed = engine()
     resumed.embed(SEQUENCES)
     assert resumed.computed == ["W"], "the longer ones came first and were written"
@@ -131,24 +148,24 @@ def test__embed__keeps_what_was_computed_before_an_error(engine, monkeypatch):
 
 def test__embed__halves_a_batch_that_does_not_fit(engine):
     small = engine(cache=None)
-    small.most_tokens = 24
+    small.recorder.most_tokens = 24
     np.testing.assert_array_equal(small.embed(SEQUENCES), engine(cache=None).embed(SEQUENCES))
     assert len(small.batches) > 1
 
 
 def test__embed__one_sequence_that_does_not_fit_is_an_error_that_names_it(engine):
     small = engine()
-    small.most_tokens = 21
+    small.recorder.most_tokens = 21
     with pytest.raises(OutOfMemoryError, match="One sequence of 20 residues") as caught:
         small.embed(SEQUENCES)
     assert (caught.value.length, caught.value.device) == (20, "cpu")
 
 
 def test__embed__other_errors_are_not_taken_for_memory(engine, monkeypatch):
-    def fail(self, network, sequences, extractor, budget):
+    def fail(self, network, extractor, sharing, views, budget):
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(RecordingEngine, "_forward", fail)
+    monkeypatch.setattr(RecordingBackend, "forward", fail)
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         engine().embed(SEQUENCES)
 
@@ -177,20 +194,18 @@ def test__embed__never_takes_the_names_of_columns_for_sequences(engine):
 
 def test__embed__after_a_batch_that_did_not_fit_the_budget_stays_low(engine):
     small = engine(cache=None, batch_tokens=60)
-    small.most_tokens = 24
+    small.recorder.most_tokens = 24
     small.embed(["MKTAYIAKQR"] + [f"MKTAYIAKQ{a}" for a in CANONICAL_RESIDUES])
     too_large = [b for b in small.batches if sum(len(s) + 2 for s in b) > 24]
     assert len(too_large) <= 2
 
 
 def test__embed__numbers_that_are_none_are_an_error_and_not_cached(engine, monkeypatch):
-    forward = RecordingEngine._forward
     monkeypatch.setattr(
         "esm2_features._model.pooling._OF_RESIDUES", {"mean": lambda x_BRD: x_BRD.mean(1) / 0.0}
     )
     with pytest.raises(NumericalError, match="infinities or NaN in float32 for a sequence of"):
         engine().embed(SEQUENCES)
-    monkeypatch.setattr(RecordingEngine, "_forward", forward)
     assert engine().cache.info().rows == 0
 
 
@@ -212,7 +227,7 @@ np.testing.assert_array_equal(rows, np.array({exact.tolist()!r}, np.float32))
 
 
 def test__stream__gives_the_rows_of_embed_and_reads_only_what_it_needs(engine, monkeypatch):
-    monkeypatch.setattr("esm2_features._engine._STREAM_SEQUENCES", 4)
+    monkeypatch.setattr("esm2_features._inference.products._STREAM_SEQUENCES", 4)
     taken = []
 
     def source():
@@ -228,7 +243,7 @@ def test__stream__gives_the_rows_of_embed_and_reads_only_what_it_needs(engine, m
 
 
 def test__stream__errors_name_the_row_of_the_whole_input(engine, monkeypatch):
-    monkeypatch.setattr("esm2_features._engine._STREAM_SEQUENCES", 2)
+    monkeypatch.setattr("esm2_features._inference.products._STREAM_SEQUENCES", 2)
     with pytest.raises(InvalidSequenceError, match="row 5") as caught:
         list(engine().stream(["MK", "MK", "MK", "MK", "MK", "M1"]))
     assert caught.value.index == 5
@@ -238,7 +253,7 @@ def test__stream__errors_name_the_row_of_the_whole_input(engine, monkeypatch):
 
 
 def test__truncate__is_said_once_for_all_windows_of_a_stream(engine, monkeypatch):
-    monkeypatch.setattr("esm2_features._engine._STREAM_SEQUENCES", 2)
+    monkeypatch.setattr("esm2_features._inference.products._STREAM_SEQUENCES", 2)
     cutting = engine(max_residues=5, too_long="truncate")
     with pytest.warns(TruncationWarning, match="4 of 6 sequences were cut") as caught:
         rows = list(cutting.stream(SEQUENCES))
@@ -288,21 +303,24 @@ def test__precision__float32_is_exact_whatever_the_user_has_set(setting, tiny_ch
     code = f"""
 import torch
 from esm2_features import Engine
-class Spy(Engine):
-    def _forward(self, network, sequences, extractor, budget):
+from esm2_features._inference.local import LocalBackend
+class Spy(LocalBackend):
+    def forward(self, network, *rest):
         representations = network.representations
         def spied(*args):
             seen.append((torch.backends.cuda.matmul.fp32_precision,
                          torch.backends.mkldnn.matmul.fp32_precision))
             yield from representations(*args)
         network.representations = spied
-        return super()._forward(network, sequences, extractor, budget)
+        return super().forward(network, *rest)
 seen = []
 exact = Engine({str(tiny_checkpoint)!r}, cache=None).embed(["MKTAYIAKQR"])
 {lines[setting]}
 before = (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)
 assert before != ("ieee", "ieee"), before
-again = Spy({str(tiny_checkpoint)!r}, cache=None).embed(["MKTAYIAKQR"])
+engine = Engine({str(tiny_checkpoint)!r}, cache=None)
+engine.runner.backend.__class__ = Spy
+again = engine.embed(["MKTAYIAKQR"])
 after = (torch.backends.cuda.matmul.fp32_precision, torch.backends.mkldnn.matmul.fp32_precision)
 assert seen == [("ieee", "ieee")], seen
 assert after == before, after

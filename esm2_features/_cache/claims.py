@@ -58,6 +58,10 @@ class Claims:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Release all claims."""
         if self._connection is not None:
             self._delete("delete from claim where owner = ?", [(self._owner,)])
             self._connection.close()

@@ -68,7 +68,7 @@ def _chosen(job: Job, sample: Sequence[str], engine: Engine) -> tuple[list[str],
     expected = 0.0
     for sequence in dict.fromkeys(sample):  # equal ones would be computed once
         chosen.append(sequence)
-        tokens += piece_tokens(len(sequence), engine._window(sequence))
+        tokens += piece_tokens(len(sequence), engine.policy.window(sequence))
         part = replace(job, pieces=Pieces.of(tokens), sequences=len(chosen), unique=len(chosen))
         expected = predicted(part)
         if expected > _SECONDS and sum(tokens) >= _FEWEST_TOKENS:

@@ -7,18 +7,14 @@ Nothing is claimed, loaded or written.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from esm2_features._costs.model import CARDS, Estimate, Job, Pieces, estimate
 from esm2_features._engine import Engine
-from esm2_features._inference.batch_loop import BatchLoop
+from esm2_features._inference.batching import BatchPlan
+from esm2_features._inputs.containers import single_column
 from esm2_features._inputs.views import distinct_sequences, parse, piece_tokens
-from esm2_features._model.packing import dedupe
 from esm2_features.exceptions import InputError
 
 
@@ -57,10 +53,9 @@ class Preview:
 
 def preview(engine: Engine, sequences: object) -> Preview:
     """Find out what `Engine.embed` would do."""
-    views = [view for view in engine._views(engine._read(sequences)) if view]
-    first, _ = dedupe(views)
-    unique = [views[i] for i in first]
-    missing = np.flatnonzero(~_cached(engine, unique)).tolist()
+    views = engine.policy.views(engine.policy.normalise(single_column(sequences, owner="Engine")))
+    plan = engine.runner.plan(views, engine.columns)
+    unique, missing = plan.unique, plan.missing
     found = Preview(
         sequences=len(views),
         unique=len(unique),
@@ -71,49 +66,24 @@ def preview(engine: Engine, sequences: object) -> Preview:
         unknown=None,
         download=None,
     )
-    return found if not missing else _with_batches(engine, found, [unique[i] for i in missing])
+    return found if plan.batches is None else _with_batches(engine, found, missing, plan.batches)
 
 
-def _cached(engine: Engine, views: Sequence[str]) -> NDArray[np.bool_]:
-    complete = np.ones(len(views), np.bool_)
-    if engine.cache is None:
-        return ~complete
-    for spec in engine._specs(engine._wanted, engine.cache_dtype, None):
-        complete &= engine.cache._listed_many(spec, spec.keys(views))
-    return complete
-
-
-def _with_batches(engine: Engine, found: Preview, views: Sequence[str]) -> Preview:
+def _with_batches(engine: Engine, found: Preview, views: Sequence[str], plan: BatchPlan) -> Preview:
     """Go on to the batches, for which the device is asked, as in a run."""
-    from esm2_features._engine import _vectors_extractor
     from esm2_features._model.devices import (
         cores_of_cpu,
-        default_batch_tokens,
         resolve_device_map,
-        resolve_devices,
         title_of,
     )
     from esm2_features._model.esm2 import ROWS_STEP
     from esm2_features._model.layout import Layout
 
-    places = resolve_devices(engine._devices)
-    device = resolve_device_map(places[0]).home  # whose batches the others claim, too
-    shape = engine.checkpoint.architecture
-    budget = engine.batch_tokens or default_batch_tokens(device, shape.dim)
-    extractor = _vectors_extractor(engine._computed, shape.dim, engine.cache_dtype)
-    passes = BatchLoop(
-        views,
-        forward=_refused,
-        bytes_of=extractor.bytes,
-        claim=list,
-        device=device,
-        budget=budget,
-        shrunk=lambda _: None,
-        progress=lambda _: None,
-    )
+    places, budget = plan.devices, plan.budget
+    device = resolve_device_map(places[0]).home
     tokens, filler, padded, count = list[int](), 0, 0, 0
-    for numbers in passes.plan(range(len(views))):
-        for batch in Layout([views[i] for i in numbers], budget).batches:
+    for some in plan.batches:
+        for batch in Layout(some, budget).batches:
             lengths = [group.tokens for group in batch.groups for _ in range(group.count)]
             tokens += lengths
             padded += max(lengths) * len(lengths)
@@ -156,8 +126,8 @@ def _job(
     if not names:
         raise InputError(f"Nothing is known of the speed of {device}.")
     pieces = Pieces.of(tokens)
-    layers = [layer for layer, _ in engine._computed]
-    with_maps = any(pooling == "parti" for _, pooling in engine._computed)
+    layers = [layer for layer, _ in engine.columns.computed]
+    with_maps = any(pooling == "parti" for _, pooling in engine.columns.computed)
     return Job(
         architecture=engine.checkpoint.architecture,
         precision=engine.precision,
@@ -167,7 +137,7 @@ def _job(
         unique=len(views),
         longest=int(pieces.tokens.max()),
         text_bytes=sum(map(len, views)),
-        columns=len(engine._wanted),
+        columns=len(engine.columns.wanted),
         blocks=engine.checkpoint.architecture.layers if with_maps else max(layers),
         cores=cores,
     )
@@ -195,7 +165,3 @@ def _lengths(views: Sequence[str]) -> list[int]:
     for sequence, window in distinct_sequences([parse(view) for view in views]):
         found += piece_tokens(len(sequence), window)
     return found
-
-
-def _refused(views: list[str], budget: int) -> Callable[[], Sequence[Any]]:
-    raise AssertionError(f"a preview computes nothing: {len(views)} views, {budget} tokens")

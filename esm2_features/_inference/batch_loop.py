@@ -1,4 +1,4 @@
-"""The loop over batches: what is computed together, out of memory, how far it has come."""
+"""`BatchLoop`: the forward passes of one run on one device."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from esm2_features._inputs.views import SequenceView, distinct_sequences, parse, windows
-from esm2_features._model.packing import batches
+from esm2_features._inference.batching import batches
+from esm2_features._inputs.views import SequenceView, distinct_sequences, parse
 from esm2_features.exceptions import OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -18,22 +18,23 @@ _BATCH_BYTES = 1 << 28
 
 
 class BatchLoop:
-    """The forward passes over some views.
+    """Runs the forward passes over some views, the longest first.
 
     A batch that does not fit into memory is halved, and so are those that follow. Where a device
-    computes by itself, the next batches are begun before the results of one are waited for.
+    computes by itself, the next batches are begun before the loop waits for the results of one.
     """
 
     def __init__(
         self,
         views: Sequence[str],
         *,
+        # begins to compute views, within so many tokens; the returned function waits for results
         forward: Callable[[list[str], int], Callable[[], Sequence[Any]]],
         bytes_of: Callable[[int], int],  # size of the result for a sequence of so many residues
-        claim: Callable[[list[int]], list[int]],
-        device: torch.device,  # whose memory may end
+        claim: Callable[[list[int]], list[int]],  # returns the views of a batch that are ours
+        device: torch.device,
         budget: int,  # tokens per batch
-        shrunk: Callable[[int], object],
+        shrunk: Callable[[int], object],  # told of the budget that may fit, when one was too large
         progress: Callable[[int], object],  # told of residues that are done
     ) -> None:
         self.budget = budget
@@ -48,7 +49,11 @@ class BatchLoop:
         self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
 
     def run(self, which: Sequence[int]) -> Generator[tuple[list[int], Sequence[Any]], None, None]:
-        """Compute results batch by batch, the longest first."""
+        """Yield the numbers of the views of each batch, and a result for each of them.
+
+        All views of a sequence are in one batch. Raise OutOfMemoryError if one sequence alone does
+        not fit into memory.
+        """
         from esm2_features._model.devices import batches_ahead, release_memory
 
         self._begun.clear()
@@ -57,7 +62,8 @@ class BatchLoop:
             offered = pending.popleft()
             try:
                 batch = self._claim(offered)
-                self._progress(self._residues(offered) - self._residues(batch))
+                if len(batch) < len(offered):
+                    self._progress(self._residues(offered) - self._residues(batch))
                 if not batch:
                     continue
                 fits = self._begin(batch)
@@ -74,26 +80,12 @@ class BatchLoop:
         yield from self._finished()
 
     def plan(self, which: Sequence[int]) -> list[list[int]]:
-        """Divide views into batches, as `over` does before it meets the end of memory."""
+        """Divide views into the batches that `run` computes if they fit into memory."""
         self._parsed = {i: parse(self._views[i]) for i in which}
-        return self._planned(which)
-
-    def _planned(self, some: Sequence[int]) -> list[list[int]]:
-        members = list(distinct_sequences([self._parsed[i] for i in some]).values())
-        firsts = [self._parsed[some[views[0]]] for views in members]
-        plan = batches(
-            [_tokens(view) for view in firsts],
-            self.budget,
-            sizes=[
-                len(numbers) * self._bytes_of(len(view.sequence))
-                for view, numbers in zip(firsts, members, strict=True)
-            ],
-            most=_BATCH_BYTES,
-        )
-        return [[some[k] for sequence in batch for k in members[sequence]] for batch in plan]
+        return plan_batches(self._parsed, self.budget, self._bytes_of)
 
     def _begin(self, batch: list[int]) -> bool:
-        """Begin to compute a batch; tell whether it fits into memory."""
+        """Begin to compute a batch; return whether it fits into memory."""
         from esm2_features._model.devices import is_out_of_memory
 
         try:
@@ -108,39 +100,51 @@ class BatchLoop:
         return True
 
     def _finished(self, leave: int = 0) -> Iterator[tuple[list[int], Sequence[Any]]]:
-        """Wait for what was begun, but for so many."""
+        """Yield finished batches; keep at most `leave` of them under way."""
         while len(self._begun) > leave:
             batch, results = self._begun.popleft()
             yield batch, results()
             self._progress(self._residues(batch))
 
     def _halved(self, batch: list[int], pending: deque[list[int]]) -> deque[list[int]]:
-        """Divide a batch that did not fit, and if it was too many sequences, all that follow."""
+        """Divide a batch that did not fit, and if it held several sequences, all that follow."""
         distinct = distinct_sequences([self._parsed[i] for i in batch])
         if len(distinct) == 1 and len(batch) > 1:  # parts of one sequence
             half = len(batch) // 2
             return deque([batch[:half], batch[half:], *pending])
-        tokens = sum(_tokens(SequenceView(*one)) for one in distinct)
+        tokens = sum(SequenceView(*one).tokens for one in distinct)
         self.budget = min(self.budget, tokens) // 2
         self._shrunk(self.budget)
-        return deque(self._planned([*batch, *(i for later in pending for i in later)]))
+        return deque(self.plan([*batch, *(i for later in pending for i in later)]))
 
     def _residues(self, some: Sequence[int]) -> int:
         distinct = distinct_sequences([self._parsed[i] for i in some])
         return sum(len(sequence) for sequence, _ in distinct)
 
 
+def plan_batches(
+    views: dict[int, SequenceView], budget: int, bytes_of: Callable[[int], int]
+) -> list[list[int]]:
+    """Divide numbered views into batches, the longest first; those of a sequence stay together."""
+    numbers = list(views)
+    members = list(distinct_sequences(list(views.values())).values())
+    firsts = [views[numbers[some[0]]] for some in members]
+    plan = batches(
+        [view.tokens for view in firsts],
+        budget,
+        sizes=[
+            len(some) * bytes_of(len(view.sequence))
+            for view, some in zip(firsts, members, strict=True)
+        ],
+        most=_BATCH_BYTES,
+    )
+    return [[numbers[k] for sequence in batch for k in members[sequence]] for batch in plan]
+
+
 def _can_be_less(views: Sequence[SequenceView], budget: int) -> bool:
-    """Tell whether a batch can be divided: into sequences, parts of one, or its windows."""
+    """Whether a batch can be divided: into sequences, parts of one, or its windows."""
     window = views[0].window
-    return len(views) > 1 or (window > 0 and window + 2 < min(budget, _tokens(views[0])))
-
-
-def _tokens(view: SequenceView) -> int:
-    """Tokens that a sequence has in all of its windows."""
-    if not view.window:
-        return len(view.sequence) + 2
-    return len(windows(len(view.sequence), view.window)) * (view.window + 2)
+    return len(views) > 1 or (window > 0 and window + 2 < min(budget, views[0].tokens))
 
 
 def _out_of_memory(length: int, device: str) -> OutOfMemoryError:

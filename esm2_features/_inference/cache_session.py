@@ -1,11 +1,11 @@
-"""The cache as one run sees it: what is there, what others are computing, what is to be written."""
+"""`CacheSession`: the cache during one run, and the vectors that go out of it and into it."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Sequence
-from types import TracebackType
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from esm2_features._cache.cache import Cache
 from esm2_features._cache.claims import Claims
 from esm2_features._cache.keys import KeyedVectors, Spec, computation_keys
+from esm2_features._checkpoints.checkpoint import Checkpoint
 
 _SECONDS_BETWEEN_WRITES = 1.0
 """A killed run loses at most what was computed since the last write."""
@@ -24,17 +25,58 @@ _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.02, 0.5
 """Seconds between two looks at what others are computing."""
 
 
-class CacheSession:
-    """The vectors of some views, on their way from a cache and into it.
+class Columns(NamedTuple):
+    """What the columns of a row hold: a layer and a pooling each."""
 
-    Subjects are named by their numbers. A context manager: on leaving, also by an error or
-    Ctrl-C, everything that was computed is written, and all claims are released.
+    wanted: Sequence[tuple[int, str]]  # those of the result
+    computed: Sequence[tuple[int, str]]  # those that a forward pass gives, all of which are kept
+    width: int  # numbers in a column
+    dtype: str = "float32"  # what vectors are rounded to, and kept in
+
+    @property
+    def picked(self) -> list[int]:
+        """Where the wanted columns are among the computed ones."""
+        return [self.computed.index(column) for column in self.wanted]
+
+    def rows_within(self, bytes_: int, *, most: int) -> int:
+        """Count the rows that fit into some memory, at least 1 and at most ``most``."""
+        return max(1, min(most, bytes_ // (4 * len(self.wanted) * self.width)))
+
+
+def open_session(
+    cache: Cache | None,
+    checkpoint: Checkpoint,
+    precision: str,
+    views: Sequence[str],
+    columns: Columns,
+    rows: NDArray[np.float32],
+    identity: str | None = None,  # of the weights, if they are not the checkpoint's
+) -> CacheSession:
+    """Open the session of a run; without a cache, everything is missing."""
+    specs: list[list[Spec]] = [[], []]
+    if cache is not None:  # the identity of the weights may cost a reading of their file
+        of_weights = checkpoint.identity if identity is None else identity
+        specs = [
+            [
+                Spec(of_weights, layer, pooling, precision, columns.dtype, checkpoint.name)
+                for layer, pooling in some
+            ]
+            for some in (columns.wanted, columns.computed)
+        ]
+    return CacheSession(cache, views, wanted=specs[0], stored=specs[1], rows=rows)
+
+
+class CacheSession:
+    """The vectors of some views, on their way out of a cache and into it.
+
+    Views are given by their numbers. `close` has to be called, also after an error or Ctrl-C: it
+    writes everything that was computed, and releases all claims.
     """
 
     def __init__(
         self,
         cache: Cache | None,
-        views: Sequence[str],  # normalised sequences, or parts of them; all different
+        views: Sequence[str],  # all different
         *,
         wanted: Sequence[Spec],  # columns of `rows`
         stored: Sequence[Spec],
@@ -53,23 +95,16 @@ class CacheSession:
         self._written = time.monotonic()
         self._lock = threading.Lock()  # several devices claim; one thread does all the rest
 
-    def __enter__(self) -> CacheSession:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Write what was computed, and release all claims."""
         try:
             self._write(last_chance=True)
         finally:
             if self._claims is not None:
-                self._claims.__exit__(kind, error, traceback)
+                self._claims.close()
 
     def read(self, which: Sequence[int]) -> list[int]:
-        """Fill in what the cache has."""
+        """Fill in the rows that the cache has; return the views that lack a vector."""
         if self._cache is None or not len(which):
             return list(which)
         at = np.asarray(which)
@@ -84,8 +119,17 @@ class CacheSession:
         missing: list[int] = at[~complete].tolist()
         return missing
 
+    def missing(self) -> list[int]:
+        """List the views that lack a vector, by a look at the keys alone."""
+        complete = np.full(len(self._views), self._cache is not None)
+        for spec, keys in self._wanted:
+            assert self._cache is not None
+            complete &= self._cache._listed_many(spec, keys)
+        numbers: list[int] = np.flatnonzero(~complete).tolist()
+        return numbers
+
     def claim(self, which: Sequence[int]) -> list[int]:
-        """Claim what is to be computed."""
+        """Claim views for this run; return those that nobody else computes or has stored by now."""
         if self._claims is None:
             return list(which)
         with self._lock:
@@ -98,9 +142,9 @@ class CacheSession:
         return missing
 
     def add(self, which: Sequence[int], vectors: NDArray[np.float32]) -> None:
-        """Take what was computed, and write it about once a second.
+        """Take vectors, (views, computed, width), and write them about once a second.
 
-        A write costs a synchronised file; a batch of peptides takes less than that.
+        A write costs a synchronised file, more than the forward pass of a batch of peptides.
         """
         if self._cache is None:
             return
@@ -111,7 +155,7 @@ class CacheSession:
             self._write()
 
     def wait_for_others(self) -> list[int]:
-        """Wait for what others are computing."""
+        """Wait for views that others claimed; return those that they gave up, or nothing."""
         self._write()
         pause = _SHORTEST_PAUSE
         while self._others:

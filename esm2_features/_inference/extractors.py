@@ -18,6 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esm2_features._inference.cache_session import Columns
+from esm2_features._inference.numerics import round_vectors
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, TOKENS
 from esm2_features._model.attention_maps import AllMaps, ContactMaps, Importance
 from esm2_features._model.devices import fetch
@@ -81,14 +83,7 @@ class PooledVectors:
         stacked = torch.stack([pooled[column] for column in self.columns], dim=1)
         arriving = fetch(stacked)
 
-        def rounded() -> NDArray[np.float32]:
-            found = arriving()
-            if self.dtype != "float32":
-                with np.errstate(over="ignore"):  # infinities are reported by who asked for this
-                    found = found.astype(self.dtype).astype(np.float32)
-            return found
-
-        return rounded
+        return lambda: round_vectors(arriving(), self.dtype)
 
 
 @dataclass(frozen=True)
@@ -248,3 +243,10 @@ def _in_order(
         for member, owner in zip(segment.members, segment.owners, strict=True):
             found[member] = by_sequence[owner]
     return found
+
+
+def vectors_extractor(columns: Columns) -> Extractor:
+    """Make the extractor of rows that can be cached."""
+    if columns.computed[0][1] == "log_probs":
+        return SiteLogProbs()
+    return PooledVectors(tuple(columns.computed), columns.width, columns.dtype)

@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from esm2_features._model.devices import DeviceMap
     from esm2_features._model.esm2 import ESM2Network
 
-_networks: dict[tuple[str, str, str], ESM2Network] = {}
-_keys: dict[tuple[Hashable, str, str], tuple[str, str, str]] = {}
-"""Key of the network that a source, on a device and in a precision, has led to: whoever only wants
-to know whether it is there need not claim the digest of a file."""
+_Key = tuple[str, "DeviceMap", str]
+"""Identity of the weights, where they are, and the precision."""
+_networks: dict[_Key, ESM2Network] = {}
+_keys: dict[tuple[Hashable, DeviceMap, str], _Key] = {}
+"""Keys of networks by the fingerprint of a source, for `devices_of_network`, which takes no digest."""
 _lock = threading.Lock()
 _owner: int | None = None
 """Process that has used a network. PyTorch's threads do not survive a fork."""
@@ -32,34 +33,27 @@ _owner: int | None = None
 def get_networks(
     checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
 ) -> list[ESM2Network]:
-    """Give the networks of a checkpoint on several devices."""
-    _check_forked()
-    from esm2_features._model.devices import resolve_devices
-
-    return [
-        get_network(checkpoint, device=device, precision=precision)
-        for device in resolve_devices(devices)
-    ]
-
-
-def get_network(checkpoint: Checkpoint, *, device: str, precision: str) -> ESM2Network:
-    """Give the network of a checkpoint; load it if this process has not done so yet."""
+    """Give the network of a checkpoint on each device; load it if this process has not done so."""
     global _owner
     _check_forked()
-    from esm2_features._model.devices import resolve_device_map
+    source = _fingerprint(checkpoint.source)
+    from esm2_features._model.devices import resolve_devices
 
+    networks = []
     with _lock:
-        device_map = resolve_device_map(device)
-        key = (checkpoint.identity, str(device_map), precision)
-        if key not in _networks:
-            _owner = os.getpid()
-            _networks[key] = _load(checkpoint, device_map, precision)
-        _keys[_seen(checkpoint.source), str(device_map), precision] = key
-        return _networks[key]
+        identity = checkpoint.identity
+        for device_map in resolve_devices(devices):
+            key = (identity, device_map, precision)
+            if key not in _networks:
+                _owner = os.getpid()
+                _networks[key] = _load(checkpoint, device_map, precision)
+            _keys[source, device_map, precision] = key
+            networks.append(_networks[key])
+    return networks
 
 
 def _check_forked() -> None:
-    """Refuse to run, or wait for a lock that was inherited locked, in a forked process."""
+    """Raise ForkedProcessError in a process forked from one that has run a network."""
     if _owner is not None and _owner != os.getpid():
         raise ForkedProcessError(
             "This process was forked from one that has already run a network, and PyTorch "
@@ -70,39 +64,38 @@ def _check_forked() -> None:
 
 
 def forget_network(checkpoint: Checkpoint, *, device: str, precision: str) -> None:
-    """Let go of a network, so that its memory is free once nobody uses it any more."""
+    """Forget a network, so that its memory is free once nobody uses it any more."""
     from esm2_features._model.devices import release_memory, resolve_device_map
 
     with _lock:
         device_map = resolve_device_map(device)
-        if _networks.pop((checkpoint.identity, str(device_map), precision), None) is not None:
+        if _networks.pop((checkpoint.identity, device_map, precision), None) is not None:
             release_memory(device_map.home)
 
 
 def devices_of_network(
     checkpoint: Checkpoint, *, devices: Sequence[str], precision: str
 ) -> list[str]:
-    """Say where the network of a checkpoint is in memory. Loads nothing, and no torch."""
+    """List the devices on which the network of a checkpoint is in memory, without loading it."""
     if not _networks or _owner != os.getpid():
         return []
     from esm2_features._model.devices import resolve_devices  # torch is there where a network is
 
+    source = _fingerprint(checkpoint.source)
     device_maps = list(dict.fromkeys(resolve_devices(devices)))
-    keys = [
-        _keys.get((_seen(checkpoint.source), device_map, precision)) for device_map in device_maps
-    ]
-    return device_maps if all(key in _networks for key in keys) else []
+    keys = [_keys.get((source, device_map, precision)) for device_map in device_maps]
+    return [str(one) for one in device_maps] if all(key in _networks for key in keys) else []
 
 
-def _seen(source: Path | ModelCard) -> Hashable:
+def _fingerprint(source: Path | ModelCard) -> Hashable:
     """Tell a file from what has replaced it, without reading it."""
     if not isinstance(source, Path):
         return source
     try:
-        found = source.stat()
+        stat = source.stat()
     except OSError:
         return source
-    return source, found.st_size, found.st_mtime_ns
+    return source, stat.st_size, stat.st_mtime_ns
 
 
 def _load(checkpoint: Checkpoint, device_map: DeviceMap, precision: str) -> ESM2Network:

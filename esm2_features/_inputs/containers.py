@@ -8,6 +8,7 @@ strings.
 from __future__ import annotations
 
 import os
+import sys
 import warnings
 from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set, Sized
 from numbers import Number
@@ -16,7 +17,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._inputs.residues import is_biopython_seq, is_missing, is_record
 from esm2_features.exceptions import InputError
 
 
@@ -31,8 +31,12 @@ _LABELS = {"accession", "class", "description", "gene", "id", "label", "name", "
 _TO_LIST = ("to_pylist", "to_list", "tolist")  # as Arrow, Polars and pandas, and NumPy say it
 
 
-def columns(X: object, *, owner: str, region: str | None = None) -> list[Column]:
-    """Read a container of sequences, column by column."""
+def columns(X: object, *, owner: str, region: object = None) -> list[Column]:
+    """Read a container of sequences, column by column.
+
+    ``owner`` is whom messages speak of, and ``region``, if it is a str, the column of regions.
+    """
+    region = region if isinstance(region, str) else None
     if isinstance(X, np.ndarray):
         found = _from_array(X, owner)
     elif _type_has(X, "columns"):
@@ -50,6 +54,47 @@ def columns(X: object, *, owner: str, region: str | None = None) -> list[Column]
         if region is None or column.name != region:
             _check_numbers(column, owner)
     return found
+
+
+def single_column(sequences: object, *, owner: str) -> list[object]:
+    """List the cells of a container that must be a single column, and may be empty."""
+    is_column = hasattr(type(sequences), "to_list") and not hasattr(type(sequences), "columns")
+    is_array = isinstance(sequences, np.ndarray) and sequences.ndim == 1
+    is_list = isinstance(sequences, list | tuple) or is_column or is_array
+    if is_list and not len(sequences):  # type: ignore[arg-type]
+        return []  # where scikit-learn would have no rows refused
+    chains = columns(sequences, owner=owner)
+    if len(chains) > 1:
+        raise InputError(
+            f"{owner} takes one column of sequences, but got {len(chains)}. Pass one of them, or "
+            "use ESM2Transformer, which embeds several chains side by side."
+        )
+    return chains[0].values
+
+
+def is_missing(value: object) -> bool:
+    """Whether a cell holds a missing value, of whichever library."""
+    if isinstance(value, str):
+        return False
+    if value is None or value is np.ma.masked:
+        return True
+    if isinstance(value, Number | np.datetime64 | np.timedelta64):
+        return bool(value != value)
+    if is_record(value):
+        return is_missing(value.seq)  # type: ignore[attr-defined]
+    return type(value).__name__ in ("NAType", "NaTType")
+
+
+def is_record(value: object) -> bool:
+    """Whether an object has a sequence as its ``.seq``, as Biopython's records have."""
+    return hasattr(value, "seq")
+
+
+def is_biopython_seq(value: object) -> bool:
+    """Whether an object is Biopython's ``Seq``."""
+    # Whoever made a Seq has imported its module.
+    module = sys.modules.get("Bio.Seq")
+    return module is not None and isinstance(value, module.Seq | module.MutableSeq)
 
 
 def _from_array(X: NDArray[Any], owner: str) -> list[Column]:

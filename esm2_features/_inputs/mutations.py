@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
-from esm2_features._inputs.residues import is_missing, is_record
+from esm2_features._inputs.containers import is_missing, is_record
 from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError
 
 _MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")

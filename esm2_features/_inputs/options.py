@@ -23,6 +23,8 @@ POOLING_OF = {
 }
 """What the hosted service's API calls them; the last four are this library's own."""
 TOO_LONG = ("raise", "truncate", "window")
+UNKNOWN = ("raise", "X", "mask")
+ON_MISSING = ("raise", "nan", "zero")
 PRECISIONS = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "float16")
 STORES = ("requested", "all")
@@ -139,3 +141,32 @@ def _check_distinct(option: str, value: object, checked: Sequence[object]) -> No
         raise InputError(f"Got {option}={value!r}; expected at least one.")
     if len(set(checked)) < len(checked):
         raise InputError(f"Got {option}={value!r}, in which one occurs twice; name each once.")
+
+
+def check_special_tokens(poolings: Iterable[str]) -> None:
+    """Raise InputError if a pooling is of a special token, which a part of a sequence lacks."""
+    special = [pooling for pooling in poolings if pooling in SPECIAL_TOKENS]
+    if special:
+        raise InputError(
+            f"Got pooling={special[0]!r} with a region: the special tokens belong to the whole "
+            'sequence. Pool a region by "mean", "max", "std" or "parti".'
+        )
+
+
+def check_windows(poolings: Iterable[str]) -> None:
+    """Raise InputError if a pooling cannot be merged from windows."""
+    if "parti" in poolings:
+        raise InputError(
+            'Got pooling="parti" with too_long="window": importance is read off attention '
+            "between all residues of a sequence, and windows attend to their own only. Pass "
+            "max_residues=None to run long sequences whole, or another pooling."
+        )
+
+
+def check_cache_options(*, cache: object, cache_dtype: str, store: str) -> None:
+    """Raise InputError if it is said how vectors are kept, and there is no cache to keep them."""
+    if cache is None and (cache_dtype, store) != ("float32", "requested"):
+        raise InputError(
+            f"Got cache=None with cache_dtype={cache_dtype!r} and store={store!r}, which say how "
+            "vectors are kept. Give them a cache, or leave these two options out."
+        )

@@ -1,67 +1,98 @@
-"""From what people pass to views: residues checked, lengths and regions settled."""
+"""`SequencePolicy`: from cells to views, with residues, lengths and regions checked."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from esm2_features._inputs.alphabet import MASK
-from esm2_features._inputs.lengths import TruncationCounter, fit_length
-from esm2_features._inputs.options import TOO_LONG, fixed_region, one_of, positive
+from esm2_features._inputs.containers import Column, is_missing
 from esm2_features._inputs.regions import read_region
-from esm2_features._inputs.residues import are_normal, normalise, warn_of_nucleotides
+from esm2_features._inputs.residues import are_normal, normalise, place_of, warn_of_nucleotides
 from esm2_features._inputs.views import SequenceView, Spans, around
-from esm2_features.exceptions import SequenceTooLongError
+from esm2_features.exceptions import MissingSequenceError, SequenceTooLongError, TruncationWarning
 
 
+@dataclass
+class TruncationCounter:
+    """Counts truncated sequences over all parts of an input, for one warning at its end."""
+
+    truncated: int = 0
+    total: int = 0
+    longest: int = 0  # residues of the longest one before it was truncated
+
+    def warn(self, max_residues: int | None) -> None:
+        """Warn with the count, if any sequence was truncated."""
+        if self.truncated:
+            warnings.warn(
+                f"{self.truncated} of {self.total} sequences were cut to their first "
+                f"{max_residues} residues (max_residues); the longest had {self.longest}.",
+                TruncationWarning,
+                stacklevel=2,
+            )
+
+
+@dataclass(frozen=True)
 class SequencePolicy:
-    """What is done with sequences that are long, odd, or wanted in part."""
+    """What happens to sequences that are long, contain unknown letters, or are wanted in part."""
 
-    def __init__(
-        self,
-        *,
-        max_residues: int | None,  # longest sequence allowed; None allows any
-        too_long: str,  # what to do with longer ones
-        unknown: str,  # what to do with characters that stand for no residue
-        region: tuple[int, int] | None,  # the part of every sequence that is wanted
-    ) -> None:
-        self.max_residues = None if max_residues is None else positive("max_residues", max_residues)
-        self.too_long = one_of("too_long", too_long, TOO_LONG)
-        self.unknown = one_of("unknown", unknown, ("raise", "X", "mask"))
-        self.region = fixed_region(region)
+    max_residues: int | None = 1022  # longest sequence allowed; None allows any
+    too_long: str = "raise"  # or "truncate", or "window"
+    unknown: str = "raise"  # or "X", or "mask": what unknown letters become
+    region: tuple[int, int] | None = None  # start and stop of the residues to pool; None for all
 
-    def _normalise(
+    def normalise(
         self,
         sequences: Iterable[object],
         *,
         rows: Iterable[int] | None = None,
         column: str | None = None,
-        cuts: TruncationCounter | None = None,
+        truncations: TruncationCounter | None = None,
     ) -> list[str]:
-        """Check sequences and bring them into the one form that is encoded and cached."""
-        values = list(sequences)
-        numbers = list(range(len(values)) if rows is None else rows)
-        if are_normal(values):
-            residues = values
+        """Check cells, and bring them into the one form that is encoded and cached.
+
+        ``rows`` and ``column`` are what messages call the cells. With a counter, whoever passes it
+        warns of truncations.
+        """
+        cells = list(sequences)
+        numbers = list(range(len(cells)) if rows is None else rows)
+        if are_normal(cells):
+            residues = cells
         else:
             residues = [
-                normalise(value, index=row, unknown=self.unknown, column=column)
-                for row, value in zip(numbers, values, strict=True)
+                normalise(cell, index=row, unknown=self.unknown, column=column)
+                for row, cell in zip(numbers, cells, strict=True)
             ]
         warn_of_nucleotides(residues, rows=numbers, column=column)
-        counted = TruncationCounter() if cuts is None else cuts
-        fitting = fit_length(
-            residues,
-            max_residues=self.max_residues,
-            too_long=self.too_long,
-            cuts=counted,
-            rows=numbers,
-            column=column,
-        )
-        if cuts is None:
-            counted.say(self.max_residues)
+        counter = TruncationCounter() if truncations is None else truncations
+        fitting = self._fit_lengths(residues, counter, numbers, column)
+        if truncations is None:
+            counter.warn(self.max_residues)
         return fitting
 
-    def _views(
+    def normalise_chains(
+        self, chains: Sequence[Column], on_missing: str, truncations: TruncationCounter
+    ) -> list[str | None]:
+        """Check the chains of each row; sequences by row, and in a row by chain, None if missing.
+
+        With ``on_missing="raise"``, raise MissingSequenceError for a missing value.
+        """
+        sequences: list[str | None] = [None] * (len(chains) * len(chains[0].values))
+        for i, chain in enumerate(chains):
+            missing = missing_rows(chain, on_missing=on_missing)
+            rows = [row for row in range(len(chain.values)) if row not in missing]
+            residues = self.normalise(
+                [chain.values[row] for row in rows],
+                rows=rows,
+                column=chain.name if len(chains) > 1 else None,
+                truncations=truncations,
+            )
+            for row, sequence in zip(rows, residues, strict=True):
+                sequences[row * len(chains) + i] = sequence
+        return sequences
+
+    def views(
         self,
         sequences: Sequence[str | None],
         *,
@@ -69,7 +100,11 @@ class SequencePolicy:
         rows: Sequence[int] | None = None,
         column: str | None = None,
     ) -> list[str | None]:
-        """Say what each row is about, in the form that `Engine._embed_normalised` takes."""
+        """Write the view of each normalised sequence; None stays None.
+
+        ``regions`` are the spans of each row, as `read_region` gives them; None and () mean the
+        whole sequence. By default, the policy's own region holds for all rows.
+        """
         spans: Sequence[Spans | None] | None = regions
         if regions is None and self.region is not None:
             numbers = range(len(sequences)) if rows is None else rows
@@ -86,30 +121,39 @@ class SequencePolicy:
         return [
             None
             if sequence is None
-            else str(SequenceView(sequence, self._window(sequence), part or ()))
+            else str(SequenceView(sequence, self.window(sequence), part or ()))
             for sequence, part in zip(sequences, spans, strict=True)
         ]
 
-    def _site(self, sequence: str, position: int, *, masked: bool) -> str:
-        """Say that a row is about one residue of a sequence."""
+    def site(self, sequence: str, position: int, *, masked: bool) -> str:
+        """Write the view of one residue of a normalised sequence, counted from 0.
+
+        With ``masked``, ``<mask>`` takes its place, and a sequence that needs windows is cut to the
+        one window around it.
+        """
         if not 0 <= position < len(sequence):
             raise IndexError(f"position {position} of a sequence of {len(sequence)} residues")
         if not masked:
-            return str(SequenceView(sequence, self._window(sequence), ((position, position + 1),)))
+            return str(SequenceView(sequence, self.window(sequence), ((position, position + 1),)))
         hidden = f"{sequence[:position]}{MASK}{sequence[position + 1 :]}"
-        size = self._window(sequence)
+        size = self.window(sequence)
         if size:
             part = around(position, len(sequence), size)
             hidden = hidden[part.start : part.stop]
             position -= part.start
         return str(SequenceView(hidden, 0, ((position, position + 1),)))
 
-    def _check_windows(
-        self, sequences: Sequence[str], *, rows: Sequence[int], product: str
-    ) -> None:
-        """Refuse sequences that would go in windows, for what cannot be put together of these."""
+    def window(self, sequence: str) -> int:
+        """Residues of each window that the sequence needs; 0 if it runs in one piece."""
+        size = self.max_residues
+        if self.too_long != "window" or size is None or len(sequence) <= size:
+            return 0
+        return size
+
+    def check_windows(self, sequences: Sequence[str], *, rows: Sequence[int], product: str) -> None:
+        """Raise SequenceTooLongError if a sequence needs windows, for products of residue pairs."""
         for row, sequence in zip(rows, sequences, strict=True):
-            size = self._window(sequence)
+            size = self.window(sequence)
             if size:
                 raise SequenceTooLongError(
                     f"The sequence in row {row} has {len(sequence)} residues, more than "
@@ -122,9 +166,52 @@ class SequencePolicy:
                     limit=size,
                 )
 
-    def _window(self, sequence: str) -> int:
-        """Residues of each window that the sequence needs; 0 if it goes in one piece."""
-        size = self.max_residues
-        if self.too_long != "window" or size is None or len(sequence) <= size:
-            return 0
-        return size
+    def _fit_lengths(
+        self,
+        sequences: list[str],
+        counter: TruncationCounter,
+        rows: Sequence[int],
+        column: str | None,
+    ) -> list[str]:
+        """Refuse or truncate sequences that are too long; windows are made later."""
+        counter.total += len(sequences)
+        limit = self.max_residues
+        if self.too_long == "window" or limit is None:
+            return sequences
+        if max(map(len, sequences), default=0) <= limit:
+            return sequences
+        long = [i for i, sequence in enumerate(sequences) if len(sequence) > limit]
+        if self.too_long == "raise":
+            length, index = len(sequences[long[0]]), rows[long[0]]
+            raise SequenceTooLongError(
+                f"The sequence in {place_of(index, column)} has {length} residues, more than "
+                f'max_residues={limit}. Pass too_long="window" to run it in overlapping '
+                f'windows, too_long="truncate" to keep the first {limit}, max_residues=None to '
+                "run it whole (memory grows with the square of the length), or split the protein "
+                "into its domains.",
+                index=index,
+                length=length,
+                limit=limit,
+            )
+        counter.truncated += len(long)
+        counter.longest = max(counter.longest, *(len(sequences[i]) for i in long))
+        return [sequence[:limit] for sequence in sequences]
+
+
+def missing_rows(column: Column, *, on_missing: str, what: str = "protein sequence") -> set[int]:
+    """Find the rows in which a column has no value; raise an error if ``on_missing`` wants that."""
+    missing = {
+        row
+        for row, value in enumerate(column.values)
+        if not isinstance(value, str) and is_missing(value)
+    }
+    if missing and on_missing == "raise":
+        first = min(missing)
+        others = f" (the first of {len(missing)})" if len(missing) > 1 else ""
+        raise MissingSequenceError(
+            f"Missing value in {place_of(first, column.name or None)}{others}, where a {what} is "
+            'expected. Drop such rows, or pass on_missing="nan" or on_missing="zero" to get rows '
+            "of NaN or 0 for them.",
+            index=first,
+        )
+    return missing

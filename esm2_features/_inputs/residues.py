@@ -6,16 +6,13 @@
 from __future__ import annotations
 
 import re
-import sys
 import unicodedata
 import warnings
 from collections.abc import Sequence
-from numbers import Number
 from typing import TypeGuard
 
-import numpy as np
-
 from esm2_features._inputs.alphabet import MASK, RESIDUES
+from esm2_features._inputs.containers import is_biopython_seq, is_missing, is_record
 from esm2_features.exceptions import (
     InvalidSequenceError,
     MissingSequenceError,
@@ -33,31 +30,6 @@ _SHORTEST_GENE = 20  # letters; shorter peptides may be of these residues alone
 
 # What str() makes of missing values; all but the last spell a peptide that nobody meant.
 _TEXT_OF_MISSING = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
-
-
-def is_missing(value: object) -> bool:
-    """Whether a cell holds a missing value, of whichever library."""
-    if isinstance(value, str):
-        return False
-    if value is None or value is np.ma.masked:
-        return True
-    if isinstance(value, Number | np.datetime64 | np.timedelta64):
-        return bool(value != value)
-    if is_record(value):
-        return is_missing(value.seq)  # type: ignore[attr-defined]
-    return type(value).__name__ in ("NAType", "NaTType")
-
-
-def is_record(value: object) -> bool:
-    """Whether an object has a sequence as its ``.seq``, as Biopython's records have."""
-    return hasattr(value, "seq")
-
-
-def is_biopython_seq(value: object) -> bool:
-    """Whether an object is Biopython's ``Seq``."""
-    # Whoever made a Seq has imported its module.
-    module = sys.modules.get("Bio.Seq")
-    return module is not None and isinstance(value, module.Seq | module.MutableSeq)
 
 
 def normalise(

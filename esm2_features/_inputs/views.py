@@ -17,17 +17,24 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from esm2_features._inputs.alphabet import MASK
+
 Spans = tuple[tuple[int, int], ...]
 """Parts of a sequence: starts and stops, counted from 0, in order and apart; () is all of it."""
 
 
 class SequenceView(NamedTuple):
-    """What a view's string says."""
+    """A view, read from its string."""
 
     sequence: str  # normalised
     # residues of each window; 0 if the sequence goes through the network in one piece
     window: int = 0
     spans: Spans = ()  # the residues that the row is about; () for all
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the sequence in all of its windows."""
+        return sum(piece_tokens(len(self.sequence), self.window))
 
     def __str__(self) -> str:
         text = self.sequence
@@ -99,8 +106,19 @@ def around(position: int, residues: int, size: int) -> Window:
     return Window(start, min(residues, start + size))
 
 
+def count_sequences(views: Iterable[str]) -> int:
+    """Count the sequences that views are of: those of one sequence share a forward pass."""
+    return len({view.partition("@")[0] for view in views})
+
+
+def shown(sequence: str) -> str:
+    """Shorten a sequence for a message, and write masks as people do."""
+    short = sequence if len(sequence) <= 40 else f"{sequence[:37]}..."
+    return short.replace(MASK, "<mask>")
+
+
 def distinct_sequences(views: Sequence[SequenceView]) -> dict[tuple[str, int], list[int]]:
-    """Find which views come from one forward pass."""
+    """Group views by the sequence and window that go through the network once for all of them."""
     members: dict[tuple[str, int], list[int]] = {}
     for i, view in enumerate(views):
         members.setdefault((view.sequence, view.window), []).append(i)

@@ -1,4 +1,4 @@
-"""Attention over a packed batch: the kernel.
+"""Attention over a packed batch: rotary positions, and the kernel.
 
 Which kernel computes a sequence follows from the device, the precision and the sequence's own
 length, never from its batch mates:
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from esm2_features._model.devices import send
+from esm2_features._model.devices import even_rows, send
 from esm2_features._model.packing import Group
 
 _PACKED_KERNELS = (
@@ -47,7 +47,35 @@ _MAP_BYTES = 1 << 25
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""Queries, keys and values of a batch in, each (tokens, heads, head width); what they say out."""
+"""Queries, keys and values of a batch in, each (tokens, heads, head width); the result out."""
+
+
+class Rotary:
+    """Rotary position embedding (Su et al. 2021): turns pairs of a head by position."""
+
+    def __init__(self, inv_freq: Tensor) -> None:
+        self._inv_freq = inv_freq
+        self._turns_TP = self._of_positions(0)
+
+    def turns(self, positions_T: Tensor, longest: int) -> Tensor:
+        """Look up every token's turns, for `turn`: complex, of shape (tokens, 1, H / 2)."""
+        turns_TP = self._turns_TP
+        if len(turns_TP) < longest:
+            # Another thread may do the same at the same time, with the same outcome.
+            self._turns_TP = turns_TP = self._of_positions(longest)
+        return turns_TP[positions_T].unsqueeze(1)
+
+    def _of_positions(self, count: int) -> Tensor:
+        positions = torch.arange(count, dtype=torch.float32, device=self._inv_freq.device)
+        angle_TP = torch.outer(positions, self._inv_freq)
+        return torch.polar(torch.ones_like(angle_TP), angle_TP)
+
+    @staticmethod
+    def turn(qk_TNH: Tensor, turns_T1P: Tensor) -> None:
+        """Turn queries and keys in place; they are float32, pairs side by side."""
+        pairs_TNP = torch.view_as_complex(qk_TNH.view(*qk_TNH.shape[:2], -1, 2))
+        for rows in even_rows(pairs_TNP):
+            pairs_TNP[rows].mul_(turns_T1P[rows])
 
 
 def attention(

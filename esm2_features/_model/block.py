@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from esm2_features._model.attention import Attend
-from esm2_features._model.devices import even_rows
+from esm2_features._model.attention import Attend, Rotary
 from esm2_features._model.linear import Linear
 
 _PARTS = ("weight", "bias")
@@ -69,34 +68,6 @@ class Norm:
     def __call__(self, x_TD: Tensor) -> Tensor:
         """Normalise each row."""
         return layer_norm(x_TD, self._weight.shape, self._weight, self._bias)
-
-
-class Rotary:
-    """Rotary position embedding (Su et al. 2021): turns pairs of a head by position."""
-
-    def __init__(self, inv_freq: Tensor) -> None:
-        self._inv_freq = inv_freq
-        self._turns_TP = self._of_positions(0)
-
-    def turns(self, positions_T: Tensor, longest: int) -> Tensor:
-        """Look up every token's turns, for `turn`: complex, of shape (tokens, 1, H / 2)."""
-        turns_TP = self._turns_TP
-        if len(turns_TP) < longest:
-            # Another thread may do the same at the same time, with the same outcome.
-            self._turns_TP = turns_TP = self._of_positions(longest)
-        return turns_TP[positions_T].unsqueeze(1)
-
-    def _of_positions(self, count: int) -> Tensor:
-        positions = torch.arange(count, dtype=torch.float32, device=self._inv_freq.device)
-        angle_TP = torch.outer(positions, self._inv_freq)
-        return torch.polar(torch.ones_like(angle_TP), angle_TP)
-
-    @staticmethod
-    def turn(qk_TNH: Tensor, turns_T1P: Tensor) -> None:
-        """Turn queries and keys in place; they are float32, pairs side by side."""
-        pairs_TNP = torch.view_as_complex(qk_TNH.view(*qk_TNH.shape[:2], -1, 2))
-        for rows in even_rows(pairs_TNP):
-            pairs_TNP[rows].mul_(turns_T1P[rows])
 
 
 class TransformerBlock:

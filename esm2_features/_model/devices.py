@@ -68,7 +68,7 @@ class DeviceMap:
 
 
 def resolve_device_map(name: str) -> DeviceMap:
-    """Turn the user's word for a place into one that is there."""
+    """Turn the user's word for where one network is to be into a device map."""
     first, *others = name.split("+")
     is_streamed = others == ["cpu"]
     names = [first] if is_streamed else [first, *others]
@@ -78,8 +78,8 @@ def resolve_device_map(name: str) -> DeviceMap:
     return DeviceMap(devices, is_streamed)
 
 
-def resolve_devices(names: Sequence[str]) -> list[str]:
-    """Say which devices are meant, each by a name of its own."""
+def resolve_devices(names: Sequence[str]) -> list[DeviceMap]:
+    """Turn the user's words for devices into those that are there, each of which occurs once."""
     if tuple(names) == ("all",):
         names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
     device_maps = [resolve_device_map(name) for name in names]
@@ -89,7 +89,7 @@ def resolve_devices(names: Sequence[str]) -> list[str]:
         raise InputError(
             f"Got device={list(names)!r}, in which {twice[0]} is meant twice. Name each card once."
         )
-    return [str(device_map) for device_map in device_maps]
+    return device_maps
 
 
 def workers_on(device: torch.device) -> int:
@@ -273,6 +273,13 @@ def exact_arithmetic(device: torch.device) -> Iterator[None]:
             yield
     finally:
         _settings.leave()
+
+
+@contextmanager
+def computing(device: torch.device, sharing: int = 1) -> Iterator[None]:
+    """Compute exactly, without gradients, and with no more threads than there are cores."""
+    with within_cores(device, sharing), exact_arithmetic(device), torch.inference_mode():
+        yield
 
 
 def _make_exact() -> list[Callable[[], None]]:

@@ -19,16 +19,14 @@ fair-esm 2.0.0, whose names the weights bear.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._model.attention import attention
-from esm2_features._model.block import Norm, Rotary, Weights
+from esm2_features._model.attention import Rotary, attention
+from esm2_features._model.block import Norm, Weights
 from esm2_features._model.devices import DeviceMap, keep_freed_memory, send
 from esm2_features._model.linear import Linear
 from esm2_features._model.offload import OffloadedBlocks
@@ -115,15 +113,21 @@ class ESM2Network:
         unique_tokens, rows = batch.unique_tokens, len(batch.positions)
         # Rows that belong to no sequence, at the end: nothing looks at what becomes of them.
         filler = -rows % ROWS_STEP if self.device.type == "cpu" else 0
-        x_KD = self._embedding_VD[self._sent(unique_tokens.tokens)] * self._sent(
-            unique_tokens.scale
-        ).unsqueeze(1)
-        kind_T = self._sent(np.pad(unique_tokens.of_rows, (0, filler)))
+        tokens_K, scale_K, kind_T, positions_T = (
+            send(array, self.device)
+            for array in (
+                unique_tokens.tokens,
+                unique_tokens.scale,
+                np.pad(unique_tokens.of_rows, (0, filler)),
+                np.pad(batch.positions, (0, filler)),
+            )
+        )
+        x_KD = self._embedding_VD[tokens_K] * scale_K.unsqueeze(1)
         x_TD = x_KD[kind_T]
         if 0 in layers:
             yield 0, x_TD[:rows]
         longest = max(group.tokens for group in batch.groups)
-        turns_T1P = self._rotary.turns(self._sent(np.pad(batch.positions, (0, filler))), longest)
+        turns_T1P = self._rotary.turns(positions_T, longest)
         # On a CPU, attention is as quick in float32, and short sequences quicker.
         attention_dtype = torch.float32 if self.device.type == "cpu" else self._dtype
         attend = attention(batch.groups, self.device, attention_dtype, self._head_dim)
@@ -155,9 +159,6 @@ class ESM2Network:
         return lambda q_TNH, k_TNH: attention_hook(
             layer, q_TNH.to(self.device), k_TNH.to(self.device)
         )
-
-    def _sent(self, array: NDArray[Any]) -> Tensor:
-        return send(array, self.device)
 
     def _inverse_frequencies(
         self, tensors: dict[str, Tensor], architecture: Architecture

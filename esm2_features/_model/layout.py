@@ -13,6 +13,7 @@ is plain, and a weight that grows with the distance from the edge is the simples
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from esm2_features._inputs.alphabet import encode_all
 from esm2_features._inputs.views import (
     distinct_sequences,
     parse,
@@ -29,7 +31,7 @@ from esm2_features._inputs.views import (
     windows,
 )
 from esm2_features._model.devices import send
-from esm2_features._model.packing import Batch, Group, pack
+from esm2_features._model.packing import Batch, Group, pack, pack_tokens
 
 _COPIED_BYTES = 1 << 25
 """Bytes of residues that are copied at a time."""
@@ -73,15 +75,19 @@ class Layout:
         parsed = [parse(view) for view in views]
         members = distinct_sequences(parsed)
         self.count = len(parsed)
+        self._spans, self._members = [view.spans for view in parsed], members
         self._sizes = np.array([len(sequence) + 2 for sequence, _ in members])
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
         self.is_windowed = any(window for _, window in members)
         pieces = [sequence for sequence, _ in members]
         if self.is_windowed:
             pieces = self._cut(members)
-        self.batches = _packed(pieces, budget if self.is_windowed else None)
+        self.batches = (
+            _packed(pieces, budget)
+            if self.is_windowed
+            else [pack_tokens(encode_all(pieces), self._sizes)]
+        )
         self.groups = self._merged_groups() if self.is_windowed else self.batches[0].groups
-        self.segments = self._segments([parsed[i].spans for i in range(self.count)], members)
 
     def merge_windows(self, x_TD: Tensor) -> Tensor:
         """Make one sequence of the windows of each that has some."""
@@ -132,12 +138,10 @@ class Layout:
             for a, b in pairwise(edges)
         )
 
-    def _segments(
-        self,
-        spans: Sequence[tuple[tuple[int, int], ...]],
-        members: dict[tuple[str, int], list[int]],
-    ) -> list[Segment]:
-        """Put views with as many residues together; whole sequences where they lie."""
+    @cached_property
+    def segments(self) -> list[Segment]:
+        """Views by their number of residues; whole sequences are segments where they lie."""
+        spans, members = self._spans, self._members
         owners = np.empty(self.count, np.int64)
         for owner, views in enumerate(members.values()):
             owners[views] = owner

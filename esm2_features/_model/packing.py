@@ -1,4 +1,4 @@
-"""The batching policy: which sequences go through the network together, and how they lie.
+"""How the sequences of one batch lie in a row of tokens.
 
 A batch is *packed*: its sequences stand one behind the other in a single row of tokens,
 without padding. Inside a batch, sequences of equal length lie side by side and form a
@@ -11,7 +11,7 @@ without padding. Inside a batch, sequences of equal length lie side by side and 
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -20,9 +20,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._inputs.alphabet import MASK_TOKEN, TOKENS, encode_all
-
-_SPREAD_BYTES = 1 << 24
-"""Bytes that are copied at a time."""
 
 EMBEDDING_SCALE = 0.88
 """ESM-2 was trained with 15 % of residues selected, 80 % of those masked: 1 - 0.15 x 0.8."""
@@ -76,25 +73,6 @@ class Batch:
         return self.unique_tokens.tokens[self.unique_tokens.of_rows]
 
 
-def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
-    """Find the distinct items, and the way back to all of them."""
-    rank: dict[Hashable, int] = {}
-    back = np.array([rank.setdefault(item, len(rank)) for item in items], dtype=np.intp)
-    _, first = np.unique(back, return_index=True)
-    return first.tolist(), back
-
-
-def scatter(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float) -> None:
-    """Turn the rows of distinct items, which stand in front, into those of all items, in place."""
-    at_a_time = max(1, _SPREAD_BYTES // max(1, rows[:1].nbytes))
-    # From the end, where nothing stands that is still needed.
-    for stop in range(len(source), 0, -at_a_time):
-        start = max(0, stop - at_a_time)
-        some = source[start:stop]
-        rows[start:stop] = rows[some]
-        rows[start:stop][some < 0] = fill
-
-
 def cpu_budget(cores: int) -> int:
     """Tokens that one pass takes on a processor."""
     return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, _TOKENS_OF_CORE * cores))
@@ -106,44 +84,12 @@ def cuda_budget(free: int, dim: int) -> int:
     return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CUDA, fitting))
 
 
-def batches(
-    tokens: Sequence[int],
-    budget: int,
-    *,
-    sizes: Sequence[int] | None = None,
-    most: int = 0,
-) -> list[list[int]]:
-    """Divide sequences into batches of at most ``budget`` tokens, longest first.
-
-    Longest first, so that a sequence which does not fit into memory is known at once and
-    not after hours. A sequence that is longer than the budget is a batch of its own.
-    """
-    order = np.argsort(-np.asarray(tokens, dtype=np.int64), kind="stable")
-    planned: list[list[int]] = []
-    room = room_in_bytes = 0
-    for i in order.tolist():
-        size = 0 if sizes is None else sizes[i]
-        if tokens[i] > room or size > room_in_bytes:
-            planned.append([])
-            room, room_in_bytes = budget, most
-        planned[-1].append(i)
-        room -= tokens[i]
-        room_in_bytes -= size
-    return planned
-
-
 def pack(sequences: Sequence[str]) -> Batch:
     """Lay the sequences of one batch one behind the other."""
-    sizes = np.fromiter(map(len, sequences), np.int64, len(sequences)) + 2
-    return _laid(encode_all(sequences), sizes)
+    return pack_tokens(encode_all(sequences), np.array([len(one) + 2 for one in sequences]))
 
 
-def pack_tokens(encoded: Sequence[NDArray[np.uint8]]) -> Batch:
-    """Lay rows of tokens one behind the other, as `pack` does with sequences."""
-    return _laid(np.concatenate(encoded), np.array([len(tokens) for tokens in encoded]))
-
-
-def _laid(tokens: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Batch:
+def pack_tokens(tokens: NDArray[np.uint8], sizes: NDArray[np.int64]) -> Batch:
     """Describe tokens that lie one behind the other, in sequences of these sizes."""
     starts = np.cumsum(sizes) - sizes
     edges = [0, *(np.flatnonzero(np.diff(sizes)) + 1).tolist(), len(sizes)]

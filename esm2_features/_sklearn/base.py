@@ -16,13 +16,12 @@ from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import devices_of_network
 from esm2_features._inputs.containers import Column, columns
-from esm2_features._inputs.lengths import TruncationCounter
-from esm2_features._inputs.options import device_names, one_of
-from esm2_features._inputs.residues import is_missing
-from esm2_features.exceptions import Esm2FeaturesError, MissingSequenceError
+from esm2_features._inputs.options import device_names
+from esm2_features._inputs.policy import TruncationCounter
+from esm2_features.exceptions import Esm2FeaturesError
 
 _FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
-"""What the features of a missing sequence are; with "raise" there are none."""
+"""What the features of a missing sequence are."""
 
 
 class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -71,9 +70,8 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         1
         """
         engine = self._engine()
-        chains = self._chains(X)
-        views = self._views(engine, chains, TruncationCounter())  # of cuts, `transform` speaks
-        self._check(engine, views, chains)
+        chains = self._columns(X)
+        self._views(engine, chains, TruncationCounter())  # `transform` warns of truncations
         self.n_features_in_ = len(chains)
         names = [chain.name for chain in chains]
         if all(name is not None for name in names):
@@ -123,17 +121,14 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         ((2, 192), dtype('float32'))
         """
         engine = self._engine()
-        chains = self._chains(X)
+        chains = self._columns(X)
         self._check_same_chains(chains)
-        cuts = TruncationCounter()
-        views = self._views(engine, chains, cuts)
+        truncations = TruncationCounter()
+        views = self._views(engine, chains, truncations)
+        truncations.warn(engine.max_residues)
         n_rows = len(chains[0].values)
-        n_chains = len(views) // n_rows
-        self._check(engine, views, chains)
-        cuts.say(engine.max_residues)
-        features = self._features(engine, views, n_chains, _FILL[self.on_missing])
-        # (rows x chains, d) -> (rows, chains x d)
-        return features.reshape(n_rows, n_chains * features.shape[1])
+        features = self._features(engine, views, len(views) // n_rows, _FILL[self.on_missing])
+        return features.reshape(n_rows, -1)  # (rows x chains, d) -> (rows, chains x d)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Name the columns that `transform` gives.
@@ -199,11 +194,11 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             self,
             names=type(self).__name__,
             name_details=str(self),
-            name_caption=self._said_of_model(),
+            name_caption=self._caption(),
         )
 
-    def _said_of_model(self) -> str | None:
-        """Say which model it is, how large, and whether it is in memory; None if there is none."""
+    def _caption(self) -> str | None:
+        """Name the model, its size, and whether it is in memory; None if there is no such model."""
         try:
             checkpoint = open_checkpoint(self.model)
             places = devices_of_network(
@@ -223,61 +218,29 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         """Make the engine of the parameters, some of them changed, and so check them."""
 
     @abstractmethod
-    def _features(
-        self, engine: Engine, sequences: list[str | None], n_chains: int, fill: float
-    ) -> NDArray[np.float32]:
-        """Compute the (n, d) features of what `_views` gives; those of None are ``fill``."""
+    def _views(
+        self, engine: Engine, chains: Sequence[Column], truncations: TruncationCounter
+    ) -> list[str | None]:
+        """Give what has features, by row, and in a row by chain; None where it is missing."""
 
-    @abstractmethod
+    def _features(
+        self, engine: Engine, views: list[str | None], n_chains: int, fill: float
+    ) -> NDArray[np.float32]:
+        """Compute the features of views, (views, d); those of None are ``fill``."""
+        rows = [i // n_chains for i in range(len(views))] if n_chains > 1 else None
+        return engine.runner.embed(views, engine.columns, fill=fill, rows=rows)
+
     def _names(self, engine: Engine) -> list[str]:
         """Name the d features of one chain."""
-
-    def _check(self, engine: Engine, sequences: list[str | None], chains: Sequence[Column]) -> None:
-        """Refuse sequences for a reason of the subclass, in `fit` and before all computing."""
-
-    def _views(
-        self, engine: Engine, chains: Sequence[Column], cuts: TruncationCounter
-    ) -> list[str | None]:
-        """Say what has features, by row, and in a row by chain; None where it is missing."""
-        return self._normalised(engine, chains, cuts)
+        return engine.feature_names
 
     def _chains_out(self, chains: list[str]) -> list[str]:
         """Of the columns of X, those that have features of their own."""
         return chains
 
-    def _chains(self, X: object) -> list[Column]:
+    def _columns(self, X: object) -> list[Column]:
         """Read the columns of X; the one place that a test replaces to feed other input."""
-        return columns(X, owner=type(self).__name__)
-
-    def _normalised(
-        self, engine: Engine, chains: Sequence[Column], cuts: TruncationCounter
-    ) -> list[str | None]:
-        """Sequences by row, and in a row by chain; None where one is missing."""
-        one_of("on_missing", self.on_missing, tuple(_FILL))
-        sequences: list[str | None] = [None] * (len(chains) * len(chains[0].values))
-        for i, chain in enumerate(chains):
-            missing = self._missing_rows(chain)
-            rows = [row for row in range(len(chain.values)) if row not in missing]
-            column = chain.name if len(chains) > 1 else None
-            values = [chain.values[row] for row in rows] if missing else chain.values
-            found = iter(engine._normalise(values, rows=rows, column=column, cuts=cuts))
-            sequences[i :: len(chains)] = (
-                [None if row in missing else next(found) for row in range(len(chain.values))]
-                if missing
-                else found
-            )
-        return sequences
-
-    def _missing_rows(self, column: Column, what: str = "protein sequence") -> set[int]:
-        """Find the rows in which a column has no value; refuse them if that is asked for."""
-        missing = {
-            row
-            for row, value in enumerate(column.values)
-            if not isinstance(value, str) and is_missing(value)
-        }
-        if missing and self.on_missing == "raise":
-            raise _missing_value(sorted(missing), column.name, what)
-        return missing
+        return columns(X, owner=type(self).__name__, region=getattr(self, "region", None))
 
     def _check_same_chains(self, chains: Sequence[Column]) -> None:
         """Refuse other columns than those seen in `fit`, if there was one."""
@@ -330,13 +293,3 @@ def _other_names(fitted: Sequence[str], names: Sequence[str | None]) -> str:
             message += f"Feature names {what}:\n"
             message += "".join(f"- {name}\n" for name in sorted(differing))
     return message
-
-
-def _missing_value(rows: Sequence[int], column: str | None, what: str) -> MissingSequenceError:
-    place = f"row {rows[0]}" + (f" of column {column!r}" if column else "")
-    others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
-    return MissingSequenceError(
-        f"Missing value in {place}{others}, where a {what} is expected. Drop such rows, "
-        'or pass on_missing="nan" or on_missing="zero" to get rows of NaN or 0 for them.',
-        index=rows[0],
-    )

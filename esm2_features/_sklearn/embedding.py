@@ -6,17 +6,19 @@ import os
 from collections.abc import Sequence
 from typing import Literal, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from esm2_features._cache.cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token, hidden
 from esm2_features._inputs.chains import LINKER_LENGTH, check_join, join_chains
-from esm2_features._inputs.containers import Column, columns
-from esm2_features._inputs.lengths import TruncationCounter
-from esm2_features._inputs.options import PARTIAL_POOLINGS, SPECIAL_TOKENS
+from esm2_features._inputs.containers import Column
+from esm2_features._inputs.options import (
+    ON_MISSING,
+    PARTIAL_POOLINGS,
+    SPECIAL_TOKENS,
+    one_of,
+)
+from esm2_features._inputs.policy import TruncationCounter, missing_rows
 from esm2_features._inputs.regions import read_region, warn_of_pairs
 from esm2_features._inputs.views import Spans
 from esm2_features._sklearn.base import SequenceTransformer
@@ -105,6 +107,8 @@ class ESM2Transformer(SequenceTransformer):
         the vectors which are not in the cache, instead of a network in this process: the same
         numbers to float32's rounding, under the same keys. ``model`` is then an official name or
         ``"mini"``, the server chooses the device, and ``batch_tokens`` is what a request holds.
+        It must have the same weights and ``precision``, which it states. Other servers of the
+        hosted API state neither: their vectors are cached apart, under the server's address.
     token : str or None, default=None
         Token for the server. None is what the environment variable ``ESM2_FEATURES_TOKEN`` holds,
         which is the better place: a token that is given here is hidden in everything that is
@@ -269,26 +273,27 @@ class ESM2Transformer(SequenceTransformer):
         8
         """
         engine = self._engine(layers=layers, pooling=pooling)
-        cuts = TruncationCounter()
-        chains = self._chains(X)
-        n_rows = len(chains[0].values)
-        views = self._views(engine, chains, cuts)
-        cuts.say(engine.max_residues)
+        truncations = TruncationCounter()
+        chains = self._columns(X)
+        views = self._views(engine, chains, truncations)
+        truncations.warn(engine.max_residues)
         row_of: dict[str, int] = {}
-        in_a_row = len(views) // n_rows
+        in_a_row = len(views) // len(chains[0].values)
         for i, view in enumerate(views):
             if view:
                 row_of.setdefault(view, i // in_a_row)
         # Sorted, all regions of a sequence are neighbours, and so come from one forward pass.
         distinct = sorted(row_of)
-        engine._precompute_normalised(distinct, rows=[row_of[view] for view in distinct])
+        engine.runner.fill_cache(distinct, engine.columns, rows=[row_of[view] for view in distinct])
         return self
 
     def _engine(self, **changed: object) -> Engine:
         parameters = {**self.get_params(deep=False), **changed}
-        for name in ("on_missing", "join", "linker_length"):
+        one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
+        for name in ("join", "linker_length"):
             del parameters[name]
-        check_join(self.join, self.linker_length, region=self.region, too_long=self.too_long)
+        if (self.join, self.linker_length) != ("concatenate", LINKER_LENGTH):
+            check_join(self.join, self.linker_length, region=self.region, too_long=self.too_long)
         if self.join == "concatenate" and self.region is None:
             return Engine(**parameters)
         if isinstance(self.region, str):
@@ -306,37 +311,35 @@ class ESM2Transformer(SequenceTransformer):
             )
         return engine
 
-    def _chains(self, X: object) -> list[Column]:
-        region = self.region if isinstance(self.region, str) else None
-        return columns(X, owner=type(self).__name__, region=region)
-
     def _views(
-        self, engine: Engine, chains: Sequence[Column], cuts: TruncationCounter
+        self, engine: Engine, chains: Sequence[Column], truncations: TruncationCounter
     ) -> list[str | None]:
+        policy = engine.policy
         if self.join != "concatenate":
             joined, regions = join_chains(
-                self._normalised(engine, chains, cuts),
+                policy.normalise_chains(chains, self.on_missing, truncations),
                 len(chains),
                 linker_length=self.linker_length,
                 per_chain=self.join == "linker-per-chain",
                 longest=engine.max_residues if self.too_long == "raise" else None,
             )
-            return engine._views(joined, regions=regions)
+            return policy.views(joined, regions=regions)
         if isinstance(self.region, str):
             sequence, region = sorted(chains, key=lambda column: column.name == self.region)
-            sequences = self._normalised(engine, [sequence], cuts)
-            return engine._views(sequences, regions=self._regions(sequences, region))
-        sequences = self._normalised(engine, chains, cuts)
+            sequences = policy.normalise_chains([sequence], self.on_missing, truncations)
+            return policy.views(sequences, regions=self._regions(sequences, region))
+        sequences = policy.normalise_chains(chains, self.on_missing, truncations)
+        if len(chains) == 1:
+            return policy.views(sequences)
         views: list[str | None] = [None] * len(sequences)
         for i, chain in enumerate(chains):
-            column = chain.name if len(chains) > 1 else None
             of_chain = sequences[i :: len(chains)]
-            views[i :: len(chains)] = engine._views(of_chain, column=column)
+            views[i :: len(chains)] = policy.views(of_chain, column=chain.name)
         return views
 
     def _regions(self, sequences: list[str | None], column: Column) -> list[Spans | None]:
         """Read each row's region; the sequences of rows without one become None."""
-        for row in self._missing_rows(column, "region"):
+        for row in missing_rows(column, on_missing=self.on_missing, what="region"):
             sequences[row] = None
         warn_of_pairs(column.values, column.name)
         return [
@@ -345,19 +348,6 @@ class ESM2Transformer(SequenceTransformer):
             else read_region(value, length=len(sequence), index=row, column=column.name)
             for row, (sequence, value) in enumerate(zip(sequences, column.values, strict=True))
         ]
-
-    def _features(
-        self,
-        engine: Engine,
-        sequences: list[str | None],
-        n_chains: int,
-        fill: float,
-    ) -> NDArray[np.float32]:
-        rows = [i // n_chains for i in range(len(sequences))] if n_chains > 1 else None
-        return engine._embed_normalised(sequences, fill=fill, rows=rows)
-
-    def _names(self, engine: Engine) -> list[str]:
-        return engine.feature_names
 
     def _chains_out(self, chains: list[str]) -> list[str]:
         if self.join == "linker":

@@ -15,9 +15,9 @@ from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.containers import Column
-from esm2_features._inputs.lengths import TruncationCounter
 from esm2_features._inputs.mutations import check_length, check_mask, uncut
-from esm2_features._inputs.options import one_of
+from esm2_features._inputs.options import ON_MISSING, one_of
+from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._sklearn.base import SequenceTransformer
 from esm2_features._variants import (
     MASKED,
@@ -191,27 +191,33 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
 
     def _engine(self, **changed: object) -> Engine:
         parameters = {**self.get_params(deep=False), **changed}
+        one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
         one_of("method", parameters.pop("method"), METHODS)
         if self.wildtype is not None:
             check_truncation(parameters["too_long"])
-        for not_of_the_engine in ("wildtype", "on_missing"):
-            del parameters[not_of_the_engine]
+        del parameters["wildtype"]
         return Engine(**parameters)
 
     def _names(self, engine: Engine) -> list[str]:  # noqa: ARG002
         return [*_OF_SEQUENCE, *(() if self.wildtype is None else _OF_VARIANT)]
 
-    def _normalised(
-        self, engine: Engine, chains: Sequence[Column], cuts: TruncationCounter
+    def _views(
+        self, engine: Engine, chains: Sequence[Column], truncations: TruncationCounter
     ) -> list[str | None]:
+        """Check sequences against the wild type, too; they are their own views."""
         try:
-            return super()._normalised(engine, chains, cuts)
+            sequences = engine.policy.normalise_chains(chains, self.on_missing, truncations)
         except SequenceTooLongError as error:
             if self.wildtype is None:
                 raise
             raise uncut(error) from error
+        self._check_variants(engine, sequences, chains)
+        return sequences
 
-    def _check(self, engine: Engine, sequences: list[str | None], chains: Sequence[Column]) -> None:
+    def _check_variants(
+        self, engine: Engine, sequences: list[str | None], chains: Sequence[Column]
+    ) -> None:
+        """Raise InputError if a sequence has no likelihood, or is no variant of its wild type."""
         names = [chain.name or f"x{i}" for i, chain in enumerate(chains)]
         wildtypes = self._wildtypes(engine, len(chains), names)
         for i, sequence in enumerate(sequences):
@@ -235,13 +241,13 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
                 check_length(wildtype, sequence, index=row, given=given, column=column)
 
     def _features(
-        self, engine: Engine, sequences: list[str | None], n_chains: int, fill: float
+        self, engine: Engine, views: list[str | None], n_chains: int, fill: float
     ) -> NDArray[np.float32]:
-        features = np.full((len(sequences), len(self._names(engine))), fill, dtype=np.float32)
+        features = np.full((len(views), len(self._names(engine))), fill, dtype=np.float32)
         for chain, wildtype in enumerate(self._wildtypes(engine, n_chains)):
             rows: dict[str, list[int]] = {}
-            for i in range(chain, len(sequences), n_chains):
-                sequence = sequences[i]
+            for i in range(chain, len(views), n_chains):
+                sequence = views[i]
                 if sequence is not None:
                     rows.setdefault(sequence, []).append(i)
             if rows:

@@ -180,7 +180,7 @@ def _write_product(
 ) -> None:
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import read_fasta
-    from esm2_features._inputs.lengths import TruncationCounter
+    from esm2_features._inputs.policy import TruncationCounter
 
     start = time.perf_counter()
     engine = Engine(cache=None, verbose=True, **run)
@@ -198,7 +198,7 @@ def _write_product(
         # A bad record is known before hours of computing; what is to be warned of, is said later.
         with naming(records_called(ids)), warnings.catch_warnings(action="ignore"):
             try:
-                engine._normalise(records, cuts=TruncationCounter())
+                engine.policy.normalise(records, truncations=TruncationCounter())
             except SequenceTooLongError as error:
                 raise _in_one_piece(error) if product in _OF_WHOLE else error from None
         # Nothing is computed yet, but the options are checked.

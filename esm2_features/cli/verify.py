@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 
 from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
+from esm2_features._inference.batching import batches
 from esm2_features._inference.extractors import Attentions, Contacts, Extractor
-from esm2_features._inference.networks import get_network
+from esm2_features._inference.networks import get_networks
 from esm2_features._inputs.options import PRECISIONS, names
 from esm2_features._inputs.residues import normalise
 from esm2_features._model.devices import exact_arithmetic, resolve_device
 from esm2_features._model.esm2 import ESM2Network
-from esm2_features._model.packing import batches, pack, pack_tokens
+from esm2_features._model.packing import pack, pack_tokens
 from esm2_features._model.reference import Reference
 from esm2_features.exceptions import CheckpointError
 
@@ -165,7 +166,7 @@ def verify(
     reference = Reference(checkpoint)
     found: list[Difference] = []
     for precision in checked:
-        network = get_network(checkpoint, device=str(place), precision=precision)
+        [network] = get_networks(checkpoint, devices=[str(place)], precision=precision)
         found += _layer_by_layer(network, reference, checkpoint, residues, precision)
         found += _maps(network, reference, checkpoint, residues, precision)
         if checkpoint.identity == open_checkpoint(_PUBLISHED_MODEL).identity:
@@ -265,7 +266,7 @@ def _with_published_values(network: ESM2Network, precision: str) -> list[Differe
         ("published", _PUBLISHED_REPRESENTATION),
         ("pub.logits", _PUBLISHED_LOGITS),
     ):
-        batch = pack_tokens([np.array(tokens, dtype=np.uint8)])
+        batch = pack_tokens(np.array(tokens, dtype=np.uint8), np.array([len(tokens)]))
         with exact_arithmetic(network.device):
             [(_, x_TD)] = network.representations(batch, [network.depth])
             values = network.logits(x_TD) if name == "pub.logits" else x_TD

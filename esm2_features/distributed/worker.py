@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esm2_features._inputs.alphabet import MASK
-from esm2_features._inputs.lengths import TruncationCounter
+from esm2_features._inputs.policy import TruncationCounter
 from esm2_features.distributed.files import ShardTable, writing
 from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest, failure
 from esm2_features.exceptions import (
@@ -107,8 +107,8 @@ class ShardWorker:
         path = self._manifest.path_of(task.name)
         rows = range(piece.first, piece.first + n)
         # All of them first: what is wrong with the last is known before the first is computed.
-        sequences = engine._normalise(piece.sequences, rows=rows, cuts=cuts)
-        views = engine._views(sequences, rows=rows)
+        sequences = engine.policy.normalise(piece.sequences, rows=rows, truncations=cuts)
+        views = engine.policy.views(sequences, rows=rows)
         width = len(self._table.vectors) * self._table.dim
         portion = max(1, min(_PORTION, _PORTION_BYTES // (4 * width)))
         with writing(path, self._table) as writer:
@@ -116,12 +116,12 @@ class ShardWorker:
                 some = slice(at, at + portion)
                 texts = [sequence.replace(MASK, "<mask>") for sequence in sequences[some]]
                 lengths = [len(sequence) for sequence in sequences[some]]
-                values = engine._embed_normalised(views[some])
+                values = engine.runner.embed(views[some], engine.columns)
                 writer.add(piece.ids[some], texts, lengths, values, first=rows.start + at)
                 residues += sum(lengths)
         seconds = round(time.perf_counter() - start, 3)
         shard = DoneShard(
-            task.name, n, residues, piece.digest(), 0, "", seconds, cuts.cut, self._versions
+            task.name, n, residues, piece.digest(), 0, "", seconds, cuts.truncated, self._versions
         )
         return self._manifest.add(shard)
 

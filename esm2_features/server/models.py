@@ -140,7 +140,7 @@ class LoadedModels:
 
 def _embed(engine: Engine, kind: Kind, sequences: list[str]) -> Sequence[Any]:
     _, layers, poolings = kind
-    rows = engine._embed_normalised([view.replace("<mask>", MASK) for view in sequences])
+    rows = engine.runner.embed([view.replace("<mask>", MASK) for view in sequences], engine.columns)
     return list(rows.reshape(len(sequences), len(layers), len(poolings), -1))
 
 

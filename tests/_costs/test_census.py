@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 
 import pytest
+from esm2_features._inputs.lengths import fit_length
 
 from esm2_features._costs import census as _census
 from esm2_features._costs.census import Digests, count
-from esm2_features._inputs.lengths import fit_length
 from esm2_features._inputs.policy import SequencePolicy
 from esm2_features._inputs.views import windows
 from esm2_features.exceptions import FastaError

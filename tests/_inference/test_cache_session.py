@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import closing
+
 import numpy as np
 import pytest
 from cache_helpers import caches_warn, filled, raw
@@ -53,7 +55,7 @@ def test__read__tells_what_is_missing_in_any_order(tmp_path_factory, mean, maxim
 def test__claim__others_and_what_they_have_done_meanwhile(tmp_path):
     one, rows = session(Cache(tmp_path))
     keys = computation_keys("sha256:00", "float32", SEQUENCES)
-    with Claims(tmp_path) as others, one:
+    with Claims(tmp_path) as others, closing(one):
         others.claim(keys[[4, 1]])
         for column in (0, 1):
             put(Cache(tmp_path), [2], column)
@@ -71,7 +73,7 @@ def test__add__what_cannot_be_stored_now_is_stored_later(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     one, _ = session(cache)
     put_many = Cache._put_many
-    with one:
+    with closing(one):
         one.claim([0, 1])
         monkeypatch.setattr(Cache, "_put_many", lambda *_, **__: False)
         one.add([0], ROWS[:1])
@@ -92,7 +94,7 @@ def test__add__an_interrupted_write_is_made_again_on_leaving(tmp_path, monkeypat
 
     monkeypatch.setattr("esm2_features._inference.cache_session._SECONDS_BETWEEN_WRITES", -1.0)
     monkeypatch.setattr(Cache, "_put_many", interrupted)
-    with pytest.raises(KeyboardInterrupt), one:
+    with pytest.raises(KeyboardInterrupt), closing(one):
         one.add([3], ROWS[3:4])
     assert session(cache)[0].read([3]) == []
 
@@ -101,14 +103,14 @@ def test__add__much_is_written_at_once(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     one, _ = session(cache)
     monkeypatch.setattr("esm2_features._inference.cache_session._MOST_UNWRITTEN", 1)
-    with one:
+    with closing(one):
         one.add([3], ROWS[3:4])
         assert session(cache)[0].read([3]) == []
 
 
 def test__without_a_cache__everything_is_missing_and_ours():
     one, rows = session(None)
-    with one:
+    with closing(one):
         assert one.read(range(N)) == list(range(N))
         assert one.claim([2, 1]) == [2, 1]
         one.add([2, 1], ROWS[[2, 1]])
@@ -118,7 +120,7 @@ def test__without_a_cache__everything_is_missing_and_ours():
 
 def test__nothing_asked__nothing_missing_and_nothing_claimed(tmp_path):
     one, _ = session(filled(tmp_path, range(3)))
-    with one:
+    with closing(one):
         assert one.read([]) == []
         assert one.claim([]) == []
 
@@ -128,7 +130,7 @@ def test_leaving__after_a_lock_that_is_gone_stores_what_was_computed(tmp_path):
     cache._link.busy_seconds = 0.0  # before the first connection is made
     put(cache, [5], 0)
     one, _ = session(cache)
-    with one:
+    with closing(one):
         with raw(cache) as file, caches_warn() as messages:
             file.execute("begin exclusive")
             one.add([0, 1], ROWS[:2])

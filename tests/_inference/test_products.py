@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from esm2_features import Engine
 from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._inference.local import LocalBackend
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, CANONICAL_TOKENS, encode
 from esm2_features._inputs.views import SequenceView, window_weights, windows
 from esm2_features._model.attention_maps import page_rank
@@ -150,7 +151,7 @@ def test__residues__are_of_the_engines_own_layers(engine):
 
 @pytest.mark.parametrize("product", ["embedding", "residues", "contacts"])
 def test__stream__reads_no_further_ahead_than_a_portion(engine, monkeypatch, product):
-    monkeypatch.setattr("esm2_features._engine._STREAM_SEQUENCES", 2)
+    monkeypatch.setattr("esm2_features._inference.products._STREAM_SEQUENCES", 2)
     read = []
 
     def sequences():
@@ -165,12 +166,14 @@ def test__stream__reads_no_further_ahead_than_a_portion(engine, monkeypatch, pro
 
 
 def test__stream__holds_no_more_results_than_a_portion(engine, monkeypatch):
-    monkeypatch.setattr("esm2_features._per_residue._PORTION_BYTES", 1)
+    monkeypatch.setattr("esm2_features._inference.products._STREAM_BYTES", 1)
     one = engine()
     expected = one.contacts(SEQUENCES)
     portions = []
-    results = one._results
-    monkeypatch.setattr(one, "_results", lambda *some: portions.append(some[0]) or results(*some))
+    results = one.runner.results
+    monkeypatch.setattr(
+        one.runner, "results", lambda *some: portions.append(some[0]) or results(*some)
+    )
     found = list(one.stream(SEQUENCES, "contacts"))
     assert [len(portion) for portion in portions] == [1] * len(SEQUENCES)
     for a, b in zip(found, expected, strict=True):
@@ -178,7 +181,7 @@ def test__stream__holds_no_more_results_than_a_portion(engine, monkeypatch):
 
 
 def test__stream__counts_rows_over_all_portions(engine, monkeypatch):
-    monkeypatch.setattr("esm2_features._engine._STREAM_SEQUENCES", 2)
+    monkeypatch.setattr("esm2_features._inference.products._STREAM_SEQUENCES", 2)
     with pytest.raises(InputError, match=r"in row 4|row 4") as caught:
         list(engine().stream(["MK", "GG", "AC", "W", "M1"], "logits"))
     assert caught.value.index == 4
@@ -211,30 +214,31 @@ def test__predict_masked__without_a_mask_names_the_row(engine):
 def test__log_probs_at__are_those_of_one_residue_and_cached(engine, fair_esm, masked):
     protein = "MKTAYIAKQR"
     one = engine()
-    found = one._log_probs_at([protein] * 3 + ["GG"], [0, 4, 4, 1], masked=masked)
-    for row, (sequence, position) in enumerate(
-        [(protein, 0), (protein, 4), (protein, 4), ("GG", 1)]
-    ):
+    where = [(protein, 0), (protein, 4), (protein, 4), ("GG", 1)]
+    sites = [one.policy.site(*at, masked=masked) for at in where]
+    found = one.runner.log_probs(sites)
+    for row, (sequence, position) in enumerate(where):
         seen = sequence
         if masked:
             seen = f"{sequence[:position]}<mask>{sequence[position + 1 :]}"
         np.testing.assert_allclose(found[row], fair_esm(seen)["tokens"][position], atol=1e-4)
     # A masked copy for each position; otherwise one pass for each sequence.
     assert one.n_computed == (3 if masked else 2)
-    again = one._log_probs_at(["GG", protein], [1, 4], masked=masked)
+    again = one.runner.log_probs([sites[3], sites[1]])
     assert one.n_computed == (3 if masked else 2)
     np.testing.assert_array_equal(again, found[[3, 1]])
 
 
 def test__log_probs_at__a_masked_position_is_one_for_all_residues_that_may_stand_there(engine):
     one = engine()
-    one._log_probs_at(["MKTA", "MRTA", "MWTA"], [1, 1, 1], masked=True)
+    sites = [one.policy.site(sequence, 1, masked=True) for sequence in ("MKTA", "MRTA", "MWTA")]
+    one.runner.log_probs(sites)
     assert one.n_computed == 1
 
 
 def test__log_probs_at__a_position_that_is_none_is_an_error(engine):
     with pytest.raises(IndexError, match="position 4 of a sequence of 4 residues"):
-        engine()._log_probs_at(["MKTA"], [4], masked=True)
+        engine().policy.site("MKTA", 4, masked=True)
 
 
 def test__logits__without_a_head_say_so(tmp_path):
@@ -329,7 +333,8 @@ def test__window__maps_are_refused(engine, product):
 
 def test__window__masked_residue_is_seen_in_the_window_around_it(engine, fair_esm):
     one = engine(too_long="window", max_residues=12)
-    found = one._log_probs_at([LONG] * 2, [0, 16], masked=True)
+    sites = [one.policy.site(LONG, position, masked=True) for position in (0, 16)]
+    found = one.runner.log_probs(sites)
     for row, (position, start) in enumerate([(0, 0), (16, 10)]):
         part = LONG[start : start + 12]
         at = position - start
@@ -493,52 +498,60 @@ def test__views__in_the_cache_are_told_apart(engine):
     """The same residues as a whole, in part and in windows are different rows."""
     one = engine(max_residues=None)
     texts = [LONG, str(SequenceView(LONG, 0, ((0, 5),))), str(SequenceView(LONG, 12))]
-    found = one._embed_normalised(texts)
+    found = one.runner.embed(texts, one.columns)
     assert len({row.tobytes() for row in found}) == 3
-    np.testing.assert_array_equal(engine(max_residues=None)._embed_normalised(texts), found)
+    again = engine(max_residues=None)
+    np.testing.assert_array_equal(again.runner.embed(texts, again.columns), found)
 
 
 # ------------------------------------------------------------------ memory
 
 
-class Small(Engine):
+class SmallBackend(LocalBackend):
     """Runs out of memory above so many parts of sequences, or tokens."""
 
     most_parts = most_tokens = 10**6
 
-    def _forward(self, network, views, extractor, budget):
+    def forward(self, network, extractor, sharing, views, budget):
         tokens = max(len(batch.tokens) for batch in Layout(views, budget).batches)
         if len(views) > self.most_parts or tokens > self.most_tokens:
             raise RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate")
         self.__dict__.setdefault("passes", []).append((len(views), tokens))
-        return super()._forward(network, views, extractor, budget)
+        return super().forward(network, extractor, sharing, views, budget)
+
+
+def small(checkpoint, **options):
+    """An engine with such a backend, and the backend."""
+    engine = Engine(checkpoint, cache=None, **options)
+    engine.runner.backend.__class__ = SmallBackend
+    return engine, engine.runner.backend
 
 
 def test__memory__parts_of_one_sequence_are_divided(checkpoint):
     regions = [(start, start + 5) for start in range(10)]
     sequences = ["MKTAYIAKQRQISFVKSHFSRQ"] * 10
-    one = Small(checkpoint, cache=None)
-    one.most_parts = 3
+    one, backend = small(checkpoint)
+    backend.most_parts = 3
     found = one.embed(sequences, regions=regions)
-    assert max(parts for parts, _ in one.passes) <= 3
+    assert max(parts for parts, _ in backend.passes) <= 3
     expected = Engine(checkpoint, cache=None).embed(sequences, regions=regions)
     np.testing.assert_array_equal(found, expected)
 
 
 def test__memory__windows_keep_to_the_budget(checkpoint):
-    one = Small(checkpoint, cache=None, max_residues=12, too_long="window", batch_tokens=30)
+    one, backend = small(checkpoint, max_residues=12, too_long="window", batch_tokens=30)
     found = one.embed([LONG * 4])
-    assert max(tokens for _, tokens in one.passes) <= 30
+    assert max(tokens for _, tokens in backend.passes) <= 30
     whole = Engine(checkpoint, cache=None, max_residues=12, too_long="window")
     np.testing.assert_allclose(found, whole.embed([LONG * 4]), rtol=0, atol=EXACT)
 
 
 def test__memory__windows_that_do_not_fit_together_go_one_by_one(checkpoint):
-    one = Small(checkpoint, cache=None, max_residues=12, too_long="window")
-    one.most_tokens = 14
+    one, backend = small(checkpoint, max_residues=12, too_long="window")
+    backend.most_tokens = 14
     whole = Engine(checkpoint, cache=None, max_residues=12, too_long="window")
     np.testing.assert_allclose(one.embed([LONG]), whole.embed([LONG]), rtol=0, atol=EXACT)
-    one.most_tokens = 13
+    backend.most_tokens = 13
     with pytest.raises(OutOfMemoryError) as caught:
         one.embed([LONG + "M"])
     assert caught.value.length == len(LONG) + 1

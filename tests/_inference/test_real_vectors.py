@@ -25,7 +25,7 @@ def no_weights(monkeypatch):
     def loaded(*args, **kwargs):
         raise AssertionError("a vector was missing, and the network was asked for")
 
-    monkeypatch.setattr("esm2_features._inference.runner.get_networks", loaded)
+    monkeypatch.setattr("esm2_features._inference.local.get_networks", loaded)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from sklearn.pipeline import Pipeline
 from esm2_features import Cache, Engine
 from esm2_features._cache.claims import Claims
 from esm2_features._cache.keys import computation_keys
-from esm2_features._engine import Engine as PlainEngine
+from esm2_features._inference.local import LocalBackend
 from esm2_features.exceptions import DownloadError, InputError
 
 RNG = np.random.default_rng(5)
@@ -127,10 +127,11 @@ def test__claims__of_a_process_that_was_killed_are_taken_over(tmp_path):
     """It dies in the middle of its first batch; nobody waits for its lease to end."""
     code = (
         "import sys, os, signal\n"
-        "from esm2_features._engine import Engine\n"
-        "def die(self, network, sequences, extractor, budget):\n"
+        "from esm2_features import Engine\n"
+        "from esm2_features._inference.local import LocalBackend\n"
+        "def die(self, network, extractor, sharing, views, budget):\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "Engine._forward = die\n"
+        "LocalBackend.forward = die\n"
         "Engine('mini', cache=sys.argv[1]).embed(sys.argv[2:])\n"
     )
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path), *UNIQUE], check=False)
@@ -151,11 +152,11 @@ def test__others__who_give_up_leave_their_sequences_to_us(tmp_path):
     assert other.claim(keys).all()
     computed_ours = threading.Event()
 
-    class Waiting(PlainEngine):
-        def _forward(self, network, sequences, extractor, budget):
-            if set(sequences).isdisjoint(UNIQUE[::2]):
+    class Waiting(LocalBackend):
+        def forward(self, network, extractor, sharing, views, budget):
+            if set(views).isdisjoint(UNIQUE[::2]):
                 computed_ours.set()
-            return super()._forward(network, sequences, extractor, budget)
+            return super().forward(network, extractor, sharing, views, budget)
 
     def give_up():
         computed_ours.wait()
@@ -163,20 +164,24 @@ def test__others__who_give_up_leave_their_sequences_to_us(tmp_path):
 
     thread = threading.Thread(target=give_up)
     thread.start()
-    found = Waiting("mini", cache=tmp_path).embed(UNIQUE)
+    waiting = Engine("mini", cache=tmp_path)
+    waiting.runner.backend.__class__ = Waiting
+    found = waiting.embed(UNIQUE)
     thread.join()
     np.testing.assert_array_equal(found, Engine("mini", cache=None).embed(UNIQUE))
 
 
 def test__error__in_a_batch_keeps_the_others_and_releases_all_claims(tmp_path):
-    class Failing(PlainEngine):
-        def _forward(self, network, sequences, extractor, budget):
-            if UNIQUE[0] in sequences:
+    class Failing(LocalBackend):
+        def forward(self, network, extractor, sharing, views, budget):
+            if UNIQUE[0] in views:
                 raise ArithmeticError("for a test")
-            return super()._forward(network, sequences, extractor, budget)
+            return super().forward(network, extractor, sharing, views, budget)
 
+    failing = Engine("mini", cache=tmp_path, batch_tokens=60)
+    failing.runner.backend.__class__ = Failing
     with pytest.raises(ArithmeticError):
-        Failing("mini", cache=tmp_path, batch_tokens=60).embed(UNIQUE)
+        failing.embed(UNIQUE)
     engine = Engine("mini", cache=tmp_path)
     kept = engine.cache.info().rows
     assert 0 < kept < len(UNIQUE)

@@ -19,9 +19,9 @@ from Bio.Seq import MutableSeq, Seq
 from Bio.SeqRecord import SeqRecord
 from scipy import sparse
 
-from esm2_features._inputs.containers import Column, columns
+from esm2_features._inputs.containers import Column, columns, is_missing
 from esm2_features._inputs.fasta import FastaRecord
-from esm2_features._inputs.residues import is_missing, normalise
+from esm2_features._inputs.residues import normalise
 from esm2_features.exceptions import (
     InputError,
 )

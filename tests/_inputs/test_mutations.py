@@ -29,7 +29,7 @@ WILDTYPE = "MKTAYIAKQR"
 
 
 def read(*values, wildtype=WILDTYPE, offset=0, **options):
-    normalise = Engine("mini", cache=None, **options)._normalise
+    normalise = Engine("mini", cache=None, **options).policy.normalise
     return read_variants(values, wildtype, offset=offset, normalise=normalise)
 
 

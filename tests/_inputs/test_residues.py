@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
-from esm2_features._inputs.residues import is_missing, normalise
+from esm2_features._inputs.containers import is_missing
+from esm2_features._inputs.residues import normalise
 from esm2_features.exceptions import (
     InvalidSequenceError,
     MissingSequenceError,

@@ -19,8 +19,11 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_variants import Oracle
 
-from esm2_features import Engine, ESM2LikelihoodTransformer, ESM2Transformer, score_variants
-from esm2_features._inputs.alphabet import TOKENS
+from esm2_features import ESM2LikelihoodTransformer, ESM2Transformer, score_variants
+from esm2_features._inference.runner import Runner
+from esm2_features._inputs.alphabet import MASK, TOKENS
+from esm2_features._inputs.policy import SequencePolicy
+from esm2_features._inputs.views import parse
 from esm2_features._sklearn.likelihood import _edits
 from esm2_features._variants import METHODS
 from esm2_features.exceptions import (
@@ -38,6 +41,7 @@ VARIANTS = ["MRTAYIAKQR", "MKTAYIAKQR", "MKTGYIAKEW", "MRTAYIAKQR"]
 INDELS = ["MKAYIAKQR", "MKTAYIIIAKQR", "MKTAYIAKQR", "M"]
 MARGINALS = ["masked-marginals", "wildtype-marginals"]
 PARAMETERS = [*inspect.signature(ESM2LikelihoodTransformer).parameters]
+SITE = SequencePolicy().site
 NAMES = ["mean_log_prob", "pseudo_perplexity", "llr", "n_mutations"]
 
 
@@ -58,15 +62,15 @@ def oracle(tiny_checkpoint):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """What is asked of the engine, as (sequence, position) in a list for each call."""
+    """What is asked of the runner, as a list of sites for each call."""
     calls = []
-    log_probs_at = Engine._log_probs_at
+    log_probs = Runner.log_probs
 
-    def recorded(self, sequences, positions, *, masked):
-        calls.append(list(zip(sequences, positions, strict=True)))
-        return log_probs_at(self, sequences, positions, masked=masked)
+    def recorded(self, sites):
+        calls.append(list(sites))
+        return log_probs(self, sites)
 
-    monkeypatch.setattr(Engine, "_log_probs_at", recorded)
+    monkeypatch.setattr(Runner, "log_probs", recorded)
     return calls
 
 
@@ -159,7 +163,8 @@ def test__edits__is_the_distance_of_levenshtein_or_counts_substitutions(first, s
 @pytest.mark.parametrize("method", MARGINALS)
 def test__marginals__with_a_wild_type_compute_the_wild_type_only(likelihood, asked, method):
     likelihood(wildtype=WILDTYPE, method=method).transform(VARIANTS)
-    assert asked == [[(WILDTYPE, i) for i in range(10)]]
+    masked = method == "masked-marginals"
+    assert asked == [[SITE(WILDTYPE, i, masked=masked) for i in range(10)]]
 
 
 @pytest.mark.parametrize(
@@ -171,7 +176,9 @@ def test__own_context__computes_each_residue_of_each_distinct_sequence_once(
 ):
     likelihood(**parameters).transform(VARIANTS)
     sites = [site for call in asked for site in call]
-    assert sorted(sites) == sorted((s, i) for s in set(VARIANTS) for i in range(10))
+    masked = parameters.get("method") != "wildtype-marginals"
+    once = [SITE(s, i, masked=masked) for s in set(VARIANTS) for i in range(10)]
+    assert sorted(sites) == sorted(once)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -336,12 +343,21 @@ def test__pseudo_perplexity__is_finite_in_float32_however_unlikely_a_sequence_is
 ):
     means = {WILDTYPE: -5.0, "MRTAYIAKQR": -300.0, "MKTGYIAKEW": -1e6}
 
-    def log_probs_at(_, sequences, positions, *, masked):
-        assert len(sequences) == len(positions)
-        assert masked
-        return np.repeat([[means[sequence]] for sequence in sequences], 33, axis=1)
+    def log_probs(_, sites):
+        views = [parse(site) for site in sites]
+        assert all(view.sequence[view.spans[0][0]] == MASK for view in views)
+        # Which of them a masked sequence is of follows from the residues that it still has.
+        matching = [
+            next(
+                mean
+                for sequence, mean in means.items()
+                if all(a in (b, MASK) for a, b in zip(view.sequence, sequence, strict=True))
+            )
+            for view in views
+        ]
+        return np.repeat(np.array(matching, np.float32)[:, None], 33, axis=1)
 
-    monkeypatch.setattr(Engine, "_log_probs_at", log_probs_at)
+    monkeypatch.setattr(Runner, "log_probs", log_probs)
     rows = likelihood().transform(list(means))
     largest = np.finfo(np.float32).max
     assert rows[:, 1].tolist() == [np.float32(np.exp(5.0)), largest, largest]

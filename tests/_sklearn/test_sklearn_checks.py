@@ -40,7 +40,7 @@ class NumericESM2(ESM2Transformer):
     are not those of `fit`, missing values and the like meet the code of `ESM2Transformer`.
     """
 
-    def _chains(self, X):
+    def _columns(self, X):
         names = getattr(X, "columns", None)
         numbers = check_array(X, dtype=np.float64, ensure_all_finite=False, estimator=self)
         numbers = numbers + 0.0  # of the two zeros, one
@@ -140,7 +140,7 @@ def test__numeric_esm2__is_given_the_checks_that_matter(estimator):
 class NumericLikelihood(ESM2LikelihoodTransformer):
     """Takes numbers, as `NumericESM2` does."""
 
-    _chains = NumericESM2._chains
+    _columns = NumericESM2._columns
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -37,11 +37,13 @@ def test__verify__names_the_layers_of_a_network_that_is_wrong(tiny_checkpoint, m
         wrong.layers[1].fc1.bias[0] += 1e-3
 
     def load(checkpoint, **_):
-        return ESM2Network(
-            "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
-        )
+        return [
+            ESM2Network(
+                "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
+            )
+        ]
 
-    monkeypatch.setattr(_verify, "get_network", load)
+    monkeypatch.setattr(_verify, "get_networks", load)
     report = verify(tiny_checkpoint, device="cpu")
     assert not report.passed
     assert [d.layer for d in report.differences if d.of_tolerance > 1] == ["2", "logits"]
@@ -54,11 +56,13 @@ def test__verify__sees_attention_and_contacts_that_are_wrong(tiny_checkpoint, mo
         wrong.layers[1].self_attn.q_proj.bias[0] += 0.1
 
     def load(checkpoint, **_):
-        return ESM2Network(
-            "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
-        )
+        return [
+            ESM2Network(
+                "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
+            )
+        ]
 
-    monkeypatch.setattr(_verify, "get_network", load)
+    monkeypatch.setattr(_verify, "get_networks", load)
     report = verify(tiny_checkpoint, device="cpu")
     failed = {d.layer for d in report.differences if d.of_tolerance > 1}
     assert failed == {"2", "logits", "attention", "contacts"}

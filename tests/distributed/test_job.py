@@ -19,6 +19,7 @@ from full_disk import no_room
 from shard_helpers import check, fasta, peptides
 
 from esm2_features import Engine, distributed, open_embeddings
+from esm2_features._inference.runner import Runner
 from esm2_features.distributed import embed as embed_module
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.exceptions import CheckpointError, InputError, TruncationWarning
@@ -117,13 +118,13 @@ def test__ids__may_repeat(embed, tmp_path):
 
 def test__memory__does_not_grow_with_the_vectors_of_a_shard(embed, tmp_path, monkeypatch):
     portions = []
-    plain = Engine._embed_normalised
+    plain = Runner.embed
 
-    def noted(self, views, **options):
+    def noted(self, views, *options):
         portions.append(len(views))
-        return plain(self, views, **options)
+        return plain(self, views, *options)
 
-    monkeypatch.setattr(Engine, "_embed_normalised", noted)
+    monkeypatch.setattr(Runner, "embed", noted)
     monkeypatch.setattr("esm2_features.distributed.worker._PORTION_BYTES", 4 * 32 * 20)
     embed(shard_size=50)
     assert portions == [20, 20, 10]

@@ -66,7 +66,7 @@ def test_a_token_is_in_nothing_that_is_printed_or_pickled():
         assert SECRET not in str(vars(one))
     assert "<hidden>" in repr(esm)
     assert SECRET not in repr(esm._engine())
-    assert SECRET.encode() not in pickle.dumps(esm._engine()._endpoint)
+    assert SECRET.encode() not in pickle.dumps(esm._engine().runner.backend.endpoint)
     assert pickle.loads(pickle.dumps(esm)).token is None
     assert pickle.loads(pickle.dumps(esm)).endpoint == "http://host:8000"
 

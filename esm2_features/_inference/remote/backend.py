@@ -1,29 +1,34 @@
-"""Vectors that a server computes: what is asked, in portions, and what may be kept of the answers.
+"""`RemoteBackend`: vectors that a server computes.
 
-A server of this library says which weights, precision and meaning its numbers have, before anything
-is asked and in every answer. If they are what the key of the cache says, its numbers are as good as
-those of a network in this process. Any other server of the hosted service's API says nothing of
-the kind: what it gives is kept under an identity of its own, the address and the model.
+A server of this library states its weights, precision and schema before it is asked, and in every
+answer. If they are those of the cache's keys, its vectors are as good as those of a network in this
+process. Other servers of the hosted service's API state nothing of the kind: their vectors are kept
+under an identity of their own, made of the address and the model.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache.keys import SCHEMA
-from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, Architecture, slug
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
+from esm2_features._checkpoints.checkpoint import Checkpoint
+from esm2_features._inference.batching import BatchPlan, UniqueViews, batches
+from esm2_features._inference.cache_session import Columns
+from esm2_features._inference.numerics import check_finite, round_vectors
 from esm2_features._inference.remote.connection import AT_ONCE, ApiClient, Response, in_background
+from esm2_features._inference.remote.endpoint import Endpoint
 from esm2_features._inference.remote.responses import (
     OF_RESIDUES,
     WORD_OF,
-    Columns,
     UnreadableResponse,
     from_json,
     from_npz,
@@ -32,7 +37,6 @@ from esm2_features._inference.remote.responses import (
 )
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.views import SequenceView, parse
-from esm2_features._model.packing import batches
 from esm2_features.exceptions import EndpointError, InputError, NumericalError
 
 _TOKENS = 8192
@@ -71,42 +75,82 @@ class _RequestTooLarge(Exception):  # noqa: N818 - nothing is wrong
     """A request that would go through if it were smaller."""
 
 
+@dataclass(frozen=True)
+class RemoteBackend:
+    """A server that computes the vectors of one model, for vectors alone."""
+
+    endpoint: Endpoint
+    checkpoint: Checkpoint
+    precision: str
+    batch_tokens: int | None  # tokens of a request; None is the default
+
+    @contextmanager
+    def connect(self) -> Iterator[RemoteRows]:
+        """Ask the server what it serves, and compare; raise EndpointError or InputError."""
+        with ApiClient(self.endpoint) as client:
+            yield RemoteRows(
+                client, self.checkpoint, precision=self.precision, budget=self.batch_tokens
+            )
+
+    def plan(self, views: Sequence[str], columns: Columns) -> BatchPlan:
+        """Raise InputError: the server divides its work itself."""
+        self.check_product(f"A dry run of {len(views)} sequences, {len(columns.wanted)} columns,")
+
+    def check_product(self, product: str) -> NoReturn:
+        """Raise InputError for everything but vectors, rather than compute it here in silence."""
+        raise InputError(
+            f"Got endpoint={self.endpoint.url!r}, from which vectors come (embed, and "
+            f'stream(..., "embedding")). {product} is computed in this process only: use an '
+            "engine without endpoint=, on the machine that has the weights."
+        )
+
+
 class RemoteRows:
-    """Vectors of one model, computed by a server."""
+    """Vectors of one model, computed by a server to which there is a connection."""
 
     def __init__(
         self,
         connection: ApiClient,
+        checkpoint: Checkpoint,
         *,
-        model: str,  # official name, or that of the demonstration model
-        shape: Architecture,
-        identity: str,  # of the weights
         precision: str,
+        budget: int | None,
     ) -> None:
         self._connection = connection
-        self._model, self._shape = model, shape
-        self._about = {"checkpoint": identity, "precision": precision, "schema": str(SCHEMA)}
+        self._model, self._shape = checkpoint.name, checkpoint.architecture
+        self._budget = budget or _TOKENS
+        self._about = {
+            "checkpoint": checkpoint.identity,
+            "precision": precision,
+            "schema": str(SCHEMA),
+        }
         self.server_info = self._ask_about()
 
     @property
+    def identity(self) -> str | None:
+        """Of weights other than the checkpoint's: those of a server that does not state them."""
+        return self.server_info.identity
+
+    @property
     def is_ours(self) -> bool:
-        """Whether it is this library's server, so that its numbers are known."""
+        """Whether it is this library's server, which states what its numbers are."""
         return self.server_info.identity is None
 
-    def run(
+    def compute(
         self,
-        views: Sequence[str],
+        unique: UniqueViews,
         which: Sequence[int],
         columns: Columns,
         *,
-        numbers: Sequence[int],
-        budget: int | None,
         claim: Callable[[list[int]], list[int]],
         progress: Callable[[int], object],
-    ) -> Iterator[tuple[list[int], NDArray[np.float32]]]:
-        """Have vectors computed, several requests at a time."""
-        ask = _Requests(self, {i: parse(views[i]) for i in which}, columns, numbers)
-        pending = ask.planned(which, budget or _TOKENS)
+    ) -> Generator[tuple[list[int], NDArray[np.float32]], None, None]:
+        """Have vectors computed, several requests at a time.
+
+        What was computed before an error is yielded first.
+        """
+        ask = _Requests(self, unique, which, columns)
+        pending = ask.planned(which, self._budget)
         begun: deque[tuple[list[int], Any]] = deque()
         while pending or begun:
             try:
@@ -136,6 +180,12 @@ class RemoteRows:
             begun.popleft()
             yield portion, vectors
             progress(ask.residues(portion))
+
+    def extract(
+        self, views: Sequence[str], extractor: object, progress: Callable[[int], object]
+    ) -> Generator[tuple[list[int], Any], None, None]:
+        """Only vectors come from a server: `RemoteBackend.check_product` is called before this."""
+        raise AssertionError(f"{extractor} of {len(views)} views was asked of a server: {progress}")
 
     # ------------------------------------------------------------------ what it says of itself
 
@@ -219,16 +269,14 @@ class _Requests:
     """What one run wants of a server: makes requests, and reads answers."""
 
     def __init__(
-        self,
-        rows: RemoteRows,
-        views: dict[int, SequenceView],
-        columns: Columns,
-        numbers: Sequence[int],
+        self, rows: RemoteRows, unique: UniqueViews, which: Sequence[int], columns: Columns
     ) -> None:
         self._connection, self._server_info = rows._connection, rows.server_info
-        self._rows, self._views, self._columns, self._numbers = rows, views, columns, numbers
-        self._layers = list(dict.fromkeys(layer for layer, _ in columns))
-        self._poolings = list(dict.fromkeys(pooling for _, pooling in columns))
+        self._rows, self._numbers = rows, unique.rows
+        self._views = {i: parse(unique.views[i]) for i in which}
+        self._columns, self._dtype = columns.computed, columns.dtype
+        self._layers = list(dict.fromkeys(layer for layer, _ in self._columns))
+        self._poolings = list(dict.fromkeys(pooling for _, pooling in self._columns))
         self._words = [WORD_OF[pooling] for pooling in self._poolings]
         self._path = f"/{slug(rows._model)}/encode/"
         if not rows.is_ours:
@@ -289,7 +337,15 @@ class _Requests:
                 f"{url} gave infinities or NaN for sequences of the rows {listed(numbers)}. "
                 "Nothing of this portion was cached."
             )
-        return vectors
+        # Again, because rounding makes infinities of large numbers.
+        rounded: NDArray[np.float32] = check_finite(
+            round_vectors(vectors, self._dtype),
+            [view.sequence for view in views],
+            model=self._rows._model,
+            precision=self._rows._about["precision"],
+            dtype=self._dtype,
+        )
+        return rounded
 
     def _item(self, view: SequenceView) -> dict[str, str]:
         item = {"sequence": view.sequence.replace(MASK, "<mask>")}

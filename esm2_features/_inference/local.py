@@ -1,0 +1,144 @@
+"""`LocalBackend`: forward passes in this process, on one device or several."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from esm2_features._checkpoints.checkpoint import Checkpoint
+from esm2_features._inference.batch_loop import BatchLoop, plan_batches
+from esm2_features._inference.batching import BatchPlan, UniqueViews
+from esm2_features._inference.cache_session import Columns
+from esm2_features._inference.device_pool import DevicePool
+from esm2_features._inference.networks import get_networks
+from esm2_features._inference.numerics import check_finite
+from esm2_features._inputs.views import parse
+
+if TYPE_CHECKING:
+    from esm2_features._inference.extractors import Extractor
+    from esm2_features._model.esm2 import ESM2Network
+
+
+@dataclass(eq=False)
+class LocalBackend:
+    """The networks of one checkpoint, one on each device."""
+
+    checkpoint: Checkpoint
+    devices: tuple[str, ...]  # one, several, or ("all",)
+    precision: str
+    batch_tokens: int | None  # tokens per forward pass; None leaves it to the device
+    # Tokens of batches that turned out to fit, by extractor and device, for the next call, too.
+    fitting: dict[tuple[type, str], int] = field(default_factory=dict)
+
+    def connect(self) -> AbstractContextManager[LocalNetworks]:
+        """Load the networks, unless this process has them."""
+        networks = get_networks(self.checkpoint, devices=self.devices, precision=self.precision)
+        from esm2_features._model.devices import default_batch_tokens
+
+        dim = self.checkpoint.architecture.dim
+        budgets = [
+            self.batch_tokens or default_batch_tokens(network.device, dim) for network in networks
+        ]
+        return nullcontext(LocalNetworks(self, networks, budgets))
+
+    def plan(self, views: Sequence[str], columns: Columns) -> BatchPlan:
+        """Divide views into the batches of a run; nothing is loaded."""
+        from esm2_features._inference.extractors import vectors_extractor
+        from esm2_features._model.devices import default_batch_tokens, resolve_devices
+
+        device_maps = resolve_devices(self.devices)
+        home = device_maps[0].home  # whose batches the other devices take, too
+        dim = self.checkpoint.architecture.dim
+        budget = self.batch_tokens or default_batch_tokens(home, dim)
+        parsed = dict(enumerate(map(parse, views)))
+        plan = plan_batches(parsed, budget, vectors_extractor(columns).bytes)
+        devices = [str(one) for one in device_maps]
+        return BatchPlan([[views[i] for i in batch] for batch in plan], budget, devices)
+
+    def check_product(self, product: str) -> None:
+        """Every product can be computed here."""
+
+    def forward(
+        self,
+        network: ESM2Network,
+        extractor: Extractor,
+        sharing: int,
+        views: Sequence[str],
+        budget: int,
+    ) -> Callable[[], Any]:
+        """Begin a forward pass; the returned function waits for it, and gives a result per view.
+
+        ``sharing`` is the number of networks that share the cores of the machine.
+        """
+        from esm2_features._model.devices import computing
+
+        with computing(network.device, sharing):
+            results = extractor(network, views, budget)
+        return lambda: check_finite(
+            results(),
+            [parse(view).sequence for view in views],
+            model=self.checkpoint.name,
+            precision=self.precision,
+            dtype=getattr(extractor, "dtype", "float32"),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class LocalNetworks:
+    """The networks of a `LocalBackend`, loaded."""
+
+    backend: LocalBackend
+    networks: Sequence[ESM2Network]
+    budgets: Sequence[int]  # tokens per forward pass of each
+    identity: None = None  # the checkpoint's own
+
+    def compute(
+        self,
+        unique: UniqueViews,
+        which: Sequence[int],
+        columns: Columns,
+        *,
+        claim: Callable[[list[int]], list[int]],
+        progress: Callable[[int], object],
+    ) -> Generator[tuple[list[int], Any], None, None]:
+        """Compute vectors, batch by batch."""
+        return self._run(unique.views, which, columns, claim, progress)
+
+    def extract(
+        self, views: Sequence[str], extractor: Extractor, progress: Callable[[int], object]
+    ) -> Generator[tuple[list[int], Any], None, None]:
+        """Compute results of any size, batch by batch."""
+        return self._run(views, range(len(views)), extractor, list, progress)
+
+    def _run(
+        self,
+        views: Sequence[str],
+        which: Sequence[int],
+        job: Columns | Extractor,
+        claim: Callable[[list[int]], list[int]],
+        progress: Callable[[int], object],
+    ) -> Generator[tuple[list[int], Any], None, None]:
+        from esm2_features._inference.extractors import vectors_extractor
+        from esm2_features._model.devices import workers_on
+
+        backend = self.backend
+        extractor = vectors_extractor(job) if isinstance(job, Columns) else job
+        loops = []
+        for network, budget in zip(self.networks, self.budgets, strict=True):
+            key = type(extractor), str(network.device)
+            for _ in range(1 if len(self.networks) == 1 else workers_on(network.device)):
+                loop = BatchLoop(
+                    views,
+                    forward=partial(backend.forward, network, extractor, len(self.networks)),
+                    bytes_of=extractor.bytes,
+                    claim=claim,
+                    device=network.device,
+                    budget=min(budget, backend.fitting.get(key, budget)),
+                    shrunk=partial(backend.fitting.__setitem__, key),
+                    progress=progress,
+                )
+                loops.append(loop)
+        return loops[0].run(which) if len(loops) == 1 else DevicePool(loops).run(which)

@@ -1,0 +1,39 @@
+"""Rounding and checking of results, before they are used or kept."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from esm2_features._inputs.views import shown
+from esm2_features.exceptions import NumericalError
+
+
+def round_vectors(vectors: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """Round vectors to the dtype that they are kept in; too large numbers become infinite."""
+    if dtype == "float32":
+        return vectors
+    with np.errstate(over="ignore"):
+        return vectors.astype(dtype).astype(np.float32)
+
+
+def check_finite(
+    results: Any, sequences: Sequence[str], *, model: str, precision: str, dtype: str
+) -> Any:
+    """Give the results of a batch back, or raise NumericalError if one holds NaN or infinity."""
+    if isinstance(results, np.ndarray) and np.isfinite(results).all():
+        return results  # the usual case, all at once
+    for sequence, result in zip(sequences, results, strict=True):
+        arrays = result.values() if isinstance(result, dict) else [result]
+        if not all(np.isfinite(array).all() for array in arrays):
+            kept = f", kept in {dtype}," if dtype != "float32" else ""
+            raise NumericalError(
+                f"{model} gave infinities or NaN in {precision}{kept} for a sequence of "
+                f"{len(sequence)} residues ({shown(sequence)!r}). Nothing of its batch was cached. "
+                'float16 overflows in some models: use precision="float32" or "bfloat16", and '
+                'cache_dtype="float32"; in float32, the checkpoint is damaged.'
+            )
+    return results
