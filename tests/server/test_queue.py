@@ -45,7 +45,7 @@ def start() -> Iterator[Callable[..., tuple[Worker, RequestQueue]]]:
 
     def make(**options: Any) -> tuple[Worker, RequestQueue]:
         worker = Worker()
-        usual = {"budget": 100, "wait": 0.0, "most": 10, "metrics": Metrics()}
+        usual = {"budget": 100, "wait": 0.0, "max_waiting": 10, "metrics": Metrics()}
         queue = RequestQueue([worker], **{**usual, **options})
         made.append((worker, queue))
         return worker, queue
@@ -152,13 +152,13 @@ def test_the_rest_of_a_request_that_was_taken_back_is_not_computed(start):
 
 
 def test_a_full_queue_refuses_and_says_when_to_come_again(start):
-    worker, queue = start(most=2)
+    worker, queue = start(max_waiting=2)
     busy(worker, queue)
     waiting = [queue.submit(job("A"), deadline=FOREVER)[0] for _ in range(2)]
     with pytest.raises(ApiError) as refusal:
         queue.submit(job("B"), deadline=FOREVER)
     assert (refusal.value.status, refusal.value.code) == (503, "busy")
-    assert refusal.value.headers["retry-after"].isdecimal()
+    assert refusal.value.response().headers["retry-after"].isdecimal()
     waiting[0].cancel()  # which makes room
     queue.submit(job("C"), deadline=FOREVER)
 
@@ -175,7 +175,7 @@ def test_closing_finishes_what_was_accepted(start):
 
 def test_several_devices_share_the_queue():
     workers = [Worker(), Worker()]
-    queue = RequestQueue(workers, budget=3, wait=0.0, most=10, metrics=Metrics())
+    queue = RequestQueue(workers, budget=3, wait=0.0, max_waiting=10, metrics=Metrics())
     [future] = queue.submit(job(*"AB"), deadline=FOREVER)
     for worker in workers:  # each has one of the two
         assert worker.begun.acquire(timeout=30)
