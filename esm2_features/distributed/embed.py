@@ -63,8 +63,8 @@ def embed_shards(
     r"""Embed files of any size into a folder of Parquet files, the shards.
 
     Memory does not grow with the input. Shards that are done are not computed again: after an
-    interruption, repeat the call. A shard that cannot be read, or has an invalid sequence, is
-    skipped and reported, and computed when the input is fixed and the call is repeated.
+    interruption, repeat the call. A shard that cannot be read, or has an invalid sequence, is set
+    aside and reported; correct the input, and repeat the call.
 
     Parameters
     ----------
@@ -221,7 +221,7 @@ def embed_ray_dataset(
     r"""Add columns of vectors to a Ray data set.
 
     The columns are computed when rows of the result are needed. An invalid sequence ends the job,
-    as errors do in Ray; `embed_shards` skips and reports it.
+    as errors do in Ray; `embed_shards` sets it aside.
 
     Parameters
     ----------

@@ -160,7 +160,7 @@ def sha256_of(path: Path) -> str:
 
 
 def parquet(purpose: str = "Writing shards") -> ModuleType:
-    """Import PyArrow's Parquet, or say how to install it."""
+    """Import PyArrow's Parquet, or raise MissingDependencyError."""
     return import_optional("pyarrow.parquet", extra="parquet", purpose=purpose)
 
 

@@ -147,7 +147,7 @@ class Manifest:
         if output.is_dir() and not self._folder.is_dir() and any(output.iterdir()):
             odd = min(item.name for item in output.iterdir())
             raise InputError(
-                f"{output} holds other things ({odd}, say). Choose a folder that is empty or does "
+                f"{output} holds other files, such as {odd}. Choose a folder that is empty or does "
                 "not exist yet."
             )
         self._folder.mkdir(parents=True, exist_ok=True)

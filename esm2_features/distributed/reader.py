@@ -172,7 +172,7 @@ class Embeddings:
 
         Examples
         --------
-        Those of the class use it.
+        The example of the class uses it.
         """
         values = np.empty(self.shape, self.dtype) if out is None else out
         if values.shape != self.shape:
@@ -208,7 +208,7 @@ class Embeddings:
 
         Examples
         --------
-        Those of the class use it.
+        The example of the class uses it.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -253,7 +253,7 @@ class Embeddings:
 
         Examples
         --------
-        Those of the class use it.
+        The example of the class uses it.
         """
         import pyarrow.dataset
 
@@ -276,7 +276,7 @@ class Embeddings:
 
         Examples
         --------
-        Those of the class use it.
+        The example of the class uses it.
         """
         module = import_optional("polars", extra="polars", purpose="Scanning with Polars")
         files = [self._manifest.path_of(shard.name) for shard in self.shards]
@@ -295,7 +295,7 @@ class Embeddings:
 
         Examples
         --------
-        Those of the class use it.
+        The example of the class uses it.
         """
         files = [(self._manifest.path_of(shard.name), shard.sha256) for shard in self.shards]
         return [path.name for path, digest in files if sha256_of(path) != digest]

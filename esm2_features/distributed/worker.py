@@ -18,12 +18,7 @@ from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.lengths import TruncationCounter
 from esm2_features.distributed.files import ShardTable, writing
 from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest, failure
-from esm2_features.exceptions import (
-    CheckpointError,
-    InputError,
-    NumericalError,
-    OutOfMemoryError,
-)
+from esm2_features.exceptions import CheckpointError, InputError, NumericalError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from esm2_features._engine import Engine

@@ -14,6 +14,7 @@ from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
 from fastapi.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
@@ -41,15 +42,7 @@ from esm2_features.server.requests import (
     request_body,
     request_schema,
 )
-from esm2_features.server.responses import (
-    ARROW,
-    JSON,
-    NPZ,
-    as_json,
-    by_sequence,
-    media_type,
-    write,
-)
+from esm2_features.server.responses import ARROW, JSON, NPZ, as_json, by_sequence, media_type, write
 from esm2_features.server.settings import Settings
 from esm2_features.server.tokens import Tokens
 
@@ -191,11 +184,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     Raises
     ------
     InputError
-        If the file of tokens has no token, or a line that is not valid.
-    CheckpointError
-        If a file of weights cannot be read.
-    MissingDependencyError
-        If a model is read from a file whose format needs a library that is not installed.
+        If the file of tokens has no token or an invalid line.
+    CheckpointError, MissingDependencyError
+        If a file of weights, or its format, cannot be read.
 
     Examples
     --------
@@ -231,6 +222,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         rates=None if chosen.rate is None else RateLimiter(chosen.rate),
         metrics=service.metrics,
     )
+    app.add_middleware(_SlashMiddleware)
     for version in (VERSION_1, VERSION_2, VERSION_3):
         _add_version(app, service, version)
     _add_lists(app, service)
@@ -279,27 +271,36 @@ def run(settings: Settings) -> None:
 # ------------------------------------------------------------------ routes
 
 
+class _SlashMiddleware:
+    """Adds the slash at the end of an address of the API, which clients may leave out."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path.startswith("/api/") and not path.endswith("/"):
+            scope["path"] += "/"
+        await self._app(scope, receive, send)
+
+
 def _add_version(app: FastAPI, service: FeatureService, version: ApiVersion) -> None:
     """Add the operations of a version, and an error for all others."""
     settings = service.settings
     depth = max(opened.architecture.layers for opened in service.checkpoints.values())
     for operation, action in version.operations.items():
-        _add_route(
-            app,
-            "POST",
-            version.path + operation,
-            _operation(service, version, action),
+        app.post(
+            f"{version.path}{operation}/",
             name=operation,
             description=_DESCRIPTIONS[action],
             operation_id=f"{operation}_v{version.number}",
             responses=_RESULTS,
             openapi_extra=request_body(version, action, depth=depth, settings=settings),
-        )
+        )(_operation(service, version, action))
 
+    @app.post(f"{version.path}{{action}}/", include_in_schema=False)
     async def unknown_action() -> Response:
         raise _unknown_action(version)
-
-    _add_route(app, "POST", version.path + "{action}", unknown_action, include_in_schema=False)
 
 
 def _operation(
@@ -318,33 +319,22 @@ def _add_lists(app: FastAPI, service: FeatureService) -> None:
     settings = service.settings
     names, actions = _one_of(map(slug, settings.models)), _one_of(VERSION_3.operations)
 
+    @app.get("/api/v3/schema/{model}/{action}/", responses=error_responses(401, 403, 404))
     async def schema(model: Annotated[str, names], action: Annotated[str, actions]) -> Response:
-        name = service.find(model)
+        """Describe the body of a request as JSON Schema; `maxItems` limits its sequences."""
+        depth = service.checkpoints[service.find(model)].architecture.layers
         if action not in VERSION_3.operations:
             raise _unknown_action(VERSION_3)
-        described = request_schema(
-            VERSION_3,
-            VERSION_3.operations[action],
-            depth=service.checkpoints[name].architecture.layers,
-            settings=settings,
-        )
+        known = VERSION_3.operations[action]
+        described = request_schema(VERSION_3, known, depth=depth, settings=settings)
         if settings.rate_text is not None:
             described["throttle_rate"] = settings.rate_text
         return Response(as_json(described), media_type=JSON)
 
+    @app.get("/api/v3/models/", responses=error_responses(401, 403))
     async def models() -> Response:
+        """List the models with the digests of their weights, and the limits of the server."""
         in_memory = service.in_memory()
-        listed = [
-            {
-                "model": slug(name),
-                "name": name,
-                "layers": checkpoint.architecture.layers,
-                "dim": checkpoint.architecture.dim,
-                "checkpoint": service.identity(name),
-                "in_memory": name in in_memory,
-            }
-            for name, checkpoint in service.checkpoints.items()
-        ]
         about = {
             "server": "esm2-features",
             "schema": SCHEMA,
@@ -352,36 +342,19 @@ def _add_lists(app: FastAPI, service: FeatureService) -> None:
             "max_items": settings.max_items,
             "max_answer_bytes": settings.max_answer_bytes,
             "timeout": settings.timeout,
+            "models": [
+                {
+                    "model": slug(name),
+                    "name": name,
+                    "layers": checkpoint.architecture.layers,
+                    "dim": checkpoint.architecture.dim,
+                    "checkpoint": service.identity(name),
+                    "in_memory": name in in_memory,
+                }
+                for name, checkpoint in service.checkpoints.items()
+            ],
         }
-        return Response(as_json({**about, "models": listed}), media_type=JSON)
-
-    for path, endpoint, description in (
-        (
-            "/api/v3/schema/{model}/{action}",
-            schema,
-            "Describe the body of a request as JSON Schema; `maxItems` is the number of sequences "
-            "that it may have.",
-        ),
-        ("/api/v3/models", models, "List the models, with the digests of their weights."),
-    ):
-        errors = error_responses(401, 403, 404)
-        _add_route(app, "GET", path, endpoint, description=description, responses=errors)
-
-
-def _add_route(
-    app: FastAPI,
-    method: str,
-    path: str,
-    endpoint: Callable[..., Awaitable[Response]],
-    *,
-    include_in_schema: bool = True,
-    **options: Any,
-) -> None:
-    """Add a route with and without a slash at its end; the first one is documented."""
-    for end, is_documented in (("/", include_in_schema), ("", False)):
-        app.add_api_route(
-            path + end, endpoint, methods=[method], include_in_schema=is_documented, **options
-        )
+        return Response(as_json(about), media_type=JSON)
 
 
 def _one_of(words: Iterable[str]) -> Any:

@@ -29,7 +29,7 @@ from esm2_features.exceptions import (
 
 _log = logging.getLogger("esm2_features.server")
 
-_ERRORS = {  # code: status, and text, which must not reveal paths or other internals of the machine
+ERRORS = {  # code: status, and text, which must not reveal paths or other internals of the machine
     "http_error": (400, "The request is not valid."),
     "invalid_json": (400, "The body is not JSON. {reason}."),
     "invalid_body": (400, "The body does not match its Content-Encoding."),
@@ -144,7 +144,7 @@ def error_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {
         status: {
             "model": ErrorBody,
-            "description": ", ".join(code for code, (of, _) in _ERRORS.items() if of == status),
+            "description": ", ".join(code for code, (of, _) in ERRORS.items() if of == status),
         }
         for status in statuses
     }
@@ -162,7 +162,7 @@ class ApiError(Exception):
         retry_after: int | None = None,  # seconds
         **facts: object,
     ) -> None:
-        usual_status, usual_text = _ERRORS[code]
+        usual_status, usual_text = ERRORS[code]
         super().__init__((text or usual_text).format(**facts))
         self.status = status or usual_status
         self.code = code

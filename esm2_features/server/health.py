@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from esm2_features._checkpoints.catalogue import Architecture, slug
-from esm2_features.server.errors import ApiError, error_responses
+from esm2_features.server.errors import ERRORS, ApiError, error_responses
 from esm2_features.server.metrics import CONTENT_TYPE, Metrics
 
 _STATIC = Path(__file__).parents[1] / "data" / "server"
@@ -49,19 +49,23 @@ def add_health(
 ) -> None:
     """Add the addresses for supervisors, Prometheus and people."""
 
+    @app.get("/healthz")
     async def healthz() -> Response:
         """Answer if the process is alive."""
         return Response(b'{"status":"ok"}', media_type="application/json")
 
+    @app.get("/readyz", responses=error_responses(503))
     async def readyz() -> Response:
         """Answer if the server takes requests."""
         if not is_ready():
             raise ApiError("starting", retry_after=1)
         return Response(b'{"status":"ready"}', media_type="application/json")
 
+    @app.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
         return Response(metrics.text, media_type=CONTENT_TYPE)
 
+    @app.get("/status", include_in_schema=False)
     async def status() -> Response:
         loaded = in_memory()
         models = [
@@ -78,22 +82,20 @@ def add_health(
             "<h2>Counters</h2>",
             _table(("counter", "value"), counters),
         ]
-        return HTMLResponse(_page("Status", parts))
+        return _page("Status", parts)
 
+    @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        return HTMLResponse(_page("HTTP API", _operations(app.openapi())))
-
-    app.add_api_route("/healthz", healthz, methods=["GET"])
-    app.add_api_route("/readyz", readyz, methods=["GET"], responses=error_responses(503))
-    for path, endpoint in (("/metrics", prometheus), ("/status", status), ("/docs", docs)):
-        app.add_api_route(path, endpoint, methods=["GET"], include_in_schema=False)
+        errors = [(status, code, text) for code, (status, text) in ERRORS.items()]
+        table = _table(("status", "code", "text"), errors)
+        return _page("HTTP API", [*_operations(app.openapi()), "<h2>Errors</h2>", table])
 
 
 # ------------------------------------------------------------------ pages without scripts
 
 
-def _page(title: str, parts: Iterable[str]) -> str:
-    return (
+def _page(title: str, parts: Iterable[str]) -> HTMLResponse:
+    return HTMLResponse(
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
@@ -118,10 +120,6 @@ def _operations(document: Mapping[str, Any]) -> Iterable[str]:
             for media, body in operation.get("requestBody", {}).get("content", {}).items():
                 example = json.dumps(body["example"], indent=1)
                 yield f"<p>{escape(media)}</p><pre>{escape(example)}</pre>"
-            responses = operation["responses"].items()
-            yield _table(
-                ("status", "meaning"), [(code, answer["description"]) for code, answer in responses]
-            )
 
 
 # ------------------------------------------------------------------ the web page

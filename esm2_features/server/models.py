@@ -92,10 +92,7 @@ class LoadedModels:
             self._names = tuple(self._engines)
         options: dict[str, Any] = {}
         if computation.name == "embed":
-            options = {
-                "layers": list(computation.layers),
-                "pooling": list(computation.poolings),
-            }
+            options = {"layers": list(computation.layers), "pooling": list(computation.poolings)}
         engines = self._engines[model]
         key = computation if options else None
         if key not in engines:

@@ -99,12 +99,7 @@ class Params(Strict):
     window: Annotated[SkipJsonSchema[_Window | None], BeforeValidator(_as_integer)] = None
 
 
-AnyParams = Annotated[
-    Params,
-    BeforeValidator(
-        _as_params, json_schema_input_type=Params | Annotated[list[Any], Field(max_length=0)]
-    ),
-]
+AnyParams = Annotated[Params, BeforeValidator(_as_params)]
 
 
 class Item(Strict):
@@ -312,13 +307,15 @@ def request_schema(
     """
     schema = version.body.model_json_schema()
     whole: dict[str, Any] = _without_references(schema, schema.pop("$defs"))
-    items, params = (whole["properties"][name] for name in whole["properties"])
+    items, params = whole["properties"].values()
     items["maxItems"] = settings.max_items
     item = items["items"]["properties"]
     text = item["sequence"] if "sequence" in item else item["data"]["properties"]["text"]
     text["pattern"] = _PATTERNS[action]
-    for layers in params["anyOf"][0]["properties"]["repr_layers"]["anyOf"]:
+    for layers in params["properties"]["repr_layers"]["anyOf"]:
         layers.get("items", layers).update(minimum=-depth - 1, maximum=depth)
+    # The schemas of some versions of pydantic fail with a model in `json_schema_input_type`.
+    whole["properties"]["params"] = {"anyOf": [params, {"type": "array", "maxItems": 0}]}
     return whole
 
 
