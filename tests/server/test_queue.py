@@ -179,6 +179,7 @@ def test_several_devices_share_the_queue():
     [future] = queue.submit(job(*"AB"), deadline=FOREVER)
     for worker in workers:  # each has one of the two
         assert worker.begun.acquire(timeout=30)
+    for worker in workers:
         worker.go.release()
     assert future.result(30) == ["m:A", "m:B"]
     queue.close()
