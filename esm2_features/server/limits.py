@@ -7,14 +7,13 @@ import math
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from fastapi import Request
 
 from esm2_features.server.errors import ApiError
 
 _BODY_SECONDS = 60.0
-_CHUNK_BYTES = 1 << 16
 _CLIENTS = 10_000
 """Clients whose rates are remembered."""
 _WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
@@ -47,33 +46,23 @@ async def _read(request: Request, limit: int) -> bytes:
     received = size = 0
     async for chunk in request.stream():
         received += len(chunk)
-        if received > limit:
+        part = chunk
+        if decompressor is not None:
+            try:
+                # A byte more than allowed shows that the body is too large; there is no need to
+                # decompress the rest of it.
+                part = decompressor.decompress(chunk, limit - size + 1)
+            except zlib.error:
+                raise ApiError("invalid_body") from None
+            if decompressor.unused_data:
+                raise ApiError("invalid_body")  # there are bytes behind the end
+        size += len(part)
+        if max(received, size) > limit:
             raise ApiError("body_too_large", most=limit)
-        for part in [chunk] if decompressor is None else _decompressed(decompressor, chunk):
-            size += len(part)
-            if size > limit:
-                raise ApiError("body_too_large", most=limit)
-            parts.append(part)
+        parts.append(part)
     if decompressor is not None and not decompressor.eof:
         raise ApiError("invalid_body")
     return b"".join(parts)
-
-
-def _decompressed(decompressor: zlib._Decompress, chunk: bytes) -> Iterator[bytes]:
-    """Decompress in small steps, so that a small body never becomes a large one at once."""
-    while True:
-        if decompressor.eof:
-            if chunk:
-                raise ApiError("invalid_body")  # there are bytes behind the end
-            return
-        try:
-            part = decompressor.decompress(chunk, _CHUNK_BYTES)
-        except zlib.error:
-            raise ApiError("invalid_body") from None
-        yield part
-        chunk = decompressor.unconsumed_tail or decompressor.unused_data
-        if not chunk and len(part) < _CHUNK_BYTES:
-            return
 
 
 class RateLimiter:
