@@ -284,13 +284,14 @@ def _input_of(source: InputFile) -> dict[str, Any]:
 def _differences(
     part: str, old: dict[str, Any], new: dict[str, Any]
 ) -> list[tuple[str, object, object]]:
+    if part == "model":
+        if old["identity"] == new["identity"]:
+            return []  # the same weights, perhaps under another name
+        if old["name"] != new["name"]:
+            return [("model", old["name"], new["name"])]
+        return [("digest of the model", old["identity"], new["identity"])]
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if part == "model" and "identity" in names:
-        names = ["identity"] if "name" not in names else ["name"]
-    elif part == "model":  # the same weights under another name
-        names = []
-    shown = {"name": "model", "identity": "digest of the model"} if part == "model" else {}
-    return [(shown.get(name, name), old.get(name), new.get(name)) for name in names]
+    return [(name, old.get(name), new.get(name)) for name in names]
 
 
 def _some(names: list[str]) -> str:
