@@ -1,4 +1,4 @@
-"""Servers on this machine: the real one, and one that answers whatever a test wants."""
+"""Servers on this machine: the real one, and a fake whose answers a test chooses."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = ("mean", "bos", "eos", "max", "std", "parti")
 
 @contextmanager
 def served(**options: Any) -> Iterator[str]:
-    """Run the real server, and give its address."""
+    """Run the real server, and yield its address."""
     options = {"models": {"mini": "mini"}, "devices": ("cpu",), "cache": None, **options}
     app = create_app(Settings(**options))
     with socket.create_server(("127.0.0.1", 0)) as listening:
@@ -54,20 +54,20 @@ class Reply:
 
 
 def refusal(status: int, code: str = "some_code", error: str = "No.", **facts: Any) -> Reply:
-    """A refusal as the real server writes it; headers are facts that begin with a capital."""
+    """An error as the real server writes it; facts with a capital letter are headers."""
     headers = {key: facts.pop(key) for key in list(facts) if key[0].isupper()}
     body = {"error": error, "code": code, "status": status, **facts}
     return Reply(status, json.dumps(body).encode(), **headers)
 
 
 def vector(item: dict[str, str], layer: int, word: str) -> np.ndarray:
-    """What the fake server says of a sequence: anything, as long as it is always the same."""
+    """The vector that the fake server returns for a sequence: random, but always the same."""
     seed = sum(map(ord, item["sequence"] + item.get("region", ""))) + 97 * layer
     return np.random.default_rng(seed + WORDS.index(word)).random(DIM, np.float32)
 
 
 def vectors_of(body: dict[str, Any], **about: Any) -> Reply:
-    """The right answer of a server of this library."""
+    """The answer of a server of this library."""
     params, items = body["params"], body["items"]
     arrays = {
         f"{word}_{layer}": np.stack([vector(item, layer, word) for item in items])
@@ -96,19 +96,19 @@ STATED: dict[str, Any] = {
 
 
 class Fake:
-    """A server that answers whatever it is told, and writes down what it was asked.
+    """A server that returns the given answers, and records the requests.
 
     Attributes
     ----------
     looks : dict of str to Reply
-        What is to be found at which address.
+        Answers to GET, by address.
     script : list
-        Replies, or functions from a body to a reply, for one request after the other; when it is
-        empty, all answers are right. None hangs up.
+        Answers to one POST after the other, or functions from a body to an answer; None closes the
+        connection. When it is empty, the answers are those of a real server.
     asked : list of dict
-        Bodies that came.
+        Bodies of the requests.
     headers : list of dict
-        Headers of everything that came.
+        Headers of the requests.
     """
 
     def __init__(self) -> None:
@@ -157,13 +157,13 @@ class Fake:
         self.url = f"http://127.0.0.1:{self.server.server_port}"
 
     def state(self, **facts: Any) -> None:
-        """Have it say something else of itself."""
+        """Change what the server states about itself."""
         stated = {**STATED, **facts}
         self.looks["/api/v3/models/"] = Reply(200, json.dumps(stated).encode())
 
     @property
     def sequences(self) -> list[str]:
-        """Everything that was asked about, in the order in which it came."""
+        """The sequences of all requests, in their order."""
         return [item["sequence"] for body in self.asked for item in body["items"]]
 
 

@@ -1,4 +1,4 @@
-"""Files of sequences for shards, and what should become of them."""
+"""Inputs for shards, and a check of the result."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def fasta(path: Path, sequences: dict[str, str]) -> Path:
 
 
 def check(folder: Path, sequences: dict[str, str], model: Path | str) -> None:
-    """Every sequence is there once, in order, with the vector of a plain run."""
+    """Check that a folder has every sequence once, in order, with the vector of `Engine`."""
     x = open_embeddings(folder)
     assert x.ids.tolist() == list(sequences)
     expected = Engine(model, cache=None).embed(list(sequences.values()))

@@ -1,18 +1,4 @@
-r"""Jobs that are larger than memory, or than one process: shards, and Ray.
-
->>> import tempfile
->>> from pathlib import Path
->>> from esm2_features import distributed, open_embeddings
->>> folder = Path(tempfile.mkdtemp())
->>> _ = (folder / "peptides.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
->>> report = distributed.embed_shards(folder / "peptides.fasta", folder / "out", model="mini")
->>> report.computed, report.sequences, report.complete
-(1, 2, True)
->>> open_embeddings(folder / "out").get(["avp"]).shape
-(1, 192)
-
-Nothing of Ray is imported before it is asked for.
-"""
+"""`embed_shards` and `embed_ray_dataset`: inputs that are larger than memory."""
 
 from __future__ import annotations
 
@@ -74,105 +60,80 @@ def embed_shards(
     gpus_per_worker: int = 0,
     progress: Callable[[str], None] | None = None,
 ) -> ShardReport:
-    r"""Embed files of any size into a folder of Parquet files.
+    r"""Embed files of any size into a folder of Parquet files, the shards.
 
-    Memory does not grow with the input. What is there already is not computed again: after an
-    interruption, or for what was set aside, repeat the call. A shard that cannot be read, or holds
-    a sequence that is wrong, is set aside and reported, and the rest goes on.
+    Memory does not grow with the input. Shards that are done are not computed again: after an
+    interruption, repeat the call. A shard that cannot be read, or has an invalid sequence, is set
+    aside and reported; correct the input, and repeat the call.
 
     Parameters
     ----------
     inputs : str, path-like, or iterable of them
-        Files of FASTA (also compressed) or Parquet, folders of such files, patterns such as
+        FASTA files (also compressed), Parquet files, folders of such files, and patterns such as
         ``"data/*.fasta.gz"``.
     output : str or path-like
         The folder of shards: new, empty, or begun with the same parameters and inputs.
-    model : str or path-like, default="esm2_t33_650M_UR50D"
-        As in `Engine`.
-    layers : int, list of int or "all", default=-1
-        As in `Engine`; each of several layers gets a column of its own.
-    pooling : str, list of str or "all", default="mean"
-        As in `Engine`; each of several poolings gets a column of its own.
-    region : (int, int), optional
-        As in `Engine`.
-    precision : {"float32", "bfloat16", "float16"}, default="float32"
-        As in `Engine`.
-    device : str or list of str, default="auto"
-        As in `Engine`.
-    batch_tokens : int or "auto", default="auto"
-        As in `Engine`.
-    max_residues : int or None, default=1022
-        As in `Engine`.
-    too_long : {"raise", "truncate", "window"}, default="raise"
-        As in `Engine`.
-    unknown : {"raise", "X", "mask"}, default="raise"
-        As in `Engine`.
-    cache : "auto", path or None, default=None
-        As in `Engine`, but none by default: the shards are what is kept, and a cache would take as
-        much room again. With one, sequences that occur in several shards are computed once, and
-        an interruption loses nothing of the shard that is being made.
-    cache_dtype : {"float32", "float16"}, default="float32"
-        As in `Engine`.
-    store : {"requested", "all"}, default="requested"
-        As in `Engine`.
+    model, layers, pooling, region, precision, device : as in `Engine`
+        What is computed. Each of several layers or poolings gets a column of its own.
+    batch_tokens, max_residues, too_long, unknown : as in `Engine`
+        How sequences are batched, and what happens to long ones and unknown letters.
+    cache, cache_dtype, store : as in `Engine`
+        No cache by default: the shards hold the vectors already. With one, sequences that occur in
+        several shards are computed once, and an interrupted shard loses nothing.
     dtype : {"float32", "float16"}, default="float32"
-        What vectors are written as. ``"float16"`` takes half the room, and rounds to about 3
+        Type of the vectors in the files. ``"float16"`` halves their size, and rounds to about 3
         digits.
     with_sequence : bool, default=False
-        Write the sequences, too.
-    sequence_column : str, default="sequence"
-        Column of Parquet files that holds the sequences.
-    id_column : str, default="id"
-        Column of Parquet files that holds the ids.
+        Also write the sequences.
+    sequence_column, id_column : str, default="sequence", "id"
+        Columns of Parquet inputs.
     shard_size : int, default=4096
         Sequences of a shard. A row group of a Parquet file is a shard if it has no more rows.
     shard : (int, int), default=(0, 1)
-        Which task this is, from 0, and how many there are: each makes its own share of the shards.
+        Number of this task, from 0, and number of tasks: each computes its own share of the shards.
     engine : {"plain", "ray"}, default="plain"
         ``"plain"`` computes in this process, ``"ray"`` in actors of Ray, each with a model of its
-        own. All of them have to see ``output``; ``inputs`` are read here.
+        own. All of them must see ``output``; ``inputs`` are read by this process.
     address : str or None, default=None
-        Of a cluster of Ray, such as ``"auto"`` or ``"ray://host:10001"``. By default the one that
-        this process is connected to, that of ``$RAY_ADDRESS``, or a new one on this machine.
-    workers : int, default=1
-        Number of actors. Without GPUs, they share all cores.
-    gpus_per_worker : int, default=0
-        1 gives each actor a GPU.
+        Address of a Ray cluster, such as ``"auto"`` or ``"ray://host:10001"``. By default, the
+        cluster that this process is connected to, that of ``$RAY_ADDRESS``, or a new one on this
+        machine.
+    workers, gpus_per_worker : int, default=1, 0
+        Number of actors, and GPUs of each (0 or 1). Without GPUs, they share all cores.
     progress : callable, optional
-        Gets a line of text about each shard.
+        Called with a line of text about each shard.
 
     Returns
     -------
     report : ShardReport
-        What was made, and what was set aside.
+        What was computed, and what failed.
 
     Raises
     ------
     InputError
-        If an input stands for no file, a parameter has a value that it cannot have, the folder was
-        begun with something else, or an input is not what finished shards were made of.
+        If there is no such input, a parameter has an invalid value, the folder was begun with other
+        parameters or inputs, or an input differs from the one that finished shards were made of.
     TypeError
-        If a parameter is of a type that it cannot have.
+        If a parameter has a wrong type.
     CheckpointError
         If ``model`` is no checkpoint, or its weights cannot be loaded.
     OSError
-        If a shard cannot be written; those that are there stay. Or if there is no cluster at the
-        address.
+        If a shard cannot be written (finished ones stay), or there is no cluster at the address.
     OutOfMemoryError
         If the weights do not fit into memory.
     ForkedProcessError, CacheVersionError
-        As `Engine` does.
+        As in `Engine`.
     MissingDependencyError
-        If PyArrow is not installed, or Ray, and it is asked for.
+        If PyArrow is not installed, or Ray with ``engine="ray"``.
 
     Warns
     -----
     TruncationWarning
-        If sequences were cut, because ``too_long="truncate"`` asked for it.
+        If sequences were cut, with ``too_long="truncate"``.
 
     See Also
     --------
-    open_embeddings : Reads what was written.
+    open_embeddings : Reads the folder.
 
     Examples
     --------
@@ -182,8 +143,8 @@ def embed_shards(
     >>> folder = Path(tempfile.mkdtemp())
     >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
     >>> report = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
-    >>> sorted(path.name for path in (folder / "out").glob("*.parquet"))
-    ['two-00000.parquet']
+    >>> report.computed, report.sequences, report.complete
+    (1, 2, True)
     >>> distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini").computed
     0
     """
@@ -205,18 +166,19 @@ def embed_shards(
         "store": store,
         "verbose": progress is not None,
     }
-    share = _share(shard)
+    share = _checked_share(shard)
     size = positive("shard_size", shard_size)
     one_of("dtype", dtype, DTYPES)
     one_of("engine", engine, ENGINES)
-    _check_crew(engine, address, workers, gpus_per_worker)
+    _check_workers(engine, address, workers, gpus_per_worker)
     parquet()
     model_engine = Engine(**options)
-    given = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    sources = find_sources(given, sequence_column=sequence_column, id_column=id_column)
+    paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    sources = find_sources(paths, sequence_column=sequence_column, id_column=id_column)
     folder = Path(output).absolute()
     _check_sources(sources, folder)
-    job, table = _job(model_engine, dtype=dtype, with_sequence=with_sequence)
+    table = _table(model_engine, dtype=dtype, with_sequence=bool(with_sequence))
+    job = _description(model_engine, table)
     job["parameters"] |= {
         "shard_size": size,
         "sequence_column": sequence_column,
@@ -256,49 +218,30 @@ def embed_ray_dataset(
     cpus_per_worker: int = 1,
     gpus_per_worker: int = 0,
 ) -> ray.data.Dataset:
-    r"""Add columns of vectors to a data set of Ray.
+    r"""Add columns of vectors to a Ray data set.
 
-    Nothing is computed before rows of the result are asked for. What Ray does with errors holds
-    here: a wrong sequence ends the job. `embed_shards` sets it aside.
+    The columns are computed when rows of the result are needed. An invalid sequence ends the job,
+    as errors do in Ray; `embed_shards` sets it aside.
 
     Parameters
     ----------
     ds : ray.data.Dataset
-        With a column of sequences.
+        A data set with a column of sequences.
     sequence_column : str, default="sequence"
-        Its name.
-    model : str or path-like, default="esm2_t33_650M_UR50D"
-        As in `Engine`.
-    layers : int, list of int or "all", default=-1
-        As in `Engine`; each of several layers gets a column of its own.
-    pooling : str, list of str or "all", default="mean"
-        As in `Engine`; each of several poolings gets a column of its own.
-    region : (int, int), optional
-        As in `Engine`.
-    precision : {"float32", "bfloat16", "float16"}, default="float32"
-        As in `Engine`.
-    device : str or list of str, default="auto"
-        As in `Engine`.
-    batch_tokens : int or "auto", default="auto"
-        As in `Engine`.
-    max_residues : int or None, default=1022
-        As in `Engine`.
-    too_long : {"raise", "truncate", "window"}, default="raise"
-        As in `Engine`.
-    unknown : {"raise", "X", "mask"}, default="raise"
-        As in `Engine`.
-    cache : "auto", path or None, default=None
-        As in `Engine`, but none by default.
+        Name of this column.
+    model, layers, pooling, region, precision, device : as in `Engine`
+        What is computed. Each of several layers or poolings gets a column of its own.
+    batch_tokens, max_residues, too_long, unknown, cache : as in `Engine`
+        How it is computed. No cache by default.
     dtype : {"float32", "float16"}, default="float32"
-        What vectors are written as.
+        Type of the vectors.
     batch_size : int, default=4096
         Sequences that an actor gets at a time.
     workers : int, default=1
         Number of actors, each with a model of its own.
-    cpus_per_worker : int, default=1
-        Cores, and so threads, of an actor. Leave some to Ray for reading.
-    gpus_per_worker : int, default=0
-        1 gives each actor a GPU.
+    cpus_per_worker, gpus_per_worker : int, default=1, 0
+        Cores, and so threads, of an actor, and its GPUs (0 or 1). Leave some cores to Ray for
+        reading.
 
     Returns
     -------
@@ -309,9 +252,9 @@ def embed_ray_dataset(
     Raises
     ------
     InputError
-        If a parameter has a value that it cannot have.
+        If a parameter has an invalid value.
     TypeError
-        If a parameter is of a type that it cannot have.
+        If a parameter has a wrong type.
     CheckpointError
         If ``model`` is no checkpoint.
     MissingDependencyError
@@ -327,7 +270,7 @@ def embed_ray_dataset(
     """
     from esm2_features._engine import Engine
 
-    _check_crew("ray", None, workers, gpus_per_worker)
+    _check_workers("ray", None, workers, gpus_per_worker)
     positive("cpus_per_worker", cpus_per_worker)
     positive("batch_size", batch_size)
     one_of("dtype", dtype, DTYPES)
@@ -360,12 +303,23 @@ def embed_ray_dataset(
     )
 
 
-def _job(engine: Engine, *, dtype: str, with_sequence: bool) -> tuple[dict[str, Any], ShardTable]:
-    """Say what is asked for, as the manifest keeps it, and what a shard looks like."""
+def _table(engine: Engine, *, dtype: str, with_sequence: bool) -> ShardTable:
+    """Describe the columns of a shard."""
     checkpoint = engine.checkpoint
+    about = {
+        "model": checkpoint.name,
+        "identity": checkpoint.identity,
+        "precision": engine.precision,
+        "esm2-features": versions()["esm2-features"],
+    }
     vectors = vector_columns(engine.layers, engine.poolings)
-    job: dict[str, Any] = {
-        "model": {"name": checkpoint.name, "identity": checkpoint.identity},
+    return ShardTable(vectors, checkpoint.architecture.dim, dtype, with_sequence, about)
+
+
+def _description(engine: Engine, table: ShardTable) -> dict[str, Any]:
+    """Describe the job, as the manifest keeps it."""
+    return {
+        "model": {"name": engine.checkpoint.name, "identity": engine.checkpoint.identity},
         "parameters": {
             "layers": engine.layers,
             "pooling": engine.poolings,
@@ -377,21 +331,17 @@ def _job(engine: Engine, *, dtype: str, with_sequence: bool) -> tuple[dict[str, 
             "cache_dtype": engine.cache_dtype,
         },
         "columns": {
-            "vectors": vectors,
-            "dim": checkpoint.architecture.dim,
-            "dtype": dtype,
-            "with_sequence": bool(with_sequence),
+            "vectors": table.vectors,
+            "dim": table.dim,
+            "dtype": table.dtype,
+            "with_sequence": table.with_sequence,
         },
         "versions": versions(),
     }
-    about = {"model": checkpoint.name, "identity": checkpoint.identity}
-    about |= {"precision": engine.precision, "esm2-features": job["versions"]["esm2-features"]}
-    table = ShardTable(vectors, checkpoint.architecture.dim, dtype, bool(with_sequence), about)
-    return job, table
 
 
-def _check_crew(engine: str, address: str | None, workers: int, gpus_per_worker: int) -> None:
-    """Refuse options of Ray without it, and Ray where it is not installed."""
+def _check_workers(engine: str, address: str | None, workers: int, gpus_per_worker: int) -> None:
+    """Check the options of Ray, and that it is installed if it is needed."""
     positive("workers", workers)
     if type(gpus_per_worker) is not int or gpus_per_worker not in (0, 1):
         raise InputError(
@@ -406,12 +356,12 @@ def _check_crew(engine: str, address: str | None, workers: int, gpus_per_worker:
         )
 
 
-def _share(shard: tuple[int, int]) -> tuple[int, int]:
+def _checked_share(shard: tuple[int, int]) -> tuple[int, int]:
     is_pair = isinstance(shard, tuple) and len(shard) == 2
     if not is_pair or not all(type(n) is int for n in shard) or not 0 <= shard[0] < shard[1]:
         raise InputError(
-            f"Got shard={shard!r}; expected (i, n): which task this is, from 0 to n - 1, and of "
-            "how many."
+            f"Got shard={shard!r}; expected (i, n): the number of this task, from 0 to n - 1, and "
+            "the number of tasks."
         )
     return shard
 
@@ -420,8 +370,8 @@ def _check_sources(sources: Sequence[InputFile], folder: Path) -> None:
     for source in sources:
         if folder in source.path.absolute().parents:
             raise InputError(
-                f"{source.path} is an input, and lies in the folder that is written to. Let IN "
-                "name other files only, or write elsewhere."
+                f"{source.path} is an input, and lies in the output folder. Name other inputs, or "
+                "another output folder."
             )
     first = next((source for source in sources if source.is_parquet), None)
     if first is not None:

@@ -1,4 +1,4 @@
-"""The file of one shard: a Parquet file that is there when it is complete, and then on the disk.
+"""The file of a shard: Parquet, written as a whole or not at all.
 
     id         string
     length     int32, residues of the sequence that the vectors are of
@@ -6,8 +6,8 @@
     embedding  lists of dim float32 or float16; of several layers or poolings a column each,
                embedding_layer6_mean
 
-A file grows under a temporary name in its folder, is brought to the disk, and takes its own name.
-Vectors do not compress, and are left as they are, which is quickest to read.
+A file is written under a temporary name in its folder, flushed to the disk, and renamed. Vectors
+are not compressed: it would save little, and they are read faster as they are.
 """
 
 from __future__ import annotations
@@ -30,25 +30,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DTYPES = ("float32", "float16")
-"""What vectors can be written as."""
+"""Types of the vectors in the files."""
 
 ENDING = ".parquet"
 ROW_GROUP = 1024
-"""Rows that are read to get one of them."""
+"""Rows of a row group, which is read as a whole."""
 
 
 @dataclass(frozen=True)
 class ShardTable:
-    """What the file of a shard looks like."""
+    """The columns of a shard."""
 
     vectors: tuple[str, ...]  # names of the columns of vectors
-    dim: int  # components of a vector
+    dim: int
     dtype: str  # one of `DTYPES`
     with_sequence: bool
-    about: dict[str, str]  # what is written into the file's metadata
+    about: dict[str, str]  # for the metadata of the file
 
     def schema(self) -> Any:
-        """Give Arrow's schema."""
+        """Return the schema of Arrow."""
         import pyarrow as pa
 
         component = pa.float32() if self.dtype == "float32" else pa.float16()
@@ -68,7 +68,7 @@ def vector_columns(layers: Sequence[int], poolings: Sequence[str]) -> tuple[str,
 
 
 class ShardWriter:
-    """Write rows into the file of a shard, portion after portion; made by `writing`."""
+    """Writes rows into the file of a shard; made by `writing`."""
 
     def __init__(self, file: BinaryIO, table: ShardTable) -> None:
         self._table = table
@@ -92,7 +92,7 @@ class ShardWriter:
         *,
         first: int,
     ) -> None:
-        """Write some rows."""
+        """Write some rows; ``first`` is the row of the first in its input."""
         import pyarrow as pa
 
         columns = [pa.array(ids, pa.string()), pa.array(lengths, pa.int32())]
@@ -103,18 +103,18 @@ class ShardWriter:
             part = _rounded(values[:, i * dim : (i + 1) * dim], self._table.dtype, first)
             components = pa.array(part.ravel())
             columns.append(pa.FixedSizeListArray.from_arrays(components, dim))
-        # Cast: what `from_arrays` gives says that there may be None in it.
+        # The cast makes the components of `from_arrays` not nullable.
         table = pa.table(columns, names=self._schema.names).cast(self._schema)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
 
     def close(self) -> None:
-        """Write what stands at the end of the file."""
+        """Write the footer of the file."""
         self._writer.close()
 
 
 @contextmanager
 def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
-    """Write the file of a shard, completely or not at all; one that is there is replaced."""
+    """Write the file of a shard as a whole or not at all; an old file is replaced."""
     with atomic_write(path) as file:
         writer = ShardWriter(file, table)
         try:
@@ -127,7 +127,7 @@ def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
 
 @contextmanager
 def atomic_write(path: Path, *, once: bool = False) -> Iterator[BinaryIO]:
-    """Write a file that is there when it is complete, whatever happens, power cuts included."""
+    """Write a file as a whole or not at all; with ``once``, an old file is kept."""
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
     try:
         with part.open("xb") as file:
@@ -148,19 +148,19 @@ def atomic_write(path: Path, *, once: bool = False) -> Iterator[BinaryIO]:
 
 
 def remove_parts(path: Path) -> None:
-    """Remove what processes left behind that were killed while they wrote a file."""
+    """Remove the temporary files of processes that were killed while they wrote a file."""
     for part in path.parent.glob(f".{path.name}.*.part"):
         part.unlink(missing_ok=True)
 
 
 def sha256_of(path: Path) -> str:
-    """Digest of a file, in hexadecimal."""
+    """Return the digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def parquet(purpose: str = "Writing shards") -> ModuleType:
-    """Import PyArrow's Parquet, or say how to install it."""
+    """Import PyArrow's Parquet, or raise MissingDependencyError."""
     return import_optional("pyarrow.parquet", extra="parquet", purpose=purpose)
 
 
@@ -169,27 +169,27 @@ def _rounded(values: NDArray[np.float32], dtype: str, first: int) -> NDArray[Any
 
     if dtype == "float32":
         return np.ascontiguousarray(values)
-    with np.errstate(over="ignore"):  # infinities are told by their row
+    with np.errstate(over="ignore"):  # reported below
         rounded = values.astype(np.float16)
     finite = np.isfinite(rounded).all(axis=1)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         largest = float(np.abs(values[row]).max())
         raise NumericalError(
-            f"The vector of row {first + row} has a component of size {largest:.3g}, and float16 "
-            "ends at 65504. Write float32 into another folder (--dtype float32)."
+            f"The vector of row {first + row} has a component of size {largest:.3g}, and the "
+            "largest float16 is 65504. Write float32 into another folder (--dtype float32)."
         )
     return rounded
 
 
 def _abandon(writer: ShardWriter) -> None:
-    """Close a writer whose file is not wanted; what it says of a full disk has been said."""
+    """Close a writer whose file is discarded; a full disk has been reported before."""
     with suppress(OSError):
         writer.close()
 
 
 def _name_once(part: Path, path: Path) -> None:
-    """Give a file its name, unless another one has it."""
+    """Rename a file, unless there is one of that name."""
     try:
         os.link(part, path)
     except FileExistsError:
@@ -200,7 +200,7 @@ def _name_once(part: Path, path: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Bring the names in a folder to the disk, where that can be asked for."""
+    """Flush the names of a folder to the disk, where the system can."""
     if os.name == "nt":
         return
     handle = os.open(folder, os.O_RDONLY)

@@ -1,8 +1,8 @@
-"""The job: which shards are missing, and what becomes of each.
+"""`ShardJob`: which shards are missing, who makes them, and what became of each.
 
-Shard k of input s belongs to task (s + k) % n, whatever else there is, so n processes share the
-work without a word between them. An input that is, by size and time, what it was is read from where
-something is missing; if it is not, finished shards are compared with it first.
+Shard k of input s belongs to task (s + k) % n, so that n processes share the work without talking
+to each other. An input whose size and time are those of before is read from the first missing shard
+on; of any other, the finished shards are compared with it first.
 """
 
 from __future__ import annotations
@@ -28,24 +28,20 @@ from esm2_features.exceptions import InputError, TruncationWarning
 
 @dataclass(frozen=True, slots=True)
 class ShardReport:
-    """What became of a job, or of one task's share of it.
+    """The result of a job, or of one task's share of it.
 
     Attributes
     ----------
-    computed : int
-        Number of shards that were made.
-    present : int
-        Number of shards of this share that were there before.
+    computed, present : int
+        Number of shards that were computed, and of those that were finished before.
     failed : tuple of FailedShard
-        What was set aside.
-    sequences : int
-        Number of sequences in the shards that were made.
-    residues : int
-        Number of their residues.
+        Shards that could not be computed.
+    sequences, residues : int
+        Number of sequences in the computed shards, and of their residues.
     seconds : float
-        Time it took.
+        Duration of the job.
     complete : bool
-        Whether all shards of the job are there, those of other tasks included.
+        Whether all shards of the job are finished, those of other tasks included.
     """
 
     computed: int
@@ -73,24 +69,25 @@ class ShardJob:
     def run(
         self, compute: Compute, *, progress: Callable[[str], None] | None = None
     ) -> ShardReport:
-        """Make what is missing."""
+        """Compute what is missing."""
         start = time.perf_counter()
-        say = progress or _silent
+        print_line = progress or (lambda _: None)
         done: list[DoneShard] = []
         failed: list[FailedShard] = []
-        for result in compute(self._tasks(say)):
+        for result in compute(self._tasks(print_line)):
             if isinstance(result, FailedShard):
                 failed.append(result)
-                say(set_aside(result))
+                print_line(describe_failure(result))
             else:
                 done.append(result)
                 rate = result.rows / max(result.seconds, 1e-3)
-                say(f"{result.name}: {result.rows} sequences ({rate:.0f}/s)")
+                print_line(f"{result.name}: {result.rows} sequences ({rate:.0f}/s)")
         cut = sum(shard.truncated for shard in done)
         if cut:
             warnings.warn(
                 f"{cut} of {sum(shard.rows for shard in done)} sequences were cut to their first "
-                "residues, as too_long='truncate' asks; the column 'length' tells of what.",
+                "residues (too_long='truncate'); the column 'length' has the residues that are "
+                "left.",
                 TruncationWarning,
                 stacklevel=3,
             )
@@ -105,24 +102,22 @@ class ShardJob:
             complete=not missing,
         )
 
-    def _tasks(self, say: Callable[[str], None]) -> Iterator[Task]:
-        """Give what is to be computed, reading as it is needed."""
+    def _tasks(self, print_line: Callable[[str], None]) -> Iterator[Task]:
+        """Yield what has to be computed; inputs are read as it is consumed."""
         for index, source in enumerate(self._sources):
             try:
                 yield from self._of_source(index, source)
-            except _Unreadable as caught:
-                path, number = source.path, caught.number
-                cause = caught.error
-                unread = InputError(f"{cause} Nothing was read from shard {number} on.")
-                failed = failure(source.stem, path, unread)
+            except _Unreadable as error:
+                cause = InputError(f"{error} Nothing was read from shard {error.number} on.")
+                failed = failure(source.stem, source.path, cause)
                 self._manifest.set_aside(failed)
                 self._unread.append(failed)
-                say(set_aside(failed))
+                print_line(describe_failure(failed))
 
     def _of_source(self, index: int, source: InputFile) -> Iterator[Task]:
         manifest = self._manifest
         try:
-            is_same, seen = manifest.is_as_it_was(source), source.seen()
+            is_same, stamp = manifest.is_unchanged(source), source.stamp()
         except InputError as error:
             raise _Unreadable(error, 0) from error
         known = manifest.source(source.stem)
@@ -130,32 +125,33 @@ class ShardJob:
         total = known.shards if known is not None and is_same else None
         reading = Reading(source, self._size, share.wants, total)
         try:
-            for piece in _readable(reading):
-                shard = share.there[piece.number]
+            for records in _readable(reading):
+                shard = share.done[records.number]
                 if shard is None:
-                    yield Task(shard_name(source.stem, piece.number), source.path, piece)
-                elif piece.error is not None or shard.input != piece.digest():
+                    name = shard_name(source.stem, records.number)
+                    yield Task(name, source.path, records)
+                elif records.error is not None or shard.input != records.digest():
                     raise self._changed(source, shard.name)
         finally:
-            self._present += share.present
-        if reading.records is None or reading.pieces is None:
-            return  # nothing was missing behind some shard, so the end was not looked for
-        if known is not None and reading.pieces < known.shards:
-            raise self._changed(source, shard_name(source.stem, reading.pieces))
-        if reading.records == 0:
+            self._present += share.n_present
+        if reading.n_records is None or reading.n_ranges is None:
+            return  # no shard was missing behind some point, so the end was not reached
+        if known is not None and reading.n_ranges < known.shards:
+            raise self._changed(source, shard_name(source.stem, reading.n_ranges))
+        if reading.n_records == 0:
             warnings.warn(f"{source.path} holds no sequences.", stacklevel=2)
-        manifest.add_source(ReadSource(source.stem, reading.records, reading.pieces, *seen))
+        manifest.add_source(ReadSource(source.stem, reading.n_records, reading.n_ranges, *stamp))
 
     def _changed(self, source: InputFile, name: str) -> InputError:
         return InputError(
             f"{source.path} has changed: the shard {name} in {self._manifest.output} was made of "
-            "other sequences. Bring the file back as it was (records may be mended in place, where "
-            "no shard is done), or give another folder."
+            "other sequences. Restore the file (records may only be corrected where no shard is "
+            "finished), or choose another folder."
         )
 
 
 class _Share:
-    """Which shards of a source a task has to look at, and which of them are there."""
+    """The shards of an input that a task has to read, and which of them are finished."""
 
     def __init__(
         self,
@@ -166,45 +162,41 @@ class _Share:
         *,
         is_same: bool,
     ) -> None:
-        self.there: dict[int, DoneShard | None] = {}
-        self.present = 0
+        self.done: dict[int, DoneShard | None] = {}
+        self.n_present = 0
         self._manifest, self._stem, self._is_same = manifest, source.stem, is_same
-        self._index, (self._part, self._parts) = index, share
+        self._index, (self._task, self._n_tasks) = index, share
 
     def wants(self, number: int) -> bool:
-        """Whether a piece is to be read: to be computed, or to be compared with what is there."""
-        is_mine = (self._index + number) % self._parts == self._part
+        """Whether to read a range: to compute its shard, or to compare a finished shard with it."""
+        is_mine = (self._index + number) % self._n_tasks == self._task
         if not is_mine and self._is_same:
             return False
-        if number not in self.there:
-            self.there[number] = self._manifest.done(shard_name(self._stem, number))
-            self.present += is_mine and self.there[number] is not None
-        is_missing = self.there[number] is None
+        if number not in self.done:
+            self.done[number] = self._manifest.done(shard_name(self._stem, number))
+            self.n_present += is_mine and self.done[number] is not None
+        is_missing = self.done[number] is None
         return is_missing if self._is_same else is_mine or not is_missing
 
 
-class _Unreadable(Exception):  # noqa: N818 - it carries one
-    """A source cannot be read from one of its pieces on."""
+class _Unreadable(Exception):  # noqa: N818 - wraps one
+    """An input cannot be read from one of its ranges on."""
 
     def __init__(self, error: InputError, number: int) -> None:
         super().__init__(str(error))
-        self.error, self.number = error, number
+        self.number = number
 
 
 def _readable(reading: Reading) -> Iterator[InputRange]:
-    """Read, and tell what goes wrong in reading from what goes wrong elsewhere."""
+    """Wrap the errors of reading, to distinguish them from those of computing."""
     try:
         yield from reading
     except InputError as error:
         raise _Unreadable(error, reading.reached) from error
 
 
-def _silent(_: str) -> None:
-    pass
-
-
-def set_aside(failed: FailedShard) -> str:
-    """Say that a shard was set aside, and why."""
-    named = f" (id {failed.id})" if failed.id is not None else ""
-    place = "" if failed.path in failed.message else f"{Path(failed.path).name}{named}: "
+def describe_failure(failed: FailedShard) -> str:
+    """Return a line about a shard that could not be computed."""
+    record = f" (id {failed.id})" if failed.id is not None else ""
+    place = "" if failed.path in failed.message else f"{Path(failed.path).name}{record}: "
     return f"Set aside: {failed.name}: {place}{failed.message}"

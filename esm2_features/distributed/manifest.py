@@ -1,14 +1,14 @@
-"""The manifest: what a folder of shards is made of, and which shards are done.
+"""`Manifest`: how a folder of shards is made, and which shards are finished.
 
     OUT/proteins-00000.parquet             a shard
     OUT/_manifest/job.json                 model, parameters, columns, inputs, versions
     OUT/_manifest/proteins-00000.done.json its rows and residues, its size and SHA-256
-    OUT/_manifest/proteins-00001.failed.json   why there is none yet
-    OUT/_manifest/proteins.source.json     how many shards the input has, once its end was seen
+    OUT/_manifest/proteins-00001.failed.json   why it could not be computed
+    OUT/_manifest/proteins.source.json     number of shards of an input, once its end was read
 
-Several processes write here without a word between them: each file is written as a whole,
-`job.json` by whoever is first, and all others by whoever has what they tell. Programs that read
-folders of Parquet pass over names that begin with an underscore.
+Several processes write here without talking to each other: each file is written as a whole,
+`job.json` by the first process, the others by the process that has their content. Programs that
+read folders of Parquet skip names that begin with an underscore.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 
 from esm2_features.distributed.files import ENDING, atomic_write, remove_parts, sha256_of
 from esm2_features.distributed.sources import InputFile
-from esm2_features.exceptions import Esm2FeaturesError, InputError
+from esm2_features.exceptions import InputError
 
 FOLDER = "_manifest"
 _FORMAT = 1
@@ -31,39 +31,33 @@ _COMPARED = ("model", "parameters", "columns")
 
 @dataclass(frozen=True, slots=True)
 class DoneShard:
-    """A shard that is there."""
+    """A finished shard."""
 
     name: str  # of its file, without the ending
-    rows: int  # number of its sequences
-    residues: int  # number of their residues
-    input: str  # digest of the ids and sequences it was made of
+    rows: int
+    residues: int
+    input: str  # digest of its ids and sequences
     bytes: int  # size of its file
     sha256: str  # digest of its file, in hexadecimal
-    seconds: float  # time it took to make it
-    truncated: int  # number of sequences that were cut, as was asked for
-    versions: dict[str, str]  # of this library, of Python and of what the numbers come from
+    seconds: float  # duration of its computation
+    truncated: int  # number of sequences that were cut
+    versions: dict[str, str]  # of Python and the libraries that computed it
 
 
 @dataclass(frozen=True, slots=True)
 class FailedShard:
-    """A shard, or the rest of an input, that was set aside.
+    """A shard that could not be computed, or an input that could not be read to its end.
 
     Attributes
     ----------
-    name : str
-        Of the shard, or of the input that could not be read to its end.
-    path : str
-        The input.
-    row : int or None
-        Row of the offending sequence in the input, from 0, where it is one.
-    id : str or None
-        Its id.
+    name, path : str
+        Name of the shard or of the input, and path of the input.
+    row, id : int or None, str or None
+        Row, from 0, and id of the invalid sequence in the input, if there is one.
     position : int or None
-        Position of the offending character in it, from 1, where it is one.
-    error : str
-        Name of the error.
-    message : str
-        What it says.
+        Position of the invalid character in it, from 1, if there is one.
+    error, message : str
+        Name and text of the error.
     """
 
     name: str
@@ -77,17 +71,17 @@ class FailedShard:
 
 @dataclass(frozen=True, slots=True)
 class ReadSource:
-    """An input whose end was seen."""
+    """An input that was read to its end."""
 
     stem: str
     records: int
     shards: int
-    bytes: int  # size of the file
-    changed: int  # time of its last change, in nanoseconds
+    bytes: int
+    changed: int  # time of the last change, in nanoseconds
 
 
 class Manifest:
-    """What is known of a folder of shards."""
+    """The records of a folder of shards."""
 
     def __init__(self, output: Path) -> None:
         self.output = output
@@ -97,48 +91,48 @@ class Manifest:
 
     @cached_property
     def job(self) -> dict[str, Any]:
-        """What was asked for."""
+        """Model, parameters, columns, inputs and versions."""
         path = self._folder / "job.json"
-        found = _read(path)
-        if found is None:
+        job = _read(path)
+        if job is None:
             raise InputError(
-                f"{self.output} is no folder of shards: it has no {FOLDER}/{path.name}. Give the "
+                f"{self.output} is no folder of shards: it has no {FOLDER}/{path.name}. Pass the "
                 "folder that `esm2-features embed IN OUT` has written."
             )
-        if found.get("format") != _FORMAT:
+        if job.get("format") != _FORMAT:
             raise InputError(
-                f"{self.output} has format {found.get('format')}, and this version of "
+                f"{self.output} has format {job.get('format')}, and this version of "
                 f"esm2-features reads format {_FORMAT}. Upgrade it: pip install --upgrade "
                 "esm2-features."
             )
-        return found
+        return job
 
     def begin(self, job: dict[str, Any], sources: Iterable[InputFile]) -> None:
-        """Write down what is asked for; if something was asked for before, it must be the same."""
+        """Write down the job; if there is one already, check that it is the same."""
         inputs = [_input_of(source) for source in sources]
         self._make_folder()
         with atomic_write(self._folder / "job.json", once=True) as file:
             file.write(_json({"format": _FORMAT, **job, "inputs": inputs}))
-        there = self.job
+        before = self.job
         differences = [
             f"{name} was {old!r} and is {new!r}"
             for part in _COMPARED
-            for name, old, new in _differences(part, there[part], job[part])
+            for name, old, new in _differences(part, before[part], job[part])
         ]
-        names = [[one["file"] for one in some] for some in (there["inputs"], inputs)]
-        if names[0] != names[1]:
-            gone = sorted(set(names[0]) - set(names[1]))
-            come = sorted(set(names[1]) - set(names[0]))
+        old_names, new_names = ([one["file"] for one in of] for of in (before["inputs"], inputs))
+        if old_names != new_names:
+            removed = sorted(set(old_names) - set(new_names))
+            added = sorted(set(new_names) - set(old_names))
             differences.append(
-                f"the inputs were {len(names[0])} files and are {len(names[1])}"
-                + (f", without {_some(gone)}" if gone else "")
-                + (f", with {_some(come)}" if come else "")
-                + ("" if gone or come else ", in another order")
+                f"the inputs were {len(old_names)} files and are {len(new_names)}"
+                + (f", without {_some(removed)}" if removed else "")
+                + (f", with {_some(added)}" if added else "")
+                + ("" if removed or added else ", in another order")
             )
         if differences:
             raise InputError(
                 f"{self.output} was begun with something else: {'; '.join(differences)}. Repeat "
-                "it with what it was begun with, or give another folder."
+                "the command with the same parameters and inputs, or choose another folder."
             )
 
     def _make_folder(self) -> None:
@@ -153,7 +147,7 @@ class Manifest:
         if output.is_dir() and not self._folder.is_dir() and any(output.iterdir()):
             odd = min(item.name for item in output.iterdir())
             raise InputError(
-                f"{output} holds other things ({odd}, say). Choose a folder that is empty or does "
+                f"{output} holds other files, such as {odd}. Choose a folder that is empty or does "
                 "not exist yet."
             )
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -161,15 +155,15 @@ class Manifest:
     # -------------------------------------------------------------- shards
 
     def path_of(self, name: str) -> Path:
-        """Say where a shard is."""
+        """Return the path of a shard."""
         return self.output / f"{name}{ENDING}"
 
     def done(self, name: str) -> DoneShard | None:
-        """Look whether a shard is there."""
-        found = _read(self._folder / f"{name}.done.json")
-        if found is None:
+        """Return the record of a shard if it is finished and its file is there, else None."""
+        record = _read(self._folder / f"{name}.done.json")
+        if record is None:
             return None
-        shard = DoneShard(**found)
+        shard = DoneShard(**record)
         try:
             size = self.path_of(name).stat().st_size
         except FileNotFoundError:
@@ -177,75 +171,74 @@ class Manifest:
         return shard if size == shard.bytes else None
 
     def add(self, shard: DoneShard) -> DoneShard:
-        """Write down that the file of a shard is there."""
+        """Record that the file of a shard is finished; its size and digest are added."""
         path = self.path_of(shard.name)
         while True:
             before = path.stat()
-            there = asdict(shard) | {"bytes": before.st_size, "sha256": sha256_of(path)}
+            record = asdict(shard) | {"bytes": before.st_size, "sha256": sha256_of(path)}
             with atomic_write(self._folder / f"{shard.name}.done.json") as file:
-                file.write(_json(there))
-            # Who computed the same shard at the same time may have replaced the file.
+                file.write(_json(record))
+            # A process that computed the same shard may have replaced the file meanwhile.
             after = path.stat()
             if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
                 break
-        self._forget(shard.name)
+        self._forget_failure(shard.name)
         remove_parts(path)
-        return DoneShard(**there)
+        return DoneShard(**record)
 
     def set_aside(self, failed: FailedShard) -> None:
-        """Write down that a shard could not be made."""
+        """Record that a shard could not be computed."""
         with atomic_write(self._folder / f"{failed.name}.failed.json") as file:
             file.write(_json(asdict(failed)))
 
     def failed(self) -> list[FailedShard]:
-        """List what was set aside, and has not been made since."""
-        found = (_read(path) for path in sorted(self._folder.glob("*.failed.json")))
-        return [FailedShard(**one) for one in found if one is not None]
+        """List the shards that could not be computed, and have not been since."""
+        records = (_read(path) for path in sorted(self._folder.glob("*.failed.json")))
+        return [FailedShard(**record) for record in records if record is not None]
 
-    def _forget(self, name: str) -> None:
+    def _forget_failure(self, name: str) -> None:
         (self._folder / f"{name}.failed.json").unlink(missing_ok=True)
 
-    # -------------------------------------------------------------- sources
+    # -------------------------------------------------------------- inputs
 
     def source(self, stem: str) -> ReadSource | None:
-        """Say how much there is in an input, if that is known."""
-        found = _read(self._folder / f"{stem}.source.json")
-        return None if found is None else ReadSource(**found)
+        """Return the size of an input, if it was read to its end."""
+        record = _read(self._folder / f"{stem}.source.json")
+        return None if record is None else ReadSource(**record)
 
     def add_source(self, read: ReadSource) -> None:
-        """Write down how much there is in an input."""
+        """Record the size of an input."""
         if self.source(read.stem) != read:
             with atomic_write(self._folder / f"{read.stem}.source.json") as file:
                 file.write(_json(asdict(read)))
-        self._forget(read.stem)
+        self._forget_failure(read.stem)
 
-    def is_as_it_was(self, source: InputFile) -> bool:
-        """Whether an input is, by size and time, the one that was seen before."""
+    def is_unchanged(self, source: InputFile) -> bool:
+        """Whether size and time of an input are those of when it was last read."""
         read = self.source(source.stem)
         if read is not None:
-            return source.seen() == (read.bytes, read.changed)
+            return source.stamp() == (read.bytes, read.changed)
         entry = self._inputs[source.stem]
-        return source.seen() == (entry["bytes"], entry["changed"])
+        return source.stamp() == (entry["bytes"], entry["changed"])
 
     @cached_property
     def _inputs(self) -> dict[str, dict[str, Any]]:
         return {one["stem"]: one for one in self.job["inputs"]}
 
     def shards(self) -> tuple[list[DoneShard], list[str]]:
-        """List the shards in the order of the inputs."""
+        """List the finished shards, in the order of the inputs, and the names of the missing."""
         done: list[DoneShard] = []
         missing: list[str] = []
-        known = self._known()
+        recorded = self._recorded()
         for one in self.job["inputs"]:
             stem = one["stem"]
             read = self.source(stem)
             if read is None:
-                wanted = sorted(known.get(stem, ()))
+                numbers: Iterable[int] = sorted(recorded.get(stem, ()))
                 missing.append(f"the rest of {one['file']}")
             else:
-                wanted = list(range(read.shards))
-            for number in wanted:
-                name = shard_name(stem, number)
+                numbers = range(read.shards)
+            for name in (shard_name(stem, number) for number in numbers):
                 shard = self.done(name)
                 if shard is None:
                     missing.append(name)
@@ -253,19 +246,19 @@ class Manifest:
                     done.append(shard)
         return done, missing
 
-    def _known(self) -> dict[str, list[int]]:
-        """Numbers of the shards that have a record, by the stem of their source."""
-        found: dict[str, list[int]] = {}
+    def _recorded(self) -> dict[str, list[int]]:
+        """Return the numbers of the shards that have a record, by the stem of their input."""
+        numbers: dict[str, list[int]] = {}
         for path in self._folder.glob("*.done.json"):
             stem, _, number = path.name.removesuffix(".done.json").rpartition("-")
-            found.setdefault(stem, []).append(int(number))
-        return found
+            numbers.setdefault(stem, []).append(int(number))
+        return numbers
 
 
 def failure(
     name: str, path: Path, error: Exception, *, ids: Sequence[str] = (), first: int = 0
 ) -> FailedShard:
-    """Take down why there is no shard."""
+    """Describe the error of a shard; ``first`` is the row of ``ids[0]``."""
     row = getattr(error, "index", None)
     identifier = None if row is None or not ids else ids[row - first]
     position = getattr(error, "position", None)
@@ -273,16 +266,15 @@ def failure(
 
 
 def shard_name(stem: str, number: int) -> str:
-    """Name a shard: it needs no total, which is not known of a FASTA file."""
+    """Name a shard. The number of shards is not in it: of a FASTA file, it is not known yet."""
     return f"{stem}-{number:05d}"
 
 
 def _input_of(source: InputFile) -> dict[str, Any]:
-    size, changed = source.seen()
-    path = str(source.path.absolute())
+    size, changed = source.stamp()
     return {
         "file": source.path.name,
-        "path": path,
+        "path": str(source.path.absolute()),
         "stem": source.stem,
         "bytes": size,
         "changed": changed,
@@ -292,13 +284,14 @@ def _input_of(source: InputFile) -> dict[str, Any]:
 def _differences(
     part: str, old: dict[str, Any], new: dict[str, Any]
 ) -> list[tuple[str, object, object]]:
+    if part == "model":
+        if old["identity"] == new["identity"]:
+            return []  # the same weights, perhaps under another name
+        if old["name"] != new["name"]:
+            return [("model", old["name"], new["name"])]
+        return [("digest of the model", old["identity"], new["identity"])]
     names = [name for name in {**old, **new} if old.get(name) != new.get(name)]
-    if part == "model" and "identity" in names:
-        names = ["identity"] if "name" not in names else ["name"]
-    elif part == "model":  # the same weights under another name
-        names = []
-    shown = {"name": "model", "identity": "digest of the model"} if part == "model" else {}
-    return [(shown.get(name, name), old.get(name), new.get(name)) for name in names]
+    return [(name, old.get(name), new.get(name)) for name in names]
 
 
 def _some(names: list[str]) -> str:
@@ -310,21 +303,15 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
+    """Read a file of the manifest; return None if there is none."""
     try:
-        content = path.read_bytes()
+        record = json.loads(path.read_bytes())
+        if not isinstance(record, dict):
+            raise ValueError("it is no object")
     except FileNotFoundError:
         return None
-    try:
-        found = json.loads(content)
     except ValueError as error:
-        raise _damaged(path, error) from error
-    if not isinstance(found, dict):
-        raise _damaged(path, "it is no object")
-    return found
-
-
-def _damaged(path: Path, reason: object) -> Esm2FeaturesError:
-    return InputError(
-        f"{path} is damaged ({reason}). Delete it, and repeat the command: what it tells is "
-        "found out again."
-    )
+        raise InputError(
+            f"{path} is damaged ({error}). Delete it, and repeat the command to write it again."
+        ) from error
+    return record

@@ -1,4 +1,4 @@
-"""Batches of a data set of Ray: what is called for each, in a process of its own."""
+"""`BatchEmbedder`: what Ray calls for each batch of a data set, in a process of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class BatchEmbedder:
-    """Add columns of vectors to tables; for ``map_batches``, which makes one in each actor."""
+    """Adds columns of vectors to tables; ``map_batches`` makes one in each actor."""
 
     def __init__(
         self, options: dict[str, Any], column: str, vectors: tuple[str, ...], dtype: str
@@ -29,7 +29,7 @@ class BatchEmbedder:
         if self._column not in table.column_names:
             raise InputError(
                 f"The data set has no column {self._column!r}; its columns are "
-                f"{', '.join(table.column_names)}. Say which one it is: sequence_column=."
+                f"{', '.join(table.column_names)}. Choose one: sequence_column=."
             )
         taken = [name for name in self._vectors if name in table.column_names]
         if taken:

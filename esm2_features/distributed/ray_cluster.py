@@ -1,9 +1,9 @@
-"""Shards on a cluster: actors of Ray, each with a model of its own.
+"""Shards on a Ray cluster: actors, each with a model of its own.
 
-The driver reads the inputs and hands out their pieces; an actor makes a shard of each, and writes
-it to the folder, which all machines have to see. Two pieces are under way for each actor, so that
-none waits for the driver. An actor that dies is started again, and gets its pieces again: to make a
-shard twice does no harm.
+The driver reads the inputs and hands out tasks; an actor computes a shard of each, and writes it to
+the folder, which all machines must see. Each actor has two tasks at a time, so that it never waits
+for the driver. An actor that dies is started again and gets its tasks again: computing a shard
+twice does no harm.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
 
     from esm2_features.distributed.worker import Compute
 
-_UNDER_WAY = 2
-"""Pieces that an actor has, the one that it works on included."""
+_TASKS_PER_ACTOR = 2
+"""The one that it works on included."""
 _RETRIES = 2
 _STORE_BYTES = 1 << 29
-"""Shared memory of a cluster that is started here: pieces are all that is in it."""
+"""Shared memory of a cluster that is started here, which only holds tasks."""
 
 
 class ShardActor:
-    """What runs in a process of the cluster."""
+    """Runs in a process of the cluster."""
 
     def __init__(self, settings: WorkerOptions) -> None:
         keep_few_products()
@@ -43,7 +43,7 @@ class ShardActor:
         self._worker: ShardWorker | None = None
 
     def run(self, task: Task) -> DoneShard | FailedShard | Exception:
-        """Make a shard; what stops the job is given back, because Ray would wrap it."""
+        """Compute a shard; errors that end the job are returned, because Ray would wrap them."""
         try:
             if self._worker is None:  # not in `__init__`, whose errors Ray retries for ever
                 self._worker = ShardWorker(self._settings)
@@ -56,7 +56,7 @@ class ShardActor:
 def on_cluster(
     settings: WorkerOptions, *, address: str | None, workers: int, gpus_per_worker: int
 ) -> Iterator[Compute]:
-    """Start actors, on a cluster that is there or on one that lasts as long as this."""
+    """Start actors, on an existing cluster or on one that lasts as long as this context."""
     ray = import_ray(is_local=not (address or os.environ.get("RAY_ADDRESS")))
     is_started = connect(ray, address=address, workers=workers)
     actors: list[Any] = []
@@ -74,12 +74,12 @@ def on_cluster(
 
 
 def import_ray(*, is_local: bool = False) -> ModuleType:
-    """Import Ray, or say how to install it.
+    """Import Ray, or raise MissingDependencyError.
 
     Ray listens on all addresses of a machine. A cluster that is started here gets a secret, so that
-    nobody else can use it; Ray reads it when it is imported, and from 2.52 on.
+    nobody else can use it; Ray 2.52 and later reads it when it is imported.
     """
-    # It would ask for leave to report its use, and then try to reach a server.
+    # By default, Ray reports its use to a server.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if is_local and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
@@ -87,7 +87,7 @@ def import_ray(*, is_local: bool = False) -> ModuleType:
 
 
 def connect(ray: ModuleType, *, address: str | None, workers: int) -> bool:
-    """Connect to a cluster, or start one on this machine."""
+    """Connect to a cluster, or start one here; return whether it has to be shut down."""
     if ray.is_initialized():
         if address is not None:
             raise InputError(
@@ -111,11 +111,11 @@ def connect(ray: ModuleType, *, address: str | None, workers: int) -> bool:
 
 
 def cpus_of_each(ray: ModuleType, *, workers: int, gpus_per_worker: int) -> int:
-    """Say how many cores, and so threads, an actor gets."""
+    """Return the number of cores, and so threads, of an actor."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def room(cpus: int) -> int:
-        """How many actors of so many cores there is room for."""
+        """Return how many actors of so many cores fit on the nodes."""
         of_nodes = [int(node.get("CPU", 0) // cpus) for node in nodes]
         if gpus_per_worker:
             gpus = [int(node.get("GPU", 0) // gpus_per_worker) for node in nodes]
@@ -138,28 +138,27 @@ def cpus_of_each(ray: ModuleType, *, workers: int, gpus_per_worker: int) -> int:
 def _computed(
     ray: ModuleType, actors: list[Any], tasks: Iterator[Task], manifest: Manifest
 ) -> Iterator[DoneShard | FailedShard]:
-    """Hand out tasks, and give what became of them as it comes."""
-    under_way: dict[Any, tuple[Any, Task]] = {}
+    """Hand out tasks, and yield their results as they arrive."""
+    running: dict[Any, tuple[Any, Task]] = {}
     lost: list[Task] = []
 
     def hand_out(actor: Any) -> None:
         task = next(tasks, None)
         if task is not None:
-            under_way[actor.run.remote(task)] = (actor, task)
+            running[actor.run.remote(task)] = (actor, task)
 
-    for _ in range(_UNDER_WAY):
-        for actor in actors:
-            hand_out(actor)
-    while under_way:
-        [ready], _ = ray.wait(list(under_way), num_returns=1)
-        actor, task = under_way.pop(ready)
+    for actor in actors * _TASKS_PER_ACTOR:
+        hand_out(actor)
+    while running:
+        [ready], _ = ray.wait(list(running), num_returns=1)
+        actor, task = running.pop(ready)
         result = _result(ray, ready)
         hand_out(actor)
         if isinstance(result, ray.exceptions.RayError):
             lost.append(task)
         else:
             yield result
-    # Of two pieces that an actor had when it died, one may be innocent: each has a last try alone.
+    # Only one of the two tasks of an actor made it die: each gets a last try alone.
     for task in lost:
         result = _result(ray, actors[0].run.remote(task))
         if isinstance(result, ray.exceptions.RayError):
@@ -169,10 +168,10 @@ def _computed(
 
 
 def _result(ray: ModuleType, reference: Any) -> Any:
-    """Wait for a task: its result, or the error of Ray that its actor died of."""
+    """Wait for a task; return its result, or the error of Ray if its actor died."""
     try:
         result = ray.get(reference)
-    except ray.exceptions.RayTaskError:  # an exception that nobody foresaw
+    except ray.exceptions.RayTaskError:  # an unexpected exception in the actor
         raise
     except ray.exceptions.RayError as error:
         return error
@@ -189,6 +188,6 @@ def _died(task: Task, error: Exception) -> FailedShard:
         None,
         None,
         type(error).__name__,
-        f"The worker died each time it made this shard ({str(error).splitlines()[0]}). If memory "
-        "was short, pass a smaller batch_tokens, or let fewer workers run.",
+        f"The worker died each time it computed this shard ({str(error).splitlines()[0]}). If "
+        "memory was short, pass a smaller batch_tokens, or use fewer workers.",
     )

@@ -1,7 +1,7 @@
-"""A folder of shards, opened: rows by number and by id, and the same as a data set of others.
+"""`open_embeddings`: a folder of shards as an array, by number and by id, or as a data set.
 
-Nothing but the manifest is read when a folder is opened. Rows are read as they are asked for, a row
-group at a time; the last few stay in memory, so that neighbours cost nothing.
+Opening a folder reads the manifest only. Rows are read a row group at a time; the last few groups
+stay in memory, so that neighbouring rows are read once.
 """
 
 from __future__ import annotations
@@ -28,42 +28,38 @@ _SHOWN = 3
 
 
 class Embeddings:
-    r"""Vectors in a folder of shards; made by `open_embeddings`.
+    r"""The vectors of a folder of shards; made by `open_embeddings`.
 
-    It has a length and a shape, gives rows by number (``x[7]``, ``x[10:20]``, ``x[[5, 3]]``) and by
-    id (`get`), and is an array to whoever needs one (``np.asarray(x)``). Rows are in the order of
-    the inputs.
+    They have a length and a shape, can be indexed by number (``x[7]``, ``x[10:20]``, ``x[[5, 3]]``)
+    and by id (`get`), and convert to an array (``np.asarray(x)``). Rows are in the order of the
+    inputs.
 
     Parameters
     ----------
-    path : Path
-        The folder.
-    column : str, optional
-        Which column of vectors to read, where there are several.
-    allow_partial : bool, default=False
-        Open a folder in which shards are missing.
+    path, column, allow_partial : as in `open_embeddings`
+        The folder, and what to read of it.
 
     Attributes
     ----------
     path : Path
         The folder.
     job : dict
-        What was asked for: ``model``, ``parameters``, ``columns``, ``inputs``, ``versions``.
+        How it was made: ``model``, ``parameters``, ``columns``, ``inputs``, ``versions``.
     shards : list of DoneShard
-        What is there, in the order of the rows.
+        The finished shards, in the order of the rows.
     missing : list of str
-        Names of shards that are not there; empty unless ``allow_partial``.
+        Names of missing shards; empty unless ``allow_partial``.
     columns : tuple of str
         Columns of vectors.
     column : str or None
-        The one that is read; None if there are several and none was named.
+        The column that is read; None if there are several and none was chosen.
     dtype : numpy.dtype
         float32 or float16.
 
     Raises
     ------
     InputError
-        If it is no folder of shards, shards are missing, or there is no such column.
+        As in `open_embeddings`.
 
     Examples
     --------
@@ -76,6 +72,17 @@ class Embeddings:
     >>> x = open_embeddings(folder / "out")
     >>> x.shape, x[0].shape, x[-1:].dtype
     ((2, 192), (192,), dtype('float32'))
+    >>> x.get(["avp", "oxt", "avp"]).shape
+    (3, 192)
+    >>> x.dataset().to_table(["id", "length"]).to_pylist()
+    [{'id': 'oxt', 'length': 9}, {'id': 'avp', 'length': 9}]
+    >>> x.scan().select("id").collect()["id"].to_list()
+    ['oxt', 'avp']
+    >>> out = np.lib.format.open_memmap(folder / "x.npy", "w+", x.dtype, x.shape)
+    >>> x.to_numpy(out) is out
+    True
+    >>> x.verify()
+    []
     """
 
     def __init__(
@@ -99,10 +106,10 @@ class Embeddings:
         self._groups: OrderedDict[tuple[int, int], NDArray[Any]] = OrderedDict()
         self._edges: dict[int, NDArray[np.intp]] = {}
 
-    # -------------------------------------------------------------- as numpy has it
+    # -------------------------------------------------------------- by number
 
     def __len__(self) -> int:
-        """Give the number of rows."""
+        """Return the number of rows."""
         return int(self._starts[-1])
 
     @property
@@ -112,33 +119,29 @@ class Embeddings:
 
     @property
     def ids(self) -> NDArray[np.object_]:
-        """Ids of all rows, ndarray of shape (n,), object; held in memory."""
-        found = [
-            self._column_of(shard, "id").to_numpy(zero_copy_only=False) for shard in self.shards
-        ]
-        return np.concatenate([np.empty(0, object), *found]).astype(object)
+        """Ids of all rows, ndarray of shape (n,), object; they are all in memory."""
+        ids = [self._column_of(shard, "id").to_numpy(zero_copy_only=False) for shard in self.shards]
+        return np.concatenate([np.empty(0, object), *ids]).astype(object)
 
     def __getitem__(self, rows: Any) -> NDArray[Any]:
-        """Give a row by its number, or an array of rows by a slice, numbers or a mask."""
+        """Return a row by its number, or an array of rows by a slice, numbers or a mask."""
         if isinstance(rows, Integral) and not isinstance(rows, bool):
             row: NDArray[Any] = self._rows(np.array([self._checked(int(rows))]))[0]
             return row
         if isinstance(rows, slice):
-            wanted = np.arange(len(self))[rows] if rows.step not in (None, 1) else None
-            return (
-                self._between(*rows.indices(len(self))[:2])
-                if wanted is None
-                else self._rows(wanted)
-            )
-        found = np.asarray(rows)
-        if found.dtype == bool and found.shape == (len(self),):
-            return self._rows(np.flatnonzero(found))
-        if found.ndim != 1 or (found.size and not np.issubdtype(found.dtype, np.integer)):
+            start, stop, step = rows.indices(len(self))
+            if step == 1:
+                return self._between(start, stop)
+            return self._rows(np.arange(start, stop, step))
+        wanted = np.asarray(rows)
+        if wanted.dtype == bool and wanted.shape == (len(self),):
+            return self._rows(np.flatnonzero(wanted))
+        if wanted.ndim != 1 or (wanted.size and not np.issubdtype(wanted.dtype, np.integer)):
             raise TypeError(
-                "Rows are asked for by a number, a slice, a list of numbers or a mask of their "
-                "length; by ids, with get(ids)."
+                "Index rows by a number, a slice, a list of numbers or a mask of their length, and "
+                "by ids, with get(ids)."
             )
-        return self._rows(np.array([self._checked(int(row)) for row in found], np.intp))
+        return self._rows(np.array([self._checked(int(row)) for row in wanted], np.intp))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         """Read all rows."""
@@ -148,13 +151,13 @@ class Embeddings:
         return values if dtype is None else values.astype(dtype, copy=False)
 
     def to_numpy(self, out: NDArray[Any] | None = None) -> NDArray[Any]:
-        r"""Read all rows into one array, which can be a file.
+        """Read all rows into one array, which can be a file.
 
         Parameters
         ----------
         out : ndarray of shape (n, dim), optional
-            Where to write them, such as ``np.memmap`` or ``np.lib.format.open_memmap``, for more
-            rows than fit into memory.
+            The array to write to, such as one of ``np.lib.format.open_memmap``, for more rows than
+            fit into memory.
 
         Returns
         -------
@@ -164,23 +167,12 @@ class Embeddings:
         Raises
         ------
         InputError
-            If ``out`` has another shape, there are several columns and none was named, or a shard
+            If ``out`` has another shape, there are several columns and none was chosen, or a shard
             cannot be read.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> import numpy as np
-        >>> from esm2_features import distributed, open_embeddings
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
-        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
-        >>> x = open_embeddings(folder / "out")
-        >>> file = folder / "x.npy"
-        >>> out = np.lib.format.open_memmap(file, "w+", x.dtype, x.shape)
-        >>> x.to_numpy(out) is out
-        True
+        The example of the class uses it.
         """
         values = np.empty(self.shape, self.dtype) if out is None else out
         if values.shape != self.shape:
@@ -193,14 +185,14 @@ class Embeddings:
     # -------------------------------------------------------------- by id
 
     def get(self, ids: Sequence[str]) -> NDArray[Any]:
-        r"""Give rows by their ids.
+        """Read rows by their ids.
 
-        Each call looks through the ids of all shards, so ask for many at a time.
+        Each call searches the ids of all shards, so pass many ids at a time.
 
         Parameters
         ----------
         ids : sequence of str
-            Each id may be asked for more than once.
+            The ids; they may repeat.
 
         Returns
         -------
@@ -212,18 +204,11 @@ class Embeddings:
         InputError
             If there is no such id, or several rows have it.
         TypeError
-            If it is a single string.
+            If ``ids`` is a single string.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from esm2_features import distributed, open_embeddings
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
-        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
-        >>> open_embeddings(folder / "out").get(["avp", "oxt", "avp"]).shape
-        (3, 192)
+        The example of the class uses it.
         """
         import pyarrow as pa
         import pyarrow.compute as pc
@@ -232,49 +217,43 @@ class Embeddings:
             raise TypeError(f"get needs a list of ids; for one, pass [{ids!r}].")
         wanted = list(map(str, ids))
         unique = list(dict.fromkeys(wanted))
-        places = np.full(len(unique), -1, np.intp)
+        rows = np.full(len(unique), -1, np.intp)
         values = pa.array(unique, pa.string())
         for start, shard in zip(self._starts.tolist(), self.shards, strict=False):
-            which = pc.index_in(self._column_of(shard, "id"), value_set=values)
-            rows = np.flatnonzero(which.is_valid().to_numpy(zero_copy_only=False))
-            found = which.drop_null().to_numpy(zero_copy_only=False).astype(np.intp)
-            # The second row of an id: in this shard, or after one in another.
-            twice = np.flatnonzero((places[found] >= 0) | (np.bincount(found)[found] > 1))
+            # For each row of the shard, the number of its id in `unique`, or None.
+            numbers = pc.index_in(self._column_of(shard, "id"), value_set=values)
+            inside = np.flatnonzero(numbers.is_valid().to_numpy(zero_copy_only=False))
+            present = numbers.drop_null().to_numpy(zero_copy_only=False).astype(np.intp)
+            # An id may occur twice in this shard, or also in one before.
+            twice = np.flatnonzero((rows[present] >= 0) | (np.bincount(present)[present] > 1))
             if len(twice):
-                name = unique[found[twice[0]]]
+                name = unique[present[twice[0]]]
                 raise InputError(
-                    f"Several rows of {self.path} have the id {name!r}, as inputs may. Take rows "
-                    "by their numbers, or filter dataset()."
+                    f"Several rows of {self.path} have the id {name!r}. Index rows by their "
+                    "numbers, or filter dataset()."
                 )
-            places[found] = start + rows
-        if (places < 0).any():
-            absent = [unique[i] for i in np.flatnonzero(places < 0)]
+            rows[present] = start + inside
+        if (rows < 0).any():
+            absent = [unique[i] for i in np.flatnonzero(rows < 0)]
             more = f", and {len(absent) - _SHOWN} others" if len(absent) > _SHOWN else ""
             shown = ", ".join(map(repr, absent[:_SHOWN]))
             raise InputError(f"No row of {self.path} has the id {shown}{more}.")
-        number = {name: i for i, name in enumerate(unique)}
-        return self._rows(places[[number[name] for name in wanted]])
+        number_of = {name: i for i, name in enumerate(unique)}
+        return self._rows(rows[[number_of[name] for name in wanted]])
 
-    # -------------------------------------------------------------- as others have it
+    # -------------------------------------------------------------- for other libraries
 
     def dataset(self) -> Any:
-        r"""Give the shards as a data set of PyArrow, to filter and to join.
+        """Open the shards as a data set of PyArrow, to filter and to join.
 
         Returns
         -------
         dataset : pyarrow.dataset.Dataset
-            Columns ``id``, ``length`` and those of vectors.
+            With the columns ``id``, ``length`` and those of the vectors.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from esm2_features import distributed, open_embeddings
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
-        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
-        >>> open_embeddings(folder / "out").dataset().to_table(["id", "length"]).to_pylist()
-        [{'id': 'oxt', 'length': 9}, {'id': 'avp', 'length': 9}]
+        The example of the class uses it.
         """
         import pyarrow.dataset
 
@@ -283,12 +262,12 @@ class Embeddings:
         return pyarrow.dataset.dataset(files, schema=schema, format="parquet")
 
     def scan(self) -> pl.LazyFrame:
-        r"""Give the shards as a lazy frame of Polars.
+        """Open the shards as a lazy frame of Polars.
 
         Returns
         -------
         frame : polars.LazyFrame
-            Columns ``id``, ``length`` and those of vectors.
+            With the columns ``id``, ``length`` and those of the vectors.
 
         Raises
         ------
@@ -297,14 +276,7 @@ class Embeddings:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from esm2_features import distributed, open_embeddings
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
-        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
-        >>> open_embeddings(folder / "out").scan().select("id").collect()["id"].to_list()
-        ['oxt', 'avp']
+        The example of the class uses it.
         """
         module = import_optional("polars", extra="polars", purpose="Scanning with Polars")
         files = [self._manifest.path_of(shard.name) for shard in self.shards]
@@ -314,24 +286,16 @@ class Embeddings:
         return frame.lazy()  # type: ignore[no-any-return]
 
     def verify(self) -> list[str]:
-        r"""Compare the file of each shard with its checksum.
+        """Compare the file of each shard with its checksum.
 
         Returns
         -------
         damaged : list of str
-            Names of files that are not what they were. Delete them, and repeat the command that
-            wrote them.
+            Names of files that have changed. Delete them, and repeat the command that wrote them.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from pathlib import Path
-        >>> from esm2_features import distributed, open_embeddings
-        >>> folder = Path(tempfile.mkdtemp())
-        >>> _ = (folder / "two.fasta").write_text(">oxt\nCYIQNCPLG\n>avp\nCYFQNCPRG\n")
-        >>> _ = distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini")
-        >>> open_embeddings(folder / "out").verify()
-        []
+        The example of the class uses it.
         """
         files = [(self._manifest.path_of(shard.name), shard.sha256) for shard in self.shards]
         return [path.name for path, digest in files if sha256_of(path) != digest]
@@ -374,14 +338,14 @@ class Embeddings:
     def _groups_of(
         self, k: int, start: int = 0, stop: int | None = None
     ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Give the row groups of a shard that have rows in a range, each with its first row."""
+        """Read the row groups of a shard that overlap a range, each with its first row."""
         edges = self._edges_of(k)
         for g, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
             if high > start and (stop is None or low < stop):
                 yield low, self._group(k, g)
 
     def _edges_of(self, k: int) -> NDArray[np.intp]:
-        """Rows of a shard at which its row groups begin, and its end."""
+        """Return the first row of each row group of a shard, and the number of its rows."""
         if k not in self._edges:
             with self._opened(self.shards[k]) as file:
                 metadata = file.metadata
@@ -390,11 +354,11 @@ class Embeddings:
         return self._edges[k]
 
     def _group(self, k: int, g: int) -> NDArray[Any]:
-        """Read the vectors of a row group, or find them in memory."""
+        """Read the vectors of a row group, unless they are in memory."""
         if self.column is None:
             raise InputError(
-                f"{self.path} has the columns of vectors {', '.join(self.columns)}. Say which one "
-                "to read: open_embeddings(path, column=...)."
+                f"{self.path} has the columns of vectors {', '.join(self.columns)}. Choose one: "
+                "open_embeddings(path, column=...)."
             )
         if (k, g) not in self._groups:
             with self._opened(self.shards[k]) as file:
@@ -427,25 +391,27 @@ class Embeddings:
 
     def _incomplete(self) -> InputError:
         shown = ", ".join(self.missing[:_SHOWN]) + (", ..." if len(self.missing) > _SHOWN else "")
-        failed = self._manifest.failed()
-        because = f" {len(failed)} were set aside, such as {failed[0].name}: {failed[0].message}"
+        because = ""
+        if failed := self._manifest.failed():
+            first = failed[0]
+            because = f" {len(failed)} were set aside, such as {first.name}: {first.message}"
         return InputError(
-            f"{self.path} is not complete: {shown} missing.{because if failed else ''} Repeat the "
-            "command that wrote it, or open what is there: allow_partial=True."
+            f"{self.path} is not complete: {shown} missing.{because} Repeat the command that wrote "
+            "it, or open the finished shards: allow_partial=True."
         )
 
 
 def open_embeddings(
     path: str | os.PathLike[str], *, column: str | None = None, allow_partial: bool = False
 ) -> Embeddings:
-    r"""Open a folder that ``esm2-features embed IN OUT`` has written, without reading it.
+    r"""Open a folder of shards, without reading it.
 
     Parameters
     ----------
     path : str or path-like
-        The folder.
+        A folder that `embed_shards` or ``esm2-features embed IN OUT`` has written.
     column : str, optional
-        Which column of vectors to read, where several layers or poolings were asked for.
+        The column of vectors to read, if there are several layers or poolings.
     allow_partial : bool, default=False
         Open a folder in which shards are missing.
 

@@ -1,9 +1,8 @@
-"""Where the sequences of shards come from: files of FASTA or Parquet, cut into pieces.
+"""Inputs of shards: files of FASTA or Parquet, and their ranges of records.
 
-A FASTA file is cut every so many records, a Parquet file at its row groups, and these again if
-they have more rows than that. The pieces of a file have numbers from 0. A piece is read when it is
-wanted; what is not wanted costs the reading of a FASTA file, and nothing of a Parquet file. A file
-is never held in memory, nor are its ids.
+A FASTA file is cut every so many records, a Parquet file at its row groups, and these again if they
+have more rows than that. The ranges of a file are numbered from 0, and read when they are wanted:
+of a Parquet file, the others are not read at all. No file is held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ class InputFile:
     """A file of sequences."""
 
     path: Path
-    stem: str  # what its shards are called after: different for each source of a job
+    stem: str  # its shards are named after it; unique within a job
     sequence_column: str = "sequence"  # of a Parquet file
     id_column: str = "id"  # of a Parquet file
 
@@ -44,70 +43,71 @@ class InputFile:
         """Whether it is Parquet, and not FASTA."""
         return _PARQUET.search(self.path.name) is not None
 
-    def seen(self) -> tuple[int, int]:
-        """Size in bytes and time of the last change in nanoseconds: what shows a change."""
+    def stamp(self) -> tuple[int, int]:
+        """Return size in bytes and time of the last change in nanoseconds."""
         try:
-            found = self.path.stat()
+            status = self.path.stat()
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        return found.st_size, found.st_mtime_ns
+        return status.st_size, status.st_mtime_ns
 
 
 @dataclass(frozen=True)
 class InputRange:
-    """Sequences that make a shard, or why they do not."""
+    """The records of a shard, or the error that they have in the file."""
 
-    number: int  # of the piece in its source, from 0
-    first: int  # row of its first sequence in the source, from 0
+    number: int  # of the range in its file, from 0
+    first: int  # row of its first record in the file, from 0
     ids: list[str] = field(repr=False)
-    sequences: list[Any] = field(repr=False)  # as they stand in the file
-    error: InputError | None = None  # what is wrong with the piece as it stands in the file
+    sequences: list[Any] = field(repr=False)  # as they are in the file
+    error: InputError | None = None
 
     def digest(self) -> str:
-        """Digest of ids and sequences, in hexadecimal."""
-        found = hashlib.blake2b(digest_size=16)
+        """Return the digest of ids and sequences, in hexadecimal."""
+        digest = hashlib.blake2b(digest_size=16)
         for column in (self.ids, self.sequences):
             text = "\n".join(map(str, column))
-            found.update(text.encode("utf-8", "surrogatepass") + b"\0")
-        return found.hexdigest()
+            digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+        return digest.hexdigest()
 
 
 class Reading:
-    """The wanted pieces of a source, one after the other."""
+    """Iterates over the wanted ranges of a file, and counts all of them."""
 
     def __init__(
-        self, source: InputFile, size: int, wanted: Callable[[int], bool], known: int | None = None
+        self, source: InputFile, size: int, wanted: Callable[[int], bool], total: int | None = None
     ) -> None:
         self.source = source
-        self.reached = 0
-        self.records: int | None = None
-        self.pieces: int | None = None
-        self._size, self._wanted, self._known = size, wanted, known
+        self.reached = 0  # number of the range that is read
+        self.n_records: int | None = None  # both are known when the end has been reached
+        self.n_ranges: int | None = None
+        self._size, self._wanted, self._total = size, wanted, total
 
     def __iter__(self) -> Iterator[InputRange]:
-        """Read."""
+        """Read the wanted ranges."""
         return self._parquet() if self.source.is_parquet else self._fasta()
 
     def _fasta(self) -> Iterator[InputRange]:
         last = None
-        if self._known is not None:  # nothing behind the last wanted piece is read
-            last = max(filter(self._wanted, range(self._known)), default=-1)
+        if self._total is not None:  # nothing behind the last wanted range has to be read
+            last = max(filter(self._wanted, range(self._total)), default=-1)
         pairs = iter_pairs(self.source.path)
-        records = 0
+        n_records = 0
         for number in itertools.count():
             if last is not None and number > last:
                 return
             self.reached = number
+            some = itertools.islice(pairs, self._size)
             if self._wanted(number):
-                some = list(itertools.islice(pairs, self._size))
-                if some:
-                    yield self._checked(number, records, some)
-                found = len(some)
+                records = list(some)
+                n = len(records)
+                if records:
+                    yield self._checked(number, n_records, records)
             else:
-                found = sum(1 for _ in itertools.islice(pairs, self._size))
-            records += found
-            if found < self._size:
-                self.records, self.pieces = records, -(-records // self._size)
+                n = sum(1 for _ in some)
+            n_records += n
+            if n < self._size:
+                self.n_records, self.n_ranges = n_records, -(-n_records // self._size)
                 return
 
     def _checked(self, number: int, first: int, pairs: list[tuple[str, str]]) -> InputRange:
@@ -130,10 +130,10 @@ class Reading:
                 raise
             raise _unreadable(path, error) from error
         with file:
-            self._check_columns(file.schema_arrow)
+            self.check_columns(file.schema_arrow)
             rows = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
-            self.records, number, first = sum(rows), 0, 0
-            self.pieces = sum(-(-n // self._size) for n in rows)
+            self.n_records, number, first = sum(rows), 0, 0
+            self.n_ranges = sum(-(-n // self._size) for n in rows)
             for group, n in enumerate(rows):
                 numbers = range(number, number + -(-n // self._size))
                 if any(map(self._wanted, numbers)):
@@ -141,62 +141,60 @@ class Reading:
                 number, first = numbers.stop, first + n
 
     def _of_group(self, file: Any, group: int, numbers: range, first: int) -> Iterator[InputRange]:
-        """Give the wanted pieces of one row group; if it cannot be read, each with the error."""
+        """Read the wanted ranges of one row group; if it is damaged, each has the error."""
         source, size = self.source, self._size
         columns = [source.id_column, source.sequence_column]
-        batches = file.iter_batches(batch_size=size, row_groups=[group], columns=columns)
-        cells = _cells(batches, columns)
-        error: InputError | None = None
+        cells = _cells(file.iter_batches(size, row_groups=[group], columns=columns), columns)
+        damage: InputError | None = None
         for number in numbers:
             self.reached = number
             start = first + (number - numbers.start) * size
-            some: list[tuple[Any, Any]] = []
-            if error is None:
+            records: list[tuple[Any, Any]] = []
+            if damage is None:
                 try:
-                    some = list(itertools.islice(cells, size))
+                    records = list(itertools.islice(cells, size))
                 except Exception as caught:  # of Arrow, of a codec, or of the system
-                    error = InputError(
+                    damage = InputError(
                         f"{source.path}, row group {group}: cannot be read ({caught}). It is "
                         "damaged: copy the file again."
                     )
             if not self._wanted(number):
                 continue
+            error = damage
+            for i, (identifier, _) in enumerate(records):
+                if identifier is None:
+                    error = InputError(
+                        f"{source.path}: row {start + i} has no value in the column "
+                        f"{source.id_column!r}. Give it an id."
+                    )
+                    break
             if error is not None:
                 yield InputRange(number, start, [], [], error)
                 continue
-            missing = next(
-                (i for i, (identifier, _) in enumerate(some) if identifier is None), None
-            )
-            if missing is not None:
-                without = InputError(
-                    f"{source.path}: row {start + missing} has no value in the column "
-                    f"{source.id_column!r}. Give it an id."
-                )
-                yield InputRange(number, start, [], [], without)
-                continue
-            ids = [str(identifier) for identifier, _ in some]
-            yield InputRange(number, start, ids, [sequence for _, sequence in some])
+            ids = [str(identifier) for identifier, _ in records]
+            yield InputRange(number, start, ids, [sequence for _, sequence in records])
 
-    def _check_columns(self, schema: Any) -> None:
+    def check_columns(self, schema: Any) -> None:
+        """Check that a Parquet file has the columns of ids and sequences."""
         for name, option in (
             (self.source.sequence_column, "--sequence-column"),
             (self.source.id_column, "--id-column"),
         ):
             if schema.names.count(name) != 1:
                 raise InputError(
-                    f"{self.source.path} has no column {name!r}, or several; its columns are "
-                    f"{', '.join(schema.names)}. Say which one it is: {option}."
+                    f"{self.source.path} must have one column {name!r}; its columns are "
+                    f"{', '.join(schema.names)}. Choose another one with {option}."
                 )
 
 
 def check_columns(source: InputFile) -> None:
-    """Refuse a Parquet file without the columns that are asked for; a damaged one is no matter."""
+    """Check that a Parquet file has its columns; a damaged file is reported when it is read."""
     module = parquet("Reading Parquet")
     try:
         schema = module.read_schema(source.path)
-    except Exception:  # told when its turn comes, as that of any other file
+    except Exception:
         return
-    Reading(source, 1, bool)._check_columns(schema)
+    Reading(source, 1, bool).check_columns(schema)
 
 
 def find_sources(
@@ -205,13 +203,10 @@ def find_sources(
     sequence_column: str = "sequence",
     id_column: str = "id",
 ) -> list[InputFile]:
-    """Find the files that inputs stand for."""
-    paths: dict[Path, None] = {}
-    for given in inputs:
-        for path in _files_of(os.fspath(given)):
-            paths.setdefault(path)
+    """Find the files of paths, folders and patterns."""
+    paths = list(dict.fromkeys(path for name in inputs for path in _files_of(os.fspath(name))))
     stems = [_FASTA.sub("", _PARQUET.sub("", path.name)) for path in paths]
-    # Names that begin with these are passed over by readers of folders.
+    # Programs that read folders of Parquet skip names that begin with these.
     stems = [stem.lstrip("._") or "input" for stem in stems]
     return [
         InputFile(path, stem, sequence_column, id_column)
@@ -219,29 +214,27 @@ def find_sources(
     ]
 
 
-def _files_of(given: str) -> Sequence[Path]:
-    if given == "-":
+def _files_of(name: str) -> Sequence[Path]:
+    if name == "-":
         raise InputError(
-            "Standard input cannot be cut into shards, because it cannot be read again when a "
-            "part of it is missing. Save it in a file first, or write one file: -o OUT.parquet."
+            "Standard input cannot be cut into shards, because it cannot be read again when one of "
+            "them is missing. Save it in a file first, or write one file: -o OUT.parquet."
         )
-    path = Path(given)
+    path = Path(name)
     if path.is_dir():
-        found = sorted(item for item in path.iterdir() if _is_source(item))
-        if not found:
-            raise InputError(f"The folder {given} holds no file that ends in {_ENDINGS}.")
-        return found
+        files = sorted(item for item in path.iterdir() if _is_source(item))
+        if not files:
+            raise InputError(f"The folder {name} holds no file that ends in {_ENDINGS}.")
+        return files
     if path.exists():
         return [path]
-    if _PATTERN.search(given):
-        found = sorted(Path(name) for name in glob.glob(given, recursive=True))  # noqa: PTH207 - also absolute ones
-        found = [item for item in found if item.is_file()]
-        if not found:
-            raise InputError(
-                f"No file is called like {given} (relative names start at {Path.cwd()})."
-            )
-        return found
-    raise InputError(f"{given}: there is no such file (relative names start at {Path.cwd()}).")
+    if _PATTERN.search(name):
+        files = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207 - also absolute
+        files = [item for item in files if item.is_file()]
+        if not files:
+            raise InputError(f"No file matches {name} (relative names start at {Path.cwd()}).")
+        return files
+    raise InputError(f"{name}: there is no such file (relative names start at {Path.cwd()}).")
 
 
 def _is_source(path: Path) -> bool:
@@ -250,10 +243,10 @@ def _is_source(path: Path) -> bool:
 
 
 def _cells(batches: Iterator[Any], columns: list[str]) -> Iterator[tuple[Any, Any]]:
-    """Give id and sequence of each row, a batch at a time."""
+    """Yield id and sequence of each row, a batch at a time."""
     for batch in batches:
         yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:
-    return InputError(f"{path}: cannot be read ({error}). Copy it again, or take it away.")
+    return InputError(f"{path}: cannot be read ({error}). Copy it again, or remove it.")

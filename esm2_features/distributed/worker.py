@@ -1,7 +1,7 @@
-"""One shard: from a piece of an input to a file, or to the reason why there is none.
+"""`ShardWorker`: computes a shard and writes its file, or returns why it could not.
 
-A worker has an engine of its own. It is made in the process that computes, from settings that
-travel. A shard that is there already is left as it is, so a task may be given twice.
+Each worker has an engine of its own, made in the process that computes. A shard that is finished is
+left as it is, so that a task may be given twice.
 """
 
 from __future__ import annotations
@@ -18,12 +18,7 @@ from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features.distributed.files import ShardTable, writing
 from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest, failure
-from esm2_features.exceptions import (
-    CheckpointError,
-    InputError,
-    NumericalError,
-    OutOfMemoryError,
-)
+from esm2_features.exceptions import CheckpointError, InputError, NumericalError, OutOfMemoryError
 
 if TYPE_CHECKING:
     from esm2_features._engine import Engine
@@ -37,29 +32,29 @@ _PORTION_BYTES = 1 << 27
 
 @dataclass(frozen=True)
 class WorkerOptions:
-    """What a worker has to know."""
+    """What a process needs to make a worker."""
 
     engine: dict[str, Any]  # parameters of `Engine`
-    identity: str  # of the weights that they should lead to
+    identity: str  # digest that the weights must have
     output: Path
     table: ShardTable
 
 
 @dataclass(frozen=True)
 class Task:
-    """A piece of an input that is to become a shard."""
+    """A shard to compute."""
 
     name: str
     source: Path
-    piece: InputRange
+    records: InputRange
 
 
 Compute = Callable[[Iterator[Task]], Iterator[DoneShard | FailedShard]]
-"""Makes shards, and gives what became of each, in any order."""
+"""Computes shards, and yields the result of each, in any order."""
 
 
 class ShardWorker:
-    """Make shards."""
+    """Computes shards with one engine."""
 
     def __init__(self, settings: WorkerOptions, engine: Engine | None = None) -> None:
         if engine is None:
@@ -69,7 +64,7 @@ class ShardWorker:
         if engine.checkpoint.identity != settings.identity:
             raise CheckpointError(
                 f"{engine.checkpoint.source} holds other weights on {platform.node()} than where "
-                "the job was begun. Give all machines the same file.",
+                "the job was begun. Copy the same file to all machines.",
                 path=str(engine.checkpoint.source),
             )
         self._engine = engine
@@ -78,60 +73,62 @@ class ShardWorker:
         self._versions = versions()
 
     def run(self, task: Task) -> DoneShard | FailedShard:
-        """Make one shard."""
-        piece = task.piece
-        there = self._manifest.done(task.name)
-        if there is not None and there.input == piece.digest():
-            return there
+        """Compute one shard."""
+        records = task.records
+        done = self._manifest.done(task.name)
+        if done is not None and done.input == records.digest():
+            return done
         try:
-            if piece.error is not None:
-                raise piece.error
-            return self._made(task)
-        except (InputError, NumericalError) as error:
-            failed = self._failed(task, error)
-        except OutOfMemoryError as error:
-            if not error.length:  # the weights do not fit
-                raise
-            failed = self._failed(task, error)
+            if records.error is not None:
+                raise records.error
+            return self._computed(task)
+        except (InputError, NumericalError, OutOfMemoryError) as error:
+            if isinstance(error, OutOfMemoryError) and not error.length:
+                raise  # the weights do not fit: no shard can be computed
+            ids, first = records.ids, records.first
+            failed = failure(task.name, task.source, error, ids=ids, first=first)
         self._manifest.set_aside(failed)
         return failed
 
-    def _failed(self, task: Task, error: Exception) -> FailedShard:
-        piece = task.piece
-        return failure(task.name, task.source, error, ids=piece.ids, first=piece.first)
-
-    def _made(self, task: Task) -> DoneShard:
+    def _computed(self, task: Task) -> DoneShard:
         start = time.perf_counter()
-        engine, piece, cuts, residues = self._engine, task.piece, TruncationCounter(), 0
-        n = len(piece.ids)
-        path = self._manifest.path_of(task.name)
-        rows = range(piece.first, piece.first + n)
-        # All of them first: what is wrong with the last is known before the first is computed.
-        sequences = engine.policy.normalise(piece.sequences, rows=rows, truncations=cuts)
+        engine, records, truncations, residues = self._engine, task.records, TruncationCounter(), 0
+        n = len(records.ids)
+        rows = range(records.first, records.first + n)
+        # All sequences are checked before the first is computed.
+        sequences = engine.policy.normalise(records.sequences, rows=rows, truncations=truncations)
         views = engine.policy.views(sequences, rows=rows)
         width = len(self._table.vectors) * self._table.dim
         portion = max(1, min(_PORTION, _PORTION_BYTES // (4 * width)))
-        with writing(path, self._table) as writer:
+        with writing(self._manifest.path_of(task.name), self._table) as writer:
             for at in range(0, n, portion):
                 some = slice(at, at + portion)
                 texts = [sequence.replace(MASK, "<mask>") for sequence in sequences[some]]
                 lengths = [len(sequence) for sequence in sequences[some]]
                 values = engine.runner.embed(views[some], engine.columns)
-                writer.add(piece.ids[some], texts, lengths, values, first=rows.start + at)
+                writer.add(records.ids[some], texts, lengths, values, first=rows.start + at)
                 residues += sum(lengths)
         seconds = round(time.perf_counter() - start, 3)
         shard = DoneShard(
-            task.name, n, residues, piece.digest(), 0, "", seconds, cuts.truncated, self._versions
+            task.name,
+            n,
+            residues,
+            records.digest(),
+            0,
+            "",
+            seconds,
+            truncations.truncated,
+            self._versions,
         )
         return self._manifest.add(shard)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers come from."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and of the libraries that compute the numbers."""
+    numbers = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
-            found[name] = version(name)
-        except PackageNotFoundError:  # run from a folder of sources, say
-            found[name] = "unknown"
-    return found
+            numbers[name] = version(name)
+        except PackageNotFoundError:  # such as in a folder of sources that is not installed
+            numbers[name] = "unknown"
+    return numbers

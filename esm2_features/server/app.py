@@ -1,150 +1,260 @@
 """The server: `create_app` makes it, `run` runs it.
 
-A request goes this way: `AuthMiddleware` asks who it is and counts it; its body is read in limits
-(`_server_limits`) and becomes a job (`_server_jobs`); the job waits in the queue
-(`_server_queue`) and is computed with others (`_server_models`); what is found is written as the
-client accepts it (`_server_answers`, `_server_v1`, `_server_v3`).
+The way of a request: `AuthMiddleware` checks who sent it (`auth`, `tokens`); its body is read
+within limits (`limits`) and becomes a `FeatureRequest` (`requests`); this waits in the
+`RequestQueue` (`queue`) and is computed together with others (`models`); the results are written in
+the format that the client accepts (`api_v1`, `api_v3`, `responses`), or as an error (`errors`).
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
 from fastapi.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from esm2_features._cache.keys import SCHEMA
-from esm2_features._checkpoints.catalogue import Architecture, slug
-from esm2_features.server import api_v1 as _server_v1
-from esm2_features.server import api_v3 as _server_v3
-from esm2_features.server.auth import AuthMiddleware, say_errors
-from esm2_features.server.errors import ApiError, api_error_of
-from esm2_features.server.health import add_files, add_watching
-from esm2_features.server.limits import RateLimiter, read_body
-from esm2_features.server.metrics import Metrics
-from esm2_features.server.models import LoadedModels, identities_of, shapes_of
-from esm2_features.server.openapi import ASKED, RESULTS, body, describe, responses
-from esm2_features.server.queue import RequestQueue
-from esm2_features.server.requests import ACTIONS, FeatureRequest, read_request, request_schema
-from esm2_features.server.responses import (
-    ARROW,
-    JSON,
-    NPZ,
-    as_arrow,
-    as_json,
-    as_npz,
-    found_of,
-    media_type,
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
+from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features.server.api_v1 import VERSION_1, VERSION_2
+from esm2_features.server.api_v3 import VERSION_3
+from esm2_features.server.auth import AuthMiddleware
+from esm2_features.server.errors import (
+    ApiError,
+    ErrorBody,
+    add_error_handlers,
+    api_error_of,
+    error_responses,
 )
+from esm2_features.server.health import add_files, add_health
+from esm2_features.server.limits import RateLimiter, read_json_body
+from esm2_features.server.metrics import Metrics
+from esm2_features.server.models import LoadedModels
+from esm2_features.server.queue import RequestQueue
+from esm2_features.server.requests import (
+    Action,
+    ApiVersion,
+    FeatureRequest,
+    read_request,
+    request_body,
+    request_schema,
+)
+from esm2_features.server.responses import ARROW, JSON, NPZ, as_json, by_sequence, media_type, write
 from esm2_features.server.settings import Settings
 from esm2_features.server.tokens import Tokens
 
 _KEEP_ALIVE = 75
-"""Seconds that an idle connection is kept: longer than the client of the hosted service does."""
-_BODY_SECONDS = 60.0
-_DOCS = {
-    "encode": "Give representations, contacts, attention and logits.",
-    "predict": "Give the logits of sequences with masks.",
-    "log_prob": "Give the sum of the log-probabilities of the residues of sequences.",
+"""Seconds that an idle connection is kept: longer than the hosted service's client keeps it."""
+_DESCRIPTIONS: dict[Action, str] = {
+    "encode": "Compute representations, contacts, attention and logits.",
+    "predict": "Compute the logits of sequences with masks.",
+    "log_prob": "Compute the sum of the log-probabilities of the residues of sequences.",
+}
+_RESULTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The results.",
+        "content": {media: {"schema": {"type": "string"}} for media in (ARROW, NPZ)},
+    },
+    **error_responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
 }
 
 
-@dataclass
-class _State:
-    """What the parts of one server share."""
+class FeatureService:
+    """Answers requests for features: the models, queue and counters of one server."""
 
-    settings: Settings
-    shapes: dict[str, Architecture]
-    identities: dict[str, str]
-    metrics: Metrics
-    models: list[LoadedModels]
-    queue: RequestQueue | None = None
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.metrics = Metrics()
+        # Opening them reads no weights.
+        self.checkpoints = {name: open_checkpoint(src) for name, src in settings.models.items()}
+        self.devices = [LoadedModels(settings, name, self.metrics) for name in settings.devices]
+        self.queue: RequestQueue | None = None
 
-    @property
-    def names(self) -> list[str]:
-        """What models are called in addresses."""
-        return [slug(name) for name in self.settings.models]
+    def start(self) -> None:
+        """Start to take requests."""
+        self.queue = RequestQueue(
+            [models.compute for models in self.devices],
+            budget=self.settings.batch_tokens,
+            wait=self.settings.wait,
+            max_waiting=self.settings.max_waiting,
+            metrics=self.metrics,
+        )
 
-    def about(self, name: str) -> dict[str, str]:
-        """Say what the numbers of a model are, as those who keep them must know."""
-        return {
-            "checkpoint": self.identity(name) or "",
-            "precision": self.settings.precision,
-            "schema": str(SCHEMA),
-        }
+    def find(self, model: str) -> str:
+        """Return the name under which a model is served; raise ApiError if it is not."""
+        name = self.settings.find(model)
+        if name is None:
+            raise ApiError("unknown_model")
+        return name
 
     def identity(self, name: str) -> str | None:
-        """Say what stands for the weights of a model; None if that is not known yet."""
-        found = [models.identities[name] for models in self.models if name in models.identities]
-        return found[0] if found else self.identities.get(name)
+        """Return the digest of a model's weights, or None if it is not known yet."""
+        for models in self.devices:
+            if name in models.identities:
+                return models.identities[name]
+        # That of other files is known once they have been read.
+        is_known = self.settings.models[name] in (EMBEDDED_MODEL, *OFFICIAL)
+        return self.checkpoints[name].identity if is_known else None
 
-    @property
     def in_memory(self) -> set[str]:
-        """Models that are in memory, on whichever device."""
-        return {name for models in self.models for name in models.in_memory}
+        """Return the models that are in memory, on any device."""
+        return {name for models in self.devices for name in models.in_memory}
+
+    async def answer(
+        self, request: Request, version: ApiVersion, action: Action, model: str
+    ) -> Response:
+        """Read a request, wait until it is computed, and write the results."""
+        deadline = time.monotonic() + self.settings.timeout
+        name = self.find(model)
+        try:
+            wanted = read_request(
+                await read_json_body(request, self.settings.max_body_bytes),
+                version=version,
+                action=action,
+                model=name,
+                shape=self.checkpoints[name].architecture,
+                settings=self.settings,
+            )
+            media = media_type(request.headers.get("accept"))
+            results = by_sequence(wanted, await self._computed(request, wanted, deadline))
+            about = {
+                "checkpoint": self.identity(name) or "",
+                "precision": self.settings.precision,
+                "schema": str(SCHEMA),
+            }
+            content = []
+            for part in write(media, version, wanted, results, about):
+                content.append(part)
+                await asyncio.sleep(0)  # so that a large answer does not hold up the others
+            return Response(b"".join(content), media_type=media)
+        except Exception as error:
+            raise api_error_of(error, model=slug(name)) from error
+
+    async def _computed(
+        self, request: Request, wanted: FeatureRequest, deadline: float
+    ) -> list[list[Any]]:
+        """Wait for the results; drop the request when time is up or the client is gone."""
+        if self.queue is None:
+            raise ApiError("starting", retry_after=1)
+        futures = self.queue.submit(wanted, deadline=deadline)
+        results = asyncio.gather(*map(asyncio.wrap_future, futures))
+        # asyncio logs exceptions that nobody has retrieved.
+        results.add_done_callback(lambda done: done.cancelled() or done.exception())
+        gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
+        either: list[asyncio.Future[Any]] = [results, gone]
+        try:
+            await asyncio.wait(
+                either,
+                timeout=max(0.0, deadline - time.monotonic()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if results.done() and not results.cancelled():
+                return results.result()
+            if gone.done():
+                raise ApiError("client_gone")
+            raise ApiError("timeout", seconds=self.settings.timeout)
+        finally:
+            gone.cancel()
+            results.cancel()
+            for future in futures:
+                future.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """Make the server, as an ASGI application."""
-    chosen = Settings() if settings is None else settings
-    metrics = Metrics()
-    state = _State(
-        settings=chosen,
-        shapes=shapes_of(chosen),
-        identities=identities_of(chosen),
-        metrics=metrics,
-        models=[LoadedModels(chosen, device, metrics) for device in chosen.devices],
-    )
+    """Make the server, as an ASGI application.
+
+    Parameters
+    ----------
+    settings : Settings, optional
+        Models, devices and limits; by default all models that have names, for this machine only.
+
+    Returns
+    -------
+    app : fastapi.FastAPI
+        The application, for any ASGI server. Its lifespan starts and ends the workers.
+
+    Raises
+    ------
+    InputError
+        If the file of tokens has no token or an invalid line.
+    CheckpointError, MissingDependencyError
+        If a file of weights, or its format, cannot be read.
+
+    Examples
+    --------
+    >>> from esm2_features.server import Settings, create_app
+    >>> create_app(Settings(models={"mini": "mini"}, cache=None)).title
+    'esm2-features'
+    """
+    service = FeatureService(settings or Settings())
+    chosen = service.settings
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        state.queue = RequestQueue(
-            [models.compute for models in state.models],
-            budget=chosen.batch_tokens,
-            wait=chosen.wait,
-            most=chosen.max_waiting,
-            metrics=metrics,
-        )
+        service.start()
         try:
             yield
         finally:
-            await asyncio.to_thread(state.queue.close)
+            if service.queue is not None:
+                await asyncio.to_thread(service.queue.close)
 
     app = FastAPI(
         title="esm2-features",
         description="Features of protein sequences, computed with ESM-2.",
-        docs_url=None,  # its page would load scripts from elsewhere
+        docs_url=None,  # FastAPI's page loads scripts from other sites; `health` has one of ours
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        responses={"default": {"model": ErrorBody, "description": "An error."}},
     )
-    app.state.esm2 = state
-    say_errors(app)
+    add_error_handlers(app)
     app.add_middleware(
         AuthMiddleware,
         tokens=None if chosen.tokens is None else Tokens(chosen.tokens),
         rates=None if chosen.rate is None else RateLimiter(chosen.rate),
-        metrics=metrics,
+        metrics=service.metrics,
     )
-    _add_models(app, state)
-    _add_lists(app, state)
-    add_watching(
+    app.add_middleware(_SlashMiddleware)
+    for version in (VERSION_1, VERSION_2, VERSION_3):
+        _add_version(app, service, version)
+    _add_lists(app, service)
+    add_health(
         app,
-        metrics=metrics,
-        shapes=state.shapes,
-        in_memory=lambda: state.in_memory,
-        is_ready=lambda: state.queue is not None,
+        metrics=service.metrics,
+        shapes={name: opened.architecture for name, opened in service.checkpoints.items()},
+        in_memory=service.in_memory,
+        is_ready=lambda: service.queue is not None,
     )
     add_files(app)
-    describe(app)
     return app
 
 
 def run(settings: Settings) -> None:
-    """Serve until the process is told to end, and finish what was accepted."""
+    """Serve until the process gets SIGINT or SIGTERM, and finish the requests that are accepted.
+
+    Parameters
+    ----------
+    settings : Settings
+        Models, devices, limits, and the address.
+
+    Raises
+    ------
+    InputError, CheckpointError, MissingDependencyError
+        As `create_app` does.
+
+    Examples
+    --------
+    >>> from esm2_features.server import Settings, run
+    >>> run(Settings(models={"mini": "mini"}))  # doctest: +SKIP
+    """
     import uvicorn
 
     uvicorn.run(
@@ -158,71 +268,73 @@ def run(settings: Settings) -> None:
     )
 
 
-# ------------------------------------------------------------------ what models are asked
+# ------------------------------------------------------------------ routes
 
 
-def _add_models(app: FastAPI, state: _State) -> None:
-    """Add the three versions of the API, each with and without a slash at the end."""
-    settings = state.settings
-    name = Annotated[str, Path(json_schema_extra={"enum": state.names})]
+class _SlashMiddleware:
+    """Adds the slash at the end of an address of the API, which clients may leave out."""
 
-    deepest = max(shape.layers for shape in state.shapes.values())
-    for version, start, actions in (
-        (1, "/api/v1/models/{model}/", {"predict": "encode", "transform": "encode"}),
-        (2, "/api/v2/{model}/", {action: action for action in ACTIONS[:2]}),
-        (3, "/api/v3/{model}/", {action: action for action in ACTIONS}),
-    ):
-        for said, action in actions.items():
-            for end in ("/", ""):
-                app.add_api_route(
-                    start + said + end,
-                    _asking(state, version, action, name),
-                    methods=["POST"],
-                    include_in_schema=end == "/",
-                    operation_id=f"{said}_v{version}",
-                    responses=responses("The results.", *ASKED, media=RESULTS),
-                    openapi_extra=body(version, action, depth=deepest, settings=settings),
-                )
-        for end in ("/", ""):
-            app.add_api_route(
-                f"{start}{{action}}{end}",
-                _refusing(tuple(actions)),
-                methods=["POST"],
-                include_in_schema=False,
-            )
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope.get("path", "")
+        if scope["type"] == "http" and path.startswith("/api/") and not path.endswith("/"):
+            scope["path"] += "/"
+        await self._app(scope, receive, send)
 
 
-def _add_lists(app: FastAPI, state: _State) -> None:
-    """Add what says which models and actions there are."""
-    settings = state.settings
-    name = Annotated[str, Path(json_schema_extra={"enum": state.names})]
-    one: Any = _action_of(ACTIONS)
+def _add_version(app: FastAPI, service: FeatureService, version: ApiVersion) -> None:
+    """Add the operations of a version, and an error for all others."""
+    settings = service.settings
+    depth = max(opened.architecture.layers for opened in service.checkpoints.values())
+    for operation, action in version.operations.items():
+        app.post(
+            f"{version.path}{operation}/",
+            name=operation,
+            description=_DESCRIPTIONS[action],
+            operation_id=f"{operation}_v{version.number}",
+            responses=_RESULTS,
+            openapi_extra=request_body(version, action, depth=depth, settings=settings),
+        )(_operation(service, version, action))
 
-    async def schema(model: name, action: one) -> Response:
-        """Describe the body of a request as JSON Schema; `maxItems` is what fits into one."""
-        found = _found(settings, model)
-        if action not in ACTIONS:
-            raise _no_action(ACTIONS)
-        depth = state.shapes[found].layers
-        described = request_schema(3, action, depth=depth, settings=settings)
+    @app.post(f"{version.path}{{action}}/", include_in_schema=False)
+    async def unknown_action() -> Response:
+        raise _unknown_action(version)
+
+
+def _operation(
+    service: FeatureService, version: ApiVersion, action: Action
+) -> Callable[..., Awaitable[Response]]:
+    names = _one_of(map(slug, service.settings.models))
+
+    async def operation(request: Request, model: Annotated[str, names]) -> Response:
+        return await service.answer(request, version, action, model)
+
+    return operation
+
+
+def _add_lists(app: FastAPI, service: FeatureService) -> None:
+    """Add the operations that list models and describe bodies."""
+    settings = service.settings
+    names, actions = _one_of(map(slug, settings.models)), _one_of(VERSION_3.operations)
+
+    @app.get("/api/v3/schema/{model}/{action}/", responses=error_responses(401, 403, 404))
+    async def schema(model: Annotated[str, names], action: Annotated[str, actions]) -> Response:
+        """Describe the body of a request as JSON Schema; `maxItems` limits its sequences."""
+        depth = service.checkpoints[service.find(model)].architecture.layers
+        if action not in VERSION_3.operations:
+            raise _unknown_action(VERSION_3)
+        known = VERSION_3.operations[action]
+        described = request_schema(VERSION_3, known, depth=depth, settings=settings)
         if settings.rate_text is not None:
             described["throttle_rate"] = settings.rate_text
         return Response(as_json(described), media_type=JSON)
 
+    @app.get("/api/v3/models/", responses=error_responses(401, 403))
     async def models() -> Response:
-        """List the models that are served, and say what their numbers are."""
-        there = state.in_memory
-        listed = [
-            {
-                "model": slug(name),
-                "name": name,
-                "layers": shape.layers,
-                "dim": shape.dim,
-                "checkpoint": state.identity(name),
-                "in_memory": name in there,
-            }
-            for name, shape in state.shapes.items()
-        ]
+        """List the models with the digests of their weights, and the limits of the server."""
+        in_memory = service.in_memory()
         about = {
             "server": "esm2-features",
             "schema": SCHEMA,
@@ -230,154 +342,26 @@ def _add_lists(app: FastAPI, state: _State) -> None:
             "max_items": settings.max_items,
             "max_answer_bytes": settings.max_answer_bytes,
             "timeout": settings.timeout,
+            "models": [
+                {
+                    "model": slug(name),
+                    "name": name,
+                    "layers": checkpoint.architecture.layers,
+                    "dim": checkpoint.architecture.dim,
+                    "checkpoint": service.identity(name),
+                    "in_memory": name in in_memory,
+                }
+                for name, checkpoint in service.checkpoints.items()
+            ],
         }
-        return Response(as_json({**about, "models": listed}), media_type=JSON)
-
-    for end in ("/", ""):
-        for path, show, statuses in (
-            ("/api/v3/schema/{model}/{action}", schema, (401, 403, 404)),
-            ("/api/v3/models", models, (401, 403)),
-        ):
-            app.add_api_route(
-                path + end,
-                show,
-                methods=["GET"],
-                include_in_schema=end == "/",
-                responses=responses("What was asked for.", *statuses),
-            )
+        return Response(as_json(about), media_type=JSON)
 
 
-def _asking(state: _State, version: int, action: str, name: Any) -> Any:
-    """Make the operation of one action."""
-
-    async def ask(request: Request, model: name) -> Response:
-        return await _answer(state, request, version, action, model)
-
-    ask.__doc__ = _DOCS[action]
-    return ask
+def _one_of(words: Iterable[str]) -> Any:
+    """Describe a part of an address; the server answers other words with its own errors."""
+    return Path(json_schema_extra={"enum": list(words)})
 
 
-def _refusing(actions: tuple[str, ...]) -> Any:
-    """Make what answers to actions that are not there."""
-
-    async def refuse() -> Response:
-        raise _no_action(actions)
-
-    return refuse
-
-
-def _action_of(actions: tuple[str, ...]) -> Any:
-    return Annotated[str, Path(json_schema_extra={"enum": list(actions)})]
-
-
-def _no_action(actions: tuple[str, ...]) -> ApiError:
-    return ApiError(
-        404, "unknown_action", f"There is no such action: this has {', '.join(actions)}."
-    )
-
-
-async def _answer(
-    state: _State, request: Request, version: int, action: str, model: str
-) -> Response:
-    """Read a request, have it computed, and write what was found."""
-    settings = state.settings
-    deadline = time.monotonic() + settings.timeout
-    name = _found(settings, model)
-    try:
-        content = await _body_of(request, settings.max_body_bytes)
-        job = read_request(
-            content,
-            version=version,
-            action=action,
-            model=name,
-            shape=state.shapes[name],
-            settings=settings,
-        )
-        media = media_type(request.headers.get("accept"))
-        results = await _computed(state, request, job, deadline)
-        many = found_of(job, results)
-        written = {ARROW: as_arrow, NPZ: as_npz}
-        if media in written:
-            parts: Iterable[bytes] = written[media](job, many, state.about(name))
-        elif version == 3:
-            parts = _server_v3.parts(job, many)
-        else:
-            parts = _server_v1.parts(many, version=version)
-        whole = []
-        for part in parts:
-            whole.append(part)
-            await asyncio.sleep(0)  # large answers let others have a turn
-        return Response(b"".join(whole), media_type=media)
-    except Exception as error:
-        raise api_error_of(error, model=slug(name)) from error
-
-
-async def _body_of(request: Request, limit: int) -> bytes:
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # What a page of another site can send without asking first has another type.
-    if kind != JSON and not kind.endswith("+json"):
-        raise ApiError(
-            415, "unsupported_media_type", "Send JSON, with Content-Type: application/json."
-        )
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            return await read_body(
-                request.stream(),
-                length=request.headers.get("content-length"),
-                encoding=request.headers.get("content-encoding"),
-                limit=limit,
-            )
-    except TimeoutError:
-        raise ApiError(
-            408, "body_timeout", f"The body did not come within {_BODY_SECONDS:g} s."
-        ) from None
-
-
-async def _computed(
-    state: _State, request: Request, job: FeatureRequest, deadline: float
-) -> list[list[Any]]:
-    """Wait for a job; take it back if time is up, or nobody is there any more."""
-    if state.queue is None:
-        raise ApiError(503, "starting", "The server is starting.", retry_after=1)
-    futures = state.queue.submit(job, deadline=deadline)
-    waiting = asyncio.gather(*(asyncio.wrap_future(future) for future in futures))
-    waiting.add_done_callback(lambda done: done.cancelled() or done.exception())  # it was looked at
-    gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
-    try:
-        both: list[asyncio.Future[Any]] = [waiting, gone]
-        await asyncio.wait(
-            both,
-            timeout=max(0.0, deadline - time.monotonic()),
-            return_when=asyncio.FIRST_COMPLETED,
-        )
-        if waiting.done() and not waiting.cancelled():
-            return waiting.result()
-        if gone.done():
-            raise ApiError(499, "client_gone", "The client has gone.")
-        raise ApiError(
-            504,
-            "timeout",
-            f"There was no result within {state.settings.timeout:g} s. What was computed is in "
-            "the cache, if there is one: try again, with fewer sequences at a time.",
-        )
-    finally:
-        gone.cancel()
-        waiting.cancel()
-        for future in futures:
-            future.cancel()
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
-def _found(settings: Settings, model: str) -> str:
-    name = settings.find(model)
-    if name is None:
-        raise ApiError(
-            404,
-            "unknown_model",
-            "This server has no such model; GET /api/v3/models/ lists those that it has.",
-        )
-    return name
+def _unknown_action(version: ApiVersion) -> ApiError:
+    actions = ", ".join(version.operations)
+    return ApiError("unknown_action", version=version.number, actions=actions)

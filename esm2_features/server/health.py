@@ -1,17 +1,17 @@
-"""What is asked of a server about itself: health, counters, pages, files."""
+"""Health checks, counters, the pages for people, and the files of the web page."""
 
-from collections.abc import Awaitable, Callable, Mapping
+import json
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from html import escape
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from esm2_features._checkpoints.catalogue import Architecture, slug
-from esm2_features.server.errors import ApiError
+from esm2_features.server.errors import ERRORS, ApiError, error_responses
 from esm2_features.server.metrics import CONTENT_TYPE, Metrics
-from esm2_features.server.openapi import responses
-from esm2_features.server.pages import operations, page, table
-from esm2_features.server.responses import JSON
 
 _STATIC = Path(__file__).parents[1] / "data" / "server"
 _MEDIA = {
@@ -21,7 +21,8 @@ _MEDIA = {
     ".svg": "image/svg+xml",
 }
 _FILE_HEADERS = {
-    "Cache-Control": "no-cache",  # asked for again each time, and sent if it is another
+    "Cache-Control": "no-cache",  # ask each time whether the file has changed
+    # Nothing from other sites, no inline scripts, and no frame around the page.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -29,12 +30,16 @@ _FILE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-"""What a browser is told of the page: nothing from elsewhere, no script within it, in no frame."""
 _EXAMPLES = 60
 """Sequences of the example."""
+_STYLE = (
+    "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "table{border-collapse:collapse}th,td{text-align:left;padding:.2rem 1rem .2rem 0}"
+    "pre{overflow-x:auto;background:#f4f4f4;padding:.5rem}"
+)
 
 
-def add_watching(
+def add_health(
     app: FastAPI,
     *,
     metrics: Metrics,
@@ -42,74 +47,106 @@ def add_watching(
     in_memory: Callable[[], set[str]],
     is_ready: Callable[[], bool],
 ) -> None:
-    """Add what supervisors, Prometheus and people look at."""
+    """Add the addresses for supervisors, Prometheus and people."""
 
+    @app.get("/healthz")
     async def healthz() -> Response:
-        """Say that the process is alive."""
-        return Response(b'{"status":"ok"}', media_type=JSON)
+        """Answer if the process is alive."""
+        return Response(b'{"status":"ok"}', media_type="application/json")
 
+    @app.get("/readyz", responses=error_responses(503))
     async def readyz() -> Response:
-        """Say whether requests are taken."""
+        """Answer if the server takes requests."""
         if not is_ready():
-            raise ApiError(503, "starting", "The server is starting.", retry_after=1)
-        return Response(b'{"status":"ready"}', media_type=JSON)
+            raise ApiError("starting", retry_after=1)
+        return Response(b'{"status":"ready"}', media_type="application/json")
 
-    async def counted() -> Response:
-        """Give what is counted, for Prometheus."""
+    @app.get("/metrics", include_in_schema=False)
+    async def prometheus() -> Response:
         return Response(metrics.text, media_type=CONTENT_TYPE)
 
+    @app.get("/status", include_in_schema=False)
     async def status() -> Response:
-        """Show how the server is doing."""
-        there = in_memory()
-        rows = [
-            (slug(name), name, shape.layers, shape.dim, "yes" if name in there else "no")
+        loaded = in_memory()
+        models = [
+            (slug(name), name, shape.layers, shape.dim, "yes" if name in loaded else "no")
             for name, shape in shapes.items()
         ]
-        lines = [line for line in metrics.text.decode().splitlines() if not line.startswith("#")]
-        counts = [
+        counters = [
             line.rpartition(" ")[::2]
-            for line in lines
-            if "_bucket{" not in line and "_created" not in line
+            for line in metrics.text.decode().splitlines()
+            if not line.startswith("#") and "_bucket{" not in line and "_created" not in line
         ]
         parts = [
-            table(("model", "name", "layers", "dim", "in memory"), rows),
-            "<h2>Counted</h2>",
-            table(("what", "how much"), counts),
+            _table(("model", "name", "layers", "dim", "in memory"), models),
+            "<h2>Counters</h2>",
+            _table(("counter", "value"), counters),
         ]
-        return HTMLResponse(page("Status", parts))
+        return _page("Status", parts)
 
+    @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
-        """Show what the server can be asked."""
-        return HTMLResponse(page("What the server can be asked", operations(app.openapi())))
+        errors = [(status, code, text) for code, (status, text) in ERRORS.items()]
+        table = _table(("status", "code", "text"), errors)
+        return _page("HTTP API", [*_operations(app.openapi()), "<h2>Errors</h2>", table])
 
-    app.add_api_route("/healthz", healthz, methods=["GET"])
-    app.add_api_route("/readyz", readyz, methods=["GET"], responses=responses("Ready.", 503))
-    for path, show in (("/metrics", counted), ("/status", status), ("/docs", docs)):
-        app.add_api_route(path, show, methods=["GET"], include_in_schema=False)
+
+# ------------------------------------------------------------------ pages without scripts
+
+
+def _page(title: str, parts: Iterable[str]) -> HTMLResponse:
+    return HTMLResponse(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<body><main><h1>{escape(title)}</h1>{''.join(parts)}</main></body></html>"
+    )
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    top = "".join(f'<th scope="col">{escape(word)}</th>' for word in head)
+    body = "".join(
+        "<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _operations(document: Mapping[str, Any]) -> Iterable[str]:
+    """Describe the operations of an OpenAPI document."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield f"<h2>{escape(method.upper())} {escape(path)}</h2>"
+            yield f"<p>{escape(operation['description'])}</p>"
+            for media, body in operation.get("requestBody", {}).get("content", {}).items():
+                example = json.dumps(body["example"], indent=1)
+                yield f"<p>{escape(media)}</p><pre>{escape(example)}</pre>"
+
+
+# ------------------------------------------------------------------ the web page
 
 
 def add_files(app: FastAPI) -> None:
-    """Add what lies in the folder of pages: each file at its name, and index.html at the root.
+    """Add the files of the web page: each at its name, and index.html also at the root.
 
-    And an example to try them with, at ``/example.fasta``.
+    The sequences of the page's example are at ``/example.fasta``.
     """
     for file in sorted(_STATIC.rglob("*")):
         if file.is_file():
             address = f"/{file.relative_to(_STATIC).as_posix()}"
             for path in {address, address.removesuffix("index.html")}:
-                app.add_route(path, _giving(file), methods=["GET"])
+                app.add_route(path, _sending(file), methods=["GET"])
     app.add_route("/example.fasta", _example, methods=["GET"])
 
 
-def _giving(file: Path) -> Callable[[Request], Awaitable[Response]]:
-    async def give(_: Request) -> Response:
+def _sending(file: Path) -> Callable[[Request], Awaitable[Response]]:
+    async def send(_: Request) -> Response:
         return FileResponse(file, media_type=_MEDIA[file.suffix], headers=_FILE_HEADERS)
 
-    return give
+    return send
 
 
 async def _example(_: Request) -> Response:
-    """Write some of the peptides that ship with the library as FASTA: toxins and hormones."""
+    """Write some of the demo peptides, toxins and hormones, as FASTA."""
     from esm2_features.datasets import load_demo_peptides
 
     peptides = load_demo_peptides()

@@ -1,4 +1,4 @@
-"""What is counted while a server runs, for Prometheus."""
+"""The counters of a server, for Prometheus."""
 
 from __future__ import annotations
 
@@ -12,76 +12,68 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _FILLS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-_MANY = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_COUNTS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
     """The counters of one server.
 
-    Labels have few values: routes, not addresses; models that are served, not what was asked for.
+    Labels have few values: routes instead of addresses, and names of models that are served instead
+    of names that were requested.
     """
 
     def __init__(self) -> None:
-        registry = self._registry = CollectorRegistry()
-        name = "esm2_features_{}".format
-        self.requests = Counter(
-            name("requests"), "Requests", ["route", "status"], registry=registry
+        self._registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"esm2_features_{name}", text, labels, registry=self._registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"esm2_features_{name}", text, labels, registry=self._registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            name = f"esm2_features_{name}"
+            return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
+
+        self.requests = counter("requests", "Requests", "route", "status")
+        self.seconds = histogram(
+            "request_seconds", "Seconds from a request's head to its answer", _SECONDS, "route"
         )
-        self.seconds = Histogram(
-            name("request_seconds"),
-            "Seconds from a request's head to its answer",
-            ["route"],
-            buckets=_SECONDS,
-            registry=registry,
+        self.waiting = gauge("queue_requests", "Requests in the queue")
+        self.waiting_tokens = gauge("queue_tokens", "Tokens in the queue")
+        self.batch_fill = histogram(
+            "batch_fill_ratio", "Tokens of a batch, as a fraction of the budget", _FILLS
         )
-        self.waiting = Gauge(name("queue_requests"), "Requests that wait", registry=registry)
-        self.waiting_tokens = Gauge(name("queue_tokens"), "Tokens that wait", registry=registry)
-        self.batch_fill = Histogram(
-            name("batch_fill_ratio"),
-            "Tokens of a batch, as a part of what it may hold",
-            buckets=_FILLS,
-            registry=registry,
+        self.batch_requests = histogram(
+            "batch_requests", "Requests whose sequences share a batch", _COUNTS
         )
-        self.batch_requests = Histogram(
-            name("batch_requests"),
-            "Requests whose sequences are computed together",
-            buckets=_MANY,
-            registry=registry,
+        self.tokens = counter("tokens", "Tokens (residues + 2) of the answers", "model")
+        self.busy = counter("busy_seconds", "Seconds in which workers computed", "model")
+        self.tokens_per_second = gauge(
+            "tokens_per_second", "Tokens per second of computation, a moving average"
         )
-        self.tokens = Counter(
-            name("tokens"), "Tokens (residues + 2) answered for", ["model"], registry=registry
+        self.sequences = counter(
+            "sequences",
+            "Sequences by the source of their vectors: the network, or the cache and duplicates",
+            "model",
+            "source",
         )
-        self.busy = Counter(
-            name("busy_seconds"), "Seconds in which workers computed", ["model"], registry=registry
-        )
-        self.tokens_per_second = Gauge(
-            name("tokens_per_second"), "Tokens in a second of computing, lately", registry=registry
-        )
-        self.sequences = Counter(
-            name("sequences"),
-            "Sequences by where their vectors came from: the network, or the cache and duplicates",
-            ["model", "source"],
-            registry=registry,
-        )
-        self.models = Gauge(
-            name("model_in_memory"), "Whether a model is in memory", ["model"], registry=registry
-        )
-        memory = Gauge(name("gpu_memory_bytes"), "Memory that tensors take", registry=registry)
-        memory.set_function(_gpu_bytes)
+        self.models = gauge("model_in_memory", "Whether a model is in memory", "model")
+        gauge("gpu_memory_bytes", "GPU memory of tensors").set_function(_gpu_bytes)
 
     def watch(self, waiting: Callable[[], int], tokens: Callable[[], int]) -> None:
-        """Say where the length of the queue is to be had."""
+        """Set the functions that return the length of the queue, in requests and in tokens."""
         self.waiting.set_function(waiting)
         self.waiting_tokens.set_function(tokens)
 
     @property
     def text(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """All counters in the format of Prometheus."""
         return generate_latest(self._registry)
 
 
 def _gpu_bytes() -> float:
-    """Bytes that tensors take on the cards, if a network has brought PyTorch at all."""
+    """Return the bytes of tensors on all GPUs; 0 as long as no network has imported PyTorch."""
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():
         return 0.0

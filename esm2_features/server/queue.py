@@ -1,9 +1,9 @@
 """The queue: what waits to be computed, and what is computed together.
 
-Sequences of several requests that ask the same of the same model go to the engine in one call, up
-to a budget of tokens: it removes duplicates, reads the cache, and packs the rest. Requests take
-turns, so that a large one does not hold up the small ones behind it. What nobody waits for any
-more is not computed.
+Sequences of several requests that need the same computation of the same model go to the engine in
+one call, up to a budget of tokens; the engine removes duplicates, reads the cache, and packs the
+rest. Requests take turns, so that a large one does not hold up the small ones behind it. What
+nobody waits for any more is dropped.
 """
 
 from __future__ import annotations
@@ -18,38 +18,47 @@ from typing import Any
 
 from esm2_features.server.errors import ApiError
 from esm2_features.server.metrics import Metrics
-from esm2_features.server.requests import FeatureRequest, Kind
+from esm2_features.server.requests import Computation, FeatureRequest
 
-Compute = Callable[[str, Kind, list[str]], Sequence[Any]]
-"""Gives one result for each sequence: of a model, of a kind."""
+Compute = Callable[[str, Computation, list[str]], Sequence[Any]]
+"""Returns one result for each sequence, of a model and a computation."""
 
 
-class _QueuedRequest:
-    """One kind of thing that one request wants of its sequences."""
+class _Entry:
+    """One computation of one request."""
 
-    def __init__(self, job: FeatureRequest, kind: Kind, deadline: float) -> None:
-        self.key = (job.model, kind)
-        self.sequences = job.sequences
-        self.tokens = [length + 2 for length in job.lengths]
-        self.results: list[Any] = [None] * len(job.sequences)
-        self.taken = 0  # sequences that were given to a worker
-        self.left = len(job.sequences)  # sequences that have no result
+    def __init__(self, request: FeatureRequest, computation: Computation, deadline: float) -> None:
+        self.key = (request.model, computation)
+        self.sequences = request.sequences
+        self.tokens = [length + 2 for length in request.lengths]
+        self.results: list[Any] = [None] * len(request.sequences)
+        self.n_taken = 0  # sequences that were given to a worker
+        self.n_missing = len(request.sequences)  # sequences without a result
         self.since = time.monotonic()
         self.deadline = deadline
         self.future: Future[list[Any]] = Future()
 
     @property
-    def is_dead(self) -> bool:
+    def is_dropped(self) -> bool:
         """Whether nobody waits for it any more."""
         return self.future.done() or time.monotonic() > self.deadline
 
     @property
     def waiting_tokens(self) -> int:
-        return sum(self.tokens[self.taken :])
+        return sum(self.tokens[self.n_taken :])
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Hand over the results, or the error, unless nobody waits for them any more."""
+        if self.future.done() or not self.future.set_running_or_notify_cancel():
+            return
+        if error is None:
+            self.future.set_result(self.results)
+        else:
+            self.future.set_exception(error)
 
 
-_Piece = tuple[_QueuedRequest, int, int]
-"""Some of the sequences of an ask, from the first to before the second number."""
+_Slice = tuple[_Entry, int, int]
+"""The sequences of an entry from the first number to before the second."""
 
 
 class RequestQueue:
@@ -57,20 +66,20 @@ class RequestQueue:
 
     def __init__(
         self,
-        workers: Sequence[Compute],  # as `Compute`, one for each device
+        workers: Sequence[Compute],  # one for each device
         *,
         budget: int,  # tokens in a batch
-        wait: float,  # seconds that an ask waits for others to go with it
-        most: int,  # asks that may wait
+        wait: float,  # seconds that an entry waits for others to join its batch
+        max_waiting: int,  # entries
         metrics: Metrics,
     ) -> None:
-        self._budget, self._wait, self._most = budget, wait, most
+        self._budget, self._wait, self._max_waiting = budget, wait, max_waiting
         self._metrics = metrics
-        self._asks: deque[_QueuedRequest] = deque()
+        self._entries: deque[_Entry] = deque()
         self._changed = threading.Condition()
-        self._closing = False
-        self._speed = 0.0
-        metrics.watch(lambda: len(self._asks), self._waiting_tokens)
+        self._is_closing = False
+        self._speed = 0.0  # tokens per second, a moving average
+        metrics.watch(lambda: len(self._entries), self._waiting_tokens)
         self._threads = [
             threading.Thread(target=self._work, args=[worker], name=f"worker-{i}", daemon=True)
             for i, worker in enumerate(workers)
@@ -78,29 +87,25 @@ class RequestQueue:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, job: FeatureRequest, *, deadline: float) -> list[Future[list[Any]]]:
-        """Queue what a request asks for."""
-        asks = [_QueuedRequest(job, kind, deadline) for kind in job.kinds]
+    def submit(self, request: FeatureRequest, *, deadline: float) -> list[Future[list[Any]]]:
+        """Queue the computations of a request; raise ApiError if the queue is full or closing."""
+        entries = [_Entry(request, computation, deadline) for computation in request.computations]
         with self._changed:
-            if self._closing:
-                raise ApiError(503, "stopping", "The server is going down.", retry_after=10)
-            if len(self._asks) >= self._most:
-                self._bury()
-            if len(self._asks) >= self._most:
-                raise ApiError(
-                    503,
-                    "busy",
-                    f"{len(self._asks)} requests wait already. Try again later.",
-                    retry_after=self._seconds_left(),
-                )
-            self._asks.extend(asks)
+            if self._is_closing:
+                raise ApiError("stopping", retry_after=10)
+            if len(self._entries) >= self._max_waiting:
+                self._drop()
+            if len(self._entries) >= self._max_waiting:
+                n, seconds = len(self._entries), self._seconds_left()
+                raise ApiError("busy", n=n, retry_after=seconds)
+            self._entries.extend(entries)
             self._changed.notify_all()
-        return [ask.future for ask in asks]
+        return [entry.future for entry in entries]
 
     def close(self) -> None:
-        """Take nothing more, compute what waits, and end."""
+        """Accept no more requests, compute what is waiting, and end the threads."""
         with self._changed:
-            self._closing = True
+            self._is_closing = True
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
@@ -108,112 +113,96 @@ class RequestQueue:
     # ------------------------------------------------------------------ the workers
 
     def _work(self, compute: Compute) -> None:
-        while (pieces := self._next()) is not None:
-            model, _ = pieces[0][0].key
-            tokens = sum(sum(ask.tokens[start:stop]) for ask, start, stop in pieces)
+        while (batch := self._next_batch()) is not None:
+            model, _ = batch[0][0].key
+            tokens = sum(sum(entry.tokens[start:stop]) for entry, start, stop in batch)
             self._metrics.batch_fill.observe(min(1.0, tokens / self._budget))
-            self._metrics.batch_requests.observe(len(pieces))
-            begun = time.perf_counter()
-            try:
-                self._compute(compute, pieces)
-            finally:
-                seconds = time.perf_counter() - begun
+            self._metrics.batch_requests.observe(len(batch))
+            start_time = time.perf_counter()
+            self._compute(compute, batch)
+            seconds = time.perf_counter() - start_time
             self._metrics.tokens.labels(model).inc(tokens)
             self._metrics.busy.labels(model).inc(seconds)
             speed = tokens / max(seconds, 1e-6)
             self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
             self._metrics.tokens_per_second.set(self._speed)
 
-    def _compute(self, compute: Compute, pieces: list[_Piece]) -> None:
-        """Compute pieces together; if that fails, each by itself, so that one spoils no other."""
-        model, kind = pieces[0][0].key
-        sequences = [text for ask, start, stop in pieces for text in ask.sequences[start:stop]]
+    def _compute(self, compute: Compute, batch: list[_Slice]) -> None:
+        """Compute a batch; if it fails, each slice alone, so that others get their results."""
+        model, computation = batch[0][0].key
+        sequences = [text for entry, start, stop in batch for text in entry.sequences[start:stop]]
         try:
-            results = list(compute(model, kind, sequences))
+            results = iter(list(compute(model, computation, sequences)))
         except BaseException as error:
-            if len(pieces) > 1:
-                for piece in pieces:
-                    self._compute(compute, [piece])
+            if len(batch) > 1:
+                for one in batch:
+                    self._compute(compute, [one])
                 return
-            ask = pieces[0][0]
+            entry = batch[0][0]
             with self._changed:
-                if ask in self._asks:
-                    self._asks.remove(ask)
-                _settle(ask, error)
+                if entry in self._entries:
+                    self._entries.remove(entry)
+                entry.finish(error)
             return
-        at = 0
-        for ask, start, stop in pieces:
-            ask.results[start:stop] = results[at : at + stop - start]
-            at += stop - start
+        for entry, start, stop in batch:
+            entry.results[start:stop] = [next(results) for _ in range(start, stop)]
             with self._changed:
-                ask.left -= stop - start
-                if not ask.left:
-                    _settle(ask)
+                entry.n_missing -= stop - start
+                if not entry.n_missing:
+                    entry.finish()
 
-    def _next(self) -> list[_Piece] | None:
-        """Wait for something to do; None when there will be nothing more."""
+    def _next_batch(self) -> list[_Slice] | None:
+        """Wait for a batch; return None when the queue is closing and empty."""
         with self._changed:
             while True:
-                self._bury()
-                if not self._asks:
-                    if self._closing:
+                self._drop()
+                if not self._entries:
+                    if self._is_closing:
                         return None
                     self._changed.wait()
                     continue
-                first = self._asks[0]
-                alike = [ask for ask in self._asks if ask.key == first.key]
-                there = sum(ask.waiting_tokens for ask in alike)
+                first = self._entries[0]
+                alike = [entry for entry in self._entries if entry.key == first.key]
+                tokens = sum(entry.waiting_tokens for entry in alike)
                 remaining = first.since + self._wait - time.monotonic()
-                if there < self._budget and remaining > 0 and not self._closing:
+                if tokens < self._budget and remaining > 0 and not self._is_closing:
                     self._changed.wait(remaining)
                     continue
-                return self._taken(alike)
+                return self._take(alike)
 
-    def _taken(self, asks: Sequence[_QueuedRequest]) -> list[_Piece]:
-        """Take as many sequences as the budget has room for, and one at least."""
-        pieces: list[_Piece] = []
+    def _take(self, entries: Sequence[_Entry]) -> list[_Slice]:
+        """Take as many sequences as the budget has room for, and at least one."""
+        batch: list[_Slice] = []
         room = self._budget
-        for ask in asks:
-            start = stop = ask.taken
-            while stop < len(ask.tokens) and (
-                ask.tokens[stop] <= room or (not pieces and stop == start)
-            ):
-                room -= ask.tokens[stop]
+        for entry in entries:
+            start = stop = entry.n_taken
+            n = len(entry.tokens)
+            while stop < n and (entry.tokens[stop] <= room or (not batch and stop == start)):
+                room -= entry.tokens[stop]
                 stop += 1
             if stop > start:
-                pieces.append((ask, start, stop))
-                ask.taken = stop
-                self._asks.remove(ask)
-                if stop < len(ask.tokens):
-                    self._asks.append(ask)  # behind those who have waited for their turn
-            if room <= 0 or stop < len(ask.tokens):
+                batch.append((entry, start, stop))
+                entry.n_taken = stop
+                self._entries.remove(entry)
+                if stop < n:
+                    self._entries.append(entry)  # behind the entries whose turn is next
+            if room <= 0 or stop < n:
                 break
-        return pieces
+        return batch
 
-    def _bury(self) -> None:
-        """Drop what nobody waits for any more."""
-        dead = [ask for ask in self._asks if ask.is_dead]
-        for ask in dead:
-            self._asks.remove(ask)
-            ask.future.cancel()
+    def _drop(self) -> None:
+        """Remove the entries that nobody waits for any more."""
+        for entry in [entry for entry in self._entries if entry.is_dropped]:
+            self._entries.remove(entry)
+            entry.future.cancel()
 
     def _waiting_tokens(self) -> int:
         with self._changed:
-            return sum(ask.waiting_tokens for ask in self._asks)
+            return sum(entry.waiting_tokens for entry in self._entries)
 
     def _seconds_left(self) -> int:
-        """Guess how long what waits will take."""
-        tokens = sum(ask.waiting_tokens for ask in self._asks)
+        """Estimate how long the computation of all entries will take."""
+        tokens = sum(entry.waiting_tokens for entry in self._entries)
         if not self._speed:
             return 5
         return max(1, min(60, math.ceil(tokens / self._speed / len(self._threads))))
-
-
-def _settle(ask: _QueuedRequest, error: BaseException | None = None) -> None:
-    """Give what was computed to who waits for it, unless nobody does any more."""
-    if ask.future.done() or not ask.future.set_running_or_notify_cancel():
-        return
-    if error is None:
-        ask.future.set_result(ask.results)
-    else:
-        ask.future.set_exception(error)

@@ -1,20 +1,16 @@
-"""What a request asks for: the bodies of all versions, checked, in one form.
+"""The body of a request: the pydantic models that describe it, and its checks.
 
-    version 1      {"instances": [{"data": {"text": SEQ}}], "params": {...}}
-    versions 2, 3  {"items": [{"sequence": SEQ}], "params": {...}}
+    version 1      {"instances": [{"data": {"text": SEQUENCE}}], "params": {...}}
+    versions 2, 3  {"items": [{"sequence": SEQUENCE}], "params": {...}}
 
-``params`` is the same in all: ``include`` says which outputs, ``repr_layers`` of which layers. R
-writes a list of one as its element, and an empty one as ``[]``; both are understood.
-
-This library's own clients say two things more of vectors: ``"region": "2:5,8:9"`` in an item is the
-part that is pooled, and ``"window": 1022`` in ``params`` has longer sequences run in windows.
+R writes a list of length 1 as its element, and an empty list as ``[]``; ``params`` allows both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
@@ -25,6 +21,7 @@ from pydantic import (
     StrictStr,
     ValidationError,
 )
+from pydantic.json_schema import SkipJsonSchema
 
 from esm2_features._checkpoints.catalogue import Architecture
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK
@@ -32,11 +29,10 @@ from esm2_features._inputs.options import POOLING_OF, SPECIAL_TOKENS
 from esm2_features._inputs.regions import read_region
 from esm2_features._inputs.residues import are_normal, normalise
 from esm2_features._inputs.views import SequenceView
-from esm2_features.exceptions import MissingSequenceError, SequenceTooLongError
 from esm2_features.server.errors import ApiError
 from esm2_features.server.settings import Settings
 
-ACTIONS = ("encode", "predict", "log_prob")
+Action = Literal["encode", "predict", "log_prob"]
 _LETTER = "[A-IK-Za-ik-z]"  # all but J
 _PATTERNS = {
     action: f"^[ \\t\\n\\r]*{residues}\\*?[ \\t\\n\\r]*$"
@@ -47,257 +43,200 @@ _PATTERNS = {
     )
 }
 _REGION = "^[0-9]{1,9}(:[0-9]{1,9})?(,[0-9]{1,9}(:[0-9]{1,9})?)*$"
-PREDICTED = len(CANONICAL_RESIDUES)
-"""Scores at a residue."""
+_EXAMPLE = "MKTAYIAKQRQISFVKSHFSRQ"
 
-Include = Literal[
+Output = Literal[
     "mean", "per_token", "bos", "contacts", "logits", "attentions", "eos", "max", "std", "parti"
 ]
 
+# ------------------------------------------------------------------ models of bodies
 
-def _listed(value: object) -> object:
-    """Read what R makes of a vector of length 1."""
+
+def _as_list(value: object) -> object:
     return [value] if isinstance(value, str | int | float) else value
 
 
-def _whole(value: object) -> object:
-    """Read 2.0 as 2, as JSON Schema does."""
+def _as_integer(value: object) -> object:
+    """Accept 2.0 as 2, as JSON Schema does."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _keyed(value: object) -> object:
-    """Read what R makes of ``list()``."""
+def _as_params(value: object) -> object:
     return {} if value == [] else value
 
 
-class _Strict(BaseModel):
+_Outputs = Annotated[list[Output], Field(min_length=1, max_length=32)]
+_Layer = Annotated[StrictInt, BeforeValidator(_as_integer)]
+_Layers = Annotated[list[_Layer], Field(min_length=1, max_length=64)]
+_Window = Annotated[StrictInt, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """A JSON object that has no other keys than these."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Params(_Strict):
+class Params(Strict):
     """Which outputs, and of which layers."""
 
     include: Annotated[
-        list[Include],
-        BeforeValidator(_listed),
-        Field(min_length=1, max_length=32, description="Outputs to give for each sequence."),
+        _Outputs,
+        BeforeValidator(_as_list, json_schema_input_type=_Outputs | Output),
+        Field(description="Outputs for each sequence."),
     ] = ["mean"]
     repr_layers: Annotated[
-        list[Annotated[StrictInt, BeforeValidator(_whole)]],
-        BeforeValidator(_listed),
+        _Layers,
+        BeforeValidator(_as_list, json_schema_input_type=_Layers | _Layer),
         Field(
-            min_length=1,
-            max_length=64,
-            description="Representations of which layers; 0 is the embedding, and negative "
-            "numbers count from the end.",
+            description="Layers of the representations; 0 is the embedding, and negative numbers "
+            "count from the end."
         ),
     ] = [-1]
-    window: Annotated[
-        Annotated[StrictInt, Field(ge=1)] | None,
-        BeforeValidator(_whole),
-        Field(
-            description="Run sequences of more residues in overlapping windows of so many. For "
-            "outputs that are one vector."
-        ),
-    ] = None
+    # Sequences of more residues run in overlapping windows of this size. This and `Item.region`
+    # are for this library's own clients: whether they are allowed depends on the rest of the
+    # request, which a JSON Schema cannot express, so that they are left out of it.
+    window: Annotated[SkipJsonSchema[_Window | None], BeforeValidator(_as_integer)] = None
 
 
-_Given = Annotated[Params, BeforeValidator(_keyed)]
+AnyParams = Annotated[Params, BeforeValidator(_as_params)]
 
 
-class Item(_Strict):
-    """One sequence of versions 2 and 3."""
+class Item(Strict):
+    """A sequence of versions 2 and 3."""
 
     sequence: StrictStr = Field(min_length=1, description="A protein in one-letter code.")
-    region: StrictStr | None = Field(
-        default=None,
-        pattern=_REGION,
-        description="The residues to pool over, from 0, such as 26:33,50:58. For outputs that are "
-        "one vector of residues.",
-    )
+    # The residues to pool over, counted from 0, such as "26:33,50:58".
+    region: Annotated[SkipJsonSchema[StrictStr | None], Field(pattern=_REGION)] = None
 
 
-class Items(_Strict):
+class Items(Strict):
     """The body of versions 2 and 3."""
 
     items: list[Item] = Field(min_length=1)
-    params: _Given = Params()
+    params: AnyParams = Field(default_factory=Params)
+
+    @property
+    def sequences(self) -> list[Item]:
+        """The sequences, with their regions."""
+        return self.items
+
+    @staticmethod
+    def example(sequence: str) -> dict[str, Any]:
+        """Return the body for one sequence."""
+        return {"items": [{"sequence": sequence}]}
 
 
-class Text(_Strict):
-    """The innermost part of version 1."""
-
-    text: StrictStr = Field(min_length=1, description="A protein in one-letter code.")
+# ------------------------------------------------------------------ a request, checked
 
 
-class Instance(_Strict):
-    """One sequence of version 1."""
+class Computation(NamedTuple):
+    """What an engine computes for sequences; equal computations share a batch."""
 
-    data: Text
-
-
-class Instances(_Strict):
-    """The body of version 1."""
-
-    instances: list[Instance] = Field(min_length=1)
-    params: _Given = Params()
-
-
-Kind = tuple[Any, ...]
-"""What is computed of sequences, and with which options; equal ones are computed together."""
+    name: str
+    layers: tuple[int, ...] = ()
+    poolings: tuple[str, ...] = ()  # as `Engine` calls them
 
 
 @dataclass(frozen=True)
 class FeatureRequest:
-    """What a request asks for."""
+    """What a request asks for, whichever version it came in."""
 
-    model: str  # as it is served
-    action: str  # one of `ACTIONS`
-    # normalised, masks written as ``<mask>``. Where parts or windows are asked for, views, as
-    # `SequenceView` writes them
+    model: str  # a key of `Settings.models`
+    action: Action
+    # Normalised, with masks as ``<mask>``; where regions or windows are asked for, the text of a
+    # `SequenceView`.
     sequences: list[str]
-    lengths: list[int]  # in residues
-    include: tuple[str, ...]  # outputs, besides that of the action
+    lengths: list[int]  # residues
+    include: tuple[str, ...]  # outputs besides that of the action
     layers: tuple[int, ...]  # from 0
 
     @property
     def poolings(self) -> tuple[str, ...]:
-        """Outputs that are one vector for a sequence."""
+        """Outputs that are one vector per sequence and layer."""
         return tuple(word for word in self.include if word in POOLING_OF)
 
     @property
-    def kinds(self) -> list[Kind]:
-        """What has to be computed."""
-        found: list[Kind] = []
-        if self.poolings:
-            words = tuple(POOLING_OF[word] for word in self.poolings)
-            found.append(("embed", self.layers, words))
-        if "per_token" in self.include:
-            found.append(("residues", self.layers))
-        found += [(word,) for word in ("contacts", "attentions") if word in self.include]
-        if "logits" in self.include or self.action == "predict":
-            found.append(("logits",))
-        if self.action == "log_prob":
-            found.append(("log_prob",))
-        return found
+    def computations(self) -> list[Computation]:
+        """What has to be computed, in the order of the results."""
+        poolings = tuple(POOLING_OF[word] for word in self.poolings)
+        needed = {
+            Computation("embed", self.layers, poolings): bool(poolings),
+            Computation("per_token", self.layers): "per_token" in self.include,
+            Computation("contacts"): "contacts" in self.include,
+            Computation("attentions"): "attentions" in self.include,
+            Computation("logits"): "logits" in self.include or self.action == "predict",
+            Computation("log_prob"): self.action == "log_prob",
+        }
+        return [computation for computation, is_needed in needed.items() if is_needed]
+
+
+@dataclass(frozen=True)
+class ApiVersion:
+    """A version of the hosted API: its addresses, and the JSON of its bodies and answers."""
+
+    number: int
+    path: str  # of an operation, with {model}; the name of the operation follows
+    operations: Mapping[str, Action]
+    body: Any  # a pydantic model with `sequences`, `params` and `example`
+    # Writes an answer in parts, one for each sequence: `parts(request, results)`.
+    parts: Callable[[FeatureRequest, list[dict[str, Any]]], Iterator[bytes]]
 
 
 def read_request(
-    body: bytes, *, version: int, action: str, model: str, shape: Architecture, settings: Settings
+    content: bytes,
+    *,
+    version: ApiVersion,
+    action: Action,
+    model: str,
+    shape: Architecture,
+    settings: Settings,
 ) -> FeatureRequest:
     """Read and check the body of a request."""
-    schema = Instances if version == 1 else Items
     try:
-        read = schema.model_validate_json(body)
+        parsed = version.body.model_validate_json(content)
     except ValidationError as error:
-        raise _misread(error) from None
-    texts = (
-        [instance.data.text for instance in read.instances]
-        if isinstance(read, Instances)
-        else [item.sequence for item in read.items]
-    )
-    if len(texts) > settings.max_items:
-        raise ApiError(
-            422,
-            "too_many_items",
-            f"The request has {len(texts)} sequences; this server takes up to "
-            f"{settings.max_items} at a time. Send several requests.",
-        )
-    sequences = _normalised(texts)
+        raise _invalid_body(error) from None
+    items, params = parsed.sequences, parsed.params
+    if len(items) > settings.max_items:
+        raise ApiError("too_many_items", n=len(items), most=settings.max_items)
+    sequences = [item.sequence for item in items]
+    if not are_normal(sequences):
+        sequences = [normalise(text, index=row) for row, text in enumerate(sequences)]
     for row, sequence in enumerate(sequences):
         if len(sequence) > settings.max_residues:
-            raise SequenceTooLongError(
-                "", index=row, length=len(sequence), limit=settings.max_residues
-            )
+            limit = settings.max_residues
+            raise ApiError("too_long", row=row, length=len(sequence), limit=limit)
         _check_masks(action, row, sequence)
-    views = _views(sequences, read, action)
-    # Only what was asked for by name goes with predictions; the default is for vectors.
-    asked = action == "encode" or "include" in read.params.model_fields_set
-    job = FeatureRequest(
+    views = _views(sequences, [item.region for item in items], params, action)
+    # `include` has a default, which is for encode only.
+    is_asked = action == "encode" or "include" in params.model_fields_set
+    request = FeatureRequest(
         model=model,
         action=action,
         sequences=[view.replace(MASK, "<mask>") for view in views],
         lengths=[len(sequence) for sequence in sequences],
-        include=tuple(dict.fromkeys(read.params.include)) if asked else (),
-        layers=_layers(read.params.repr_layers, shape.layers, model),
+        include=tuple(dict.fromkeys(params.include)) if is_asked else (),
+        layers=_layers(params.repr_layers, shape.layers, model),
     )
-    _check_size(job, shape, settings)
-    return job
+    _check_answer_size(request, shape, settings)
+    return request
 
 
-def request_schema(version: int, action: str, *, depth: int, settings: Settings) -> dict[str, Any]:
-    """Describe the body of a request as JSON Schema, with the limits of this server.
-
-    What this library's own clients say besides, ``region`` and ``window``, is left out: whether it
-    goes with the rest of a request depends on the sequences, which no schema can say.
-    """
-    found = (Instances if version == 1 else Items).model_json_schema()
-    parts = found.pop("$defs")
-    whole: dict[str, Any] = _inlined(found, parts)
-    many = whole["properties"]["instances" if version == 1 else "items"]
-    many["maxItems"] = settings.max_items
-    item = many["items"]["properties"]
-    text = item["data"]["properties"]["text"] if version == 1 else item["sequence"]
-    text["pattern"] = _PATTERNS[action]
-    item.pop("region", None)
-    params = whole["properties"]["params"]
-    of_params = params["properties"]
-    del of_params["window"]
-    of_params["repr_layers"]["items"].update(minimum=-depth - 1, maximum=depth)
-    for name in ("include", "repr_layers"):
-        of_params[name] = {"anyOf": [of_params[name], of_params[name]["items"]]}
-    whole["properties"]["params"] = {"anyOf": [params, {"type": "array", "maxItems": 0}]}
-    return whole
-
-
-def _inlined(node: Any, parts: dict[str, Any]) -> Any:
-    if isinstance(node, list):
-        return [_inlined(part, parts) for part in node]
-    if not isinstance(node, dict):
-        return node
-    if "$ref" in node:
-        rest = {key: value for key, value in node.items() if key != "$ref"}
-        return {**_inlined(parts[node["$ref"].rpartition("/")[2]], parts), **rest}
-    return {key: _inlined(value, parts) for key, value in node.items()}
-
-
-def _normalised(texts: list[str]) -> list[str]:
-    if are_normal(texts):
-        return texts
-    found = []
-    for row, text in enumerate(texts):
-        try:
-            found.append(normalise(text, index=row))
-        except MissingSequenceError:
-            raise ApiError(
-                422,
-                "invalid_sequence",
-                f"The sequence in row {row} is missing: {text[:20]!r}.",
-                row=row,
-            ) from None
-    return found
-
-
-def _views(sequences: list[str], read: Items | Instances, action: str) -> list[str]:
-    """Say which parts of the sequences are asked for, and in which windows they run."""
-    window = read.params.window
-    regions: list[str | None] = [None] * len(sequences)
-    if isinstance(read, Items):
-        regions = [item.region for item in read.items]
+def _views(
+    sequences: list[str], regions: list[str | None], params: Params, action: Action
+) -> list[str]:
+    """Add regions and windows to the sequences, where they are asked for."""
+    window = params.window
     if window is None and not any(regions):
         return sequences
-    words = {POOLING_OF.get(word) for word in read.params.include}
-    if action != "encode" or None in words:
-        raise ApiError(
-            422,
-            "no_parts",
-            "region and window are for encode, and for outputs that are one vector of a sequence: "
-            f"{', '.join(POOLING_OF)}.",
-        )
-    if any(regions) and words.intersection(SPECIAL_TOKENS):
-        raise ApiError(422, "no_parts", "The special tokens of bos and eos are in no region.")
-    if window is not None and "parti" in words:
-        raise ApiError(422, "no_parts", "parti looks at all residues at once: leave out window.")
+    poolings = {POOLING_OF.get(word) for word in params.include}
+    if action != "encode" or None in poolings:
+        raise ApiError("no_parts", outputs=", ".join(POOLING_OF))
+    if any(regions) and poolings.intersection(SPECIAL_TOKENS):
+        raise ApiError("no_parts", "bos and eos are special tokens, which no region holds.")
+    if window is not None and "parti" in poolings:
+        raise ApiError("no_parts", "parti needs all residues at once: leave out window.")
     return [
         str(
             SequenceView(
@@ -310,68 +249,96 @@ def _views(sequences: list[str], read: Items | Instances, action: str) -> list[s
     ]
 
 
-def _check_masks(action: str, row: int, sequence: str) -> None:
-    masks = sequence.count(MASK)
-    if action == "predict" and not masks:
-        raise ApiError(
-            422,
-            "no_mask",
-            f"The sequence in row {row} holds no <mask>, so there is nothing to predict. Put "
-            "<mask> in the place of each residue that is asked for.",
-            row=row,
-        )
-    if action == "log_prob" and masks:
-        raise ApiError(
-            422,
-            "masked",
-            f"The sequence in row {row} holds <mask>, so it has no likelihood. Write residues.",
-            row=row,
-            position=sequence.index(MASK) + 1,
-        )
+def _check_masks(action: Action, row: int, sequence: str) -> None:
+    is_masked = MASK in sequence
+    if action == "predict" and not is_masked:
+        raise ApiError("no_mask", row=row)
+    if action == "log_prob" and is_masked:
+        raise ApiError("masked", row=row, position=sequence.index(MASK) + 1)
 
 
-def _layers(asked: Sequence[int], depth: int, model: str) -> tuple[int, ...]:
-    for layer in asked:
+def _layers(layers: Sequence[int], depth: int, model: str) -> tuple[int, ...]:
+    for layer in layers:
         if not -depth - 1 <= layer <= depth:
-            raise ApiError(
-                422,
-                "no_such_layer",
-                f"{model} has no layer {layer}: its representations are 0 (the embedding) to "
-                f"{depth}, and negative numbers count from the end, down to {-depth - 1}.",
-            )
-    return tuple(dict.fromkeys(layer % (depth + 1) for layer in asked))
+            raise ApiError("no_such_layer", model=model, layer=layer, depth=depth, n=depth + 1)
+    return tuple(dict.fromkeys(layer % (depth + 1) for layer in layers))
 
 
-def _check_size(job: FeatureRequest, shape: Architecture, settings: Settings) -> None:
-    """Refuse what would be too large to hold, before anything of it is computed."""
-    residues = sum(job.lengths)
-    numbers = len(job.poolings) * len(job.layers) * shape.dim * len(job.lengths)
-    if "per_token" in job.include:
-        numbers += len(job.layers) * shape.dim * residues
-    if "contacts" in job.include:
-        numbers += sum(length**2 for length in job.lengths)
-    if "attentions" in job.include:
-        numbers += shape.layers * residues
-    if ("logits",) in job.kinds:
-        numbers += PREDICTED * residues
+def _check_answer_size(request: FeatureRequest, shape: Architecture, settings: Settings) -> None:
+    """Check that the answer fits into memory, before any of it is computed."""
+    residues = sum(request.lengths)
+    of_computation = {
+        "embed": len(request.poolings) * len(request.layers) * shape.dim * len(request.lengths),
+        "per_token": len(request.layers) * shape.dim * residues,
+        "contacts": sum(length**2 for length in request.lengths),
+        "attentions": shape.layers * residues,
+        "logits": len(CANONICAL_RESIDUES) * residues,
+        "log_prob": 0,
+    }
+    numbers = sum(of_computation[computation.name] for computation in request.computations)
     if 4 * numbers > settings.max_answer_bytes:
-        raise ApiError(
-            413,
-            "answer_too_large",
-            f"The answer would hold {numbers} numbers; this server gives up to "
-            f"{settings.max_answer_bytes // 4} at a time. Send fewer sequences, or ask for less "
-            "of them.",
-        )
+        most = settings.max_answer_bytes // 4
+        raise ApiError("answer_too_large", numbers=numbers, most=most)
 
 
-def _misread(error: ValidationError) -> ApiError:
-    """Say what is wrong with a body, and where: the first thing that is."""
+def _invalid_body(error: ValidationError) -> ApiError:
+    """Describe the first thing that is wrong with a body, and where it is."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     if first["type"] == "json_invalid":
-        return ApiError(400, "invalid_json", f"The body is not JSON. {first['msg']}.")
-    place = first["loc"]
-    of_sequence = len(place) > 1 and place[0] in ("items", "instances")
-    where = {"row": int(place[1])} if of_sequence else {}
-    written = ".".join(str(part) for part in place)
-    at = f"At {written[:80]}: " if written else ""
-    return ApiError(422, "invalid_request", f"{at}{first['msg']}.", **where)
+        return ApiError("invalid_json", reason=first["msg"])
+    location = first["loc"]
+    is_of_sequence = len(location) > 1 and location[0] in ("items", "instances")
+    where: dict[str, Any] = {"row": int(location[1])} if is_of_sequence else {}
+    path = ".".join(map(str, location))
+    at = f"At {path[:80]}: " if path else ""
+    return ApiError("invalid_request", at=at, reason=first["msg"], **where)
+
+
+# ------------------------------------------------------------------ description
+
+
+def request_schema(
+    version: ApiVersion, action: Action, *, depth: int, settings: Settings
+) -> dict[str, Any]:
+    """Describe the body of a request as JSON Schema, with the limits of this server.
+
+    The limits are not part of the pydantic models, so that requests that exceed them get errors
+    with codes of their own.
+    """
+    schema = version.body.model_json_schema()
+    whole: dict[str, Any] = _without_references(schema, schema.pop("$defs"))
+    items, params = whole["properties"].values()
+    items["maxItems"] = settings.max_items
+    item = items["items"]["properties"]
+    text = item["sequence"] if "sequence" in item else item["data"]["properties"]["text"]
+    text["pattern"] = _PATTERNS[action]
+    for layers in params["properties"]["repr_layers"]["anyOf"]:
+        layers.get("items", layers).update(minimum=-depth - 1, maximum=depth)
+    # The schemas of some versions of pydantic fail with a model in `json_schema_input_type`.
+    whole["properties"]["params"] = {"anyOf": [params, {"type": "array", "maxItems": 0}]}
+    return whole
+
+
+def request_body(
+    version: ApiVersion, action: Action, *, depth: int, settings: Settings
+) -> dict[str, Any]:
+    """Describe the body of a request for OpenAPI."""
+    sequence = _EXAMPLE.replace("T", "<mask>", 1) if action == "predict" else _EXAMPLE
+    content = {
+        "schema": request_schema(version, action, depth=depth, settings=settings),
+        "example": version.body.example(sequence),
+    }
+    return {"requestBody": {"required": True, "content": {"application/json": content}}}
+
+
+def _without_references(node: Any, definitions: dict[str, Any]) -> Any:
+    """Replace each ``$ref`` of a JSON Schema by what it refers to."""
+    if isinstance(node, list):
+        return [_without_references(part, definitions) for part in node]
+    if not isinstance(node, dict):
+        return node
+    node = dict(node)
+    target = definitions[node.pop("$ref").rpartition("/")[2]] if "$ref" in node else {}
+    return {
+        key: _without_references(value, definitions) for key, value in {**target, **node}.items()
+    }

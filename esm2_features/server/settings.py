@@ -1,4 +1,4 @@
-"""What a server is told when it starts, and by which names models are asked for."""
+"""The settings of a server."""
 
 from __future__ import annotations
 
@@ -12,54 +12,83 @@ from esm2_features._inputs.options import PRECISIONS, device_names, one_of, posi
 from esm2_features.exceptions import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-
-
-def _official() -> dict[str, str]:
-    return {name: name for name in (EMBEDDED_MODEL, *OFFICIAL)}
+_OF_SLUG = {slug(name): name for name in OFFICIAL}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What a server is told when it starts."""
+    """The models, devices and limits of a server.
 
-    # names that are answered to, and what `Engine` calls these models
-    models: Mapping[str, str] = field(default_factory=_official)
-    devices: tuple[str, ...] = ("auto",)  # each has a worker of its own
+    Attributes
+    ----------
+    models : mapping of str to str
+        What `Engine` calls each model, by the name under which it is served.
+    devices : tuple of str
+        Devices; each has a worker of its own.
+    precision, cache : as in `Engine`
+        Arithmetic, and where vectors are kept.
+    host, port : str, int
+        Address to listen at; port 0 is any free one.
+    tokens : Path or None
+        File of the digests of tokens; without it, the server is for its own machine only.
+    max_body_bytes, max_answer_bytes : int
+        Bytes of a request's body, decompressed, and of the numbers of an answer, as float32.
+    max_items, max_residues : int
+        Sequences of a request, and residues of a sequence.
+    max_waiting : int
+        Requests in the queue.
+    timeout : float
+        Seconds in which a request is answered.
+    rate : (int, float) or None
+        Requests of one token, or of one machine where there are no tokens, in so many seconds.
+    batch_tokens : int
+        Tokens (residues + 2) that are computed together.
+    wait : float
+        Seconds that a request waits for others to share its batch.
+    models_in_memory : int
+        Models that a device has in memory at the same time.
+
+    Raises
+    ------
+    InputError
+        If a value is not valid, or the host is open to others without tokens.
+
+    Examples
+    --------
+    >>> from esm2_features.server import Settings
+    >>> Settings(models={"mini": "mini"}, rate=(60, 60.0)).rate_text
+    '60/minute'
+    """
+
+    models: Mapping[str, str] = field(
+        default_factory=lambda: {name: name for name in (EMBEDDED_MODEL, *OFFICIAL)}
+    )
+    devices: tuple[str, ...] = ("auto",)
     precision: str = "float32"
     cache: str | Path | Cache | None = "auto"
     host: str = "127.0.0.1"
-    port: int = 8000  # 0 is any that is free
-    # file of the hashes of tokens; without one, the server is for its own machine only
+    port: int = 8000
     tokens: Path | None = None
-    max_body_bytes: int = 16 << 20  # bytes of a request's body, unpacked
-    max_items: int = 256  # sequences in a request
-    max_residues: int = 2048  # residues of a sequence
-    max_answer_bytes: int = 256 << 20  # bytes of the numbers in an answer, as float32
-    max_waiting: int = 256  # requests that wait to be computed
-    timeout: float = 600.0  # seconds in which a request is answered
-    # requests of one token, or one machine where there are no tokens, in so many seconds
+    max_body_bytes: int = 16 << 20
+    max_items: int = 256
+    max_residues: int = 2048
+    max_answer_bytes: int = 256 << 20
+    max_waiting: int = 256
+    timeout: float = 600.0
     rate: tuple[int, float] | None = None
-    batch_tokens: int = 8192  # tokens (residues + 2) that are given to the engine at once
-    wait: float = 0.002  # seconds that a request waits for others to go with it
-    models_in_memory: int = 2  # networks on a device at a time
+    batch_tokens: int = 8192
+    wait: float = 0.002
+    models_in_memory: int = 2
 
     def __post_init__(self) -> None:
-        if not self.models:
-            raise InputError("Got no models; name at least one.")
-        if not self.devices:
-            raise InputError("Got no devices; name at least one.")
+        for name in ("models", "devices"):
+            if not getattr(self, name):
+                raise InputError(f"Got no {name}; pass at least one.")
         for device in self.devices:
             device_names(device)
         one_of("precision", self.precision, PRECISIONS)
-        for name in (
-            "max_body_bytes",
-            "max_items",
-            "max_residues",
-            "max_answer_bytes",
-            "max_waiting",
-            "batch_tokens",
-            "models_in_memory",
-        ):
+        limits = [name for name in vars(self) if name.startswith("max_")]
+        for name in (*limits, "batch_tokens", "models_in_memory"):
             positive(name, getattr(self, name))
         if self.timeout <= 0:
             raise InputError(f"Got timeout={self.timeout!r}; expected seconds, more than 0.")
@@ -80,16 +109,30 @@ class Settings:
         return f"{self.rate[0]}/{'second' if self.rate[1] == 1 else 'minute'}"
 
     def find(self, name: str) -> str | None:
-        """Give the name under which a model is served, or None if it is not."""
-        found = name if name in self.models else _OF_SLUG.get(name.lower())
-        return found if found in self.models else None
+        """Return the name under which a model is served, or None.
 
+        Parameters
+        ----------
+        name : str
+            A key of ``models``, or the slug of an official model, such as ``"esm2-650m"``.
 
-_OF_SLUG = {slug(name): name for name in OFFICIAL}
+        Returns
+        -------
+        name : str or None
+            The key of ``models``.
+
+        Examples
+        --------
+        >>> from esm2_features.server import Settings
+        >>> Settings().find("esm2-650m")
+        'esm2_t33_650M_UR50D'
+        """
+        known = name if name in self.models else _OF_SLUG.get(name.lower())
+        return known if known in self.models else None
 
 
 def read_rate(text: str) -> tuple[int, float]:
-    """Read ``"10/second"`` or ``"600/minute"``."""
+    """Read ``"10/second"`` or ``"600/minute"``: requests, and seconds."""
     number, _, unit = text.partition("/")
     seconds = {"second": 1.0, "minute": 60.0}.get(unit.strip())
     if not number.strip().isdecimal() or not int(number) or seconds is None:

@@ -1,8 +1,8 @@
-"""Tokens: how they are made, and what is kept of them.
+"""Tokens: how they are made, stored and checked.
 
-A token is 32 random bytes, so that a plain SHA-256 of it cannot be turned back, and may lie in a
-file: one line for each, with a name, the digest, and the day it was made. To take a token back,
-delete its line; the file is read again when it has changed.
+A token has 32 random bytes, so that a plain SHA-256 of it cannot be reversed, and may be stored:
+the file has a line for each token, with a name, the digest, and the day. To revoke a token, delete
+its line; the file is read again when it has changed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ _PREFIX = "esm2f_"
 
 
 def new_token(path: Path, name: str) -> str:
-    """Make a token, and add what is kept of it to a file."""
+    """Make a token, and append its digest to a file."""
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"Got name={name!r}; expected up to 64 letters, digits and the signs . _ @ -, the "
-            "first a letter or a digit."
+            f"Got name={name!r}; expected up to 64 letters, digits and the signs . _ @ -, "
+            "beginning with a letter or a digit."
         )
     known = read_tokens(path) if path.exists() else {}
     if name in known:
@@ -38,31 +38,31 @@ def new_token(path: Path, name: str) -> str:
     handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     with os.fdopen(handle, "a") as file:
         if path.stat().st_size and not path.read_bytes().endswith(b"\n"):
-            line = "\n" + line  # someone has edited it
+            line = "\n" + line  # somebody has edited the file
         file.write(line)
     return token
 
 
 def read_tokens(path: Path) -> dict[str, str]:
-    """Read a file of tokens."""
-    found: dict[str, str] = {}
+    """Read a file of tokens: digests by name."""
+    digests: dict[str, str] = {}
     for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
         text = line.partition("#")[0].strip()
         if not text:
             continue
         name, _, rest = text.partition(" ")
         match = re.match(r"sha256:([0-9a-f]{64})(\s|$)", rest.strip())
-        if match is None or not _NAME.fullmatch(name) or name in found:
+        if match is None or not _NAME.fullmatch(name) or name in digests:
             raise InputError(
                 f"{path}, line {number}: expected a name that occurs once, sha256: and 64 "
                 "hexadecimal digits, as `esm2-features token new` writes them."
             )
-        found[name] = match[1]
-    return found
+        digests[name] = match[1]
+    return digests
 
 
 class Tokens:
-    """Whose tokens are good."""
+    """The tokens of a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -76,17 +76,17 @@ class Tokens:
             )
 
     def owner(self, token: str) -> str | None:
-        """Say whose token this is."""
+        """Return the name that belongs to a token, or None."""
         try:
             self._refresh()
         except (OSError, InputError):
-            return None  # a file that cannot be read opens no door
+            return None  # no token is valid while the file cannot be read
         digest = _digest(token)
-        found = None
-        for name, known in self._digests.items():  # all of them, so that time tells nothing
+        owner = None
+        for name, known in self._digests.items():  # no early return: all tokens take the same time
             if hmac.compare_digest(digest, known):
-                found = name
-        return found
+                owner = name
+        return owner
 
     def _refresh(self) -> None:
         status = self.path.stat()

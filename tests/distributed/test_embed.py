@@ -46,7 +46,7 @@ pytestmark = [
 SEQUENCES = peptides(200)
 N_SHARDS = 25
 PLAIN = {"engine": "plain", "workers": 1}
-"""What a cluster leaves, a plain run goes on with, and starts quicker."""
+"""Plain runs continue the shards of a cluster, and start faster."""
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def embed(tmp_path, tiny_checkpoint, cluster):
 
 
 def actors() -> set[int]:
-    """Processes of our actors: below this one, and called so."""
+    """Processes of our actors: descendants of this one."""
     found = set()
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -96,7 +96,7 @@ def _is_ours(pid: int) -> bool:
 # ------------------------------------------------------------------ shards
 
 
-def test__two_actors__make_what_a_plain_run_makes(embed, tmp_path, tiny_checkpoint):
+def test__two_actors__compute_the_shards_of_a_plain_run(embed, tmp_path, tiny_checkpoint):
     lines = []
     report = embed(progress=lines.append)
     assert (report.computed, report.failed, report.complete) == (N_SHARDS, (), True)
@@ -105,13 +105,15 @@ def test__two_actors__make_what_a_plain_run_makes(embed, tmp_path, tiny_checkpoi
     assert embed(**PLAIN).computed == 0, "nothing is left to do"
 
 
-def test__share__is_made_on_a_cluster_as_well(embed, tmp_path, tiny_checkpoint):
+def test__share__is_computed_on_a_cluster(embed, tmp_path, tiny_checkpoint):
     assert embed(shard=(1, 2)).computed == N_SHARDS // 2
     assert embed(shard=(0, 2), **PLAIN).complete
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
-def test__poisoned_shard__is_set_aside_and_made_when_it_is_mended(embed, tmp_path, tiny_checkpoint):
+def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
+    embed, tmp_path, tiny_checkpoint
+):
     fasta(tmp_path / "a.fasta", {**SEQUENCES, "p20": "MKT1YI"})
     report = embed()
     assert report.computed == N_SHARDS - 1
@@ -122,7 +124,7 @@ def test__poisoned_shard__is_set_aside_and_made_when_it_is_mended(embed, tmp_pat
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
-def test__actor_that_is_killed__is_replaced_and_nothing_is_lost(embed, tmp_path, tiny_checkpoint):
+def test__killed_actor__is_replaced_and_nothing_is_lost(embed, tmp_path, tiny_checkpoint):
     killed: list[int] = []
 
     def kill(_):
@@ -139,7 +141,7 @@ def test__actor_that_is_killed__is_replaced_and_nothing_is_lost(embed, tmp_path,
 
 
 class Fatal(ShardActor):
-    """Dies of one shard, however often it is tried."""
+    """Dies at one shard each time."""
 
     def run(self, task):
         if task.name == "a-00003":
@@ -162,7 +164,7 @@ def test__shard_that_kills_its_worker__is_set_aside_alone(
 
 
 class FullDisk(ShardActor):
-    """Finds no room from some shard on."""
+    """Raises the error of a full disk from some shard on."""
 
     def run(self, task):
         from unittest import mock
@@ -174,7 +176,7 @@ class FullDisk(ShardActor):
             return super().run(task)
 
 
-def test__full_disk__stops_and_the_rest_is_made_later(
+def test__full_disk__ends_the_job_which_can_be_continued(
     embed, tmp_path, tiny_checkpoint, monkeypatch
 ):
     monkeypatch.setattr("esm2_features.distributed.ray_cluster.ShardActor", FullDisk)
@@ -190,7 +192,7 @@ def test__full_disk__stops_and_the_rest_is_made_later(
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
-def test__weights_that_cannot_be_loaded__stop_the_job(embed, tmp_path):
+def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):
     path = write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8), tmp_path / "other.pt")
     embed(model=path, **PLAIN, shard=(0, N_SHARDS))
     write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=9), path)
@@ -226,7 +228,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-def test__driver_that_is_killed__goes_on_where_it_was(embed, tmp_path, tiny_checkpoint):
+def test__killed_driver__is_continued(embed, tmp_path, tiny_checkpoint):
     words = [str(tmp_path / "a.fasta"), str(tmp_path / "out"), str(tiny_checkpoint)]
     variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run([sys.executable, "-c", DRIVER, *words], timeout=180, env=variables)
@@ -251,12 +253,12 @@ def test__driver_that_is_killed__goes_on_where_it_was(embed, tmp_path, tiny_chec
         ({"workers": 1000}, r"room for \d+ of workers=1000 on the cluster"),
     ],
 )
-def test__crew_that_cannot_be__is_refused(embed, options, said):
+def test__invalid_workers__are_an_error(embed, options, said):
     with pytest.raises(InputError, match=said):
         embed(**options)
 
 
-def test__gpus_that_there_are_not__are_refused(embed):
+def test__missing_gpus__are_an_error(embed):
     if ray.cluster_resources().get("GPU"):
         pytest.skip("there are GPUs")
     with pytest.raises(InputError, match=r"room for 0 of workers=2 .* 0 GPUs"):
@@ -291,7 +293,7 @@ def test__data_set__gets_a_column(cluster, tiny_checkpoint):
     np.testing.assert_array_equal(found, expected)
 
 
-def test__data_set_without_the_column__says_which_there_are(tiny_checkpoint):
+def test__data_set_without_the_column__is_an_error_that_lists_columns(tiny_checkpoint):
     import pyarrow as pa
 
     from esm2_features.distributed.ray_batches import BatchEmbedder

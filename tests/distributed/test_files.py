@@ -1,4 +1,4 @@
-"""The file of a shard has the columns that were asked for, as a whole or not at all."""
+"""The file of a shard: its columns, and writing it as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test__several_vectors__have_a_column_each_and_sequences_on_request(tmp_path)
     assert found["embedding_layer6_mean"].to_pylist() == VALUES[:, 3:].tolist()
 
 
-def test__float16__refuses_what_is_too_large_for_it(tmp_path):
+def test__float16__raises_on_values_out_of_range(tmp_path):
     with (
         pytest.raises(NumericalError, match=r"row 8 has a component of size 1e\+05"),
         writing(tmp_path / "x.parquet", table(dtype="float16", dim=1)) as writer,
@@ -69,14 +69,14 @@ def test__full_disk__leaves_nothing_and_names_the_file(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test__once__leaves_what_is_there(tmp_path):
+def test__once__keeps_an_old_file(tmp_path):
     for content in (b"first", b"second"):
         with atomic_write(tmp_path / "x.json", once=True) as file:
             file.write(content)
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
 
 
-def test__parts__of_killed_processes_are_removed_but_not_those_of_others(tmp_path):
+def test__parts__of_killed_processes_are_removed_for_one_file_only(tmp_path):
     (tmp_path / ".a-00000.parquet.12.part").touch()
     (tmp_path / ".b-00000.parquet.12.part").touch()
     remove_parts(tmp_path / "a-00000.parquet")

@@ -1,4 +1,4 @@
-"""Jobs of shards: each sequence once, whatever breaks, and nothing that was done is done again."""
+"""Jobs of shards: each sequence once, whatever breaks, and no finished shard twice."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test__shards__hold_each_sequence_once_with_its_vector(embed, tmp_path, tiny_
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
-def test__several_inputs__go_in_order(embed, tmp_path, tiny_checkpoint, source):
+def test__several_inputs__keep_their_order(embed, tmp_path, tiny_checkpoint, source):
     more = {f"q{i}": text for i, text in enumerate(peptides(20, seed=1).values())}
     zipped = tmp_path / "b.fa.gz"
     zipped.write_bytes(gzip.compress("".join(f">{k}\n{v}\n" for k, v in more.items()).encode()))
@@ -75,7 +75,9 @@ def test__several_inputs__go_in_order(embed, tmp_path, tiny_checkpoint, source):
     check(tmp_path / "out", {**SEQUENCES, **more, **rows}, tiny_checkpoint)
 
 
-def test__layers_poolings_dtype_and_sequences__are_as_asked_for(embed, tmp_path, tiny_checkpoint):
+def test__layers_poolings_dtype_and_sequences__are_those_of_the_parameters(
+    embed, tmp_path, tiny_checkpoint
+):
     embed(layers=[0, -1], pooling=["mean", "max"], dtype="float16", with_sequence=True)
     found = open_embeddings(tmp_path / "out").dataset().to_table()
     names = [f"embedding_layer{layer}_{word}" for layer in (0, 2) for word in ("mean", "max")]
@@ -88,7 +90,7 @@ def test__layers_poolings_dtype_and_sequences__are_as_asked_for(embed, tmp_path,
         np.testing.assert_array_equal(x[:], expected[:, k].astype(np.float16))
 
 
-def test__shares__make_each_shard_once_without_a_word_between_them(
+def test__shares__compute_each_shard_once_without_communication(
     embed, tmp_path, tiny_checkpoint, source
 ):
     reports = [embed(shard=(i, 3)) for i in (2, 0, 1)]
@@ -145,13 +147,13 @@ def test__memory__does_not_grow_with_the_vectors_of_a_shard(embed, tmp_path, mon
         ({"model": "mini"}, "model was '.*' and is 'mini'"),
     ],
 )
-def test__other_parameters__are_refused_by_name(embed, changed, said):
+def test__other_parameters__are_an_error_that_names_them(embed, changed, said):
     embed()
     with pytest.raises(InputError, match=f"begun with something else: .*{said}.*another folder"):
         embed(**changed)
 
 
-def test__other_weights_under_the_same_name__are_refused(embed, tiny_checkpoint, tmp_path):
+def test__other_weights_under_the_same_name__are_an_error(embed, tiny_checkpoint, tmp_path):
     embed()
     content = json.loads((tmp_path / "out/_manifest/job.json").read_text())
     content["model"]["identity"] = "sha256:other"
@@ -160,14 +162,14 @@ def test__other_weights_under_the_same_name__are_refused(embed, tiny_checkpoint,
         embed()
 
 
-def test__other_inputs__are_refused_by_name(embed, tmp_path, source):
+def test__other_inputs__are_an_error_that_names_them(embed, tmp_path, source):
     embed()
     more = fasta(tmp_path / "b.fasta", peptides(1))
     with pytest.raises(InputError, match=r"1 files and are 2, with b\.fasta"):
         embed([source, more])
 
 
-def test__changed_input__is_refused_where_shards_are_done(embed, tmp_path, source):
+def test__changed_input__is_an_error_where_shards_are_finished(embed, tmp_path, source):
     embed()
     other = {**SEQUENCES, "p9": "MKT"}
     fasta(source, other)
@@ -178,7 +180,7 @@ def test__changed_input__is_refused_where_shards_are_done(embed, tmp_path, sourc
         embed()
 
 
-def test__input_that_was_copied__goes_on(embed, source):
+def test__copied_input__is_continued(embed, source):
     embed(shard=(0, 2))
     os.utime(source, ns=(1, 1))
     report = embed()
@@ -186,35 +188,35 @@ def test__input_that_was_copied__goes_on(embed, source):
 
 
 @pytest.mark.parametrize("shard", [(2, 2), (-1, 2), (0.0, 1), [0, 1], (True, 2), 3])
-def test__share_that_is_none__is_refused(embed, shard):
-    with pytest.raises(InputError, match="which task this is"):
+def test__invalid_share__is_an_error(embed, shard):
+    with pytest.raises(InputError, match="the number of this task, from 0"):
         embed(shard=shard)
 
 
-def test__folder_of_other_things__is_refused(embed, tmp_path):
+def test__folder_of_other_files__is_an_error(embed, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "thesis.txt").touch()
-    with pytest.raises(InputError, match=r"holds other things \(thesis\.txt, say\)"):
+    with pytest.raises(InputError, match=r"holds other files, such as thesis\.txt"):
         embed()
 
 
-def test__place_that_is_no_folder__is_refused(embed, tmp_path, source, tiny_checkpoint):
+def test__output_that_is_no_folder__is_an_error(embed, tmp_path, source, tiny_checkpoint):
     with pytest.raises(InputError, match="is a file, and shards go into a folder"):
         distributed.embed_shards(source, source, model=tiny_checkpoint)
     with pytest.raises(InputError, match="There is no folder"):
         distributed.embed_shards(source, tmp_path / "no" / "out", model=tiny_checkpoint)
 
 
-def test__output_among_the_inputs__is_refused(embed, tmp_path):
+def test__output_among_the_inputs__is_an_error(embed, tmp_path):
     embed()
-    with pytest.raises(InputError, match="lies in the folder that is written to"):
+    with pytest.raises(InputError, match="lies in the output folder"):
         embed(tmp_path / "out" / "*.parquet")
 
 
 # ------------------------------------------------------------------ what breaks
 
 
-def test__poisoned_shard__is_set_aside_and_made_when_it_is_mended(
+def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
     embed, tmp_path, tiny_checkpoint, source
 ):
     fasta(source, {**SEQUENCES, "p20": "MKT1YI"})
@@ -239,9 +241,7 @@ def test__poisoned_shard__is_set_aside_and_made_when_it_is_mended(
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
-def test__input_that_was_cut_short__is_set_aside_from_there_on(
-    embed, tmp_path, tiny_checkpoint, source
-):
+def test__truncated_file__is_set_aside_from_there_on(embed, tmp_path, tiny_checkpoint, source):
     whole = gzip.compress(source.read_bytes(), mtime=0)
     zipped = tmp_path / "z.fasta.gz"
     zipped.write_bytes(whole[: len(whole) // 2])
@@ -258,21 +258,21 @@ def test__input_that_was_cut_short__is_set_aside_from_there_on(
     np.testing.assert_allclose(x[:50], x[50:], atol=1e-6)
 
 
-def test__parquet_that_is_none__is_set_aside(embed, tmp_path, source):
+def test__file_that_is_no_parquet__is_set_aside(embed, tmp_path, source):
     (tmp_path / "t.parquet").write_text("nothing")
     report = embed([tmp_path / "t.parquet", source])
     assert [failed.name for failed in report.failed] == ["t"]
     assert (report.computed, report.complete) == (7, False)
 
 
-def test__input_without_sequences__is_said(embed, tmp_path, source):
+def test__input_without_sequences__warns(embed, tmp_path, source):
     (tmp_path / "empty.fasta").touch()
     with pytest.warns(UserWarning, match=r"empty\.fasta holds no sequences"):
         report = embed([tmp_path / "empty.fasta", source])
     assert report.complete
 
 
-def test__full_disk__stops_and_the_rest_is_made_later(embed, tmp_path, tiny_checkpoint):
+def test__full_disk__ends_the_job_which_can_be_continued(embed, tmp_path, tiny_checkpoint):
     # Of 50 rows that take 128 bytes each, a shard of 8 has room, and one of 50 has none.
     with pytest.raises(OSError, match=r"a-00000\.parquet"), no_room(5000):
         embed(shard_size=50)
@@ -301,9 +301,7 @@ distributed.embed_shards(sys.argv[1], sys.argv[2], model=sys.argv[3], shard_size
 
 
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
-def test__process_that_is_killed__loses_the_shard_it_was_writing(
-    embed, tmp_path, tiny_checkpoint, source
-):
+def test__killed_process__loses_the_shard_it_was_writing(embed, tmp_path, tiny_checkpoint, source):
     words = [str(source), str(tmp_path / "out"), str(tiny_checkpoint)]
     done = subprocess.run([sys.executable, "-c", KILLED, *words], timeout=120)
     assert done.returncode == -signal.SIGKILL
@@ -314,7 +312,7 @@ def test__process_that_is_killed__loses_the_shard_it_was_writing(
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
-def test__shard_that_was_damaged__is_found_and_made_again(embed, tmp_path, tiny_checkpoint):
+def test__damaged_shard__is_detected_and_computed_again(embed, tmp_path, tiny_checkpoint):
     embed()
     path = tmp_path / "out" / "a-00003.parquet"
     content = bytearray(path.read_bytes())
@@ -326,7 +324,7 @@ def test__shard_that_was_damaged__is_found_and_made_again(embed, tmp_path, tiny_
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
-def test__shard_without_a_record__is_made_again(embed, tmp_path, tiny_checkpoint):
+def test__shard_without_a_record__is_computed_again(embed, tmp_path, tiny_checkpoint):
     embed()
     (tmp_path / "out/_manifest/a-00001.done.json").unlink()
     assert embed().computed == 1
@@ -340,7 +338,7 @@ def test__damaged_record__is_named(embed, tmp_path):
         embed()
 
 
-def test__newer_format__is_refused(embed, tmp_path):
+def test__newer_format__is_an_error(embed, tmp_path):
     embed()
     path = tmp_path / "out/_manifest/job.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
@@ -348,7 +346,7 @@ def test__newer_format__is_refused(embed, tmp_path):
         embed()
 
 
-def test__weights_that_cannot_be_loaded__stop_the_job(embed, tmp_path):
+def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):
     path = write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8081), tmp_path / "other.pt")
     make = embed_module.ShardWorker
 
@@ -367,7 +365,7 @@ def test__weights_that_cannot_be_loaded__stop_the_job(embed, tmp_path):
 # ------------------------------------------------------------------ warnings and caches
 
 
-def test__sequences_that_are_cut__are_said_once(embed, tmp_path):
+def test__truncated_sequences__warn_once(embed, tmp_path):
     with pytest.warns(TruncationWarning, match="of 50 sequences were cut") as caught:
         embed(max_residues=10, too_long="truncate", with_sequence=True)
     assert len(caught) == 1
@@ -376,7 +374,7 @@ def test__sequences_that_are_cut__are_said_once(embed, tmp_path):
     assert found["sequence"].to_pylist() == [text[:10] for text in SEQUENCES.values()]
 
 
-def test__nothing_new__is_no_news(embed):
+def test__finished_job__does_not_warn(embed):
     embed()
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -57,7 +57,7 @@ def test__rows__are_those_of_an_array(x, expected, rows):
     np.testing.assert_allclose(x[rows], expected[index], atol=1e-6)
 
 
-def test__rows_that_there_are_not__are_index_errors(x):
+def test__rows_out_of_range__are_index_errors(x):
     for row in (40, -41, [0, 40]):
         with pytest.raises(IndexError, match="of 40"):
             _ = x[row]
@@ -94,7 +94,7 @@ def test__get__joins_by_id(x, expected):
     assert x.get([]).shape == (0, 32)
 
 
-def test__get__names_ids_that_there_are_not(x):
+def test__get__names_missing_ids(x):
     with pytest.raises(InputError, match="has the id 'a', 'b', 'c', and 1 others"):
         x.get(["p1", "a", "b", "c", "d"])
     with pytest.raises(TypeError, match="needs a list"):
@@ -111,7 +111,7 @@ def test__dataset_and_scan__are_the_same_rows(x, expected):
     assert x.scan().join(labels, on="id").collect().height == 2
 
 
-def test__scan__says_how_to_get_polars(x, monkeypatch):
+def test__scan__without_polars_names_the_extra(x, monkeypatch):
     monkeypatch.setitem(sys.modules, "polars", None)
     with pytest.raises(MissingDependencyError, match=r'"esm2-features\[polars\]"'):
         x.scan()
@@ -126,24 +126,24 @@ def test__float16__is_read_by_all(tmp_path, tiny_checkpoint, expected):
     assert x.scan().collect().height == x.dataset().count_rows() == 40
 
 
-def test__several_columns__have_to_be_chosen_from(tmp_path, tiny_checkpoint):
+def test__several_columns__need_a_choice(tmp_path, tiny_checkpoint):
     source = fasta(tmp_path / "a.fasta", SEQUENCES)
     distributed.embed_shards(source, tmp_path / "out", model=tiny_checkpoint, layers=[0, -1])
     x = open_embeddings(tmp_path / "out")
     assert x.columns == ("embedding_layer0_mean", "embedding_layer2_mean")
-    with pytest.raises(InputError, match="Say which one to read"):
+    with pytest.raises(InputError, match="Choose one: open_embeddings"):
         _ = x[0]
     assert open_embeddings(tmp_path / "out", column=x.columns[1])[3].shape == (32,)
     with pytest.raises(InputError, match=r"Got column='embedding', and .* has the columns"):
         open_embeddings(tmp_path / "out", column="embedding")
 
 
-def test__folder_that_is_none__is_refused(tmp_path):
+def test__folder_without_shards__is_an_error(tmp_path):
     with pytest.raises(InputError, match="no folder of shards"):
         open_embeddings(tmp_path)
 
 
-def test__folder_with_nothing_done__is_empty_if_that_is_allowed(tmp_path, tiny_checkpoint):
+def test__folder_without_finished_shards__is_empty_with_allow_partial(tmp_path, tiny_checkpoint):
     source = fasta(tmp_path / "a.fasta", {"p": "MK1"})
     distributed.embed_shards(source, tmp_path / "out", model=tiny_checkpoint)
     x = open_embeddings(tmp_path / "out", allow_partial=True)

@@ -1,4 +1,4 @@
-"""The server, in process: what it answers, and what it refuses."""
+"""The server, in process: its answers and its errors."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def refused(response: Any, status: int, code: str) -> dict[str, Any]:
 # ------------------------------------------------------------------ version 3
 
 
-def test_encode_gives_the_mean_of_the_last_layer_unless_told_otherwise(client, engine):
+def test_encode_returns_the_mean_of_the_last_layer_by_default(client, engine):
     first, second = results(client.post(ENCODE, json=BOTH))
     assert list(first) == ["sequence_index", "embeddings"]
     assert (first["sequence_index"], second["sequence_index"]) == (0, 1)
@@ -100,7 +100,7 @@ def test_encode_gives_the_mean_of_the_last_layer_unless_told_otherwise(client, e
     )
 
 
-def test_encode_gives_everything_that_can_be_included(client, engine):
+def test_encode_returns_every_output(client, engine):
     include = ["mean", "per_token", "bos", "contacts", "logits", "attentions", "eos", "max", "std"]
     params = {"include": include, "repr_layers": [-1, 0]}
     _, found = results(client.post(ENCODE, json={**BOTH, "params": params}))
@@ -135,7 +135,7 @@ def test_encode_gives_everything_that_can_be_included(client, engine):
     assert np.shape(found["attentions"]) == (2, len(SHORT))
 
 
-def test_attentions_of_long_sequences_come_a_few_blocks_at_a_time(client, monkeypatch):
+def test_attentions_of_long_sequences_are_computed_a_few_blocks_at_a_time(client, monkeypatch):
     asked = {**BOTH, "params": {"include": ["attentions"]}}
     whole = results(client.post(ENCODE, json=asked))
     monkeypatch.setattr("esm2_features.server.models._MAPS_BYTES", 1)
@@ -144,7 +144,7 @@ def test_attentions_of_long_sequences_come_a_few_blocks_at_a_time(client, monkey
         np.testing.assert_allclose(one["attentions"], other["attentions"], atol=1e-7)
 
 
-def test_predict_gives_logits_of_the_20_residues_in_the_order_of_the_network(client, engine):
+def test_predict_returns_logits_of_the_20_residues_in_the_order_of_the_network(client, engine):
     [found] = results(
         client.post("/api/v3/tiny/predict/", json={"items": [{"sequence": "MK<mask>AYI"}]})
     )
@@ -156,13 +156,13 @@ def test_predict_gives_logits_of_the_20_residues_in_the_order_of_the_network(cli
     assert set(found) == {"logits", "sequence_tokens", "vocab_tokens"}
 
 
-def test_predict_gives_representations_too_if_they_are_asked_for(client):
+def test_predict_also_returns_representations_on_request(client):
     body = {"items": [{"sequence": "MK<mask>AYI"}], "params": {"include": ["mean"]}}
     [found] = results(client.post("/api/v3/tiny/predict/", json=body))
     assert set(found) == {"embeddings", "logits", "sequence_tokens", "vocab_tokens"}
 
 
-def test_log_prob_sums_what_the_network_says_of_each_residue(client, engine):
+def test_log_prob_sums_the_log_probabilities_of_the_residues(client, engine):
     sequence = "MKXTAYI"
     [found] = results(
         client.post("/api/v3/tiny/log_prob/", json={"items": [{"sequence": sequence}]})
@@ -179,7 +179,7 @@ def test_log_prob_sums_what_the_network_says_of_each_residue(client, engine):
     assert found["log_prob"] == pytest.approx(expected, abs=1e-4)
 
 
-def test_schema_says_how_many_sequences_fit_into_a_request(serve):
+def test_schema_has_the_number_of_sequences_of_a_request(serve):
     client = serve(max_items=5, rate=(600, 60.0))
     schema = client.get("/api/v3/schema/tiny/encode/").json()
     assert schema["properties"]["items"]["maxItems"] == 5  # where the service's client looks
@@ -218,7 +218,7 @@ def test_version_1_answers_as_documented(client, engine, action, end):
     )
 
 
-def test_version_1_gives_maps_and_logits(client):
+def test_version_1_returns_maps_and_logits(client):
     include = ["mean", "bos", "per_token", "contacts", "attentions", "logits"]
     body = {
         "instances": [{"data": {"text": SHORT}}],
@@ -282,12 +282,12 @@ def test_bodies_may_be_compressed(client, name, pack):
         ([], "invalid_request", None, None),
     ],
 )
-def test_a_wrong_body_is_told_what_and_where(serve, body, code, row, position):
+def test_errors_of_a_body_have_code_row_and_position(serve, body, code, row, position):
     said = refused(serve(max_residues=64, max_items=8).post(ENCODE, json=body), 422, code)
     assert (said.get("row"), said.get("position")) == (row, position)
 
 
-def test_masks_stand_where_they_mean_something(client):
+def test_predict_needs_masks_and_log_prob_rejects_them(client):
     said = refused(client.post("/api/v3/tiny/predict/", json=BOTH), 422, "no_mask")
     assert said["row"] == 0
     body = {"items": [{"sequence": "MK<mask>A"}]}
@@ -295,7 +295,7 @@ def test_masks_stand_where_they_mean_something(client):
     assert said["position"] == 3
 
 
-def test_what_is_no_json_is_refused(client):
+def test_bodies_that_are_not_json_are_errors(client):
     kind = {"content-type": "application/json"}
     refused(client.post(ENCODE, content=b"{", headers=kind), 400, "invalid_json")
     refused(client.post(ENCODE, content=b"\xff\xfe", headers=kind), 400, "invalid_json")
@@ -308,7 +308,7 @@ def test_what_is_no_json_is_refused(client):
     refused(client.post(ENCODE, content=b"{}", headers=packed), 400, "invalid_body")
 
 
-def test_addresses_and_methods_that_are_not_there_are_said_in_the_same_shape(client):
+def test_unknown_addresses_and_methods_have_errors_of_the_same_shape(client):
     refused(client.get("/nowhere"), 404, "not_found")
     refused(client.get(ENCODE), 405, "method_not_allowed")
     refused(client.post("/api/v3/tiny/fold/", json=BOTH), 404, "unknown_action")
@@ -317,7 +317,7 @@ def test_addresses_and_methods_that_are_not_there_are_said_in_the_same_shape(cli
 # ------------------------------------------------------------------ limits
 
 
-def test_a_body_that_is_too_large_is_refused_however_it_comes(serve):
+def test_a_body_that_is_too_large_is_an_error_plain_chunked_or_compressed(serve):
     client = serve(max_body_bytes=10_000)
     kind = {"content-type": "application/json"}
     refused(client.post(ENCODE, content=b" " * 10_001, headers=kind), 413, "body_too_large")
@@ -337,7 +337,7 @@ def test_an_answer_that_would_be_too_large_is_not_computed(serve, ran):
     assert ran == []
 
 
-def test_too_many_requests_are_told_when_to_come_again(serve):
+def test_too_many_requests_get_the_time_to_retry(serve):
     client = serve(rate=(2, 60.0))
     for _ in range(2):
         results(client.post(ENCODE, json=BOTH))
@@ -347,7 +347,7 @@ def test_too_many_requests_are_told_when_to_come_again(serve):
     assert read_rate("2/minute") == (2, 60.0)
 
 
-def test_what_takes_too_long_is_given_up(serve, monkeypatch):
+def test_a_request_that_takes_too_long_times_out(serve, monkeypatch):
     import threading
 
     hold = threading.Event()
@@ -366,7 +366,7 @@ def tokens(tmp_path: Path) -> tuple[Path, str]:
     return path, new_token(path, "alice")
 
 
-def test_only_good_tokens_come_in(serve, tokens):
+def test_only_known_tokens_are_accepted(serve, tokens):
     path, token = tokens
     client = serve(tokens=path, host="0.0.0.0")
     for scheme in ("Token", "Bearer", "token"):
@@ -382,7 +382,7 @@ def test_only_good_tokens_come_in(serve, tokens):
     assert client.get("/").status_code == 200
 
 
-def test_a_token_whose_line_is_deleted_is_no_longer_good(serve, tokens):
+def test_a_token_whose_line_is_deleted_is_rejected(serve, tokens):
     path, token = tokens
     client = serve(tokens=path)
     headers = {"authorization": f"Token {token}"}
@@ -413,7 +413,7 @@ def test_without_tokens_only_this_machine_is_served(client):
 # ------------------------------------------------------------------ faults
 
 
-def test_nothing_of_the_inside_is_told(serve, monkeypatch):
+def test_unexpected_errors_reveal_nothing(serve, monkeypatch):
     def fail(*_: object) -> None:
         raise RuntimeError("/secret/path")
 
@@ -423,7 +423,7 @@ def test_nothing_of_the_inside_is_told(serve, monkeypatch):
 
 
 @pytest.mark.parametrize(("length", "status"), [(900, 413), (0, 503)])
-def test_memory_that_runs_out_is_said(serve, monkeypatch, length, status):
+def test_out_of_memory_is_reported(serve, monkeypatch, length, status):
     def fail(*_: object) -> None:
         raise OutOfMemoryError("on cuda:0", length=length, device="cuda:0")
 
@@ -434,7 +434,7 @@ def test_memory_that_runs_out_is_said(serve, monkeypatch, length, status):
     assert ("retry-after" in response.headers) == (status == 503)
 
 
-def test_contacts_of_a_model_without_regression_are_refused(client):
+def test_contacts_of_a_model_without_regression_are_an_error(client):
     body = {**BOTH, "params": {"include": ["contacts"]}}
     refused(client.post("/api/v3/mini/encode/", json=body), 422, "no_contacts")
 
@@ -466,7 +466,7 @@ def test_npz_holds_the_same_numbers(client, engine):
         assert "".join(found["vocab_tokens"]) == "LAGVSERTIDPKQNFYMHWC"
 
 
-def test_what_numbers_are_is_said_before_they_are_asked_for_and_with_them(client, serve):
+def test_checkpoint_precision_and_schema_are_stated_before_and_with_the_numbers(client, serve):
     mini = Engine("mini", cache=None).checkpoint.identity
     said = client.get("/api/v3/models/").json()
     assert (said["server"], said["precision"], said["max_items"]) == (
@@ -493,7 +493,7 @@ def test_what_numbers_are_is_said_before_they_are_asked_for_and_with_them(client
         assert about == {"checkpoint": mini, "precision": "bfloat16", "schema": str(SCHEMA)}
 
 
-def test_the_digest_of_a_file_is_said_once_it_is_known(serve, engine):
+def test_the_digest_of_a_file_is_listed_once_it_is_known(serve, engine):
     client = serve()
     results(client.post(ENCODE, json=BOTH))
     found = {m["model"]: m["checkpoint"] for m in client.get("/api/v3/models/").json()["models"]}
@@ -526,7 +526,7 @@ def test_regions_and_windows_are_pooled_as_the_engine_does(client, engine):
         ({}, {"window": 5, "include": ["parti"]}, "no_parts", None),
     ],
 )
-def test_parts_that_cannot_be_are_refused(client, item, params, code, row):
+def test_invalid_regions_and_windows_are_errors(client, item, params, code, row):
     body = {"items": [{"sequence": MELITTIN, **item}], "params": params}
     assert refused(client.post(ENCODE, json=body), 422, code).get("row") == row
 
@@ -553,7 +553,7 @@ def test_arrow_holds_the_same_numbers(client, engine):
 
 @pytest.mark.parametrize("action", ["predict", "log_prob"])
 @pytest.mark.parametrize("media", ["application/x-npz", "application/vnd.apache.arrow.stream"])
-def test_every_action_has_every_answer(client, action, media):
+def test_every_action_has_every_format(client, action, media):
     body = {"items": [{"sequence": "MK<mask>A" if action == "predict" else "MKA"}]}
     response = client.post(f"/api/v3/tiny/{action}/", json=body, headers={"accept": media})
     assert response.status_code == 200
@@ -564,7 +564,7 @@ def test_every_action_has_every_answer(client, action, media):
     "accept",
     ["*/*", "", "application/json, text/xml, application/xml, */*", "application/x-npz;q=0"],
 )
-def test_json_is_the_answer_to_everything_else(client, accept):
+def test_json_is_the_default_format(client, accept):
     response = client.post(ENCODE, json=BOTH, headers={"accept": accept})
     assert response.headers["content-type"] == "application/json"
 
@@ -572,7 +572,7 @@ def test_json_is_the_answer_to_everything_else(client, accept):
 # ------------------------------------------------------------------ watching
 
 
-def test_it_can_be_watched(serve):
+def test_health_metrics_and_status(serve):
     client = serve()
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
@@ -595,7 +595,7 @@ def test_the_disk_cache_is_used(serve, tmp_path, ran):
     assert sorted(ran) == sorted([MELITTIN, SHORT])
 
 
-def test_pages_need_nothing_from_elsewhere(client):
+def test_pages_load_nothing_from_other_sites(client):
     for path in ("/", "/docs", "/status"):
         text = client.get(path).text
         assert text.startswith("<!doctype html>")
@@ -603,7 +603,7 @@ def test_pages_need_nothing_from_elsewhere(client):
         assert "https://" not in text
 
 
-def test_the_description_holds_all_operations_and_no_strangers(client):
+def test_openapi_has_all_operations_and_examples_that_work(client):
     document = client.get("/openapi.json").json()
     assert {
         "/api/v1/models/{model}/predict/",
@@ -641,7 +641,7 @@ def test_the_description_holds_all_operations_and_no_strangers(client):
         ("log_prob", "M<mask>T", False),
     ],
 )
-def test_the_schema_says_what_is_taken(client, action, sequence, is_right):
+def test_the_schema_accepts_what_the_server_accepts(client, action, sequence, is_right):
     jsonschema = pytest.importorskip("jsonschema")
     schema = client.get(f"/api/v3/schema/tiny/{action}/").json()
     for params in ({}, {"include": "mean", "repr_layers": [0, -3]}, []):

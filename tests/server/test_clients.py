@@ -30,7 +30,7 @@ SEQUENCE = "GIGAVLKVLTTGLPALISWIKRKRQQ"
 
 @pytest.fixture
 def listening() -> Iterator[socket.socket]:
-    """A socket that takes connections from here on, whether somebody serves them yet or not."""
+    """A socket that accepts connections, even before the server runs."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         yield found
 
@@ -44,7 +44,7 @@ def token(tmp_path: Path) -> str:
 def running(
     tiny_checkpoint: Path, tmp_path: Path, token: str, listening: socket.socket
 ) -> Iterator[uvicorn.Server]:
-    """A server that answers there."""
+    """A server on this socket."""
     app = create_app(
         Settings(
             models={"tiny": str(tiny_checkpoint)},
@@ -69,7 +69,7 @@ def address(running: uvicorn.Server, listening: socket.socket, token: str) -> tu
 
 
 def exchange(port: int, *sent: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Send bytes as they are, and read one answer."""
+    """Send bytes unchanged, and read one answer."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         file = connection.makefile("rb")
         for i, part in enumerate(sent):
@@ -100,7 +100,7 @@ def test_curl_as_documented(address):
     assert json.loads(answer)["results"][0]["sequence_index"] == 0
 
 
-def test_curl_with_a_large_body_asks_first(address):
+def test_curl_with_a_large_body_expects_100_continue(address):
     port, token = address
     body = b'{"instances": [{"data": {"text": "%s"}}]}' % SEQUENCE.encode()
     head = (
@@ -174,7 +174,7 @@ def test_a_compressed_body_over_the_socket(address):
     assert exchange(port, head + body)[0] == 200
 
 
-def test_a_body_that_is_announced_as_too_large_is_refused_before_it_comes(address):
+def test_a_content_length_that_is_too_large_is_an_error_before_the_body(address):
     port, token = address
     head = (
         f"POST /api/v3/tiny/encode/ HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
@@ -268,7 +268,7 @@ def asking(port: int, token: str, action: str) -> bytes:
     ).encode() + body
 
 
-def test_what_a_client_that_has_gone_asked_for_is_not_computed(held, ran, monkeypatch, address):
+def test_requests_of_clients_that_disconnect_are_not_computed(held, ran, monkeypatch, address):
     port, token = address
     begun, go_on = held
     dropped = threading.Event()
@@ -292,7 +292,7 @@ def test_what_a_client_that_has_gone_asked_for_is_not_computed(held, ran, monkey
     assert ran == [SEQUENCE]
 
 
-def test_a_server_that_is_told_to_end_answers_what_it_has_accepted(held, address, running):
+def test_a_server_that_stops_answers_the_accepted_requests(held, address, running):
     port, token = address
     begun, go_on = held
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:

@@ -1,4 +1,4 @@
-"""The page for people: its files, and all of it in a real browser where there is one."""
+"""The web page: its files, and in a browser where there is one."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_files_are_served_under_a_strict_policy(client, name):
     assert response.headers["x-content-type-options"] == "nosniff"
 
 
-def test_files_name_nothing_from_elsewhere():
+def test_files_load_nothing_from_other_sites():
     texts = {path.name: path.read_text() for path in FILES.iterdir()}
     for name, text in texts.items():
         without = text.replace("http://www.w3.org", "")
@@ -138,7 +138,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture
 def serve(tiny_checkpoint: Path) -> Iterator[Callable[..., str]]:
-    """Start a server, and give its address."""
+    """Start a server, and return its address."""
     stops = []
 
     def start(**options: Any) -> str:
@@ -162,7 +162,7 @@ def serve(tiny_checkpoint: Path) -> Iterator[Callable[..., str]]:
 
 @pytest.fixture
 def visit(browser: Any, serve: Callable[..., str]) -> Iterator[Callable[..., Any]]:
-    """Open the page of a server. What it says on the console, other than refusals, is an error."""
+    """Open the page of a server; messages on its console are errors, unless a request failed."""
     contexts, said, asked = [], [], []
 
     def open_page(address: str | None = None, **options: Any) -> Any:
@@ -321,7 +321,7 @@ def test_contacts_are_those_of_the_library(visit, tiny_checkpoint):
     np.testing.assert_allclose(pairs[:, 2], expected[i, j], atol=1e-6)
 
 
-def test_a_model_without_contacts_says_so(visit):
+def test_contacts_of_a_model_without_regression_show_an_error(visit):
     page = visit()
     embed(page, MELITTIN)
     page.locator("#list tbody button").first.click()
@@ -330,7 +330,7 @@ def test_a_model_without_contacts_says_so(visit):
     assert "needs 3 sequences" in page.inner_text("#map-none")
 
 
-def test_an_error_names_the_sequence_and_can_be_gone_around(visit):
+def test_an_error_names_the_sequence_which_can_be_skipped(visit):
     page = visit()
     embed(page, ">good\nMKTAYI\n>wrong\nMKJ\n>third\nGSHM\n>fourth\nGIGAV\n")
     said = page.inner_text("#trouble-text")
@@ -344,13 +344,13 @@ def test_an_error_names_the_sequence_and_can_be_gone_around(visit):
     assert names(page) == ["good", "third", "fourth"]
 
 
-def test_nothing_to_embed_is_said(visit):
+def test_an_empty_form_shows_an_error(visit):
     page = visit()
     embed(page, " \n")
     assert "There are no sequences" in page.inner_text("#trouble-text")
 
 
-def test_a_token_is_asked_for_and_never_in_an_address(visit, serve, tmp_path):
+def test_a_token_is_requested_and_never_in_an_address(visit, serve, tmp_path):
     token = new_token(tmp_path / "tokens", "tests")
     page = visit(serve(tokens=tmp_path / "tokens"))
     page.wait_for_selector("#trouble:not([hidden])")
@@ -358,7 +358,7 @@ def test_a_token_is_asked_for_and_never_in_an_address(visit, serve, tmp_path):
     assert page.locator("#start").is_disabled()
     addresses = []
     page.on("request", lambda request: addresses.append(request.url))
-    for text, ending in (("esm2_wrong", "Use it"), (token, "Enter")):
+    for text, ending in (("esm2_wrong", "Use token"), (token, "Enter")):
         page.fill("#token", text)
         if ending == "Enter":
             page.press("#token", "Enter")
@@ -377,7 +377,7 @@ def test_a_token_is_asked_for_and_never_in_an_address(visit, serve, tmp_path):
     assert not any(token in url for url in addresses)
 
 
-def test_it_can_be_cancelled_and_gone_on_with(visit, monkeypatch):
+def test_embedding_can_be_cancelled_and_continued(visit, monkeypatch):
     compute, slow = LoadedModels.compute, threading.Event()
     slow.set()
     batches = []
@@ -408,7 +408,7 @@ def test_it_can_be_cancelled_and_gone_on_with(visit, monkeypatch):
     assert page.locator("#trouble").is_hidden()
 
 
-def test_it_waits_where_it_is_told_to_come_again(visit, serve):
+def test_the_page_waits_when_the_server_is_busy(visit, serve):
     page = visit(serve(rate=(2, 1.0), max_items=20))
     embed(page)
     assert len(names(page)) == 60
@@ -423,7 +423,7 @@ def drawn(page: Any) -> str:
     return found
 
 
-def test_the_map_can_be_gone_through_with_keys(visit):
+def test_the_map_can_be_used_with_the_keyboard(visit):
     page = visit()
     embed(page)
     said = page.locator("#map-said")
@@ -500,7 +500,7 @@ def test_a_file_can_be_chosen(visit, tmp_path):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_a_telephone(visit, scheme):
+def test_the_page_fits_a_phone(visit, scheme):
     page = visit(viewport={"width": 390, "height": 844}, color_scheme=scheme)
     embed(page)
     page.locator("#list tbody button").first.click()

@@ -1,4 +1,4 @@
-"""The queue: what goes together, who takes turns, what is dropped."""
+"""The queue: batches, turns, and dropped requests."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FOREVER = float("inf")
 
 
 class Worker:
-    """Answers with the sequences themselves, when it is let."""
+    """Returns the sequences themselves, when it is released."""
 
     def __init__(self) -> None:
         self.calls: list[tuple[str, list[str]]] = []
@@ -45,7 +45,7 @@ def start() -> Iterator[Callable[..., tuple[Worker, RequestQueue]]]:
 
     def make(**options: Any) -> tuple[Worker, RequestQueue]:
         worker = Worker()
-        usual = {"budget": 100, "wait": 0.0, "most": 10, "metrics": Metrics()}
+        usual = {"budget": 100, "wait": 0.0, "max_waiting": 10, "metrics": Metrics()}
         queue = RequestQueue([worker], **{**usual, **options})
         made.append((worker, queue))
         return worker, queue
@@ -57,13 +57,13 @@ def start() -> Iterator[Callable[..., tuple[Worker, RequestQueue]]]:
 
 
 def busy(worker: Worker, queue: RequestQueue) -> Any:
-    """Keep the worker busy, so that what comes now waits."""
+    """Keep the worker busy, so that the next requests wait."""
     [future] = queue.submit(job("FIRST"), deadline=FOREVER)
     assert worker.begun.acquire(timeout=30)
     return future
 
 
-def test_what_waits_goes_together_and_comes_back_apart(start):
+def test_waiting_requests_share_a_batch(start):
     worker, queue = start()
     first = busy(worker, queue)
     futures = [queue.submit(job(*text), deadline=FOREVER)[0] for text in ("AB", "C", "DEF")]
@@ -77,7 +77,7 @@ def test_what_waits_goes_together_and_comes_back_apart(start):
     assert worker.calls[1:] == [("m", ["A", "B", "C", "D", "E", "F"])]
 
 
-def test_other_models_and_other_outputs_go_by_themselves(start):
+def test_other_models_and_outputs_have_batches_of_their_own(start):
     worker, queue = start()
     busy(worker, queue)
     jobs = [job("A"), job("B", model="n"), job("C", include=("contacts",)), job("D")]
@@ -87,7 +87,7 @@ def test_other_models_and_other_outputs_go_by_themselves(start):
     assert worker.calls[1:] == [("m", ["A", "D"]), ("n", ["B"]), ("m", ["C"])]
 
 
-def test_one_request_may_ask_for_several_things(start):
+def test_one_request_may_need_several_computations(start):
     worker, queue = start()
     worker.go.release(10)
     futures = queue.submit(job("A", include=("mean", "contacts", "logits")), deadline=FOREVER)
@@ -115,7 +115,7 @@ def test_a_sequence_that_is_larger_than_the_budget_goes_alone(start):
     assert [len(texts) for _, texts in worker.calls] == [1, 1, 1]
 
 
-def test_what_fails_spoils_nothing_else(start):
+def test_an_error_stays_with_its_request(start):
     worker, queue = start()
     busy(worker, queue)
     good = queue.submit(job("A"), deadline=FOREVER)[0]
@@ -126,7 +126,7 @@ def test_what_fails_spoils_nothing_else(start):
         bad.result(30)
 
 
-def test_what_nobody_waits_for_is_not_computed(start):
+def test_cancelled_and_late_requests_are_not_computed(start):
     worker, queue = start()
     first = busy(worker, queue)
     taken_back = queue.submit(job("GONE"), deadline=FOREVER)[0]
@@ -140,7 +140,7 @@ def test_what_nobody_waits_for_is_not_computed(start):
     assert worker.calls[1:] == [("m", ["KEPT"])]
 
 
-def test_the_rest_of_a_request_that_was_taken_back_is_not_computed(start):
+def test_the_rest_of_a_cancelled_request_is_not_computed(start):
     worker, queue = start(budget=3)
     [future] = queue.submit(job(*"ABC"), deadline=FOREVER)
     assert worker.begun.acquire(timeout=30)
@@ -151,19 +151,19 @@ def test_the_rest_of_a_request_that_was_taken_back_is_not_computed(start):
     assert [texts for _, texts in worker.calls] == [["A"], ["X"]]
 
 
-def test_a_full_queue_refuses_and_says_when_to_come_again(start):
-    worker, queue = start(most=2)
+def test_a_full_queue_is_an_error_with_the_time_to_retry(start):
+    worker, queue = start(max_waiting=2)
     busy(worker, queue)
     waiting = [queue.submit(job("A"), deadline=FOREVER)[0] for _ in range(2)]
     with pytest.raises(ApiError) as refusal:
         queue.submit(job("B"), deadline=FOREVER)
     assert (refusal.value.status, refusal.value.code) == (503, "busy")
-    assert refusal.value.headers["retry-after"].isdecimal()
+    assert refusal.value.response().headers["retry-after"].isdecimal()
     waiting[0].cancel()  # which makes room
     queue.submit(job("C"), deadline=FOREVER)
 
 
-def test_closing_finishes_what_was_accepted(start):
+def test_closing_finishes_the_accepted_requests(start):
     worker, queue = start(wait=3600.0)
     future = queue.submit(job("A"), deadline=FOREVER)[0]  # waits an hour for company
     worker.go.release(10)
@@ -175,10 +175,11 @@ def test_closing_finishes_what_was_accepted(start):
 
 def test_several_devices_share_the_queue():
     workers = [Worker(), Worker()]
-    queue = RequestQueue(workers, budget=3, wait=0.0, most=10, metrics=Metrics())
+    queue = RequestQueue(workers, budget=3, wait=0.0, max_waiting=10, metrics=Metrics())
     [future] = queue.submit(job(*"AB"), deadline=FOREVER)
     for worker in workers:  # each has one of the two
         assert worker.begun.acquire(timeout=30)
+    for worker in workers:
         worker.go.release()
     assert future.result(30) == ["m:A", "m:B"]
     queue.close()

@@ -1,4 +1,4 @@
-"""Tokens, rates, and what is typed."""
+"""Tokens, rates, settings, and the commands."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_a_token_is_kept_as_its_hash_only(tmp_path):
     assert known.owner("") is None
 
 
-def test_names_occur_once(tmp_path):
+def test_token_names_are_unique(tmp_path):
     path = tmp_path / "tokens"
     path.write_text("# of the lab")  # without an end of line
     new_token(path, "alice")
@@ -39,7 +39,7 @@ def test_names_occur_once(tmp_path):
     assert list(read_tokens(path)) == ["alice", "bob"]
 
 
-def test_a_line_that_cannot_be_read_is_named(tmp_path):
+def test_an_invalid_line_is_reported_by_its_number(tmp_path):
     path = tmp_path / "tokens"
     path.write_text("\nalice sha256:abc\n")
     with pytest.raises(InputError, match="line 2"):
@@ -49,7 +49,7 @@ def test_a_line_that_cannot_be_read_is_named(tmp_path):
         Tokens(path)
 
 
-def test_a_file_that_is_damaged_while_the_server_runs_opens_no_door(tmp_path):
+def test_no_token_is_valid_while_the_file_is_damaged(tmp_path):
     path = tmp_path / "tokens"
     token = new_token(path, "alice")
     known = Tokens(path)
@@ -59,7 +59,7 @@ def test_a_file_that_is_damaged_while_the_server_runs_opens_no_door(tmp_path):
     assert known.owner(token) is None
 
 
-def test_rates_come_back_with_time():
+def test_rates_recover_with_time():
     now = [0.0]
     rates = RateLimiter((2, 10.0), clock=lambda: now[0])
     rates.take("a")
@@ -93,7 +93,7 @@ def test_command_token_prints_the_token_alone(tmp_path):
         (["--tokens", "/no/such/file"], "/no/such/file"),
     ],
 )
-def test_command_serve_says_what_is_wrong_before_it_starts(words, said):
+def test_command_serve_reports_invalid_options_before_it_starts(words, said):
     done = CliRunner().invoke(main, ["serve", *words])
     assert done.exit_code == 2
     assert said in done.stderr
@@ -110,12 +110,12 @@ def test_command_serve_says_what_is_wrong_before_it_starts(words, said):
         {"wait": -1.0},
     ],
 )
-def test_settings_that_mean_nothing_are_refused(wrong):
+def test_invalid_settings_are_errors(wrong):
     with pytest.raises(InputError):
         Settings(**wrong)
 
 
 @pytest.mark.parametrize("text", ["", "5", "0/second", "5/hour", "-1/second"])
-def test_rates_that_mean_nothing_are_refused(text):
+def test_invalid_rates_are_errors(text):
     with pytest.raises(InputError, match="rate"):
         read_rate(text)

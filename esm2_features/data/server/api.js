@@ -1,8 +1,8 @@
-// Asking the server. Never here: what is asked, the page.
+// Requests to the server.
 
 const KEPT = "esm2-features-token";
 const COME_AGAIN = ["busy", "starting", "too_many_requests"];
-const MOST_TIMES = 20;
+const MOST_TIMES = 20; // tries
 
 export class ServerError extends Error {
   constructor(status, facts) {
@@ -21,7 +21,7 @@ export const token = {
   },
 };
 
-/** Ask, and wait where the server says to come again. Throws ServerError, or AbortError. */
+/** Send a request, and again when the server is busy. Throws ServerError or AbortError. */
 export async function ask(path, { body, signal, onWait = () => {} } = {}) {
   for (let times = 1; ; times++) {
     const headers = token.value ? { Authorization: `Token ${token.value}` } : {};
@@ -37,7 +37,7 @@ export async function ask(path, { body, signal, onWait = () => {} } = {}) {
       if (error.name === "AbortError") throw error;
       throw new ServerError(0, {
         code: "unreachable",
-        error: "The server cannot be reached. See whether it is running, then go on.",
+        error: "The server cannot be reached. Check that it is running, then continue.",
       });
     }
     if (response.ok) return response.json();
@@ -70,11 +70,11 @@ function pause(milliseconds, signal) {
 }
 
 /**
- * Ask for many things in portions, each about a second's work.
+ * Send many items in portions that take about a second each.
  *
- * sizes: what each costs. most: things in a portion. limit: cost of a portion that is never passed,
- * but by one thing alone. send(from, to) asks for those. A portion that is too large for the server
- * is halved. onDone(to) hears how far it is.
+ * sizes: cost of each item. most: items in a portion. limit: largest cost of a portion, unless it is
+ * a single item. send(from, to) sends a portion; one that is too large for the server is halved.
+ * onDone(to) is called after each portion.
  */
 export async function inPortions(sizes, { most, limit, send, onDone }) {
   let budget = Math.min(limit, 1000);

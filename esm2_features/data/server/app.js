@@ -1,11 +1,11 @@
-// The form: what is embedded, with what, and how far it is. Never here: what is shown of it.
+// The form, and the progress of embedding.
 
 import { ask, inPortions, ServerError, token } from "./api.js";
 import { parse } from "./fasta.js";
 import { $, element } from "./parts.js";
 import { showResults } from "./results.js";
 
-const MOST_TEXT = 5_000_000; // characters that a page can be asked to hold
+const MOST_TEXT = 5_000_000; // characters that the page can handle
 const RESIDUES = 20_000; // of a portion, at most
 
 let models = [];
@@ -22,7 +22,7 @@ async function readModels() {
     if (error.status === 401) {
       const isWrong = Boolean(token.value);
       $("token-part").open = true;
-      trouble(isWrong ? "The server does not know this token. See that it is whole, or ask who runs the server for one." : "This server asks for a token. Type it in the field “Token”, and press “Use it”.");
+      trouble(isWrong ? "The server does not know this token. Check that it is complete, or ask whoever runs the server for one." : "This server asks for a token. Type it in the field “Token”, and press “Use token”.");
       $("token").focus();
     } else trouble(error.message);
     return;
@@ -50,7 +50,7 @@ function readLayers() {
 function hint(model) {
   const hints = [];
   if (model.model === "mini") hints.push("mini is a small demonstration model, not ESM-2, and not for science.");
-  if (!model.in_memory) hints.push("The server loads it when it is first asked for, which may take a while.");
+  if (!model.in_memory) hints.push("The server loads this model at the first request, which may take a while.");
   $("model-hint").textContent = hints.join(" ");
 }
 
@@ -70,14 +70,14 @@ function count() {
 
 async function readFile(file) {
   const zipped = /\.gz$/i.test(file.name);
-  const tooLarge = `${file.name} is too large for a page. Use the command line: esm2-features embed.`;
+  const tooLarge = `${file.name} is too large for this page. Use the command line: esm2-features embed.`;
   if (file.size > MOST_TEXT) return trouble(tooLarge);
   let text;
   try {
     const stream = zipped ? file.stream().pipeThrough(new DecompressionStream("gzip")) : file.stream();
     text = await new Response(stream).text();
   } catch {
-    return trouble(`${file.name} cannot be read. See that it is text, or whole if it is compressed.`);
+    return trouble(`${file.name} cannot be read. Check that it is a text file, and complete if it is compressed.`);
   }
   if (text.length > MOST_TEXT) return trouble(tooLarge);
   $("trouble").hidden = true;
@@ -103,7 +103,7 @@ async function start() {
     layer: Number($("layer").value),
     pooling: $("pooling").value,
   };
-  $("results").hidden = true; // they are of other sequences
+  $("results").hidden = true; // of the sequences before
   await goOn();
 }
 
@@ -159,7 +159,7 @@ async function goOn() {
   }
 }
 
-/** Say what the server says, of the sequence as the page names it. */
+/** Show an error of the server, with the name that the sequence has on the page. */
 function explain(error, waiting) {
   if (error.row === undefined) {
     if (error.status === 401) $("token-part").open = true;
@@ -168,8 +168,8 @@ function explain(error, waiting) {
   }
   const i = waiting[error.row];
   const { name } = run.records[i];
-  const said = error.message.replace(/^The sequence in row \d+/, "It");
-  trouble(`Sequence ${i + 1} of ${run.records.length}, ${name}: ${said}`, { row: i });
+  const reason = error.message.replace(/^The sequence in row \d+/, "It");
+  trouble(`Sequence ${i + 1} of ${run.records.length}, ${name}: ${reason}`, { row: i });
 }
 
 function trouble(words, { row, canGoOn } = {}) {
@@ -182,7 +182,7 @@ function trouble(words, { row, canGoOn } = {}) {
     goOn();
   };
   $("show-row").onclick = () => {
-    // The text may have been changed since.
+    // The text may have changed.
     const record = parse($("text").value)[row] ?? run.records[row];
     $("text").focus();
     $("text").setSelectionRange(record.from, record.to);
@@ -199,7 +199,7 @@ function busy(is) {
   if (is) $("trouble").hidden = true;
 }
 
-// ------------------------------------------------------------------ what is pressed
+// ------------------------------------------------------------------ events
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();

@@ -1,43 +1,42 @@
-// What the points of a map look like: a colour and a shape for each group, or a scale for numbers.
-// Never here: drawing a map.
+// Colours and shapes of the points of a map: one for each group, or a scale for numbers.
 
 const LENGTH = "length";
 const MOST_GROUPS = 8;
 const OTHERS = "others";
-const MISSING = "not said";
+const MISSING = "no value";
 
-// Told apart by those who see few colours; shapes say the same once more.
+// These can be distinguished with colour blindness; groups also differ by their shapes.
 const LIGHT = ["#0072b2", "#c04a00", "#007a5a", "#aa3377", "#7a6a00", "#5a4fcf", "#333333", "#b3001e"];
 const DARK = ["#56b4e9", "#ff9d4d", "#35d0a0", "#f08cc4", "#f0e442", "#b0a8ff", "#e0e0e0", "#ff7b7b"];
 const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down", "plus", "star"];
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** What points can be coloured by: length, and each key that headers hold. */
+/** Keys to colour points by: those of the headers, and the length. */
 export function choices(records) {
   const keys = new Map();
   for (const { fields } of records) {
     for (const key of Object.keys(fields)) keys.set(key, (keys.get(key) ?? 0) + 1);
   }
-  // Of interest is first what groups: said of most, with few values.
-  const scored = [...keys].map(([key, said]) => {
-    const values = new Set(records.map(({ fields }) => fields[key]));
-    return { key, groups: values.size > 1 && values.size <= MOST_GROUPS && said > 1 };
+  // Keys with few values come first: they make groups.
+  const scored = [...keys].map(([key, count]) => {
+    const distinct = new Set(records.map(({ fields }) => fields[key]));
+    return { key, groups: distinct.size > 1 && distinct.size <= MOST_GROUPS && count > 1 };
   });
   scored.sort((a, b) => b.groups - a.groups);
   return [...scored.map(({ key }) => key), LENGTH];
 }
 
-/** Sort points by a choice: {labels, looks(i), legend}; a legend is of groups, or of a scale. */
+/** Group points by a key: {labels, looks(i)}, and {groups, look} or, for numbers, {scale}. */
 export function sorting(records, choice) {
-  const said = records.map(({ fields, length }) => (choice === LENGTH ? length : fields[choice]));
-  const numbers = said.map((value) => (value === undefined || value === "" ? NaN : Number(value)));
+  const values = records.map(({ fields, length }) => (choice === LENGTH ? length : fields[choice]));
+  const numbers = values.map((value) => (value === undefined || value === "" ? NaN : Number(value)));
   const there = numbers.filter((value) => !Number.isNaN(value));
   const isScale =
     there.length > 0 &&
-    said.every((value, i) => value === undefined || !Number.isNaN(numbers[i])) &&
+    values.every((value, i) => value === undefined || !Number.isNaN(numbers[i])) &&
     (choice === LENGTH || new Set(there).size > MOST_GROUPS);
-  const labels = said.map((value) => (value === undefined ? "" : String(value)));
+  const labels = values.map((value) => (value === undefined ? "" : String(value)));
   if (isScale) {
     const [low, high] = there.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
     const share = (value) => (high > low ? (value - low) / (high - low) : 0.5);
@@ -48,7 +47,7 @@ export function sorting(records, choice) {
     return { labels, looks, scale: { low, high } };
   }
   const counts = new Map();
-  for (const value of said) counts.set(value, (counts.get(value) ?? 0) + 1);
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
   const known = [...counts.keys()].filter((value) => value !== undefined);
   known.sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
   const all = counts.has(undefined) ? [...known, undefined] : known;
@@ -60,7 +59,7 @@ export function sorting(records, choice) {
     const count = records.length - groups.reduce((sum, group) => sum + group.count, 0);
     groups.push({ label: OTHERS, count });
   }
-  return { labels, looks: (i) => look(place(said[i])), groups, look };
+  return { labels, looks: (i) => look(place(values[i])), groups, look };
 }
 
 export function viridis(share) {

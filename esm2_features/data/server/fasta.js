@@ -1,8 +1,8 @@
-// FASTA, and what its headers say. Never here: what residues are; the server knows.
+// FASTA, and the fields of its headers.
 
 /**
  * Read sequences: FASTA, or one in each line where there is no header.
- * Gives [{name, header, sequence, from, to}]; from and to are where it stands in the text.
+ * Returns [{name, header, sequence, from, to}]; from and to locate a record in the text.
  */
 export function parse(text) {
   const records = [];
@@ -19,7 +19,7 @@ export function parse(text) {
       last = { header: line.slice(1).trim(), sequence: "", from, to };
       records.push(last);
     } else {
-      // What stands before the first header is a sequence without a name.
+      // Lines before the first header are a sequence without a name.
       if (!last) records.push((last = { header: "", sequence: "", from, to }));
       last.sequence += tidy(line);
       last.to = to;
@@ -46,7 +46,7 @@ export function residuesOf(sequence) {
   return sequence.match(/<mask>|./gu) ?? [];
 }
 
-/** What a header says as key=value; a value ends where the next key begins, as in UniProt's. */
+/** The key=value fields of a header; a value ends where the next key begins, as in UniProt's. */
 export function fieldsOf(header) {
   const fields = {};
   for (const [, key, value] of header.matchAll(/(?:^|[\s|;])(\w+)=(.*?)(?=[\s|;]+\w+=|$)/g)) {

@@ -1,5 +1,5 @@
-// Files for other programs: CSV, npz, Parquet, laid out as `esm2-features embed` does, and with the
-// sequences besides. Never here: what is in them.
+// Files for other programs: CSV, npz and Parquet, as `esm2-features embed` writes them, and with the
+// sequences.
 
 const utf8 = new TextEncoder();
 

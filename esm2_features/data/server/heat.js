@@ -1,5 +1,4 @@
 // A heat map: cells of colour with names at two sides, read with a pointer or arrow keys.
-// Never here: what the numbers mean.
 
 const WIDEST = 12_000; // pixels of a canvas that browsers still draw
 
@@ -15,10 +14,10 @@ export function heatMap({ label, rows, columns, value, colour, say, cell, every,
   canvas.tabIndex = 0;
   canvas.setAttribute("role", "application");
   canvas.setAttribute("aria-roledescription", "heat map");
-  canvas.setAttribute("aria-label", `${label}; arrows go from cell to cell`);
+  canvas.setAttribute("aria-label", `${label}; arrow keys move between cells`);
   const said = document.createElement("output");
   said.className = "said";
-  said.textContent = "Point at a cell, or go with the arrow keys.";
+  said.textContent = "Point at a cell, or use the arrow keys.";
   frame.append(canvas);
   part.append(frame, said);
   const ratio = Math.min(devicePixelRatio, WIDEST / (columns.length * cell));
@@ -31,7 +30,7 @@ export function heatMap({ label, rows, columns, value, colour, say, cell, every,
   canvas.style.height = `${height}px`;
   let at = null;
 
-  // The colours are found once, with a pixel for each cell.
+  // The colours are computed once, as an image with a pixel for each cell.
   const cells = document.createElement("canvas");
   [cells.width, cells.height] = [columns.length, rows.length];
   const pixels = cells.getContext("2d");

@@ -1,5 +1,4 @@
-// A map of points that can be moved, enlarged, and gone through with keys.
-// Never here: where points come from, what is done with the one that is chosen.
+// A map of points that can be moved, zoomed, and used with the keyboard.
 
 const BUTTONS = 56; // their width, at the right
 const MARGINS = [BUTTONS + 4, 28]; // at the sides; above and below
@@ -9,7 +8,7 @@ const REACH = { mouse: 12, pen: 16, touch: 24 }; // how near a pointer has to be
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
 export class PointMap {
-  /** look: draws a mark; onChoose(i) and onPoint(i) hear which point is chosen, and looked at. */
+  /** look: draws a mark; onChoose(i) and onPoint(i) are called for the chosen point, and the one under the pointer. */
   constructor(canvas, tip, { mark, nameOf, onChoose, onPoint }) {
     Object.assign(this, { canvas, tip, mark, nameOf, onChoose, onPoint });
     this.points = [];
@@ -50,7 +49,7 @@ export class PointMap {
     this.#resize();
   }
 
-  /** Enlarge about a place of the canvas. */
+  /** Zoom about a place of the canvas. */
   zoom(factor, at = [this.width / 2, this.height / 2]) {
     const to = Math.min(MOST_ZOOM, Math.max(0.5, this.zoomed * factor));
     const before = this.#place(at);
@@ -66,7 +65,7 @@ export class PointMap {
     this.draw();
   }
 
-  /** Say which point is looked at. */
+  /** Mark the point under the pointer. */
   look(i) {
     if (i === this.looked) return;
     this.looked = i;
@@ -221,7 +220,7 @@ export class PointMap {
   }
 
   #wheel(event) {
-    // Who scrolls past the map means the page.
+    // The wheel scrolls the page until the map is clicked.
     if (document.activeElement !== this.canvas && !event.ctrlKey) return;
     event.preventDefault();
     this.zoom(Math.exp(-event.deltaY * (event.deltaMode ? 0.05 : 0.0015)), this.#of(event));
@@ -259,7 +258,7 @@ export class PointMap {
       const along = (px - x) * dx + (py - y) * dy;
       const aside = Math.abs((px - x) * dy) + Math.abs((py - y) * dx);
       const cost = along + 2 * aside;
-      // Points at one place are gone through by their numbers.
+      // Points at the same place come in the order of their numbers.
       const isAhead = along > 1e-6 || (i > from && along > -1e-6 && aside < 1e-6 && dx + dy > 0);
       if (i !== from && isAhead && cost < least) [best, least] = [i, cost];
     });

@@ -1,14 +1,14 @@
-// Principal components and neighbours, of rows of numbers. Never here: pictures, the server.
+// Principal components and neighbours, of rows of numbers.
 
 const COMPONENTS = 2;
-const WIDTH = 8; // directions that are followed, so that the first two settle soon
+const WIDTH = 8; // directions to iterate, so that the first two converge soon
 const MOST_ROUNDS = 300;
 const TOLERANCE = 1e-7;
 
 /**
  * Principal components, by subspace iteration on the centred rows.
- * Gives {points: [[x, y]], explained: [share, share]}; shares are of the variance. The sign is such
- * that the largest number of each component is positive. Lets the page breathe between rounds.
+ * Returns {points: [[x, y]], explained: [share, share]}; shares are of the variance. The largest
+ * number of each component is positive. Yields to the page between rounds.
  */
 export async function pca(rows) {
   const [n, d] = [rows.length, rows[0].length];

@@ -1,5 +1,4 @@
-// What is asked of a single sequence: its mutational scan and its contact map.
-// Never here: embeddings.
+// The mutational scan and the contact map of one sequence.
 
 import { ask, inPortions } from "./api.js";
 import { blues, redWhiteBlue } from "./colours.js";
@@ -21,9 +20,9 @@ const NO_CONTACTS = (name) =>
 let record = null;
 let model = null;
 let running = null;
-let found = {}; // files' contents: {scan, contacts}
+let tables = {}; // contents of the files: {scan, contacts}
 
-/** Take another sequence; what was shown of the last one goes. */
+/** Choose another sequence, and clear what is shown of the last one. */
 export function prepareOne(chosen, of) {
   forgetOne();
   [record, model] = [chosen, of];
@@ -31,7 +30,7 @@ export function prepareOne(chosen, of) {
 
 export function forgetOne() {
   running?.abort();
-  [record, running, found] = [null, null, {}];
+  [record, running, tables] = [null, null, {}];
   for (const id of ["scan", "contacts"]) {
     $(id).hidden = true;
     $(`${id}-view`).replaceChildren();
@@ -105,7 +104,7 @@ function showScan(residues, scores) {
     map,
     tableOf("As a table", ["Position", "Most likely substitution", "Least likely", "Mean of 19"], lines),
   );
-  found.scan = [["variant", "score"]].concat(
+  tables.scan = [["variant", "score"]].concat(
     residues.flatMap((from, j) =>
       BY_PROPERTY.flatMap((to, i) =>
         to === from || Number.isNaN(scores[j][i]) ? [] : [[`${from}${j + 1}${to}`, scores[j][i].toPrecision(7)]],
@@ -143,7 +142,7 @@ async function contacts(signal, onDone) {
   const most = far.slice(0, Math.max(FEWEST_PAIRS, L)).map(([i, j]) => [name(i), name(j), p[i][j].toFixed(3)]);
   const title = `The likeliest pairs, ${APART} residues or more apart`;
   $("contacts-view").replaceChildren(scaleOf(blues, "0", "1"), map, tableOf(title, ["Residue", "Residue", "Probability"], most));
-  found.contacts = [["i", "j", "probability"], ...pairs.map(([i, j]) => [i + 1, j + 1, p[i][j]])];
+  tables.contacts = [["i", "j", "probability"], ...pairs.map(([i, j]) => [i + 1, j + 1, p[i][j]])];
 }
 
 // ------------------------------------------------------------------ both
@@ -190,6 +189,6 @@ $("ask-scan").addEventListener("click", () => show("scan", scan));
 $("ask-contacts").addEventListener("click", () => show("contacts", contacts));
 for (const id of ["scan", "contacts"]) {
   $(`${id}-save`).addEventListener("click", () => {
-    save(csvOf(found[id]), `${record.name.replace(/[^\w.-]+/g, "_")}_${id}.csv`);
+    save(csvOf(tables[id]), `${record.name.replace(/[^\w.-]+/g, "_")}_${id}.csv`);
   });
 }

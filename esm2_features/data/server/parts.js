@@ -1,11 +1,11 @@
-// Small things that the parts of the page share. Never here: what any of them does.
+// What the parts of the page share.
 
-/** The element of a name. */
+/** The element with an id. */
 export function $(id) {
   return document.getElementById(id);
 }
 
-/** Make an element. Text is text, whatever a header holds. */
+/** Make an element. Strings become text, whatever a header holds. */
 export function element(kind, attributes = {}, ...contents) {
   const made = document.createElement(kind);
   for (const [name, value] of Object.entries(attributes)) if (value) made.setAttribute(name, value);
@@ -13,7 +13,7 @@ export function element(kind, attributes = {}, ...contents) {
   return made;
 }
 
-/** A number as people write it. */
+/** A number with 4 digits. */
 export function number(value) {
   return String(Number(value.toPrecision(4)));
 }

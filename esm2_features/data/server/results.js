@@ -1,5 +1,4 @@
-// What is shown of embedded sequences: the map, the list, the one that is chosen, the files.
-// Never here: asking the server for embeddings.
+// The results: the map, the list, the chosen sequence, the files.
 
 import { choices, mark, sorting, viridis } from "./colours.js";
 import { save, WRITERS } from "./files.js";
@@ -30,7 +29,7 @@ const map = new PointMap($("map"), $("map-tip"), {
   },
 });
 
-/** Show embedded sequences: records, rows (Float32Arrays), and what they are embedded with. */
+/** Show results: records, rows (Float32Arrays), and how they were computed. */
 export async function showResults(run) {
   forgetOne();
   const { points, explained } = await pca(run.rows);
@@ -153,7 +152,7 @@ function choose(i) {
   prepareOne(shown.records[i], shown.model);
 }
 
-// ------------------------------------------------------------------ what is pressed
+// ------------------------------------------------------------------ events
 
 $("colour").addEventListener("change", colour);
 $("filter").addEventListener("input", () => {
@@ -170,7 +169,7 @@ $("zoom-fit").addEventListener("click", () => map.fit());
 for (const button of document.querySelectorAll("[data-save]")) {
   button.addEventListener("click", () => {
     const { records, rows, model, layer, pooling } = shown;
-    const word = pooling === "bos" ? "cls" : pooling; // as the library's own files have it
+    const word = pooling === "bos" ? "cls" : pooling; // as in the files of the library
     const table = {
       ids: records.map(({ name }) => name),
       sequences: records.map(({ sequence }) => sequence),
