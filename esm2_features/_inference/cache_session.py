@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +13,9 @@ from numpy.typing import NDArray
 from esm2_features._cache.cache import Cache
 from esm2_features._cache.claims import Claims
 from esm2_features._cache.keys import KeyedVectors, Spec, computation_keys
-from esm2_features._checkpoints.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from esm2_features._checkpoints.checkpoint import Checkpoint
 
 _SECONDS_BETWEEN_WRITES = 1.0
 """A killed run loses at most what was computed since the last write."""

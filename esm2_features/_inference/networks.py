@@ -24,7 +24,7 @@ _Key = tuple[str, "DeviceMap", str]
 """Identity of the weights, where they are, and the precision."""
 _networks: dict[_Key, ESM2Network] = {}
 _keys: dict[tuple[Hashable, DeviceMap, str], _Key] = {}
-"""Keys of networks by the fingerprint of a source, for `devices_of_network`, which takes no digest."""
+"""Keys of networks by the fingerprint of a source, for which no digest is needed."""
 _lock = threading.Lock()
 _owner: int | None = None
 """Process that has used a network. PyTorch's threads do not survive a fork."""

@@ -13,14 +13,13 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
-from esm2_features._checkpoints.checkpoint import Checkpoint
 from esm2_features._inference.batching import BatchPlan, UniqueViews, batches
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.numerics import check_finite, round_vectors
@@ -38,6 +37,9 @@ from esm2_features._inference.remote.responses import (
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.views import SequenceView, parse
 from esm2_features.exceptions import EndpointError, InputError, NumericalError
+
+if TYPE_CHECKING:
+    from esm2_features._checkpoints.checkpoint import Checkpoint
 
 _TOKENS = 8192
 """Tokens of a request: the tokens that a server computes together."""
