@@ -24,7 +24,7 @@ $(TO_RUN): pyproject.toml $(CONSTRAINTS)
 	@echo "Making $(VENV): some minutes, without a word from pip"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' $(CONSTRAINTS))"
-	$(PIP) -c $(CONSTRAINTS) -e ".[pandas,parquet,plot]"
+	$(PIP) -c $(CONSTRAINTS) -e ".[pandas,parquet,plot,verify]"
 	@touch $@
 
 $(TO_DEVELOP): $(TO_RUN)

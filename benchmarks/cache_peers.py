@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache.cache import Cache
-from esm2_features._cache.connection import Link
+from esm2_features._cache.connection import CacheConnection
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features.exceptions import CacheWarning
 
@@ -88,7 +88,7 @@ class Ours(Store):
 
     def __init__(self, folder: Path, patience: float = 30.0) -> None:
         super().__init__(folder, patience)
-        Link.busy_seconds = patience
+        CacheConnection.busy_seconds = patience
         self._cache = Cache(folder)
         self._has_warned = False
 

@@ -26,7 +26,7 @@ from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import FeatureUnion, Pipeline, make_pipeline
 
 from esm2_features import Cache, ESM2Transformer
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL, OFFICIAL
 from esm2_features._inference import networks as _registry
 from esm2_features.exceptions import (
@@ -725,7 +725,7 @@ def test__warm_cache__needs_neither_weights_nor_torch(esm2, tiny_checkpoint, tmp
     official = "esm2_t30_150M_UR50D"  # its weights are not on this machine, only two vectors
     made_up = np.random.default_rng(0).normal(size=(2, 640)).astype(np.float32)
     spec = Spec(OFFICIAL[official].identity, 30, "mean", "float32")
-    Cache(tmp_path)._put_many([Part(spec, spec.keys(["MKT", "GSH"]), made_up)])
+    Cache(tmp_path)._put_many([KeyedVectors(spec, spec.keys(["MKT", "GSH"]), made_up)])
     expected = [
         esm2(model, cache=tmp_path).transform(["MKT", "GSH"]) for model in ("mini", tiny_checkpoint)
     ]

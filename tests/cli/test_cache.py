@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from esm2_features import Cache, Engine
-from esm2_features._cache.keys import Part, Spec
+from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._checkpoints.catalogue import OFFICIAL
 from esm2_features.cli import main
 
@@ -21,7 +21,7 @@ ROWS = np.random.default_rng(0).standard_normal((3, 320)).astype(np.float32)
 @pytest.fixture
 def filled(tmp_path):
     cache = Cache(tmp_path / "cache")
-    cache._put_many([Part(SPEC, SPEC.keys(SEQUENCES), ROWS)])
+    cache._put_many([KeyedVectors(SPEC, SPEC.keys(SEQUENCES), ROWS)])
     return cache
 
 
@@ -101,7 +101,7 @@ def test__prune__model(filled):
 def test__prune__max_bytes(tmp_path, size):
     cache = Cache(tmp_path)
     rows = np.random.default_rng(1).standard_normal((8000, 320)).astype(np.float32)
-    cache._put_many([Part(SPEC, SPEC.keys(map(str, range(8000))), rows)])
+    cache._put_many([KeyedVectors(SPEC, SPEC.keys(map(str, range(8000))), rows)])
     run("prune", "--cache", tmp_path, "--max-bytes", size)
     assert cache.file.stat().st_size <= 5_000_000
     assert 2600 < cache.info().rows < 3800
@@ -189,7 +189,7 @@ def test__no_cache__is_an_error_where_one_is_needed(tmp_path, command):
 
 def test__prune__one_layer(filled):
     other = Spec(SPEC.checkpoint, 5, "mean", "float32", model=NAME)
-    filled._put_many([Part(other, other.keys(SEQUENCES), ROWS)])
+    filled._put_many([KeyedVectors(other, other.keys(SEQUENCES), ROWS)])
     run("prune", "--cache", filled.path, "--model", NAME, "--layer", 5)
     assert [space.spec.layer for space in filled.info().spaces] == [6]
     run("prune", "--cache", filled.path, "--max-bytes", "20", code=2)

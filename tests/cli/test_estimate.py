@@ -14,7 +14,7 @@ from esm2_features import Cache, Engine
 from esm2_features._cache import reports as _cache_reports
 from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._costs.dry_run import is_called, preview
-from esm2_features._inference.batch_loop import Passes
+from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features.cli import main
 
 PROTEINS = ["MKTAYIAKQR" * 4, "GSHMVLSEGE", "CYIQNCPLG", "GSHMVLSEGE", "M" * 64]
@@ -306,18 +306,18 @@ def test__preview__of_several_devices_has_batches_and_no_time(tiny_checkpoint, d
 def test__plan__is_what_the_loop_goes_over():
     import torch
 
-    passes = Passes(
+    passes = BatchLoop(
         ["MKT", "GGGGG", "A"],
         forward=lambda views, _: lambda: np.zeros(len(views)),
         bytes_of=lambda _: 4,
-        take=list,
+        claim=list,
         device=torch.device("cpu"),
         budget=8,
         shrunk=lambda _: None,
         progress=lambda _: None,
     )
     planned = [list(batch) for batch in passes.plan(range(3))]
-    assert planned == [batch for batch, _ in passes.over(range(3))] == [[1], [0, 2]]
+    assert planned == [batch for batch, _ in passes.run(range(3))] == [[1], [0, 2]]
 
 
 def test__readable__goes_up_to_terabytes():
