@@ -85,8 +85,8 @@ def _fair_esm_network() -> Any:
             why = "which is not installed"
         else:
             # EvolutionaryScale's package on PyPI, esm, installs a module of the same name.
-            why = f"but the module esm here ({other.__file__}) belongs to another package, and only one of "
-            why += "the two can be installed; use a new environment"
+            why = f"but the module esm here ({other.__file__}) belongs to another package, and "
+            why += "only one of the two can be installed; use a new environment"
         raise MissingDependencyError(
             f"Comparing with fair-esm needs the package fair-esm, {why}. "
             'Install it with: pip install "esm2-features[verify]"'
