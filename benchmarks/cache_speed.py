@@ -232,7 +232,7 @@ def computing(folder: Path, n_peptides: int, n_proteins: int) -> None:
     ):
         times: dict[str, list[float]] = defaultdict(list)
         parts = [(Cache, "_put_many", "put"), (Cache, "_get_many", "get")]
-        parts += [(Claims, word, "claim") for word in ("take", "free", "release", "__exit__")]
+        parts += [(Claims, word, "claim") for word in ("claim", "unclaimed", "release", "__exit__")]
         total: list[float] = []
         patches = [
             patch.object(owner, word, _timing(getattr(owner, word), times[to]))
