@@ -25,6 +25,7 @@ from esm2_features._inference.remote.embeddings import RemoteRows
 from esm2_features._inference.remote.endpoint import Endpoint
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.views import distinct_sequences, parse
+from esm2_features._messages import shorten
 from esm2_features._model.packing import dedupe, scatter
 from esm2_features.exceptions import CheckpointError, InputError, NumericalError
 
@@ -355,8 +356,7 @@ def _fill(
 
 def _shown(sequence: str) -> str:
     """Shorten a sequence for a message, and write it as people do."""
-    short = sequence if len(sequence) <= 40 else f"{sequence[:37]}..."
-    return short.replace(MASK, "<mask>")
+    return shorten(sequence).replace(MASK, "<mask>")
 
 
 def _copied(result: Any) -> Any:

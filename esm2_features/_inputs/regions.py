@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from esm2_features._inputs.views import Spans, spans_of
+from esm2_features._messages import shorten
 from esm2_features.exceptions import InvalidRegionError
 
 _PART = re.compile(r"\s*(-?\d+)\s*(?::\s*(-?\d+)\s*)?", re.ASCII)
@@ -147,5 +148,4 @@ def _check_part(start: int, stop: int, length: int) -> None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+    return shorten(repr(value), _LONGEST_SHOWN)

@@ -20,7 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from esm2_features.distributed.files import ENDING, atomic_write, remove_parts, sha256_of
+from esm2_features._files import atomic_write, remove_parts, sha256_of
+from esm2_features.distributed.files import ENDING
 from esm2_features.distributed.sources import InputFile
 from esm2_features.exceptions import Esm2FeaturesError, InputError
 
@@ -117,7 +118,7 @@ class Manifest:
         """Write down what is asked for; if something was asked for before, it must be the same."""
         inputs = [_input_of(source) for source in sources]
         self._make_folder()
-        with atomic_write(self._folder / "job.json", once=True) as file:
+        with atomic_write(self._folder / "job.json", once=True, sync=True) as file:
             file.write(_json({"format": _FORMAT, **job, "inputs": inputs}))
         there = self.job
         differences = [
@@ -182,7 +183,7 @@ class Manifest:
         while True:
             before = path.stat()
             there = asdict(shard) | {"bytes": before.st_size, "sha256": sha256_of(path)}
-            with atomic_write(self._folder / f"{shard.name}.done.json") as file:
+            with atomic_write(self._folder / f"{shard.name}.done.json", sync=True) as file:
                 file.write(_json(there))
             # Who computed the same shard at the same time may have replaced the file.
             after = path.stat()
@@ -194,7 +195,7 @@ class Manifest:
 
     def set_aside(self, failed: FailedShard) -> None:
         """Write down that a shard could not be made."""
-        with atomic_write(self._folder / f"{failed.name}.failed.json") as file:
+        with atomic_write(self._folder / f"{failed.name}.failed.json", sync=True) as file:
             file.write(_json(asdict(failed)))
 
     def failed(self) -> list[FailedShard]:
@@ -215,7 +216,7 @@ class Manifest:
     def add_source(self, read: ReadSource) -> None:
         """Write down how much there is in an input."""
         if self.source(read.stem) != read:
-            with atomic_write(self._folder / f"{read.stem}.source.json") as file:
+            with atomic_write(self._folder / f"{read.stem}.source.json", sync=True) as file:
                 file.write(_json(asdict(read)))
         self._forget(read.stem)
 

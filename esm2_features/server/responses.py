@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from esm2_features._arrow import vector_column
 from esm2_features.exceptions import MissingDependencyError, import_optional
 from esm2_features.server.errors import ApiError
 from esm2_features.server.models import VOCABULARY
@@ -123,9 +124,7 @@ def as_arrow(job: FeatureRequest, many: list[Found], about: dict[str, str]) -> I
         elif word in job.poolings:
             for layer in job.layers:
                 rows = np.stack([found[word][layer] for found in many])
-                columns[f"{word}_{layer}"] = pa.FixedSizeListArray.from_arrays(
-                    pa.array(rows.ravel()), rows.shape[1]
-                )
+                columns[f"{word}_{layer}"] = vector_column(rows)
         elif word == "log_prob":
             columns[word] = pa.array(np.array([found[word] for found in many]))
         elif word == "per_token":
