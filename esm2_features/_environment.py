@@ -26,3 +26,9 @@ def keep_few_products() -> None:
     """
     for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
         os.environ.setdefault(name, _PRODUCTS)
+
+
+def is_offline() -> bool:
+    """Whether ``ESM2_FEATURES_OFFLINE`` forbids downloads."""
+    chosen = os.environ.get("ESM2_FEATURES_OFFLINE", "")
+    return chosen.strip().lower() in {"1", "true", "yes", "on"}

@@ -434,3 +434,8 @@ def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
             f"{purpose} needs the package {package}, which is not installed. "
             f'Install it with: pip install "esm2-features[{extra}]"'
         ) from error
+
+
+def shorten(text: str, most: int = 40) -> str:
+    """Shorten a text for a message, to at most so many characters, dots included."""
+    return text if len(text) <= most else text[: most - 3] + "..."

@@ -24,6 +24,10 @@ os.environ["ESM2_FEATURES_OFFLINE"] = "1"
 os.environ["TORCH_HOME"] = str(Path(_SCRATCH) / "torch")
 os.environ["HF_HOME"] = str(Path(_SCRATCH) / "huggingface")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # tests may have to share the machine
+if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
+    # Workers share the cores; each process that a test starts inherits its worker's share.
+    _share = max(1, (os.cpu_count() or 1) // int(os.environ["PYTEST_XDIST_WORKER_COUNT"]))
+    os.environ.setdefault("OMP_NUM_THREADS", str(_share))
 for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
     os.environ.pop(_variable, None)
 

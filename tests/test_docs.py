@@ -41,9 +41,16 @@ BLOCKS = {
 }
 
 
+SLOW = {("bash", "guide/scaling-out.md")}
+"""Starts a cluster of Ray."""
+
+
 def pages_with(language: str) -> list[Any]:
+    names = {path: path.relative_to(DOCS).as_posix() for path in PAGES}
     return [
-        pytest.param(path, id=path.relative_to(DOCS).as_posix())
+        pytest.param(
+            path, id=names[path], marks=[pytest.mark.slow] * ((language, names[path]) in SLOW)
+        )
         for path, blocks in BLOCKS.items()
         if any(tag == language for tag, _ in blocks)
     ]

@@ -1,8 +1,4 @@
-"""Vectors on disk, for as long as they are wanted: `Cache`.
-
-What is stored is a `KeyedVectors`: vectors of one `Spec` with their keys. A value that fails its checksum
-is a miss. Its file is `_cache_file`'s, and what may go wrong with that is `_cache_link`'s.
-"""
+"""`Cache`: vectors of sequences on disk, shared by processes."""
 
 from __future__ import annotations
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -23,10 +22,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from esm2_features._arrow import import_parquet, vector_column
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.vector_files import check_finite, listed, unreadable
+from esm2_features._files import atomic_write
 from esm2_features._inputs.options import CACHE_DTYPES, POOLINGS, PRECISIONS
-from esm2_features.exceptions import InputError, import_optional
+from esm2_features.exceptions import InputError
 
 _FORMAT = 1
 """Raised whenever a file would be misread by those who read the format before."""
@@ -48,7 +49,7 @@ _KNOWN = {
 
 def write_parquet(path: Path, parts: Iterable[KeyedVectors]) -> int:
     """Write vectors of any number of specs into one file, completely or not at all."""
-    parquet = _pyarrow_parquet("Writing Parquet")
+    parquet = import_parquet("Writing Parquet")
     path = path.resolve()  # a link stays a link: what it points to is replaced
     if not path.parent.is_dir():
         raise InputError(f"There is no folder {path.parent} to write to. Make it first.")
@@ -61,19 +62,8 @@ def write_parquet(path: Path, parts: Iterable[KeyedVectors]) -> int:
             f"There are no vectors to write to {path}. Embed some sequences first, or choose a "
             "model, a layer and a pooling that the cache holds."
         )
-    # Not `tempfile`, whose files are their owner's only: an export has the usual permissions.
-    atomic_output = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with atomic_output.open("xb") as file:
-            n = _write_groups(parquet, file, first, filled)
-        atomic_output.replace(path)
-    except OSError as error:
-        if error.filename in (None, str(atomic_output)):  # what people know is the other name
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
-    finally:
-        atomic_output.unlink(missing_ok=True)
-    return n
+    with atomic_write(path) as file:
+        return _write_groups(parquet, file, first, filled)
 
 
 def _write_groups(
@@ -142,7 +132,7 @@ def read_parquet(path: Path) -> Iterator[KeyedVectors]:
 
 def _batches(path: Path) -> Iterator[Any]:
     """Read record batches of at least one row that have all columns, of whatever type."""
-    parquet = _pyarrow_parquet("Reading Parquet")
+    parquet = import_parquet("Reading Parquet")
     import pyarrow as pa
 
     with path.open("rb") as file:  # by Python, so that its own OSErrors are told from damage
@@ -216,13 +206,12 @@ def _schema(dim: int) -> Any:
 def _table(part: KeyedVectors, schema: Any) -> Any:
     import pyarrow as pa
 
-    n, dim = part.rows.shape
+    n = len(part.rows)
     keys = pa.py_buffer(np.ascontiguousarray(part.keys, np.uint8))
-    components = pa.array(np.ascontiguousarray(part.rows, np.float32).ravel())
     columns = {name: pa.repeat(getattr(part.spec, name), n) for name in _OF_SPEC}
     columns["layer"] = columns["layer"].cast(pa.int32())
     columns["key"] = pa.FixedSizeBinaryArray.from_buffers(pa.binary(KEY_BYTES), n, [None, keys])
-    columns["vector"] = pa.FixedSizeListArray.from_arrays(components, dim)
+    columns["vector"] = vector_column(np.asarray(part.rows, np.float32))
     return pa.table([columns[name] for name in _NAMES], schema=schema)
 
 
@@ -260,7 +249,3 @@ def _wrong_type(path: Path, name: str, found: object, needed: str) -> InputError
         f"{path}: the column {name!r} holds {found}, where {needed} is needed. Export it again, "
         "and let no other program change its type."
     )
-
-
-def _pyarrow_parquet(purpose: str) -> ModuleType:
-    return import_optional("pyarrow.parquet", extra="parquet", purpose=purpose)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import InputError, shorten
 
 _NO_COMPONENTS = ("sequence", "id", "label")
 
@@ -170,4 +170,4 @@ def listed(names: Iterable[str]) -> str:
 
 
 def _shown(text: str) -> str:
-    return ascii(text if len(text) <= 40 else text[:37] + "...")
+    return ascii(shorten(text))

@@ -26,7 +26,7 @@ from esm2_features._checkpoints.catalogue import (
     Architecture,
     ModelCard,
 )
-from esm2_features._checkpoints.download import locate, obtain, sha256_of
+from esm2_features._checkpoints.download import locate, obtain
 from esm2_features._checkpoints.headers import (
     Header,
     Slot,
@@ -36,6 +36,7 @@ from esm2_features._checkpoints.headers import (
 )
 from esm2_features._checkpoints.names import CONTACTS, EMBEDDING, TIED
 from esm2_features._checkpoints.pt_file import load_pt, pt_state
+from esm2_features._files import sha256_of
 from esm2_features.exceptions import CheckpointError
 
 if TYPE_CHECKING:

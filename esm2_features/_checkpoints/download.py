@@ -13,7 +13,6 @@ processes that start together fetch once. A file gets its final name when its di
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import sys
@@ -25,6 +24,8 @@ from urllib.parse import urlsplit
 from platformdirs import user_cache_path
 
 from esm2_features._checkpoints.catalogue import ModelCard, RemoteFile
+from esm2_features._environment import is_offline
+from esm2_features._files import sha256_of
 from esm2_features.exceptions import CheckpointError, DownloadError
 
 if TYPE_CHECKING:
@@ -56,12 +57,6 @@ def own_folder() -> Path:
     """Folder into which this library downloads."""
     home = os.environ.get("ESM2_FEATURES_HOME") or user_cache_path("esm2_features")
     return Path(home).expanduser() / "checkpoints"
-
-
-def sha256_of(path: Path) -> str:
-    """Digest of a file's bytes; about a second per gigabyte."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _torch_hub_folder() -> Path:
@@ -111,7 +106,7 @@ def _verify(path: Path, pin: str | None) -> None:
 def _fetch(card: ModelCard, file: RemoteFile) -> Path:
     """Download a file into our own folder, once among all processes."""
     final = own_folder() / _file_name(file)
-    if os.environ.get("ESM2_FEATURES_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}:
+    if is_offline():
         raise _unreachable(card, file, "ESM2_FEATURES_OFFLINE forbids to download it")
     from filelock import FileLock, Timeout
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
-from esm2_features.exceptions import FastaError
+from esm2_features.exceptions import FastaError, shorten
 
 FastaSource: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 
@@ -245,5 +245,5 @@ def _error(name: str, what: str) -> FastaError:
 
 def _shown(text: str) -> str:
     """Quote, shorten and escape what came out of a file."""
-    shortened = text if len(text) <= _LONGEST_SHOWN else text[: _LONGEST_SHOWN - 3] + "..."
-    return ascii(shortened).replace(r"\udc", r"\x")  # surrogates stand for undecodable bytes
+    # Surrogates stand for undecodable bytes.
+    return ascii(shorten(text, _LONGEST_SHOWN)).replace(r"\udc", r"\x")

@@ -15,7 +15,7 @@ import numpy as np
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.containers import is_missing, is_record
-from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError
+from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError, shorten
 
 _MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")
 _WILDTYPE = ("WT", "_WT")
@@ -284,5 +284,4 @@ def _place(index: int, column: str | None) -> str:
 
 
 def _shown(text: str) -> str:
-    text = text.strip()
-    return repr(text if len(text) <= 60 else f"{text[:57]}...")
+    return repr(shorten(text.strip(), 60))

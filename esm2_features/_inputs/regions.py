@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from esm2_features._inputs.views import Spans, spans_of
-from esm2_features.exceptions import InvalidRegionError
+from esm2_features.exceptions import InvalidRegionError, shorten
 
 _PART = re.compile(r"\s*(-?\d+)\s*(?::\s*(-?\d+)\s*)?", re.ASCII)
 _LONGEST_SHOWN = 60
@@ -147,5 +147,4 @@ def _check_part(start: int, stop: int, length: int) -> None:
 
 
 def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _LONGEST_SHOWN else f"{text[: _LONGEST_SHOWN - 3]}..."
+    return shorten(repr(value), _LONGEST_SHOWN)

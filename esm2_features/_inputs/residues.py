@@ -29,7 +29,7 @@ _NUCLEOTIDES = "ACGTUN"
 _SHORTEST_GENE = 20  # letters; shorter peptides may be of these residues alone
 
 # What str() makes of missing values; all but the last spell a peptide that nobody meant.
-_TEXT_OF_MISSING = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
+MISSING_WORDS = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
 
 
 def normalise(
@@ -41,7 +41,7 @@ def normalise(
 ) -> str:
     r"""Check one cell, and bring its sequence into the form that is encoded and cached."""
     text = (value if isinstance(value, str) else _text_of(value, index, column)).strip(_WHITE_SPACE)
-    if text in _TEXT_OF_MISSING:
+    if text in MISSING_WORDS:
         raise _missing(text, index, column)
     if text.endswith("*"):
         text = text[:-1]

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._inputs.alphabet import MASK
+from esm2_features.exceptions import shorten
 
 Spans = tuple[tuple[int, int], ...]
 """Parts of a sequence: starts and stops, counted from 0, in order and apart; () is all of it."""
@@ -113,8 +114,7 @@ def count_sequences(views: Iterable[str]) -> int:
 
 def shown(sequence: str) -> str:
     """Shorten a sequence for a message, and write masks as people do."""
-    short = sequence if len(sequence) <= 40 else f"{sequence[:37]}..."
-    return short.replace(MASK, "<mask>")
+    return shorten(sequence).replace(MASK, "<mask>")
 
 
 def distinct_sequences(views: Sequence[SequenceView]) -> dict[tuple[str, int], list[int]]:

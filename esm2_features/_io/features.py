@@ -19,11 +19,11 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, BinaryIO
 
+from esm2_features._arrow import import_parquet, vector_column
 from esm2_features._io.paths import Output, atomic_output, check_output, file_names
-from esm2_features.exceptions import InputError, import_optional
+from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
     # Only for types: what this module says of formats is in the help, which has to be instant.
@@ -61,7 +61,7 @@ def prepare(
     if output.format == "pt":
         _check_extract_has(poolings)
     if output.format == "parquet":
-        _parquet()
+        import_parquet("Writing Parquet")
     return output
 
 
@@ -93,13 +93,11 @@ def _write_npz(file: BinaryIO, features: Features) -> None:
 def _write_parquet(file: BinaryIO, features: Features) -> None:
     import pyarrow as pa
 
-    embedding = pa.FixedSizeListArray.from_arrays(
-        pa.array(features.values.ravel()), features.values.shape[1]
-    )
-    table = pa.table({"id": pa.array(features.ids, pa.string()), "embedding": embedding})
+    ids, embedding = pa.array(features.ids, pa.string()), vector_column(features.values)
+    table = pa.table({"id": ids, "embedding": embedding})
     table = table.replace_schema_metadata({"feature_names": json.dumps(list(features.names))})
     # A dictionary of values that never repeat is only a detour.
-    _parquet().write_table(table, file, use_dictionary=False)
+    import_parquet("Writing Parquet").write_table(table, file, use_dictionary=False)
 
 
 def _write_csv(file: BinaryIO, features: Features) -> None:
@@ -154,7 +152,3 @@ def _check_extract_has(poolings: Iterable[str]) -> None:
             f"pooling {', '.join(odd)}, only for {' and '.join(_NAMES_IN_EXTRACT)}. "
             "Choose one of these, or another format."
         )
-
-
-def _parquet() -> ModuleType:
-    return import_optional("pyarrow.parquet", extra="parquet", purpose="Writing Parquet")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 from esm2_features._io.paths import Output, check_nesting, check_output
-from esm2_features.exceptions import import_optional
+from esm2_features.exceptions import import_optional, shorten
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -74,7 +74,7 @@ def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
         vmax=1,
         extent=(0.5, residues + 0.5, residues + 0.5, 0.5),
     )
-    figure.text(0.02, 0.945, _shortened(title, 60), fontsize=11, weight="bold", parse_math=False)
+    figure.text(0.02, 0.945, shorten(title, 60), fontsize=11, weight="bold", parse_math=False)
     ticks = _round_numbers(1, residues, most=8)
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)
@@ -127,7 +127,7 @@ def scan_figure(
     figure.text(
         (_LEFT - 0.3) / width,
         1 - 0.28 / height,
-        _shortened(title, round(width * 8)),
+        shorten(title, round(width * 8)),
         fontsize=11,
         weight="bold",
         parse_math=False,
@@ -219,7 +219,3 @@ def _round_numbers(first: int, last: int, *, most: int) -> list[int]:
     steps = (k * 10**power for power in range(9) for k in (1, 2, 5))
     step = next(step for step in steps if (last - first) / step <= most)
     return [first, *(n for n in range(step, last + 1, step) if n - first > step / 2)]
-
-
-def _shortened(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 3] + "..."

@@ -10,13 +10,12 @@ import csv
 import itertools
 import os
 import re
-import shutil
-import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from esm2_features._files import atomic_path
 from esm2_features.exceptions import InputError
 
 _FOLDERS = ("npy", "pt")
@@ -97,35 +96,13 @@ def check_nesting(one: Path, other: Path) -> None:
 @contextmanager
 def atomic_output(output: Output) -> Iterator[Path]:
     """Give a temporary name beside an output, and move what is there to its own at the end."""
-    path = output.path
-    # Not `tempfile`, whose files are their owner's only: an output has the usual permissions.
-    part = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        if output.is_folder:
-            part.mkdir()
-        yield part
-        # Hours may have gone by since `check_output` looked.
-        if os.path.lexists(path):
+
+    def check() -> None:  # hours may have gone by since `check_output` looked
+        if os.path.lexists(output.path):
             _check_replaceable(output)
-        if path.is_dir():  # a folder cannot be replaced in one step, so one is always there
-            aside = path.rename(part.with_suffix(".old"))
-            try:
-                part.rename(path)
-            except OSError:
-                aside.rename(path)
-                raise
-            shutil.rmtree(aside)
-        else:
-            part.replace(path)
-    except OSError as error:
-        if error.filename is None:  # what a full disk says does not say where it is
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part, ignore_errors=True)
-        else:
-            part.unlink(missing_ok=True)
+
+    with atomic_path(output.path, folder=output.is_folder, check=check) as part:
+        yield part
 
 
 def file_names(labels: Iterable[str]) -> list[str]:

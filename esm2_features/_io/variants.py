@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from esm2_features._inputs.fasta import read_fasta
+from esm2_features._inputs.residues import MISSING_WORDS
 from esm2_features._io.paths import Output, atomic_output
 from esm2_features.exceptions import InputError
 
@@ -31,9 +32,7 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
-_MISSING = frozenset(
-    ["", "NA", "N/A", "n/a", "#N/A", "<NA>", "NaN", "nan", "NaT", "None", "NULL", "null"]
-)
+_MISSING = MISSING_WORDS | {"", "NA", "N/A", "n/a", "#N/A", "NULL", "null"}
 """How R, pandas, databases and spreadsheets write a missing value."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import torch
@@ -23,15 +24,7 @@ class Reference:
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        try:
-            from esm.model.esm2 import ESM2
-        except ImportError as error:
-            raise MissingDependencyError(
-                "Comparing with fair-esm needs the package fair-esm, and there is none, or another "
-                "package that is also called esm hides it (EvolutionaryScale's). Compare in an "
-                "environment without that one, after: pip install fair-esm"
-            ) from error
-
+        ESM2 = _fair_esm_network()
         shape = checkpoint.architecture
         with torch.device("meta"):
             self._network: Any = ESM2(shape.layers, shape.dim, shape.heads, alphabet="ESM-1b")
@@ -79,3 +72,23 @@ class Reference:
         weight, bias = (torch.nn.Parameter(part.float()) for part in regression)
         head.regression.weight, head.regression.bias = weight, bias
         return attentions[0], head(tokens, attentions)[0]
+
+
+def _fair_esm_network() -> Any:
+    try:
+        from esm.model.esm2 import ESM2
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "esm":
+            raise  # fair-esm is installed, but something that it needs is not
+        other = sys.modules.get("esm")
+        if other is None:
+            why = "which is not installed"
+        else:
+            # EvolutionaryScale's package on PyPI, esm, installs a module of the same name.
+            why = f"but the module esm here ({other.__file__}) belongs to another package, and "
+            why += "only one of the two can be installed; use a new environment"
+        raise MissingDependencyError(
+            f"Comparing with fair-esm needs the package fair-esm, {why}. "
+            'Install it with: pip install "esm2-features[verify]"'
+        ) from error
+    return ESM2

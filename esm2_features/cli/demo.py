@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse.csgraph import connected_components
+from sklearn.cluster import DBSCAN
 from sklearn.decomposition import PCA
 from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -114,7 +114,7 @@ def read_peptides() -> list[Peptide]:
     return [Peptide(row["name"], row["sequence"], row["class"]) for row in rows]
 
 
-def related(sequences: Sequence[str]) -> NDArray[np.int32]:
+def related(sequences: Sequence[str]) -> NDArray[np.int64]:
     """Give every sequence the number of its family: (n,).
 
     >>> related(["CYIQNCPLG", "CYIQNCPRG", "YGGFMTSEK"]).tolist()
@@ -125,7 +125,9 @@ def related(sequences: Sequence[str]) -> NDArray[np.int32]:
     shared = (has @ has.T).toarray()
     total = shared.diagonal()
     share = shared / np.minimum(total, total[:, None])
-    families: NDArray[np.int32] = connected_components(share >= _SHARED_3MERS, directed=False)[1]
+    # With min_samples=1, the clusters of DBSCAN are the connected components.
+    components = DBSCAN(eps=0.5, min_samples=1, metric="precomputed")
+    families: NDArray[np.int64] = components.fit_predict(share < _SHARED_3MERS)
     return families
 
 
@@ -148,7 +150,7 @@ def _composition(sequences: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _comparison(
-    features: Mapping[str, Any], peptides: Sequence[Peptide], families: NDArray[np.int32]
+    features: Mapping[str, Any], peptides: Sequence[Peptide], families: NDArray[np.int64]
 ) -> Iterator[str]:
     """Compare two kinds of features over the same splits: the lines of a table, as they come."""
     sequences = [peptide.sequence for peptide in peptides]

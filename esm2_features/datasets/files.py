@@ -30,6 +30,7 @@ from urllib.parse import quote
 
 from platformdirs import user_cache_path
 
+from esm2_features._environment import is_offline
 from esm2_features.exceptions import DatasetError
 
 HOST = "https://raw.githubusercontent.com"
@@ -180,7 +181,7 @@ def _unpacked(packed: io.BytesIO, suffix: str, table: str, most: int) -> bytes:
 
 def _fetch(file: DataFile, final: Path) -> None:
     """Download a file, once among all processes."""
-    if os.environ.get("ESM2_FEATURES_OFFLINE", "").strip().lower() in {"1", "true", "yes", "on"}:
+    if is_offline():
         raise _missing(file, final, "ESM2_FEATURES_OFFLINE forbids to download it")
     from filelock import FileLock
 

@@ -8,9 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from esm2_features._arrow import import_parquet
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._inputs.options import one_of, positive
-from esm2_features.distributed.files import DTYPES, ShardTable, parquet, vector_columns
+from esm2_features.distributed.files import DTYPES, ShardTable, vector_columns
 from esm2_features.distributed.job import ShardJob, ShardReport
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.distributed.ray_batches import BatchEmbedder
@@ -171,7 +172,7 @@ def embed_shards(
     one_of("dtype", dtype, DTYPES)
     one_of("engine", engine, ENGINES)
     _check_workers(engine, address, workers, gpus_per_worker)
-    parquet()
+    import_parquet("Writing shards")
     model_engine = Engine(**options)
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
     sources = find_sources(paths, sequence_column=sequence_column, id_column=id_column)

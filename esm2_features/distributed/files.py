@@ -12,18 +12,16 @@ are not compressed: it would save little, and they are read faster as they are.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from esm2_features.exceptions import NumericalError, import_optional
+from esm2_features._arrow import import_parquet, vector_column
+from esm2_features._files import atomic_write
+from esm2_features.exceptions import NumericalError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,7 +72,7 @@ class ShardWriter:
         self._table = table
         self._schema = table.schema()
         plain = ["id", "length", *(["sequence"] if table.with_sequence else [])]
-        self._writer = parquet().ParquetWriter(
+        self._writer = import_parquet("Writing shards").ParquetWriter(
             file,
             self._schema,
             compression=dict.fromkeys(plain, "zstd")
@@ -101,9 +99,8 @@ class ShardWriter:
         dim = self._table.dim
         for i in range(len(self._table.vectors)):
             part = _rounded(values[:, i * dim : (i + 1) * dim], self._table.dtype, first)
-            components = pa.array(part.ravel())
-            columns.append(pa.FixedSizeListArray.from_arrays(components, dim))
-        # The cast makes the components of `from_arrays` not nullable.
+            columns.append(vector_column(part))
+        # The cast makes the components of `vector_column` not nullable.
         table = pa.table(columns, names=self._schema.names).cast(self._schema)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
 
@@ -115,7 +112,7 @@ class ShardWriter:
 @contextmanager
 def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
     """Write the file of a shard as a whole or not at all; an old file is replaced."""
-    with atomic_write(path) as file:
+    with atomic_write(path, sync=True) as file:
         writer = ShardWriter(file, table)
         try:
             yield writer
@@ -123,45 +120,6 @@ def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
             _abandon(writer)
             raise
         writer.close()
-
-
-@contextmanager
-def atomic_write(path: Path, *, once: bool = False) -> Iterator[BinaryIO]:
-    """Write a file as a whole or not at all; with ``once``, an old file is kept."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.part")
-    try:
-        with part.open("xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        if once:
-            _name_once(part, path)
-        else:
-            part.replace(path)
-        _sync_folder(path.parent)
-    except OSError as error:
-        if error.filename is None:
-            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
-        raise
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def remove_parts(path: Path) -> None:
-    """Remove the temporary files of processes that were killed while they wrote a file."""
-    for part in path.parent.glob(f".{path.name}.*.part"):
-        part.unlink(missing_ok=True)
-
-
-def sha256_of(path: Path) -> str:
-    """Return the digest of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def parquet(purpose: str = "Writing shards") -> ModuleType:
-    """Import PyArrow's Parquet, or raise MissingDependencyError."""
-    return import_optional("pyarrow.parquet", extra="parquet", purpose=purpose)
 
 
 def _rounded(values: NDArray[np.float32], dtype: str, first: int) -> NDArray[Any]:
@@ -186,25 +144,3 @@ def _abandon(writer: ShardWriter) -> None:
     """Close a writer whose file is discarded; a full disk has been reported before."""
     with suppress(OSError):
         writer.close()
-
-
-def _name_once(part: Path, path: Path) -> None:
-    """Rename a file, unless there is one of that name."""
-    try:
-        os.link(part, path)
-    except FileExistsError:
-        return
-    except OSError:  # a file system without hard links
-        if not path.exists():
-            part.replace(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Flush the names of a folder to the disk, where the system can."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -20,7 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from esm2_features.distributed.files import ENDING, atomic_write, remove_parts, sha256_of
+from esm2_features._files import atomic_write, remove_parts, sha256_of
+from esm2_features.distributed.files import ENDING
 from esm2_features.distributed.sources import InputFile
 from esm2_features.exceptions import InputError
 
@@ -111,7 +112,7 @@ class Manifest:
         """Write down the job; if there is one already, check that it is the same."""
         inputs = [_input_of(source) for source in sources]
         self._make_folder()
-        with atomic_write(self._folder / "job.json", once=True) as file:
+        with atomic_write(self._folder / "job.json", once=True, sync=True) as file:
             file.write(_json({"format": _FORMAT, **job, "inputs": inputs}))
         before = self.job
         differences = [
@@ -176,7 +177,7 @@ class Manifest:
         while True:
             before = path.stat()
             record = asdict(shard) | {"bytes": before.st_size, "sha256": sha256_of(path)}
-            with atomic_write(self._folder / f"{shard.name}.done.json") as file:
+            with atomic_write(self._folder / f"{shard.name}.done.json", sync=True) as file:
                 file.write(_json(record))
             # A process that computed the same shard may have replaced the file meanwhile.
             after = path.stat()
@@ -188,7 +189,7 @@ class Manifest:
 
     def set_aside(self, failed: FailedShard) -> None:
         """Record that a shard could not be computed."""
-        with atomic_write(self._folder / f"{failed.name}.failed.json") as file:
+        with atomic_write(self._folder / f"{failed.name}.failed.json", sync=True) as file:
             file.write(_json(asdict(failed)))
 
     def failed(self) -> list[FailedShard]:
@@ -209,7 +210,7 @@ class Manifest:
     def add_source(self, read: ReadSource) -> None:
         """Record the size of an input."""
         if self.source(read.stem) != read:
-            with atomic_write(self._folder / f"{read.stem}.source.json") as file:
+            with atomic_write(self._folder / f"{read.stem}.source.json", sync=True) as file:
                 file.write(_json(asdict(read)))
         self._forget_failure(read.stem)
 

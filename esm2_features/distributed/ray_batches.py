@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from esm2_features._arrow import vector_column
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -24,7 +25,6 @@ class BatchEmbedder:
     def __call__(self, table: pa.Table) -> pa.Table:
         """Embed one batch."""
         import numpy as np
-        import pyarrow as pa
 
         if self._column not in table.column_names:
             raise InputError(
@@ -41,6 +41,5 @@ class BatchEmbedder:
             values = self._engine.embed(sequences)
         for i, name in enumerate(self._vectors):
             part = np.ascontiguousarray(values[:, i * dim : (i + 1) * dim], self._dtype)
-            column = pa.FixedSizeListArray.from_arrays(pa.array(part.ravel()), dim)
-            table = table.append_column(name, column)
+            table = table.append_column(name, vector_column(part))
         return table

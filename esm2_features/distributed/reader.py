@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features.distributed.files import parquet, sha256_of
+from esm2_features._arrow import import_parquet
+from esm2_features._files import sha256_of
 from esm2_features.distributed.manifest import DoneShard, Manifest
 from esm2_features.exceptions import InputError, import_optional
 
@@ -88,7 +89,7 @@ class Embeddings:
     def __init__(
         self, path: Path, *, column: str | None = None, allow_partial: bool = False
     ) -> None:
-        parquet("Reading shards")
+        import_parquet("Reading shards")
         self.path = path
         self._manifest = Manifest(path)
         self.job = self._manifest.job
@@ -376,7 +377,7 @@ class Embeddings:
     def _opened(self, shard: DoneShard) -> Any:
         path = self._manifest.path_of(shard.name)
         try:
-            return parquet().ParquetFile(path, memory_map=True)
+            return import_parquet("Reading shards").ParquetFile(path, memory_map=True)
         except (OSError, ValueError) as error:  # Arrow's errors are one of the two
             raise InputError(
                 f"{path} cannot be read ({error}). Delete it, and repeat the command that wrote it."

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from esm2_features._arrow import import_parquet
 from esm2_features._inputs.fasta import checked_record, iter_pairs
 from esm2_features._io.paths import file_names
-from esm2_features.distributed.files import parquet
 from esm2_features.exceptions import InputError
 
 _COMPRESSED = r"(\.(gz|bz2|xz|zst))?"
@@ -124,7 +124,7 @@ class Reading:
     def _parquet(self) -> Iterator[InputRange]:
         path = self.source.path
         try:
-            file = parquet("Reading Parquet").ParquetFile(path)
+            file = import_parquet("Reading Parquet").ParquetFile(path)
         except Exception as error:  # Arrow's errors, and the system's
             if isinstance(error, ImportError):
                 raise
@@ -189,7 +189,7 @@ class Reading:
 
 def check_columns(source: InputFile) -> None:
     """Check that a Parquet file has its columns; a damaged file is reported when it is read."""
-    module = parquet("Reading Parquet")
+    module = import_parquet("Reading Parquet")
     try:
         schema = module.read_schema(source.path)
     except Exception:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from esm2_features._arrow import vector_column
 from esm2_features.exceptions import MissingDependencyError, import_optional
 from esm2_features.server.errors import ApiError
 from esm2_features.server.models import VOCABULARY
@@ -141,9 +142,7 @@ def _as_arrow(
                 pa.array(ends, pa.int64()), pa.array(flat)
             )
         elif values.ndim == 2:
-            columns[name] = pa.FixedSizeListArray.from_arrays(
-                pa.array(values.ravel()), values.shape[1]
-            )
+            columns[name] = vector_column(values)
         else:
             columns[name] = pa.array(values)
     names = {"model": request.model, "vocab_tokens": "".join(VOCABULARY)}

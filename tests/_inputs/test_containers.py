@@ -26,6 +26,7 @@ from esm2_features.exceptions import (
     InputError,
 )
 
+StringDType = getattr(np.dtypes, "StringDType", None)  # since NumPy 2
 SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGE", "ACDEFGHIKL"]
 LIGHT = ["DIQMTQ", "EIVLTQ", "QSALTQ"]
 
@@ -58,7 +59,7 @@ ONE_UNNAMED_COLUMN = {
     "array U": np.array(SEQUENCES),
     "array S": np.array(SEQUENCES, dtype="S"),
     "array object": np.array(SEQUENCES, dtype=object),
-    "array StringDType": np.array(SEQUENCES, dtype=np.dtypes.StringDType()),
+    **({"array StringDType": np.array(SEQUENCES, dtype=StringDType())} if StringDType else {}),
     "array (n, 1)": np.array(SEQUENCES)[:, None],
     "array masked": np.ma.array(SEQUENCES),
     "array not contiguous": np.array(SEQUENCES * 2, dtype=object)[::2][[0, 2, 1]],
@@ -92,7 +93,7 @@ ONE_NAMED_COLUMN = {
     "frame category": pd.DataFrame({"seq": pd.Categorical(SEQUENCES)}),
     "Polars frame": pl.DataFrame({"seq": SEQUENCES}),
     "Arrow table": pa.table({"seq": SEQUENCES}),
-    "Arrow record batch": pa.record_batch({"seq": SEQUENCES}),
+    "Arrow record batch": pa.RecordBatch.from_pydict({"seq": SEQUENCES}),
 }
 
 TWO_NAMED_COLUMNS = {
@@ -170,9 +171,11 @@ MISSING = {
     "record without sequence": [SeqRecord(None), "MKT"],
     "array object": np.array([np.nan, "MKT"], dtype=object),
     "array masked": np.ma.array(["GSH", "MKT"], mask=[True, False]),
-    "StringDType nan": np.array([np.nan, "MKT"], dtype=np.dtypes.StringDType(na_object=np.nan)),
-    "StringDType None": np.array([None, "MKT"], dtype=np.dtypes.StringDType(na_object=None)),
-    "StringDType any": np.array([Ellipsis, "MKT"], dtype=np.dtypes.StringDType(na_object=...)),
+    **{
+        f"StringDType {name}": np.array([value, "MKT"], dtype=StringDType(na_object=value))
+        for name, value in (("nan", np.nan), ("None", None), ("any", Ellipsis))
+        if StringDType
+    },
     **{
         f"Series {dtype}": pd.Series([None, "MKT"], dtype=dtype)
         for dtype in (object, "str", "string", "string[pyarrow]", "category")

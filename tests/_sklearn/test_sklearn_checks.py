@@ -80,7 +80,7 @@ FURTHER_CHECKS = [
 ]
 
 with pytest.warns(SkipTestWarning, match="Can't test estimator ESM2Transformer"):
-    on_strings = checks.parametrize_with_checks([ESM2Transformer(cache=None)])
+    EMBEDDING_CHECKS = list(checks.estimator_checks_generator(ESM2Transformer(cache=None)))
 
 
 def run(check, estimator) -> None:
@@ -102,7 +102,7 @@ def _array_api(monkeypatch):
     monkeypatch.setenv("SCIPY_ARRAY_API", "1")
 
 
-@on_strings
+@pytest.mark.parametrize(("estimator", "check"), EMBEDDING_CHECKS)
 def test__esm2_transformer__passes_what_scikit_learn_checks_of_it(
     estimator, check, tiny_checkpoint
 ):
@@ -166,10 +166,12 @@ LIKELIHOODS = [
 ]
 
 with pytest.warns(SkipTestWarning, match="Can't test estimator ESM2LikelihoodTransformer"):
-    likelihood_on_strings = checks.parametrize_with_checks([ESM2LikelihoodTransformer(cache=None)])
+    LIKELIHOOD_CHECKS = list(
+        checks.estimator_checks_generator(ESM2LikelihoodTransformer(cache=None))
+    )
 
 
-@likelihood_on_strings
+@pytest.mark.parametrize(("estimator", "check"), LIKELIHOOD_CHECKS)
 def test__esm2_likelihood__passes_what_scikit_learn_checks_of_it(estimator, check, tiny_checkpoint):
     run(check, clone(estimator).set_params(model=tiny_checkpoint))
 

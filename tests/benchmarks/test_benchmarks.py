@@ -34,6 +34,7 @@ def trained(tmp_path_factory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test__train_mini__writes_a_checkpoint_that_means_the_same_to_fair_esm(trained):
     shape = open_checkpoint(trained).architecture
     assert (shape.layers, shape.dim, shape.heads) == (2, 32, 2)
@@ -61,6 +62,7 @@ def test__model_card__is_of_the_weights_that_ship():
     assert read_header(file).architecture.layers == record["layers"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is for Linux")
 def test__cache_faults__finds_none():
     command = [sys.executable, str(BENCHMARKS / "cache_faults.py"), "--quick"]
@@ -71,6 +73,7 @@ def test__cache_faults__finds_none():
     assert "Nothing crashed" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is for Linux")
 def test__cache_speed__runs(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "cache_speed.py"), "--quick"]
@@ -81,6 +84,7 @@ def test__cache_speed__runs(tmp_path):
     assert done.stdout.count("esm2_features") == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("script", ["contacts_memory.py", "variants.py"])
 def test__contacts_and_variants__run(script):
     if script == "contacts_memory.py" and not Path("/proc/self/clear_refs").exists():
@@ -91,6 +95,7 @@ def test__contacts_and_variants__run(script):
     assert "largest difference" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads memory in /proc")
 def test__shards__measures_and_ends_with_json():
     command = [sys.executable, "-m", "benchmarks.shards", "--quick", "--no-ray"]

@@ -51,6 +51,7 @@ def result(run) -> dict:
     return json.loads((run[1] / "compare_cpu_tiny_proteome.json").read_text())
 
 
+@pytest.mark.slow
 def test__compare__prints_a_table_and_then_the_json_that_it_saves(run, result):
     lines = run[0].splitlines()
     rows = [cells(line) for line in lines if line.startswith("|")]
@@ -61,6 +62,7 @@ def test__compare__prints_a_table_and_then_the_json_that_it_saves(run, result):
     assert json.loads(lines[-1]) == result
 
 
+@pytest.mark.slow
 def test__compare__float32_of_all_contenders_agrees(result):
     names = {record["name"] for record in result["contenders"]}
     assert {"esm2_features float32", BASELINE.name, "fair-esm tuned"} <= names
@@ -70,6 +72,7 @@ def test__compare__float32_of_all_contenders_agrees(result):
         assert record["relative_error"] < 1e-4, record["name"]
 
 
+@pytest.mark.slow
 def test__compare__reports_every_round(result):
     for record in result["contenders"]:
         assert len(record["rounds"]) == result["arguments"]["rounds"]
@@ -79,6 +82,7 @@ def test__compare__reports_every_round(result):
     assert "torch" in result["machine"]["versions"]
 
 
+@pytest.mark.slow
 def test__report__shows_the_result_and_writes_it_into_a_readme(run, tmp_path, capsys):
     folder = str(run[1])
     report.main(["--results", folder])
@@ -95,6 +99,7 @@ def test__report__shows_the_result_and_writes_it_into_a_readme(run, tmp_path, ca
     assert " old " not in text
 
 
+@pytest.mark.slow
 def test__plot__draws_a_picture(run, capsys):
     pytest.importorskip("matplotlib", reason="drawing needs matplotlib")
     from benchmarks import plot

@@ -46,6 +46,7 @@ def results(tmp_path_factory) -> Iterator[Callable[[str], tuple[dict, Path]]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test__scaling__saves_every_figure(results):
     result, folder = results("scaling")
     figures = {point["figure"] for point in result["points"]}
@@ -80,6 +81,7 @@ def test__roofline__is_of_memory_for_few_tokens_and_of_products_for_many():
     assert many == 100
 
 
+@pytest.mark.slow
 def test__end_to_end__shares_add_up(results):
     result, folder = results("end_to_end")
     [run] = result["transform"]

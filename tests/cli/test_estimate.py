@@ -310,7 +310,7 @@ def test__plan__is_what_the_loop_goes_over():
         ["MKT", "GGGGG", "A"],
         forward=lambda views, _: lambda: np.zeros(len(views)),
         bytes_of=lambda _: 4,
-        take=list,
+        claim=list,
         device=torch.device("cpu"),
         budget=8,
         shrunk=lambda _: None,

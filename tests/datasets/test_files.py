@@ -70,8 +70,10 @@ ARCHIVE = DataFile(
 def archived(content: bytes, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     packed = io.BytesIO()
     with zipfile.ZipFile(packed, "w", method) as archive:
-        archive.writestr("a.csv", content)
-        archive.writestr("something else.txt", "")
+        for name, text in (("a.csv", content), ("something else.txt", b"")):
+            entry = zipfile.ZipInfo(name)  # of 1980: bytes are the same in every process
+            entry.compress_type = method
+            archive.writestr(entry, text)
     return packed.getvalue()
 
 

@@ -36,6 +36,7 @@ from esm2_features.exceptions import (
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 
 pytestmark = [
+    pytest.mark.xdist_group("ray"),  # one cluster for all
     # Of Ray and what it uses, about itself: not ours to mend.
     pytest.mark.filterwarnings("ignore::DeprecationWarning:ray"),
     pytest.mark.filterwarnings("ignore::FutureWarning:ray"),
@@ -123,6 +124,7 @@ def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 def test__killed_actor__is_replaced_and_nothing_is_lost(embed, tmp_path, tiny_checkpoint):
     killed: list[int] = []
@@ -149,6 +151,7 @@ class Fatal(ShardActor):
         return super().run(task)
 
 
+@pytest.mark.slow
 def test__shard_that_kills_its_worker__is_set_aside_alone(
     embed, tmp_path, tiny_checkpoint, monkeypatch
 ):
@@ -176,6 +179,7 @@ class FullDisk(ShardActor):
             return super().run(task)
 
 
+@pytest.mark.slow
 def test__full_disk__ends_the_job_which_can_be_continued(
     embed, tmp_path, tiny_checkpoint, monkeypatch
 ):
@@ -227,6 +231,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="SIGKILL is POSIX")
 def test__killed_driver__is_continued(embed, tmp_path, tiny_checkpoint):
     words = [str(tmp_path / "a.fasta"), str(tmp_path / "out"), str(tiny_checkpoint)]
@@ -306,6 +311,7 @@ def test__data_set_without_the_column__is_an_error_that_lists_columns(tiny_check
     assert embedder(pa.table({"seq": pa.array([], pa.string())})).column_names == ["seq", "e"]
 
 
+@pytest.mark.slow
 def test__grid_search_on_a_cluster__shares_the_cache(cluster, tmp_path, tiny_checkpoint):
     from ray.util.joblib import register_ray
 

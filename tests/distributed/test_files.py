@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from full_disk import no_room
 
-from esm2_features.distributed.files import ShardTable, atomic_write, remove_parts, writing
+from esm2_features._files import atomic_write, remove_parts
+from esm2_features.distributed.files import ShardTable, writing
 from esm2_features.exceptions import NumericalError
 
 VALUES = np.arange(12, dtype=np.float32).reshape(2, 6)

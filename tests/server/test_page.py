@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import importlib
+import importlib.util
 import io
+import os
 import re
 import shutil
 import socket
@@ -31,6 +34,7 @@ from esm2_features.server.tokens import new_token
 FILES = Path(__file__).resolve().parents[2] / "esm2_features" / "data" / "server"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
+pytestmark = pytest.mark.xdist_group("page")  # one browser for all
 MELITTIN = "GIGAVLKVLTTGLPALISWIKRKRQQ"
 
 # ------------------------------------------------------------------ its files
@@ -125,9 +129,10 @@ def test_the_example_is_of_the_bundled_peptides(client):
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here")
-    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None or importlib.util.find_spec("playwright") is None:
+        reason = "a browser needs Chromium, and the extra: pip install 'esm2-features[browser]'"
+        pytest.fail(reason) if os.environ.get("CI") == "true" else pytest.skip(reason)
+    playwright = importlib.import_module("playwright.sync_api")
     with playwright.sync_playwright() as started:
         found = started.chromium.launch(
             executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"]
