@@ -14,6 +14,7 @@ import difflib
 import hashlib
 import os
 import warnings
+from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -66,7 +67,19 @@ class Checkpoint:
         """
         if isinstance(self.source, ModelCard):
             return self.source.identity
-        return _identity_of(read_header(self.source))
+        key = self.fingerprint()
+        if key not in _identities:
+            _identities[key] = _identity_of(read_header(self.source))
+        return _identities[key]
+
+    def fingerprint(self) -> Hashable:
+        """Something that changes with the files of the checkpoint; no file is read."""
+        if isinstance(self.source, ModelCard):
+            return self.source
+        # A file's config.json, if it has one, says how many heads the network has.
+        beside = [self.source, self.source.with_name("config.json")]
+        files = sorted(self.source.iterdir()) if self.source.is_dir() else beside
+        return self.source, *(_stat_of(file) for file in files if file.exists())
 
     @property
     def to_fetch(self) -> int | None:
@@ -188,14 +201,20 @@ def _unknown(text: str, path: Path) -> CheckpointError:
 
 # ------------------------------------------------------------------ identity
 
-_digests: dict[tuple[str, int, int, int, int], str] = {}
+_identities: dict[Hashable, str] = {}
+"""Identities of checkpoints in this process, by their fingerprints."""
+_digests: dict[Hashable, str] = {}
 """Digests of files in this process, for as long as the files look untouched."""
 
 
-def _digest(file: Path) -> str:
+def _stat_of(file: Path) -> Hashable:
     stat = file.stat()
     times = stat.st_mtime_ns, stat.st_ctime_ns
-    key = (os.path.realpath(file), stat.st_size, *times, stat.st_ino)
+    return os.path.realpath(file), stat.st_size, *times, stat.st_ino
+
+
+def _digest(file: Path) -> str:
+    key = _stat_of(file)
     if key not in _digests:
         _digests[key] = sha256_of(file)
     return _digests[key]

@@ -81,8 +81,8 @@ class BatchLoop:
 
     def plan(self, which: Sequence[int]) -> list[list[int]]:
         """Divide views into the batches that `run` computes if they fit into memory."""
-        self._parsed = {i: parse(self._views[i]) for i in which}
-        return plan_batches(self._parsed, self.budget, self._bytes_of)
+        self._parsed, plan = plan_batches(self._views, which, self.budget, self._bytes_of)
+        return plan
 
     def _begin(self, batch: list[int]) -> bool:
         """Begin to compute a batch; return whether it fits into memory."""
@@ -123,22 +123,23 @@ class BatchLoop:
 
 
 def plan_batches(
-    views: dict[int, SequenceView], budget: int, bytes_of: Callable[[int], int]
-) -> list[list[int]]:
-    """Divide numbered views into batches, the longest first; those of a sequence stay together."""
-    numbers = list(views)
-    members = list(distinct_sequences(list(views.values())).values())
-    firsts = [views[numbers[some[0]]] for some in members]
+    views: Sequence[str], which: Sequence[int], budget: int, bytes_of: Callable[[int], int]
+) -> tuple[dict[int, SequenceView], list[list[int]]]:
+    """Read some views, and divide them into batches, the longest first, a sequence in one batch."""
+    parsed = [parse(views[i]) for i in which]
+    members = list(distinct_sequences(parsed).values())
+    firsts = [parsed[numbers[0]] for numbers in members]
     plan = batches(
         [view.tokens for view in firsts],
         budget,
         sizes=[
-            len(some) * bytes_of(len(view.sequence))
-            for view, some in zip(firsts, members, strict=True)
+            len(numbers) * bytes_of(len(view.sequence))
+            for view, numbers in zip(firsts, members, strict=True)
         ],
         most=_BATCH_BYTES,
     )
-    return [[numbers[k] for sequence in batch for k in members[sequence]] for batch in plan]
+    numbered = dict(zip(which, parsed, strict=True))
+    return numbered, [[which[k] for sequence in batch for k in members[sequence]] for batch in plan]
 
 
 def _can_be_less(views: Sequence[SequenceView], budget: int) -> bool:

@@ -53,8 +53,8 @@ class LocalBackend:
         home = device_maps[0].home  # whose batches the other devices take, too
         dim = self.checkpoint.architecture.dim
         budget = self.batch_tokens or default_batch_tokens(home, dim)
-        parsed = dict(enumerate(map(parse, views)))
-        plan = plan_batches(parsed, budget, vectors_extractor(columns).bytes)
+        bytes_of = vectors_extractor(columns).bytes
+        _, plan = plan_batches(views, range(len(views)), budget, bytes_of)
         devices = [str(one) for one in device_maps]
         return BatchPlan([[views[i] for i in batch] for batch in plan], budget, devices)
 

@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Hashable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from esm2_features._checkpoints.catalogue import ModelCard
     from esm2_features._checkpoints.checkpoint import Checkpoint
     from esm2_features._model.devices import DeviceMap
     from esm2_features._model.esm2 import ESM2Network
@@ -36,8 +34,9 @@ def get_networks(
     """Give the network of a checkpoint on each device; load it if this process has not done so."""
     global _owner
     _check_forked()
-    source = _fingerprint(checkpoint.source)
     from esm2_features._model.devices import resolve_devices
+
+    source = checkpoint.fingerprint()
 
     networks = []
     with _lock:
@@ -81,21 +80,10 @@ def devices_of_network(
         return []
     from esm2_features._model.devices import resolve_devices  # torch is there where a network is
 
-    source = _fingerprint(checkpoint.source)
+    source = checkpoint.fingerprint()
     device_maps = list(dict.fromkeys(resolve_devices(devices)))
     keys = [_keys.get((source, device_map, precision)) for device_map in device_maps]
     return [str(one) for one in device_maps] if all(key in _networks for key in keys) else []
-
-
-def _fingerprint(source: Path | ModelCard) -> Hashable:
-    """Tell a file from what has replaced it, without reading it."""
-    if not isinstance(source, Path):
-        return source
-    try:
-        stat = source.stat()
-    except OSError:
-        return source
-    return source, stat.st_size, stat.st_mtime_ns
 
 
 def _load(checkpoint: Checkpoint, device_map: DeviceMap, precision: str) -> ESM2Network:

@@ -15,7 +15,7 @@ import torch
 from joblib import cpu_count
 from numpy.typing import NDArray
 
-from esm2_features._model.packing import cpu_budget, cuda_budget
+from esm2_features._model.packing import FEWEST_TOKENS, cuda_budget
 from esm2_features.exceptions import InputError
 
 # What a failed allocation is called where PyTorch has no class of its own for it: on a CPU, in
@@ -28,6 +28,8 @@ _SAID_OF_MEMORY = (
     "Invalid buffer size",
 )
 
+_TOKENS_OF_CORE = 512
+_MOST_TOKENS_OF_CPU = 1 << 14
 _TOKENS_OF_MPS = 8192
 
 
@@ -100,7 +102,7 @@ def workers_on(device: torch.device) -> int:
 def default_batch_tokens(device: torch.device, dim: int) -> int:
     """Tokens that one forward pass takes when the user does not say."""
     if device.type == "cpu":
-        return cpu_budget(cores_of_cpu())
+        return max(FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, _TOKENS_OF_CORE * cores_of_cpu()))
     if device.type != "cuda":
         return _TOKENS_OF_MPS
     free, _ = torch.cuda.mem_get_info(device)

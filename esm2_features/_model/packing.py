@@ -25,9 +25,7 @@ EMBEDDING_SCALE = 0.88
 """ESM-2 was trained with 15 % of residues selected, 80 % of those masked: 1 - 0.15 x 0.8."""
 
 
-_FEWEST_TOKENS = 2048
-_TOKENS_OF_CORE = 512
-_MOST_TOKENS_OF_CPU = 1 << 14
+FEWEST_TOKENS = 2048
 _MOST_TOKENS_OF_CUDA = 1 << 17
 BYTES_PER_NUMBER_OF_WIDTH = 80
 """What a pass holds for each token and each number of the model's width, at its peak, in float32:
@@ -73,15 +71,10 @@ class Batch:
         return self.unique_tokens.tokens[self.unique_tokens.of_rows]
 
 
-def cpu_budget(cores: int) -> int:
-    """Tokens that one pass takes on a processor."""
-    return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, _TOKENS_OF_CORE * cores))
-
-
 def cuda_budget(free: int, dim: int) -> int:
     """Tokens that one pass takes on a CUDA card."""
     fitting = free // 4 // (BYTES_PER_NUMBER_OF_WIDTH * dim)
-    return max(_FEWEST_TOKENS, min(_MOST_TOKENS_OF_CUDA, fitting))
+    return max(FEWEST_TOKENS, min(_MOST_TOKENS_OF_CUDA, fitting))
 
 
 def pack(sequences: Sequence[str]) -> Batch:
