@@ -16,14 +16,13 @@ from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.local import LocalBackend
 from esm2_features._inference.products import MaskedResidues, Products
-from esm2_features._inference.remote.backend import RemoteBackend, check_model
+from esm2_features._inference.remote.backend import RemoteBackend, check_remote
 from esm2_features._inference.remote.endpoint import Token, read_endpoint
 from esm2_features._inference.runner import Backend, Runner
 from esm2_features._inputs import options
-from esm2_features._inputs.containers import is_missing, single_column
+from esm2_features._inputs.containers import single_column
 from esm2_features._inputs.policy import SequencePolicy
-from esm2_features._inputs.regions import read_region, region_cells, warn_of_pairs
-from esm2_features.exceptions import InputError
+from esm2_features._inputs.regions import read_regions
 
 
 class Engine:
@@ -55,10 +54,8 @@ class Engine:
     ----------
     checkpoint : Checkpoint
         The model: its ``name``, and its ``architecture`` with ``layers``, ``dim`` and ``heads``.
-    layers : tuple of int
-        The representations that `embed` computes, all counted from 0.
-    poolings : tuple of str
-        The poolings of each of them.
+    layers, poolings : tuple of int, tuple of str
+        What `embed` computes: representations, counted from 0, and the poolings of each.
     policy, runner, columns : SequencePolicy, Runner, Columns
         What the engine is made of: how sequences are checked, how features are computed, and
         which. Other parts of this library use them; they may change between versions.
@@ -109,12 +106,7 @@ class Engine:
         server = None
         if endpoint is not None or token is not None:
             server = read_endpoint(endpoint, token)
-            check_model(model)
-            if device != "auto":
-                raise InputError(
-                    f"Got device={device!r} with an endpoint, which chooses its device itself. "
-                    "Leave one of them out."
-                )
+            check_remote(model, device)
         self.checkpoint: Checkpoint = open_checkpoint(model)
         self.cache = open_cache(cache)
         self.max_residues = (
@@ -133,11 +125,7 @@ class Engine:
         self.layers = options.absolute_layers(
             layers, depth=shape.layers, model=self.checkpoint.name
         )
-        wants_all = isinstance(pooling, str) and pooling == "all"
-        possible = options.POOLINGS if self.region is None else options.PARTIAL_POOLINGS
-        self.poolings = (
-            possible if wants_all else options.names("pooling", pooling, options.EVERY_POOLING)
-        )
+        self.poolings = options.pooling_names(pooling, partial=self.region is not None)
         self.cache_dtype = options.one_of("cache_dtype", cache_dtype, options.CACHE_DTYPES)
         self.store = options.one_of("store", store, options.STORES)
         self.verbose = bool(verbose)
@@ -149,14 +137,8 @@ class Engine:
         if self.too_long == "window" and self.max_residues is not None:
             options.check_windows(self.poolings)
         self.policy = SequencePolicy(self.max_residues, self.too_long, self.unknown, self.region)
-        wanted = [(layer, pooling) for layer in self.layers for pooling in self.poolings]
-        computed = wanted
-        if self.store == "all":
-            everything = [
-                (at, pooling) for at in range(shape.layers + 1) for pooling in options.POOLINGS
-            ]
-            computed = list(dict.fromkeys([*everything, *wanted]))
-        self.columns = Columns(wanted, computed, shape.dim, self.cache_dtype)
+        columns = options.column_lists(self.layers, self.poolings, shape.layers, self.store)
+        self.columns = Columns(*columns, shape.dim, self.cache_dtype)
         arithmetic = self.precision, self.batch_tokens
         backend: Backend = LocalBackend(self.checkpoint, devices, *arithmetic)
         if server is not None:
@@ -222,18 +204,7 @@ class Engine:
         (2, 192)
         """
         residues = self.policy.normalise(single_column(sequences, owner="Engine"))
-        spans = None
-        if regions is not None:
-            cells = region_cells(regions)
-            if len(cells) != len(residues):
-                raise InputError(
-                    f"Got {len(cells)} regions for {len(residues)} sequences; pass one for each."
-                )
-            warn_of_pairs(cells)
-            spans = [
-                () if is_missing(cell) else read_region(cell, length=len(sequence), index=row)
-                for row, (cell, sequence) in enumerate(zip(cells, residues, strict=True))
-            ]
+        spans = None if regions is None else read_regions(regions, residues)
         return self.runner.embed(self.policy.views(residues, regions=spans), self.columns)
 
     def stream(
@@ -254,10 +225,8 @@ class Engine:
             ``"embedding"`` for the rows of `embed`, or the name of another method:
             ``"residues"``, ``"logits"``, ``"log_probs"``, ``"predict_masked"``, ``"contacts"``,
             ``"attentions"``.
-        layers : int, list of int, "all" or None, default=None
-            As in `residues` and `attentions`, for these two.
-        over : {"residues", "tokens"} or None, default=None
-            As in `log_probs`, for this one.
+        layers, over : optional
+            As in `residues`, `attentions` and `log_probs`, for these products.
 
         Returns
         -------
@@ -300,17 +269,13 @@ class Engine:
         Returns
         -------
         residues : list of ndarray of shape (L, dim), float32
-            Without special tokens, for L residues. With several layers, a list of dicts from the
-            layer's number to such an array.
+            As fair-esm's ``extract.py --include per_tok``, without special tokens, for L residues.
+            With several layers, a list of dicts from the layer's number to such an array.
 
         Raises
         ------
         InputError, TypeError, CheckpointError, OutOfMemoryError, NumericalError
             As in `embed`; also an InputError if ``layers`` is wrong.
-
-        References
-        ----------
-        ``scripts/extract.py`` of fair-esm, with ``--include per_tok``.
 
         Examples
         --------
@@ -373,11 +338,6 @@ class Engine:
         ------
         InputError, TypeError, CheckpointError, OutOfMemoryError, NumericalError
             As in `logits`; also an InputError if ``over`` is wrong.
-
-        See Also
-        --------
-        predict_masked : The same at masked positions.
-        score_variants : Ratios of such probabilities, for mutations.
 
         Examples
         --------

@@ -63,6 +63,22 @@ def names(option: str, value: object, allowed: Sequence[str]) -> tuple[str, ...]
     return tuple(checked)
 
 
+def pooling_names(pooling: object, *, partial: bool) -> tuple[str, ...]:
+    """Check poolings; "all" are those without extra cost, of a part without special tokens."""
+    if isinstance(pooling, str) and pooling == "all":
+        return PARTIAL_POOLINGS if partial else POOLINGS
+    return names("pooling", pooling, EVERY_POOLING)
+
+
+def column_lists(
+    layers: Sequence[int], poolings: Sequence[str], depth: int, store: str
+) -> tuple[list[tuple[int, str]], list[tuple[int, str]]]:
+    """List the columns of a result, and those that are computed; "all" stores what a pass gives."""
+    wanted = [(layer, pooling) for layer in layers for pooling in poolings]
+    every = [(layer, pooling) for layer in range(depth + 1) for pooling in POOLINGS]
+    return wanted, list(dict.fromkeys([*every, *wanted])) if store == "all" else wanted
+
+
 def one_of(option: str, value: object, allowed: Sequence[str]) -> str:
     """Check an option that is one of a few words."""
     if isinstance(value, str) and value in allowed:

@@ -15,8 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from esm2_features._inputs.containers import is_missing
 from esm2_features._inputs.views import Spans, spans_of
-from esm2_features.exceptions import InvalidRegionError, shorten
+from esm2_features.exceptions import InputError, InvalidRegionError, shorten
 
 _PART = re.compile(r"\s*(-?\d+)\s*(?::\s*(-?\d+)\s*)?", re.ASCII)
 _LONGEST_SHOWN = 60
@@ -148,3 +149,17 @@ def _check_part(start: int, stop: int, length: int) -> None:
 
 def _shown(value: object) -> str:
     return shorten(repr(value), _LONGEST_SHOWN)
+
+
+def read_regions(regions: Collection[object], sequences: Sequence[str]) -> list[Spans]:
+    """Read the region of each sequence; a missing one is all of it."""
+    cells = region_cells(regions)
+    if len(cells) != len(sequences):
+        raise InputError(
+            f"Got {len(cells)} regions for {len(sequences)} sequences; pass one for each."
+        )
+    warn_of_pairs(cells)
+    return [
+        () if is_missing(cell) else read_region(cell, length=len(sequence), index=row)
+        for row, (cell, sequence) in enumerate(zip(cells, sequences, strict=True))
+    ]

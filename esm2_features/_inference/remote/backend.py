@@ -52,14 +52,19 @@ _DIGITS = 32
 _NPZ = "application/x-npz"
 
 
-def check_model(model: object) -> None:
-    """Refuse models of which nobody here knows what another machine would call them."""
+def check_remote(model: object, device: object) -> None:
+    """Raise InputError for models that servers do not know by name, and for a choice of device."""
     if model != EMBEDDED_MODEL and model not in OFFICIAL:
         known = ", ".join([EMBEDDED_MODEL, *OFFICIAL])
         raise InputError(
             f"Got model={model!r} with an endpoint, which takes models by name: {known}. A path is "
             "one of this machine, and the key of the cache needs a digest that is known here. "
             "Compute with it here, without endpoint=."
+        )
+    if device != "auto":
+        raise InputError(
+            f"Got device={device!r} with an endpoint, which chooses its device itself. Leave one "
+            "of them out."
         )
 
 
