@@ -1,4 +1,4 @@
-"""How far the time that `esm2-features estimate` gives is from what embedding takes on this machine.
+"""How far the time of `esm2-features estimate` is from what embedding takes on this machine.
 
 Weights are random, in ESM-2's real shapes, and those of `mini`; inputs are files of the benchmarks'
 mixes. Each is estimated from a timed sample, and then embedded, in this process, with a cache in a
@@ -49,7 +49,7 @@ def measure(model: str, checkpoint: str, mix: str, residues: int, precision: str
         fasta = Path(folder) / "in.fasta"
         fasta.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate(sequences)))
         engine = Engine(checkpoint, precision=precision, device="cpu", cache=Path(folder) / "cache")
-        summary = summarise([str(fasta)], engine, sequence_column="sequence", id_column="id")
+        summary = summarise([str(fasta)], engine)
         estimated = estimate(engine, summary).seconds
         with Stopwatch() as watch:
             engine.embed(sequences)

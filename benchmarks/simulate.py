@@ -11,8 +11,8 @@ stops all workers, and looks at what is there. At the end, every shard is there,
     python -m benchmarks.simulate --save
     python -m benchmarks.simulate --quick
 
-Times of shards are those of `esm2_features._costs.estimate` for a card: a range between two shares of
-its peak, of which the geometric mean is used here. No card was measured.
+Times of shards are those of `esm2_features._costs.estimate` for a card: the geometric mean of
+a range between two shares of its peak. No card was measured.
 
 Never here: real workers, real files.
 """

@@ -1,46 +1,36 @@
 """A timed sample on this machine: sequences of the input's lengths through random weights.
 
-The time of a product does not depend on its numbers, so no weights have to be here. The blocks of a
-network are all alike, so of a large one only a few are made and timed.
+Time does not depend on the weights. All blocks are alike, so a large network has only a few here.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from timeit import timeit
+from typing import Any
 
 import numpy as np
 
 from esm2_features._checkpoints.catalogue import Architecture, ModelCard
 from esm2_features._checkpoints.checkpoint import Checkpoint
 from esm2_features._checkpoints.names import CONTACTS, ROTARY, TIED, tensor_shapes
-from esm2_features._costs.cards import flop
+from esm2_features._costs.cards import Range, flop
 from esm2_features._costs.input_summary import InputSummary, lengths_at, passes_of
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import forget_network
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
+from esm2_features.exceptions import InputError
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-_WEIGHT_BYTES = 1 << 29
-"""Of random weights, unless two blocks have more."""
-_ROUNDS, _ROUND_SECONDS, _MOST_SECONDS = 3, 1.0, 10.0
-"""Rounds, what one should take, and after how many seconds no other is begun."""
-
-
-class Calibration(NamedTuple):
-    """How fast this machine computes an input."""
-
-    seconds_per_flop: list[float]  # in each of the rounds, the fastest first
-    sequences: int  # in the sample
-    blocks: int  # of the network that was timed
+_WEIGHT_BYTES = 1 << 29  # of random weights, unless two blocks have more
+_ROUNDS, _ROUND_SECONDS = 3, 1.0
+_MOST_SECONDS = 10.0  # of all rounds; after that, no other begins
+_MARGIN = 1.25  # how far the whole run may be from its sample, beside what the rounds differ by
 
 
 class _RandomCheckpoint(Checkpoint):
-    def load(self) -> dict[str, Tensor]:
+    def load(self) -> dict[str, Any]:
         import torch
 
         return {
@@ -50,14 +40,16 @@ class _RandomCheckpoint(Checkpoint):
         }
 
 
-def calibrate(engine: Engine, summary: InputSummary, blocks: int) -> Calibration:
-    """Time a sample, through a network like that of ``engine`` with at most so many blocks."""
+def calibrate(engine: Engine, summary: InputSummary, blocks: int) -> tuple[Range, str]:
+    """Time a sample on the engine's device; give seconds of the input, and what they rest on."""
+    if isinstance(engine.device, list) or "+" in engine.device or engine.device == "all":
+        raise InputError(f"Got device={engine.device!r}; an estimate is for one device.")
     shape = engine.checkpoint.architecture
-    blocks = min(blocks, max(2, _WEIGHT_BYTES // (4 * 12 * shape.dim**2)))
-    timed = Architecture(blocks, shape.dim, shape.heads)
+    few = min(blocks, max(2, _WEIGHT_BYTES // (4 * 12 * shape.dim**2)))
+    timed = Architecture(few, shape.dim, shape.heads)
     name = f"random weights of {timed}"
     checkpoint = _RandomCheckpoint(name, timed, ModelCard(name, "", timed))
-    engine = Engine(
+    like = Engine(
         checkpoint,  # type: ignore[arg-type]  # `open_checkpoint` takes it as it is
         layers="all" if len(engine.layers) > 1 else -1,
         pooling=list(engine.poolings),
@@ -68,12 +60,19 @@ def calibrate(engine: Engine, summary: InputSummary, blocks: int) -> Calibration
         cache=None,
     )
     try:
-        engine.embed([CANONICAL_RESIDUES])  # makes the weights, and starts the threads
-        sequences, rounds = _timed_rounds(engine, summary)
+        like.embed([CANONICAL_RESIDUES])  # makes the weights, and starts the threads
+        sequences, rounds = _timed_rounds(like, summary)
     finally:
-        forget_network(checkpoint, device=str(engine.device), precision=engine.precision)
-    operations = flop(timed, blocks, passes_of(Counter(map(len, sequences)), summary.window))
-    return Calibration([each / operations for each in sorted(rounds)], len(sequences), blocks)
+        forget_network(checkpoint, device=engine.device, precision=engine.precision)
+    sample = passes_of(Counter(map(len, sequences)), summary.window)
+    times = flop(shape, blocks, summary.passes) / flop(timed, few, sample)
+    low, middle, high = min(rounds), sorted(rounds)[len(rounds) // 2], max(rounds)
+    return Range(times * low / _MARGIN, times * middle, times * high * _MARGIN), (
+        f"Timed on this machine, in {len(rounds)} rounds: {len(sequences)} sequences of the "
+        f"input's lengths through {few} of {shape.layers} blocks, with random weights. The whole "
+        "input takes longer in proportion to its FLOP; the range is "
+        f"{_MARGIN - 1:.0%} wider than that of the rounds. Other processes are part of it."
+    )
 
 
 def _timed_rounds(engine: Engine, summary: InputSummary) -> tuple[list[str], list[float]]:
@@ -82,20 +81,15 @@ def _timed_rounds(engine: Engine, summary: InputSummary) -> tuple[list[str], lis
     while True:
         # At even steps through the distribution: one sequence has the median length.
         sequences = _random_sequences(lengths_at(summary.lengths, (np.arange(count) + 0.5) / count))
-        rounds = [_seconds(engine, sequences)]
+        embed = partial(engine.embed, sequences)
+        rounds = [timeit(embed, number=1)]
         if rounds[0] >= _ROUND_SECONDS or count == summary.unique:
             break
         grow = min(10.0, max(2.0, _ROUND_SECONDS / rounds[0]))
         count = min(summary.unique, int(count * grow))
     while len(rounds) < _ROUNDS and sum(rounds) < _MOST_SECONDS:
-        rounds.append(_seconds(engine, sequences))
+        rounds.append(timeit(embed, number=1))
     return sequences, rounds
-
-
-def _seconds(engine: Engine, sequences: Sequence[str]) -> float:
-    start = time.perf_counter()
-    engine.embed(sequences)
-    return time.perf_counter() - start
 
 
 def _random_sequences(lengths: Sequence[int]) -> list[str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +30,12 @@ def dry_run(engine: Engine, sequences: object) -> DryRun:
     """Find out what `Engine.embed` would do; nothing is claimed, loaded or written."""
     views = [view for view in engine._views(engine._read(sequences)) if view]
     unique, missing = _missing(engine, views)
-    plan = DryRun(len(views), len(unique), len(missing))
-    return _with_batches(plan, engine, missing) if missing else plan
+    batches = _batches(engine, missing) if missing else {}
+    return DryRun(len(views), len(unique), len(missing), **batches)
 
 
 def _missing(engine: Engine, views: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Give the different views, and those of them that the cache has not."""
+    """Give the different views, and those that are not in the cache."""
     unique = [views[i] for i in dedupe(views)[0]]
     if engine.cache is None:
         return unique, unique
@@ -44,14 +45,13 @@ def _missing(engine: Engine, views: Sequence[str]) -> tuple[list[str], list[str]
     return unique, [unique[i] for i in np.flatnonzero(~complete)]
 
 
-def _with_batches(plan: DryRun, engine: Engine, views: Sequence[str]) -> DryRun:
-    """Divide what is missing into batches, as the run does."""
+def _batches(engine: Engine, views: Sequence[str]) -> dict[str, Any]:
+    """Divide views into batches as the run does; several devices share those of the first."""
     from esm2_features._engine import _vectors_extractor
     from esm2_features._inference.batch_loop import BatchLoop
     from esm2_features._model import devices
     from esm2_features._model.layout import Layout
 
-    # Several devices share the batches of the first one.
     device = devices.resolve_device_map(devices.resolve_devices(engine._devices)[0]).home
     dim = engine.checkpoint.architecture.dim
     budget = engine.batch_tokens or devices.default_batch_tokens(device, dim)
@@ -65,16 +65,13 @@ def _with_batches(plan: DryRun, engine: Engine, views: Sequence[str]) -> DryRun:
         shrunk=lambda _: None,
         progress=lambda _: None,
     )
-    passes = [
-        len(batch.positions)
-        for numbers in loop.plan(range(len(views)))
-        for batch in Layout([views[i] for i in numbers], budget).batches
-    ]
-    return replace(
-        plan,
-        device=devices.title_of(device),
-        batch_tokens=budget,
-        batches=len(passes),
-        tokens=sum(passes),
-        download=engine.checkpoint.to_fetch,
-    )
+    plan = loop.plan(range(len(views)))
+    layouts = [Layout([views[i] for i in numbers], budget) for numbers in plan]
+    passes = [len(batch.positions) for layout in layouts for batch in layout.batches]
+    return {
+        "device": devices.title_of(device),
+        "batch_tokens": budget,
+        "batches": len(passes),
+        "tokens": sum(passes),
+        "download": engine.checkpoint.to_fetch,
+    }

@@ -7,19 +7,19 @@ a billion sequences, two different ones have the same digest with a probability 
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import count, islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._engine import Engine
-from esm2_features._inputs.fasta import iter_any_ids
 from esm2_features._inputs.residues import are_normal, normalise, warn_of_nucleotides
 from esm2_features._inputs.views import piece_tokens
-from esm2_features.distributed.sources import InputRange, Reading, find_sources
+from esm2_features.distributed.sources import InputFile, InputRange, Reading, find_sources
 from esm2_features.exceptions import InputError
 
 _BATCH = 4096
@@ -34,9 +34,8 @@ class DistinctTexts:
 
     def add(self, text: str, number: int = 0) -> None:
         """Add a text and its number."""
-        content = text.encode("utf-8", "surrogateescape")
-        self._records += hashlib.blake2b(content, digest_size=12).digest()
-        self._records += number.to_bytes(4, "little")
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=12)
+        self._records += digest.digest() + number.to_bytes(4, "little")
 
     def numbers(self) -> NDArray[np.uint32]:
         """Give the number of each different text."""
@@ -77,13 +76,13 @@ def passes_of(lengths: Mapping[int, int], window: int) -> Counter[int]:
     """Turn lengths into what goes through the network: tokens -> number of sequences or windows."""
     passes: Counter[int] = Counter()
     for residues, number in lengths.items():
-        for tokens in _tokens_of(residues, window):
+        for tokens in piece_tokens(residues, window if residues > window else 0):
             passes[tokens] += number
     return passes
 
 
-def _tokens_of(residues: int, window: int) -> list[int]:
-    return piece_tokens(residues, window if residues > window else 0)
+def _total(counts: Mapping[int, int]) -> int:
+    return sum(length * number for length, number in counts.items())
 
 
 def lengths_at(lengths: Mapping[int, int], quantiles: Iterable[float]) -> list[int]:
@@ -94,64 +93,50 @@ def lengths_at(lengths: Mapping[int, int], quantiles: Iterable[float]) -> list[i
     return residues
 
 
-def summarise(
-    inputs: Sequence[str], engine: Engine, *, sequence_column: str, id_column: str
-) -> InputSummary:
-    """Read all that `embed` takes as inputs once, and count what it holds."""
-    limit, too_long = engine.max_residues, engine.too_long
-    summary = InputSummary(window=limit or 0 if too_long == "window" else 0)
-    ids, distinct = DistinctTexts(), DistinctTexts()
-    for name, records in _read(inputs, sequence_column, id_column):
-        if records.error is not None:
-            raise records.error
-        sequences = list(_normalised(name, records, engine.unknown, summary))
+def summarise(inputs: Sequence[str], engine: Engine, **columns: str) -> InputSummary:
+    """Read all that `embed` takes as inputs once; ``columns`` are those of `find_sources`."""
+    limit, too_long = engine.max_residues or sys.maxsize, engine.too_long
+    summary = InputSummary(window=engine.max_residues or 0 if too_long == "window" else 0)
+    ids, distinct, kept_lengths = DistinctTexts(), DistinctTexts(), Counter[int]()
+    for path, records in _read(inputs, columns):
+        sequences = list(_normalised(path, records, engine.unknown, summary))
         if not summary.sequences:  # warn once: a file of genes holds genes from its beginning
             warn_of_nucleotides(sequences, rows=range(len(sequences)))
-        for identifier in records.ids:
-            ids.add(identifier)
         summary.sequences += len(records.ids)
         summary.text_bytes += sum(map(len, (*records.ids, *sequences)))
         summary.longest = max(summary.longest, *map(len, sequences), 0)
+        summary.too_long += sum(len(sequence) > limit for sequence in sequences)
+        for identifier in records.ids:
+            ids.add(identifier)
         for sequence in sequences:
-            if limit is not None and len(sequence) > limit:
-                summary.too_long += 1
-                if too_long == "raise":
-                    summary.left_out += 1
-                    continue
-            kept = sequence[:limit] if too_long == "truncate" else sequence
-            summary.residues += len(kept)
-            summary.tokens += sum(_tokens_of(len(kept), summary.window))
-            distinct.add(kept, len(kept))
+            if len(sequence) <= limit or too_long != "raise":
+                kept = sequence[:limit] if too_long == "truncate" else sequence
+                kept_lengths[len(kept)] += 1
+                distinct.add(kept, len(kept))
     lengths, counts = np.unique(distinct.numbers(), return_counts=True)
     summary.lengths = dict(zip(lengths.tolist(), counts.tolist(), strict=True))
     summary.unique = int(counts.sum())
-    summary.tokens_to_compute = sum(n * number for n, number in summary.passes.items())
+    summary.residues = _total(kept_lengths)
+    summary.tokens = _total(passes_of(kept_lengths, summary.window))
+    summary.tokens_to_compute = _total(summary.passes)
+    summary.left_out += summary.too_long if too_long == "raise" else 0
     summary.repeated_ids = summary.sequences - len(ids.numbers())
     return summary
 
 
-def _read(
-    inputs: Sequence[str], sequence_column: str, id_column: str
-) -> Iterator[tuple[str, InputRange]]:
-    """Yield some thousands of records at a time, and the name of their file."""
-    if "-" in inputs:
-        records = iter_any_ids("-")
-        for number in count():
-            batch = list(islice(records, _BATCH))
-            if not batch:
-                break
-            ids, sequences = [each.id for each in batch], [each.seq for each in batch]
-            yield "standard input", InputRange(number, number * _BATCH, ids, sequences)
-    files = [given for given in inputs if given != "-"]
-    for source in find_sources(files, sequence_column=sequence_column, id_column=id_column):
-        for piece in Reading(source, _BATCH, lambda _: True):
-            yield str(source.path), piece
+def _read(inputs: Sequence[str], columns: Mapping[str, str]) -> Iterator[tuple[Path, InputRange]]:
+    files = find_sources([name for name in inputs if name != "-"], **columns)
+    for file in (*files, *([InputFile(Path("-"), "-")] if "-" in inputs else [])):
+        for records in Reading(file, _BATCH, lambda _: True):
+            if records.error is not None:
+                raise records.error
+            yield file.path, records
 
 
 def _normalised(
-    name: str, records: InputRange, unknown: str, summary: InputSummary
+    path: Path, records: InputRange, unknown: str, summary: InputSummary
 ) -> Iterator[str]:
-    """Yield the sequences that can be read, and count the others as left out."""
+    """Yield the sequences that are valid, and count the others as left out."""
     if are_normal(records.sequences):
         yield from records.sequences
         return
@@ -160,4 +145,4 @@ def _normalised(
             yield normalise(value, index=row, unknown=unknown)
         except InputError as error:
             summary.left_out += 1
-            summary.first_error = summary.first_error or f"{name}, record {row + 1}: {error}"
+            summary.first_error = summary.first_error or f"{path}, record {row + 1}: {error}"

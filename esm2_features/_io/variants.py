@@ -212,8 +212,8 @@ def _check_missing(path: str, variants: Sequence[str], positions: Sequence[str])
         if variant.strip() in _MISSING:
             raise InputError(
                 f"{_shown(path)}, {position}: {variant!r} stands for a missing value, where a "
-                "variant is expected. Drop such rows, or write WT for the wild type. If a peptide of these "
-                "letters is meant, give it as FASTA."
+                "variant is expected. Drop such rows, or write WT for the wild type. Peptides with "
+                "this spelling can be given as FASTA."
             )
 
 

@@ -14,7 +14,7 @@ from esm2_features.cli.shards import COLUMN_OPTIONS
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
-    from esm2_features._costs.estimate import Range
+    from esm2_features._costs.cards import Range
     from esm2_features._engine import Engine
 
 _UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
@@ -39,14 +39,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 @add_options(COLUMN_OPTIONS.values())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, sizes in bytes, times in s.")
 def estimate(
-    inputs: tuple[str, ...],
-    model: str,
-    device: str,
-    pooling: list[str],
-    sequence_column: str,
-    id_column: str,
-    as_json: bool,
-    **options: Any,
+    inputs: tuple[str, ...], model: str, device: str, as_json: bool, **options: Any
 ) -> None:
     """Count an input, and estimate what embedding it takes.
 
@@ -61,14 +54,9 @@ def estimate(
     from esm2_features._engine import Engine
 
     card = device if device in CARDS else None
-    options |= {"pooling": "all" if pooling == ["all"] else pooling, "cache": None}
-    try:
-        engine = Engine(model, device="auto" if card else device, **options)
-    except InputError as error:
-        if "device=" not in str(error):
-            raise
-        raise InputError(f"{error} Or name a card: {', '.join(CARDS)}.") from error
-    columns = {"sequence_column": sequence_column, "id_column": id_column}
+    columns = {name: options.pop(name) for name in COLUMN_OPTIONS}
+    options["pooling"] = "all" if options["pooling"] == ["all"] else options["pooling"]
+    engine = Engine(model, device="auto" if card else device, cache=None, **options)
     summary = summarise(inputs, engine, **columns)
     reason = summary.first_error or "They are too long: --too-long window or truncate."
     if not summary.sequences:
@@ -78,31 +66,35 @@ def estimate(
     result = _costs.estimate(engine, summary, card=card)
     counts = {name: value for name, value in vars(summary).items() if name != "lengths"}
     lengths = dict(zip(_QUANTILES, lengths_at(summary.lengths, _QUANTILES), strict=True))
+    about: dict[str, Any] = {"model": engine.checkpoint.name, "precision": engine.precision}
     if as_json:
-        job = {"model": engine.checkpoint.name, "precision": engine.precision}
-        everything = {"is_estimate": True, "input": {**counts, "length_quantiles": lengths}, **job}
-        seconds = result.seconds._asdict()
-        click.echo(json.dumps({**everything, **vars(result), "seconds": seconds}, indent=1))
+        about |= {"is_estimate": True, "input": counts | {"length_quantiles": lengths}}
+        click.echo(
+            json.dumps(about | vars(result) | {"seconds": result.seconds._asdict()}, indent=1)
+        )
         return
-    click.echo("An estimate. What the time rests on stands at its end.\n")
-    _print("input", " ".join(inputs))
-    for name in list(counts)[:9]:
-        _print(f"  {name.replace('_', ' ')}", f"{counts[name]:,}")
     shares = ", ".join(f"{share:.0%}: {length}" for share, length in lengths.items())
-    _print("  lengths", f"{shares} residues")
-    if summary.left_out:
-        _print("  why left out", reason)
-    _print("model", f"{engine.checkpoint.name}, {engine.precision}")
-    _print("device", result.device)
-    _print("  time", in_words(result.seconds))
-    _print("  computing", f"{result.flop / 1e12:,.3g} TFLOP")
-    _print("  batch", f"{result.batch_tokens:,} tokens, which auto takes")
+    rows = {f"  {name.replace('_', ' ')}": f"{counts[name]:,}" for name in list(counts)[:9]}
     missing = "" if result.fits is not False else ", which it does not have"
-    _print("  memory", f"about {readable(result.device_bytes)} at its peak{missing}")
-    _print("  `embed -o` holds", f"about {readable(result.embed_bytes)}, all vectors included")
+    rows |= {
+        "  lengths": f"{shares} residues",
+        **about,
+        "device": result.device,
+        "  time": in_words(result.seconds),
+        "  computing": f"{result.flop / 1e12:,.3g} TFLOP",
+        "  batch": f"{result.batch_tokens:,} tokens, which auto takes",
+        "  memory": f"about {readable(result.device_bytes)} at its peak{missing}",
+        "  `embed -o` holds": f"about {readable(result.embed_bytes)}, all vectors included",
+    }
     for name, sizes in (("output", result.output_bytes), ("cache", result.cache_bytes)):
         amounts = ", ".join(f"{readable(size)} in {dtype}" for dtype, size in sizes.items())
-        _print(f"{name} on disk", amounts)
+        rows[f"{name} on disk"] = amounts
+    if summary.left_out:
+        rows["  left out"] += f", which `embed` refuses. {reason}"
+    click.echo("An estimate. What the time rests on stands at its end.\n")
+    _print("input", " ".join(inputs))
+    for name, value in rows.items():
+        _print(name, value)
     click.echo(f"\n{result.basis}")
 
 
@@ -113,10 +105,7 @@ def _print(name: str, value: str) -> None:
 def in_words(seconds: Range) -> str:
     """Write a time and its range for people."""
     size, unit = next((each for each in _UNITS if seconds.middle >= each[0]), _UNITS[-1])
-    low, middle, high = (
-        f"{value / size:,.0f}" if value >= 100 * size else f"{value / size:.2g}"
-        for value in seconds
-    )
+    low, middle, high = (f"{value / size:,.1f}" for value in seconds)
     return f"{middle} {unit} ({low} to {high} {unit})"
 
 

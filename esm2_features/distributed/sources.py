@@ -92,7 +92,7 @@ class Reading:
         last = None
         if self._known is not None:  # nothing behind the last wanted piece is read
             last = max(filter(self._wanted, range(self._known)), default=-1)
-        pairs = iter_pairs(self.source.path)
+        pairs = iter_pairs(str(self.source.path))
         records = 0
         for number in itertools.count():
             if last is not None and number > last:

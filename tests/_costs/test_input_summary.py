@@ -35,13 +35,12 @@ def count(tmp_path):
 
 
 def of_files(files: list[Path], **options) -> InputSummary:
-    columns = {name: options.pop(name, name[: -len("_column")]) for name in COLUMNS}
+    columns = {
+        name: options.pop(name) for name in ("sequence_column", "id_column") if name in options
+    }
     return summarise(
         [str(file) for file in files], Engine("mini", cache=None, **options), **columns
     )
-
-
-COLUMNS = ("sequence_column", "id_column")
 
 
 def test__count__sequences_and_different_ones(count):
