@@ -2,7 +2,7 @@
 
 Weights are random, in ESM-2's real shapes, and those of `mini`; inputs are files of the benchmarks'
 mixes. Each is estimated from a timed sample, and then embedded, in this process, with a cache in a
-new folder.
+new folder. Times are processor seconds of one thread, which other processes hardly change.
 
     python -m benchmarks.estimate_error --save
     python -m benchmarks.estimate_error --quick
@@ -12,19 +12,21 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import torch
 
-from benchmarks.machine import Stopwatch, describe
+from benchmarks.machine import describe
 from benchmarks.workloads import SHAPES, workload, write_checkpoint
 from esm2_features import Engine
-from esm2_features._costs import estimate
+from esm2_features._costs import calibration, estimate
 from esm2_features._costs.input_summary import summarise
 
 RESULTS = Path(__file__).with_name("results")
@@ -41,8 +43,7 @@ def measure(model: str, checkpoint: str, mix: str, residues: int, precision: str
     Returns
     -------
     record : dict
-        Seconds that were estimated and that it took, and the share of the machine that other
-        processes had meanwhile.
+        Seconds that were estimated, and that it took.
     """
     sequences = workload(mix, residues, SEED)
     with tempfile.TemporaryDirectory() as folder:
@@ -51,16 +52,16 @@ def measure(model: str, checkpoint: str, mix: str, residues: int, precision: str
         engine = Engine(checkpoint, precision=precision, device="cpu", cache=Path(folder) / "cache")
         summary = summarise([str(fasta)], engine)
         estimated = estimate(engine, summary).seconds
-        with Stopwatch() as watch:
-            engine.embed(sequences)
+        start = time.process_time()
+        engine.embed(sequences)
+        seconds = time.process_time() - start
     return {
         "model": model,
         "precision": precision,
         "mix": mix,
         "sequences": len(sequences),
         "tokens": summary.tokens_to_compute,
-        "seconds": watch.seconds,
-        "others": watch.foreign,
+        "seconds": seconds,
         "estimated": estimated._asdict(),
     }
 
@@ -68,16 +69,14 @@ def measure(model: str, checkpoint: str, mix: str, residues: int, precision: str
 def table(result: Result) -> str:
     """Write a result, as `main` saves it, as Markdown."""
     machine = result["machine"]
-    load = ", ".join(f"{value:.1f}" for value in result["load"])
     return "\n".join(
         [
-            f"`estimate` next to `embed` on {machine['cpu']}, threads: {machine['threads']} "
-            f"({result['date']}; load before and after: {load}). Error is estimate / time - 1; "
-            "*others* is the share of the machine that other processes had meanwhile.",
+            f"`estimate` next to `embed` on one thread of {machine['cpu']} ({result['date']}), in "
+            "processor seconds. Error is estimate / time - 1.",
             "",
             "| model | precision | mix | tokens/s | time, s | estimate, s | range, s | error "
-            "| in its range | others |",
-            "|---|---|---|---:|---:|---:|---:|---:|---|---:|",
+            "| in its range |",
+            "|---|---|---|---:|---:|---:|---:|---:|---|",
             *(_row(record) for record in result["records"]),
         ]
     )
@@ -90,7 +89,7 @@ def _row(record: Result) -> str:
         f"| {record['model']} | {record['precision']} | {record['mix']} "
         f"| {record['tokens'] / seconds:,.0f} | {seconds:.1f} | {middle:.1f} "
         f"| {low:.1f} to {high:.1f} | {middle / seconds - 1:+.0%} "
-        f"| {'yes' if low <= seconds <= high else 'no'} | {record['others']:.0%} |"
+        f"| {'yes' if low <= seconds <= high else 'no'} |"
     )
 
 
@@ -110,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.quick:
         given.models, given.mixes, given.precisions = ["mini"], ["peptides"], ["float32"]
-    load = [os.getloadavg()[0]]
+    torch.set_num_threads(1)
+    calibration.timeit = partial(timeit, timer=time.process_time)
     records = []
     with tempfile.TemporaryDirectory() as folder:
         for model in given.models:
@@ -126,7 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "kind": "estimate",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": {**describe(), "threads": torch.get_num_threads()},
-        "load": [*load, os.getloadavg()[0]],
         "records": records,
     }
     print(table(result))

@@ -29,6 +29,7 @@ from esm2_features.cli.console import (
     kept_in,
     names_of_records,
     naming_rows,
+    print_done,
 )
 from esm2_features.cli.estimate import estimate, print_dry_run
 from esm2_features.cli.options import (
@@ -238,12 +239,8 @@ def _embed_file(
     )
     write_features(checked, features)
     n, d = values.shape
-    seconds = time.perf_counter() - start
-    click.echo(
-        f"{n} sequences x {d} features, {engine.n_computed} of them computed -> {checked.path} "
-        f"({seconds:.1f} s)",
-        err=True,
-    )
+    computed = f"{engine.n_computed} of them computed"
+    print_done(f"{n} sequences x {d} features, {computed} -> {checked.path}", start)
 
 
 def _model_row(card: ModelCard) -> tuple[str, ...]:

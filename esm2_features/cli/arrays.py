@@ -20,8 +20,16 @@ from esm2_features._io.arrays import (
     write_arrays,
 )
 from esm2_features._io.paths import Output, atomic_output, check_inputs, file_names, write_index
-from esm2_features.cli.console import examples, interruptible, names_of_records, naming_rows
+from esm2_features.cli.console import (
+    examples,
+    interruptible,
+    names_of_records,
+    naming_rows,
+    print_done,
+)
 from esm2_features.cli.options import (
+    Decorator,
+    add_options,
     computing_options,
     force_option,
     force_plot_option,
@@ -44,12 +52,29 @@ _NO_WINDOWS = ("raise", "truncate")
 
 _KEPT = "nothing is kept of what was computed."
 
-_array_output = output_option(
+_OUTPUT = output_option(
     "OUT",
     "Where to write: OUT.npz or OUT.h5, with an array for each id; OUT.npy, a folder with one .npy "
     "for each id (and ids.csv, if an id cannot be the name of a file); or OUT.pt, a folder with "
     "one .pt for each sequence, as fair-esm's scripts/extract.py writes.",
 )
+
+
+def _array_options(
+    *own: Decorator, too_long: Sequence[str], force: Decorator = force_option
+) -> Decorator:
+    """Add the argument and the options of all four commands, with some of their own."""
+    return add_options(
+        [
+            click.argument("fasta", metavar="IN"),
+            _OUTPUT,
+            *own,
+            run_option("model"),
+            computing_options(too_long=too_long),
+            format_option(ARRAY_FORMATS),
+            force,
+        ]
+    )
 
 
 @click.command(
@@ -58,17 +83,14 @@ _array_output = output_option(
         "esm2-features residues proteins.fasta -o residues.h5 --layers 6,-1",
     )
 )
-@click.argument("fasta", metavar="IN")
-@_array_output
-@run_option("model")
-@run_option(
-    "layers",
-    help="Layers whose representations are written. 0 is the embedding, and negative numbers count "
-    "from the end. With several, arrays are layers x residues x dim, in this order.",
+@_array_options(
+    run_option(
+        "layers",
+        help="Layers whose representations are written. 0 is the embedding, and negative numbers "
+        "count from the end. With several, arrays are layers x residues x dim, in this order.",
+    ),
+    too_long=TOO_LONG,
 )
-@computing_options(too_long=TOO_LONG)
-@format_option(ARRAY_FORMATS)
-@force_option
 def residues(layers: list[int] | str, **options: Any) -> None:
     """Write the representation of every residue, without pooling.
 
@@ -85,24 +107,18 @@ def residues(layers: list[int] | str, **options: Any) -> None:
         "esm2-features logits proteins.fasta -o log_probs.h5 --log-probs",
     )
 )
-@click.argument("fasta", metavar="IN")
-@_array_output
-@click.option(
-    "--log-probs",
-    is_flag=True,
-    help="Write natural-log probabilities instead of logits.",
+@_array_options(
+    click.option(
+        "--log-probs", is_flag=True, help="Write natural-log probabilities instead of logits."
+    ),
+    click.option(
+        "--over",
+        type=click.Choice(["residues", "tokens"]),
+        help="What the probabilities of --log-probs are normalised over: the 20 canonical "
+        "residues, in the order ACDEFGHIKLMNPQRSTVWY (the default), or all 33 tokens.",
+    ),
+    too_long=TOO_LONG,
 )
-@click.option(
-    "--over",
-    type=click.Choice(["residues", "tokens"]),
-    default=None,
-    help="What the probabilities of --log-probs are normalised over: the 20 canonical residues, in "
-    "the order ACDEFGHIKLMNPQRSTVWY (the default), or all 33 tokens.",
-)
-@run_option("model")
-@computing_options(too_long=TOO_LONG)
-@format_option(ARRAY_FORMATS)
-@force_option
 def logits(log_probs: bool, over: str | None, **options: Any) -> None:
     """Write the logits of the language model for every residue.
 
@@ -115,18 +131,16 @@ def logits(log_probs: bool, over: str | None, **options: Any) -> None:
 
 
 @click.command(epilog=examples("esm2-features contacts proteins.fasta -o contacts.npz --plot maps"))
-@click.argument("fasta", metavar="IN")
-@_array_output
-@click.option(
-    "--plot",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path),
-    help="Also draw a map of each protein: a folder with one .png for each id, named as OUT.npy's.",
+@_array_options(
+    click.option(
+        "--plot",
+        metavar="FOLDER",
+        type=click.Path(path_type=Path),
+        help="Also draw a map of each protein: a folder with one .png for each id.",
+    ),
+    too_long=_NO_WINDOWS,
+    force=force_plot_option,
 )
-@run_option("model")
-@computing_options(too_long=_NO_WINDOWS)
-@format_option(ARRAY_FORMATS)
-@force_plot_option
 def contacts(plot: Path | None, **options: Any) -> None:
     """Predict which residues are in contact.
 
@@ -138,17 +152,14 @@ def contacts(plot: Path | None, **options: Any) -> None:
 
 
 @click.command(epilog=examples("esm2-features attentions proteins.fasta -o maps.h5 --layers 32,33"))
-@click.argument("fasta", metavar="IN")
-@_array_output
-@run_option("model")
-@run_option(
-    "layers",
-    default="all",
-    help="Layers whose maps are written, from 1; negative numbers count from the end.",
+@_array_options(
+    run_option(
+        "layers",
+        default="all",
+        help="Layers whose maps are written, from 1; negative numbers count from the end.",
+    ),
+    too_long=_NO_WINDOWS,
 )
-@computing_options(too_long=_NO_WINDOWS)
-@format_option(ARRAY_FORMATS)
-@force_option
 def attentions(layers: list[int] | str, **options: Any) -> None:
     """Write the attention maps.
 
@@ -203,9 +214,8 @@ def _write_product(
             arrays = _draw_contacts(arrays, records, folder)
         n = write_arrays(checked, _contents(product, engine, records, layers, over), arrays)
     drawn = "" if pictures is None else f", drawn in {pictures.path}"
-    seconds = time.perf_counter() - start
     title = "log-probabilities" if product == "log_probs" else product
-    click.echo(f"{title} of {n} sequences -> {checked.path}{drawn} ({seconds:.1f} s)", err=True)
+    print_done(f"{title} of {n} sequences -> {checked.path}{drawn}", start)
 
 
 def _contents(

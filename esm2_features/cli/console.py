@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -87,6 +88,11 @@ def kept_in(cache: Cache | None) -> str:
     if cache is None:
         return "nothing is kept, because of --cache none."
     return f"what was computed is in the cache, {cache.path}: repeat the command."
+
+
+def print_done(text: str, start: float) -> None:
+    """Print what was written, and the seconds since ``start``."""
+    click.echo(f"{text} ({time.perf_counter() - start:.1f} s)", err=True)
 
 
 def _print_warning(message: Warning | str, *_: object, **__: object) -> None:

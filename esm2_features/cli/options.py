@@ -100,9 +100,10 @@ def run_option(name: str, **changes: Any) -> Decorator:
 
 def add_options(options: Iterable[Decorator]) -> Decorator:
     """Add options in the order in which the help shows them."""
+    listed = list(options)  # once: several commands may get them
 
     def add(command: Any) -> Any:
-        for option in reversed(list(options)):
+        for option in reversed(listed):
             command = option(command)
         return command
 

@@ -9,7 +9,7 @@ import click
 
 from esm2_features._environment import keep_few_products
 from esm2_features.cli.console import CommandError, Commands, examples
-from esm2_features.cli.options import run_options
+from esm2_features.cli.options import Decorator, run_options
 from esm2_features.exceptions import InputError, import_optional
 
 _TOKENS = click.option(
@@ -19,6 +19,10 @@ _TOKENS = click.option(
     help="File with the hashes of valid tokens, as `esm2-features token new` writes it. Without "
     "it, the server only answers this machine.",
 )
+
+
+def _limit_option(flag: str, default: int, text: str) -> Decorator:
+    return click.option(flag, type=click.IntRange(1), default=default, help=text)
 
 
 @click.command(
@@ -47,23 +51,12 @@ _TOKENS = click.option(
     help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; each has its own worker.",
 )
 @run_options("precision", "cache")
-@click.option(
-    "--models-in-memory", type=click.IntRange(1), default=2, help="Networks that a device holds."
-)
-@click.option(
-    "--max-items", type=click.IntRange(1), default=256, help="Most sequences in a request."
-)
-@click.option("--max-residues", type=click.IntRange(1), default=2048, help="Longest sequence.")
-@click.option("--max-body", type=click.IntRange(1), default=16, help="Most megabytes of a request.")
-@click.option(
-    "--max-answer",
-    type=click.IntRange(1),
-    default=256,
-    help="Most megabytes of numbers in a response.",
-)
-@click.option(
-    "--max-waiting", type=click.IntRange(1), default=256, help="Most requests in the queue."
-)
+@_limit_option("--models-in-memory", 2, "Networks that a device holds.")
+@_limit_option("--max-items", 256, "Most sequences in a request.")
+@_limit_option("--max-residues", 2048, "Longest sequence.")
+@_limit_option("--max-body", 16, "Most megabytes in a request.")
+@_limit_option("--max-answer", 256, "Most megabytes of numbers in a response.")
+@_limit_option("--max-waiting", 256, "Most requests in the queue.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
@@ -71,9 +64,7 @@ _TOKENS = click.option(
     help="Seconds until a request is given up.",
 )
 @click.option("--rate", metavar="N/second|N/minute", help="Most requests with one token.")
-@click.option(
-    "--batch-tokens", type=click.IntRange(1), default=8192, help="Tokens in one forward pass."
-)
+@_limit_option("--batch-tokens", 8192, "Tokens in one forward pass.")
 @click.option(
     "--wait",
     type=click.FloatRange(0),

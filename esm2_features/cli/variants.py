@@ -17,9 +17,11 @@ from esm2_features.cli.console import (
     kept_in,
     names_of_records,
     naming_rows,
+    print_done,
 )
 from esm2_features.cli.options import (
     METHODS,
+    add_options,
     computing_options,
     force_option,
     force_plot_option,
@@ -38,6 +40,14 @@ _NOT_TRUNCATED = ("raise", "window")
 
 _id_option = click.option(
     "--id", "identifier", metavar="ID", help="Which record of PROTEIN to use, if it has several."
+)
+_run_options = add_options(
+    [
+        offset_option,
+        run_option("model"),
+        computing_options(too_long=_NOT_TRUNCATED),
+        run_option("cache"),
+    ]
 )
 
 
@@ -65,10 +75,7 @@ _id_option = click.option(
     "wildtype-marginals: one pass for all of them. pseudo-perplexity: one pass for each residue of "
     "each variant; the only method for insertions and deletions.",
 )
-@offset_option
-@run_option("model")
-@computing_options(too_long=_NOT_TRUNCATED)
-@run_option("cache")
+@_run_options
 @force_option
 def score(
     protein: str,
@@ -108,8 +115,7 @@ def score(
         with naming_rows([f"{variants}, {position}" for position in table.positions]):
             scores = score_variants(engine, wildtype, table.variants, method, offset=offset)
         write_scores(checked, table, scores.tolist())
-    seconds = time.perf_counter() - start
-    click.echo(f"scores of {len(scores)} variants -> {checked.path} ({seconds:.1f} s)", err=True)
+    print_done(f"scores of {len(scores)} variants -> {checked.path}", start)
 
 
 @click.command(epilog=examples("esm2-features scan protein.fasta -o scan.csv --plot scan.png"))
@@ -129,10 +135,7 @@ def score(
     help="masked-marginals: one forward pass for each position, which is masked. "
     "wildtype-marginals: one pass for all of them.",
 )
-@offset_option
-@run_option("model")
-@computing_options(too_long=_NOT_TRUNCATED)
-@run_option("cache")
+@_run_options
 @force_plot_option
 def scan(
     protein: str,
@@ -174,8 +177,7 @@ def scan(
     left_out = sum(residue not in CANONICAL_RESIDUES for residue in wildtype)
     if left_out:
         drawn += f", without {left_out} positions that hold none of the 20 residues"
-    seconds = time.perf_counter() - start
-    click.echo(f"scores of {n} substitutions -> {checked.path}{drawn} ({seconds:.1f} s)", err=True)
+    print_done(f"scores of {n} substitutions -> {checked.path}{drawn}", start)
 
 
 def _read_wildtype(engine: Engine, path: str, identifier: str | None) -> tuple[str, FastaRecord]:
