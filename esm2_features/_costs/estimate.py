@@ -23,7 +23,6 @@ class Estimate:
 
     device: str
     seconds: Range
-    flop: float  # of affine layers and attention
     batch_tokens: int  # tokens of a forward pass that suit the device
     device_bytes: int  # of the card or, on a CPU, of the process without its input and output
     embed_bytes: int  # of a process that holds all sequences and all vectors, as `embed -o` does
@@ -41,10 +40,10 @@ def estimate(engine: Engine, summary: InputSummary, *, card: str | None = None) 
     shape, columns = engine.checkpoint.architecture, len(engine.layers) * len(engine.poolings)
     # The attention maps of all blocks are what parti looks at.
     blocks = shape.layers if "parti" in engine.poolings else max(1, *engine.layers)
-    operations = flop(shape, blocks, summary.passes)
     weights = shape.parameters * (4 if engine.precision == "float32" else 2)
     if card is not None:
         device, memory, _ = CARDS[card]
+        operations = flop(shape, blocks, summary.passes)
         seconds, basis = roofline(CARDS[card], engine.precision, operations)
         budget = cuda_budget(max(0, memory - weights), shape.dim)
     else:
@@ -62,7 +61,6 @@ def estimate(engine: Engine, summary: InputSummary, *, card: str | None = None) 
     return Estimate(
         device=device,
         seconds=seconds,
-        flop=operations,
         batch_tokens=budget,
         device_bytes=on_device,
         embed_bytes=held + (on_device if device == "cpu" else _PROCESS_BYTES),

@@ -81,7 +81,6 @@ def estimate(
         **about,
         "device": result.device,
         "  time": in_words(result.seconds),
-        "  computing": f"{result.flop / 1e12:,.3g} TFLOP",
         "  batch": f"{result.batch_tokens:,} tokens, which auto takes",
         "  memory": f"about {readable(result.device_bytes)} at its peak{missing}",
         "  `embed -o` holds": f"about {readable(result.embed_bytes)}, all vectors included",
