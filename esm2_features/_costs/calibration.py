@@ -68,9 +68,9 @@ def calibrate(engine: Engine, summary: InputSummary, blocks: int) -> tuple[Range
     times = flop(shape, blocks, summary.passes) / flop(timed, few, sample)
     low, middle, high = min(rounds), sorted(rounds)[len(rounds) // 2], max(rounds)
     return Range(times * low / _MARGIN, times * middle, times * high * _MARGIN), (
-        f"Timed on this machine, in {len(rounds)} rounds: {len(sequences)} sequences of the "
-        f"input's lengths through {few} of {shape.layers} blocks, with random weights. The whole "
-        "input takes longer in proportion to its FLOP; the range is "
+        f"Timed on this machine, in {len(rounds)} rounds: a sample with the lengths of "
+        f"{len(sequences)} of {summary.unique} sequences, through {few} of {shape.layers} blocks "
+        "with random weights. The whole input takes longer in proportion to its FLOP; the range is "
         f"{_MARGIN - 1:.0%} wider than that of the rounds. Other processes are part of it."
     )
 

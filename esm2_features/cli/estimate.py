@@ -104,7 +104,10 @@ def _print(name: str, value: str) -> None:
 def in_words(seconds: Range) -> str:
     """Write a time and its range for people."""
     size, unit = next((each for each in _UNITS if seconds.middle >= each[0]), _UNITS[-1])
-    low, middle, high = (f"{value / size:,.1f}" for value in seconds)
+    low, middle, high = (
+        f"{value / size:,.0f}" if value >= 100 * size else f"{value / size:.2g}"
+        for value in seconds
+    )
     return f"{middle} {unit} ({low} to {high} {unit})"
 
 
