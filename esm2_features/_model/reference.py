@@ -27,6 +27,8 @@ def _import_fair_esm() -> Any:
     try:
         return importlib.import_module("esm.model.esm2").ESM2
     except (ImportError, AttributeError) as error:
+        if isinstance(error, ImportError) and (error.name or "esm").partition(".")[0] != "esm":
+            raise  # fair-esm is installed, but something that it needs is not
         path = _path_of_esm()
         if path is None:
             raise MissingDependencyError(
