@@ -1,146 +1,96 @@
-"""How far `esm2-features estimate` is from what embedding takes on this machine.
+"""How far the time of `esm2-features estimate` is from what embedding takes on this machine.
 
 Weights are random, in ESM-2's real shapes, and those of `mini`; inputs are files of the benchmarks'
-mixes, of other sequences than the table of throughputs rests on. Each is estimated by the table,
-and by a sample (``--measure``), and then embedded, in this process, with a cache in a new folder.
+mixes. Each is estimated from a timed sample, and then embedded, in this process, with a cache in a
+new folder. Times are processor seconds of one thread, which other processes hardly change.
 
     python -m benchmarks.estimate_error --save
     python -m benchmarks.estimate_error --quick
-
-Never here: how an estimate is made.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from timeit import timeit
 from typing import Any
 
 import torch
 
-from benchmarks.machine import Stopwatch, describe
+from benchmarks.machine import describe
 from benchmarks.workloads import SHAPES, workload, write_checkpoint
 from esm2_features import Engine
-from esm2_features._costs.calibration import rehearse
-from esm2_features._costs.census import count
-from esm2_features._costs.model import Job, Range, estimate
-from esm2_features._inputs.policy import SequencePolicy
-from esm2_features._model.devices import cores_of_cpu
+from esm2_features._costs import calibration, estimate
+from esm2_features._costs.input_summary import summarise
 
 RESULTS = Path(__file__).with_name("results")
 RESIDUES = {"mini": 80_000, "t6_8M": 50_000, "t12_35M": 15_000}
-"""Of a job: some seconds on two cores."""
+"""Of an input that takes some seconds on two cores."""
 SEED = 7
-"""Not that of the results in the table."""
 
 Result = dict[str, Any]
 
 
 def measure(model: str, checkpoint: str, mix: str, residues: int, precision: str) -> Result:
-    """Estimate one job in both ways, and do it.
-
-    Parameters
-    ----------
-    model, checkpoint, mix : str
-    residues : int
-    precision : str
+    """Estimate how long an input takes, and embed it.
 
     Returns
     -------
     record : dict
-        Seconds that were estimated and that it took, and the share of the machine that others had
-        meanwhile.
+        Seconds that were estimated, and that it took.
     """
     sequences = workload(mix, residues, SEED)
     with tempfile.TemporaryDirectory() as folder:
         fasta = Path(folder) / "in.fasta"
         fasta.write_text("".join(f">{i}\n{text}\n" for i, text in enumerate(sequences)))
-        policy = SequencePolicy(max_residues=1022, too_long="raise", unknown="raise", region=None)
-        census = count(fasta, policy)
         engine = Engine(checkpoint, precision=precision, device="cpu", cache=Path(folder) / "cache")
-        shape = engine.checkpoint.architecture
-        job = Job(
-            architecture=shape,
-            precision=precision,
-            device="cpu",
-            pieces=census.pieces,
-            sequences=census.sequences,
-            unique=census.unique,
-            longest=int(census.pieces.tokens.max()),
-            text_bytes=census.text_bytes,
-            columns=1,
-            blocks=shape.layers,
-            cores=cores_of_cpu(),
-        )
-        by_table = estimate(job).seconds
-        by_sample = estimate(
-            job, measured_ratio=rehearse(checkpoint, job, census.sample, precision=precision)
-        ).seconds
-        with Stopwatch() as watch:
-            engine.embed(sequences)
+        summary = summarise([str(fasta)], engine)
+        estimated = estimate(engine, summary).seconds
+        start = time.process_time()
+        engine.embed(sequences)
+        seconds = time.process_time() - start
     return {
         "model": model,
         "precision": precision,
         "mix": mix,
         "sequences": len(sequences),
-        "tokens": census.pieces.total,
-        "seconds": watch.seconds,
-        "others": watch.foreign,
-        "by_table": vars(by_table),
-        "by_sample": vars(by_sample),
+        "tokens": summary.tokens_to_compute,
+        "seconds": seconds,
+        "estimated": estimated._asdict(),
     }
 
 
 def table(result: Result) -> str:
-    """Write a result as Markdown.
-
-    Parameters
-    ----------
-    result : dict
-        As `main` saves it.
-
-    Returns
-    -------
-    markdown : str
-    """
+    """Write a result, as `main` saves it, as Markdown."""
     machine = result["machine"]
-    load = ", ".join(f"{value:.1f}" for value in result["load"])
     return "\n".join(
         [
-            f"`estimate` next to `embed` on {machine['cpu']}, threads: {machine['threads']} "
-            f"({result['date']}; load before and after: {load}). Error is estimate / time - 1; "
-            "*others* is the share of the machine that other processes had meanwhile.",
+            f"`estimate` next to `embed` on one thread of {machine['cpu']} ({result['date']}), in "
+            "processor seconds. Error is estimate / time - 1.",
             "",
-            "| model | precision | mix | tokens/s | time, s | by the table, s | error "
-            "| by a sample, s | error | in its range | others |",
-            "|---|---|---|---:|---:|---:|---:|---:|---:|---|---:|",
+            "| model | precision | mix | tokens/s | time, s | estimate, s | range, s | error "
+            "| in its range |",
+            "|---|---|---|---:|---:|---:|---:|---:|---|",
             *(_row(record) for record in result["records"]),
         ]
     )
 
 
 def _row(record: Result) -> str:
-    took = record["seconds"]
-    by_table, by_sample = (Range(**record[way]) for way in ("by_table", "by_sample"))
-    inside = [
-        name for name, way in (("table", by_table), ("sample", by_sample)) if _holds(way, took)
-    ]
+    seconds, estimated = record["seconds"], record["estimated"]
+    low, middle, high = (estimated[name] for name in ("low", "middle", "high"))
     return (
         f"| {record['model']} | {record['precision']} | {record['mix']} "
-        f"| {record['tokens'] / took:,.0f} | {took:.1f} "
-        f"| {by_table.middle:.1f} | {by_table.middle / took - 1:+.0%} "
-        f"| {by_sample.middle:.1f} | {by_sample.middle / took - 1:+.0%} "
-        f"| {' and '.join(inside) or 'none'} | {record['others']:.0%} |"
+        f"| {record['tokens'] / seconds:,.0f} | {seconds:.1f} | {middle:.1f} "
+        f"| {low:.1f} to {high:.1f} | {middle / seconds - 1:+.0%} "
+        f"| {'yes' if low <= seconds <= high else 'no'} |"
     )
-
-
-def _holds(way: Range, seconds: float) -> bool:
-    return way.low <= seconds <= way.high
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -159,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.quick:
         given.models, given.mixes, given.precisions = ["mini"], ["peptides"], ["float32"]
-    load = [os.getloadavg()[0]]
+    torch.set_num_threads(1)
+    calibration.timeit = partial(timeit, timer=time.process_time)
     records = []
     with tempfile.TemporaryDirectory() as folder:
         for model in given.models:
@@ -175,7 +126,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "kind": "estimate",
         "date": f"{datetime.now(UTC):%Y-%m-%d}",
         "machine": {**describe(), "threads": torch.get_num_threads()},
-        "load": [*load, os.getloadavg()[0]],
         "records": records,
     }
     print(table(result))

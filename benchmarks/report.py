@@ -5,8 +5,7 @@
 
 A result is a JSON file whose ``kind`` says which benchmark wrote it. A kind is shown by an entry in
 `TABLES`, and stands in the README, or the page that `PAGES` names, between
-``<!-- kind: begin -->`` and ``<!-- kind: end -->``. The table of throughputs that ships with the
-library is made of them, too (_throughput.py).
+``<!-- kind: begin -->`` and ``<!-- kind: end -->``.
 
 Never here: measuring, drawing (plot.py).
 """
@@ -23,7 +22,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks import _throughput
 from benchmarks.compare import RESULTS, machine_of, optional
 from benchmarks.workloads import MIXES, SHAPES, TINY
 
@@ -226,9 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="benchmarks.report", description=__doc__.splitlines()[0])
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of JSON files")
     parser.add_argument("--readme", type=Path, default=README)
-    parser.add_argument(
-        "--write", action="store_true", help="change the README, the page, and the table"
-    )
+    parser.add_argument("--write", action="store_true", help="change the README and the page")
     given = parser.parse_args(arguments)
     found = tables(read(given.results))
     if not given.write:
@@ -246,8 +242,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             except ValueError as error:
                 sys.exit(f"{path}: {error}")
         path.write_text(text, encoding="utf-8")
-    if given.results == RESULTS:
-        _throughput.FILE.write_text(_throughput.text(read(RESULTS)), encoding="utf-8")
 
 
 if __name__ == "__main__":

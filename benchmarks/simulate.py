@@ -11,7 +11,8 @@ stops all workers, and looks at what is there. At the end, every shard is there,
     python -m benchmarks.simulate --save
     python -m benchmarks.simulate --quick
 
-Times of shards are those of `esm2_features._costs.model`, which are estimates themselves.
+Times of shards are those of `esm2_features._costs.estimate` for a card: the geometric mean of
+a range between two shares of its peak. No card was measured.
 
 Never here: real workers, real files.
 """
@@ -23,7 +24,7 @@ import heapq
 import json
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import count
@@ -33,8 +34,11 @@ from typing import Any
 import numpy as np
 
 from benchmarks.workloads import shape_of, workload
-from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._costs.model import ASSUMED_SHARE, CARDS, Estimate, Job, Pieces, estimate
+from esm2_features import Engine
+from esm2_features._costs import estimate
+from esm2_features._costs.cards import CARDS, SHARE_OF_PEAK
+from esm2_features._costs.estimate import Estimate
+from esm2_features._costs.input_summary import InputSummary
 
 RESULTS = Path(__file__).with_name("results")
 HOUR = 3600.0
@@ -326,37 +330,24 @@ class _Simulation:
 # ------------------------------------------------------------------ what is asked
 
 
-def job(device: str, model: str, sequences: int, seed: int = 0) -> Job:
-    """Describe the job: proteins as in the benchmarks' mix ``proteome``.
+def cost_of(card: str, model: str, sequences: int, seed: int = 0) -> Estimate:
+    """Estimate what so many proteins take on a card, with lengths as in the mix ``proteome``."""
+    summary = proteins(sequences, seed)
+    precision = "float16" if card == "t4" else "bfloat16"
+    engine = Engine(f"esm2_{model}_UR50D", precision=precision, cache=None)
+    return estimate(engine, summary, card=card)
 
-    Parameters
-    ----------
-    device, model : str
-    sequences : int
-        All different.
-    seed : int, default=0
 
-    Returns
-    -------
-    job : Job
-    """
-    shape = Architecture(*shape_of(model))
-    lengths = [len(sequence) + 2 for sequence in workload("proteome", 300_000, seed)]
-    pieces = Pieces.of(lengths)
+def proteins(sequences: int, seed: int = 0) -> InputSummary:
+    """Describe so many different proteins, with lengths as in the mix ``proteome``."""
+    lengths = [len(sequence) for sequence in workload("proteome", 300_000, seed)]
     times = sequences / len(lengths)
-    pieces = Pieces(pieces.tokens, np.round(pieces.counts * times).astype(np.int64))
-    return Job(
-        architecture=shape,
-        precision="float16" if device == "t4" else "bfloat16",
-        device=device,
-        pieces=pieces,
+    counts = {length: round(times * n) for length, n in sorted(Counter(lengths).items())}
+    return InputSummary(
         sequences=sequences,
         unique=sequences,
-        longest=int(pieces.tokens.max()),
-        text_bytes=int(pieces.total * 1.1),
-        columns=1,
-        blocks=shape.layers,
-        cores=1,
+        residues=sum(length * n for length, n in counts.items()),
+        lengths=counts,
     )
 
 
@@ -374,7 +365,7 @@ def run(given: argparse.Namespace) -> Result:
         For JSON.
     """
     start = time.perf_counter()
-    costs = {name: estimate(job(name, given.model, given.sequences)) for name in CARDS}
+    costs = {name: cost_of(name, given.model, given.sequences) for name in CARDS}
     base = Cluster(
         sequences=given.sequences,
         workers=given.workers,
@@ -417,9 +408,7 @@ def run(given: argparse.Namespace) -> Result:
         },
         "cluster": asdict(base),
         "plan": {name: _plan(cost) for name, cost in costs.items()},
-        "mean_residues": job(given.device, given.model, given.sequences).pieces.total
-        / given.sequences
-        - 2,
+        "mean_residues": proteins(given.sequences).residues / given.sequences,
         "dim": shape_of(given.model)[1],
         "sizes": sizes,
         "recommended": best,
@@ -443,7 +432,7 @@ def _outcome(cluster: Cluster) -> Result:
 
 def _plan(cost: Estimate) -> Result:
     return {
-        "hours": {name: value / HOUR for name, value in asdict(cost.seconds).items()},
+        "hours": {name: value / HOUR for name, value in cost.seconds._asdict().items()},
         "batch_tokens": cost.batch_tokens,
         "device_bytes": cost.device_bytes,
         "output_bytes": cost.output_bytes,
@@ -470,7 +459,7 @@ def table(result: Result) -> str:
     best = next(size for size in result["sizes"] if size["shard"] == result["recommended"])
     out = next(iter(result["plan"].values()))["output_bytes"]
     written = out["float16"] / best["makespan"]
-    worst, share = ASSUMED_SHARE
+    worst, share = SHARE_OF_PEAK
     return "\n".join(
         [
             f"**Time**, for {given['sequences']:,} different sequences of "

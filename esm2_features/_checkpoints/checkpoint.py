@@ -161,8 +161,10 @@ class Checkpoint:
         return path
 
 
-def open_checkpoint(model: str | os.PathLike[str]) -> Checkpoint:
-    """Open a model by its name or by a path; loads nothing."""
+def open_checkpoint(model: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
+    """Open a model by its name or by a path, or take one that is open; loads nothing."""
+    if isinstance(model, Checkpoint):
+        return model
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"Got model={model!r}; pass the name of a model or a path.")
     text = os.fspath(model)

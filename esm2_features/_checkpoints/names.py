@@ -60,6 +60,15 @@ def _our_shapes(of: Architecture) -> dict[str, Shape]:
     }
 
 
+def tensor_shapes(of: Architecture) -> dict[str, Shape]:
+    """Shape of every tensor that a network may have, layer by layer."""
+    return {
+        name: shape
+        for template, shape in _our_shapes(of).items()
+        for name in _per_layer(template, of.layers)
+    }
+
+
 _OURS = tuple(_our_shapes(Architecture(layers=1, dim=2, heads=1)))
 
 # ------------------------------------------------------------------ theirs
@@ -147,11 +156,7 @@ def translate(shapes: Mapping[str, Shape], of: Architecture, *, path: str) -> di
     """
     scheme = _scheme(shapes, path)
     table = _expand(scheme, of.layers)
-    wanted = {
-        name: shape
-        for template, shape in _our_shapes(of).items()
-        for name in _per_layer(template, of.layers)
-    }
+    wanted = tensor_shapes(of)
     theirs_of: dict[str, str] = {}
     unexpected, misshaped = [], []
     for theirs, shape in shapes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from numbers import Integral
 
 from esm2_features.exceptions import InputError
@@ -186,3 +187,118 @@ def check_cache_options(*, cache: object, cache_dtype: str, store: str) -> None:
             f"Got cache=None with cache_dtype={cache_dtype!r} and store={store!r}, which say how "
             "vectors are kept. Give them a cache, or leave these two options out."
         )
+
+
+# ------------------------------------------------------------------ the options of a run
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """A parameter of `Engine`, and the option of the command line with the same name."""
+
+    name: str
+    default: object
+    help: str
+    choices: tuple[str, ...] = ()  # words that it may be; () for anything
+    metavar: str | None = None  # how its value is written on the command line
+
+
+OPTIONS = {
+    option.name: option
+    for option in (
+        Option(
+            "model",
+            "esm2_t33_650M_UR50D",
+            "Official name (see `esm2-features models`), mini (the demonstration model that ships "
+            "with this library), or the path of a checkpoint: .pt, .safetensors, or a Hugging Face "
+            "folder.",
+        ),
+        Option(
+            "layers",
+            -1,
+            "Layers whose representations are returned. 0 is the embedding, and negative numbers "
+            "count from the end. Several are concatenated.",
+            metavar="N[,N...]|all",
+        ),
+        Option(
+            "pooling",
+            "mean",
+            f"How the residues become one vector: {', '.join(POOLINGS)} (all of these is all); or "
+            "parti, a mean that weights residues by PageRank over the attention maps, which takes "
+            "more time and memory. Several are concatenated.",
+            metavar="WORD[,WORD...]|all",
+        ),
+        Option(
+            "region",
+            None,
+            "Pool over a part of every sequence, with the whole sequence as its context; counted "
+            "from 0, as in sequence[START:STOP].",
+            metavar="START:STOP",
+        ),
+        Option(
+            "precision",
+            "float32",
+            "Arithmetic. Half precisions are faster on hardware that supports them, and too coarse "
+            "to compare variants of one protein.",
+            choices=PRECISIONS,
+        ),
+        Option(
+            "device",
+            "auto",
+            "auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, or mps. Several with "
+            "commas between them share the work; all is every CUDA card.",
+        ),
+        Option(
+            "batch_tokens",
+            "auto",
+            "Tokens (residues + 2) in one forward pass. Changes speed and memory, but no result.",
+            metavar="N|auto",
+        ),
+        Option(
+            "max_residues",
+            1022,
+            "Longest sequence allowed. ESM-2 was trained on up to 1022 residues.",
+            metavar="N|none",
+        ),
+        Option(
+            "too_long",
+            "raise",
+            "What to do with longer sequences: raise an error, truncate them to their first "
+            "residues, or average over overlapping windows.",
+            choices=TOO_LONG,
+        ),
+        Option(
+            "unknown",
+            "raise",
+            "What to do with characters that stand for no residue: raise an error, or read them as "
+            "X or as a mask.",
+            choices=("raise", "X", "mask"),
+        ),
+        Option(
+            "cache",
+            "auto",
+            "Where results are kept. auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
+            metavar="FOLDER|auto|none",
+        ),
+        Option(
+            "cache_dtype",
+            "float32",
+            "What vectors are kept in. float16 halves the cache and rounds the features.",
+            choices=CACHE_DTYPES,
+        ),
+        Option(
+            "store",
+            "requested",
+            "What is kept: the layers and poolings that you ask for, or all that the model has.",
+            choices=STORES,
+        ),
+        Option(
+            "endpoint",
+            None,
+            "Address of a server that computes what is not in the cache, such as "
+            "http://host:8000. Its token is read from $ESM2_FEATURES_TOKEN.",
+            metavar="URL",
+        ),
+    )
+}
+"""All options of a run, in the order of the parameters of `Engine`."""

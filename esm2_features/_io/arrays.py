@@ -1,17 +1,14 @@
-"""Files of one array for each sequence, written as they come.
+"""Files of one array for each sequence, written one at a time.
 
     .npz   an archive of arrays, each under its id; `numpy.load` reads one at a time
-    .h5    a dataset for each id, in input order, and what they are in the attributes of the file
-    .npy   a folder of one .npy for each id; where an id cannot be the name of a file, ids.csv
-           says which file is whose
+    .h5    a dataset for each id, in input order; attributes of the file describe them
+    .npy   a folder of one .npy for each id; if an id cannot be the name of a file, ids.csv maps
+           files to ids
     .pt    a folder of one .pt for each header, with the keys of fair-esm's scripts/extract.py
 
-One array is held at a time (for .pt, also the file that is made of it), besides the ids and
-headers of all.
-
-None is compressed: most bits of such numbers are noise, which no compression shrinks. In HDF5,
-where a ``/`` would make a group, it is ``%2F`` in the name of a dataset (and ``%`` is ``%25``, so
-`urllib.parse.unquote` gives the id); the attribute ``id`` has it as it is.
+Nothing is compressed: most bits of such numbers are noise. In HDF5, a ``/`` in a name would make a
+group, so the name of a dataset has ``%2F`` instead (and ``%25`` for ``%``; `urllib.parse.unquote`
+gives the id), and its attribute ``id`` has the id itself.
 """
 
 from __future__ import annotations
@@ -30,7 +27,7 @@ from esm2_features._io.paths import Output, atomic_output, check_output, file_na
 from esm2_features.exceptions import InputError, import_optional
 
 if TYPE_CHECKING:
-    # Only for types: what this module says of formats is in the help, which has to be instant.
+    # The command line imports this module for the names of formats, and must start quickly.
     import numpy as np
     from numpy.typing import NDArray
 
@@ -42,7 +39,7 @@ ARRAY_FORMATS = ("npz", "h5", "npy", "pt")
 
 @dataclass(frozen=True, slots=True)
 class Arrays:
-    """What the arrays of a file are, besides their numbers."""
+    """Description of the arrays in a file."""
 
     # ``"residues"``, ``"logits"``, ``"log_probs"``, ``"contacts"`` or ``"attentions"``
     product: str
@@ -50,9 +47,8 @@ class Arrays:
     labels: Sequence[str]  # the whole header of each, id included
     model: str
     precision: str
-    # those that the first axis is of, if there are several; () if no layer can be chosen
-    layers: Sequence[int] = ()
-    tokens: Sequence[str] = ()  # what the last axis is of, if it is tokens or residues
+    layers: Sequence[int] = ()  # along the first axis; () if the product has no layers
+    tokens: Sequence[str] = ()  # along the last axis; () if it is neither tokens nor residues
 
 
 def check_array_output(
@@ -69,20 +65,20 @@ def check_array_output(
 
 
 def check_ids(output: Output, ids: Iterable[str]) -> None:
-    """Check, before anything is computed, that a format can tell ids apart."""
+    """Check, before anything is computed, that the names of arrays will differ."""
     if output.format != "npz":
         return
     known = set(ids)
     twins = [name for name in known if name + ".npy" in known]
     if twins:
         raise InputError(
-            f"The ids {min(twins)!r} and {min(twins) + '.npy'!r} are the same to numpy.load, which "
-            "drops the ending .npy. Rename one, or choose another format than npz."
+            f"numpy.load cannot distinguish the ids {min(twins)!r} and {min(twins) + '.npy'!r}, "
+            "because it drops the ending .npy. Rename one, or choose another format than npz."
         )
 
 
 def write_arrays(output: Output, contents: Arrays, arrays: Iterable[NDArray[np.float32]]) -> int:
-    """Write arrays as they come, completely or not at all."""
+    """Write arrays one at a time, completely or not at all; return their number."""
     n = 0
     with atomic_output(output) as part, _WRITERS[output.format](part, contents) as add:
         for array in arrays:
@@ -100,7 +96,7 @@ def _npz(part: Path, contents: Arrays) -> Iterator[_Add]:
     import numpy as np
 
     names = iter(contents.ids)
-    # Not np.savez, which holds all arrays, and has parameters that an id could be called.
+    # Not np.savez: it needs all arrays at once, and an id could be the name of its parameter.
     with zipfile.ZipFile(part, "x", allowZip64=True) as archive:
 
         def add(array: NDArray[np.float32]) -> None:
@@ -119,7 +115,7 @@ def _npy(part: Path, contents: Arrays) -> Iterator[_Add]:
 
     def add(array: NDArray[np.float32]) -> None:
         rows = np.ascontiguousarray(array)
-        # Not np.save, which hides from whoever has no room what the system said of it.
+        # Not np.save, whose error on a full disk does not have the system's message.
         with (part / f"{next(names)}.npy").open("xb") as file:
             header = np.lib.format.header_data_from_array_1_0(rows)
             np.lib.format.write_array_header_1_0(file, header)
@@ -139,7 +135,7 @@ def _pt(part: Path, contents: Arrays) -> Iterator[_Add]:
         values: object
         if contents.product == "residues":
             of_layers = array.reshape(len(contents.layers), *array.shape[-2:])
-            # Copied, because a view would be saved with all that it is a view of.
+            # Copied: torch.save would write the whole array that a view belongs to.
             rows = zip(contents.layers, of_layers, strict=True)
             key, values = "representations", {layer: torch.tensor(row) for layer, row in rows}
         else:
@@ -154,9 +150,9 @@ def _h5(part: Path, contents: Arrays) -> Iterator[_Add]:
     h5py: Any = import_optional("h5py", extra="h5", purpose="Writing HDF5")
     names = iter(contents.ids)
     with part.open("x+b", buffering=0) as raw:
-        patient = _Patient(raw)
+        deferred = _DeferredErrors(raw)
         try:
-            with h5py.File(patient, "w", track_order=True) as file:
+            with h5py.File(deferred, "w", track_order=True) as file:
                 for name, value in _attributes(contents).items():
                     file.attrs[name] = value
 
@@ -164,15 +160,15 @@ def _h5(part: Path, contents: Arrays) -> Iterator[_Add]:
                     identifier = next(names)
                     dataset = file.create_dataset(_h5_name(identifier), data=array)
                     dataset.attrs["id"] = identifier
-                    patient.complain()
+                    deferred.raise_first()
 
                 yield add
         finally:
-            patient.complain()
+            deferred.raise_first()
 
 
 def _attributes(contents: Arrays) -> dict[str, object]:
-    """List what a file says of its arrays."""
+    """Collect the attributes of a file."""
     from importlib.metadata import version
 
     lists = {"layers": list(contents.layers), "tokens": list(contents.tokens)}
@@ -186,23 +182,23 @@ def _attributes(contents: Arrays) -> dict[str, object]:
 
 
 def _h5_name(identifier: str) -> str:
-    """Escape what HDF5 reads as a path: slashes, and the dot that stands for the group itself."""
+    """Escape what HDF5 reads as a path: slashes, and a dot, which means the group itself."""
     return "%2E" if identifier == "." else identifier.replace("%", "%25").replace("/", "%2F")
 
 
-class _Patient(io.RawIOBase):
-    """A file that takes everything, and says later what it could not write.
+class _DeferredErrors(io.RawIOBase):
+    """A file whose writes always succeed, and whose first error is raised later.
 
-    HDF5 keeps parts of its structure in memory, and when these cannot be written, the process
-    ends in a segmentation fault. So it is told that all is well, and closed, before the error.
+    HDF5 keeps parts of its structure in memory, and crashes the process if it cannot write them
+    when it closes the file. So the file is closed first, and the error raised afterwards.
     """
 
     def __init__(self, file: BinaryIO | io.FileIO) -> None:
         self._file = file
         self._failure: OSError | None = None
 
-    def complain(self) -> None:
-        """Raise what went wrong, if anything did."""
+    def raise_first(self) -> None:
+        """Raise the first error, if there was one."""
         if self._failure is not None:
             raise self._failure
 

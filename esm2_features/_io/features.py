@@ -1,13 +1,9 @@
-"""How features are written: one file for all sequences, or one for each.
+"""Files of features: one for all sequences, or one for each.
 
-    .npz      arrays id (n,), embedding (n, d) float32, feature (d,)
-    .parquet  columns id and embedding (lists of d float32); names in the schema's metadata
-    .csv      a column id and one for each feature; the numbers read back as the same float32
-    .pt       a folder of one .pt for each sequence, as fair-esm's scripts/extract.py writes
-
-`prepare` finds what is wrong with an output before hours of computing, `write` writes it. An
-output is there as a whole or not at all: it grows under a temporary name in the same folder,
-and takes its own name when it is complete.
+.npz      arrays id (n,), embedding (n, d) float32, feature (d,)
+.parquet  columns id and embedding (lists of d float32); names in the schema's metadata
+.csv      a column id and one for each feature; the numbers read back as the same float32
+.pt       a folder of one .pt for each sequence, as fair-esm's scripts/extract.py writes
 """
 
 from __future__ import annotations
@@ -26,7 +22,7 @@ from esm2_features._io.paths import Output, atomic_output, check_output, file_na
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
-    # Only for types: what this module says of formats is in the help, which has to be instant.
+    # The command line imports this module for the names of formats, and must start quickly.
     import numpy as np
     from numpy.typing import NDArray
 
@@ -34,12 +30,12 @@ FORMATS = ("npz", "parquet", "csv", "pt")
 """Names of the formats; each is also its ending, after a dot."""
 
 _NAMES_IN_EXTRACT = {"mean": "mean_representations", "cls": "bos_representations"}
-"""The poolings that fair-esm's extract script has, and what it calls them in its files."""
+"""The poolings of fair-esm's extract script, and their keys in its files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Features of some sequences, and what they are features of."""
+    """Features of sequences, and the names of rows and columns."""
 
     ids: Sequence[str]  # one for each sequence, all different
     labels: Sequence[str]  # the whole header of each, id included
@@ -49,23 +45,23 @@ class Features:
     poolings: Sequence[str]  # in the order of the columns of one layer
 
 
-def prepare(
+def check_features_output(
     path: str | os.PathLike[str],
     *,
     poolings: Iterable[str],
     format: str | None = None,  # noqa: A002 - the name of the option
     force: bool = False,
 ) -> Output:
-    """Check, before anything is computed, that an output can be written."""
+    """Check, before anything is computed, that features can be written."""
     output = check_output(path, formats=FORMATS, format=format, force=force)
     if output.format == "pt":
-        _check_extract_has(poolings)
+        _check_pt_poolings(poolings)
     if output.format == "parquet":
         import_parquet("Writing Parquet")
     return output
 
 
-def write(output: Output, features: Features) -> None:
+def write_features(output: Output, features: Features) -> None:
     """Write features, completely or not at all."""
     with atomic_output(output) as part:
         if output.is_folder:
@@ -81,7 +77,7 @@ def write(output: Output, features: Features) -> None:
 def _write_npz(file: BinaryIO, features: Features) -> None:
     import numpy as np
 
-    # Text of a fixed width, not objects: np.load refuses pickles, and rightly so.
+    # Text of a fixed width: np.load refuses arrays of objects, which are pickles.
     np.savez(
         file,
         id=np.array(features.ids, dtype=np.str_),
@@ -96,7 +92,7 @@ def _write_parquet(file: BinaryIO, features: Features) -> None:
     ids, embedding = pa.array(features.ids, pa.string()), vector_column(features.values)
     table = pa.table({"id": ids, "embedding": embedding})
     table = table.replace_schema_metadata({"feature_names": json.dumps(list(features.names))})
-    # A dictionary of values that never repeat is only a detour.
+    # Values hardly repeat, so a dictionary would only make the file larger.
     import_parquet("Writing Parquet").write_table(table, file, use_dictionary=False)
 
 
@@ -104,7 +100,7 @@ def _write_csv(file: BinaryIO, features: Features) -> None:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["id", *features.names])
-    # The text of a float32 has as many digits as it takes to read the same float32 back.
+    # str() of a float32 has enough digits to read the same float32 back.
     for identifier, row in zip(features.ids, features.values, strict=True):
         writer.writerow([identifier, *map(str, row)])
     text.flush()
@@ -120,7 +116,7 @@ def _write_pt(folder: Path, features: Features) -> None:
         contents: dict[str, object] = {"label": features.labels[i]}
         for j, pooling in enumerate(poolings):
             contents[_NAMES_IN_EXTRACT[pooling]] = {
-                # Copied, because a view would be saved with all that it is a view of.
+                # Copied: torch.save would write the whole array that a view belongs to.
                 layer: torch.tensor(vectors[i, k, j])
                 for k, layer in enumerate(layers)
             }
@@ -128,12 +124,12 @@ def _write_pt(folder: Path, features: Features) -> None:
 
 
 def save_pt(path: Path, contents: dict[str, object]) -> None:
-    """Write what `torch.load` reads."""
+    """Write a file for `torch.load`."""
     import torch
 
     serialised = io.BytesIO()
     torch.save(contents, serialised)
-    # Not by torch, which reports a full disk as a RuntimeError of its own.
+    # torch.save reports a full disk as a RuntimeError, so Python writes the file.
     path.write_bytes(serialised.getbuffer())
 
 
@@ -144,7 +140,8 @@ _WRITERS: dict[str, Callable[[BinaryIO, Features], None]] = {
 }
 
 
-def _check_extract_has(poolings: Iterable[str]) -> None:
+def _check_pt_poolings(poolings: Iterable[str]) -> None:
+    """Raise InputError on poolings that files of fair-esm's extract script cannot hold."""
     odd = [pooling for pooling in poolings if pooling not in _NAMES_IN_EXTRACT]
     if odd:
         raise InputError(

@@ -1,6 +1,6 @@
-"""Pictures of what a model says of a protein: its contacts, and all its single substitutions.
+"""Figures of contact maps and of scans of single substitutions.
 
-Figures are made without pyplot: no window, and no state that other plots would see.
+They are made without pyplot, so there is no window and no global state.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 RESIDUES_BY_PROPERTY = ("GAVLIMP", "FWY", "STCNQ", "KRH", "DE")
 """Aliphatic (with glycine and proline), aromatic, polar, positive, negative."""
 
-_FEW_BLUES = ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
+_BLUES = ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
 _GREY = "#555555"
 _DPI, _MOST_DPI = 150, 600
 
 _PER_ROW = 75
-"""Positions in one row of a scan, at most; rows are made about equally long."""
+"""Most positions in one row of a scan; rows have about the same length."""
 
-# All of a scan in inches, so that letters fit their cells, however long the protein is.
+# Sizes of a scan in inches, so that letters fit into their cells, whatever the length.
 _CELL = 0.135
 _LEFT, _RIGHT, _TOP, _BELOW = 0.5, 0.25, 0.95, 0.48
 _NARROWEST = 5.6
@@ -62,20 +62,20 @@ def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
     """Draw a contact map; residue 1 is at the top left, as in the figures of fair-esm."""
     residues = len(contacts)
     width, height, side = 6.2, 5.6, 4.65
-    # At least one pixel for each residue, or lone contacts of long proteins would fade.
+    # At least one pixel for each residue, or single contacts of long proteins would fade.
     dpi = min(max(_DPI, math.ceil(residues / side)), _MOST_DPI)
     figure: Figure = _figure(width, height, dpi)
     axes = figure.add_axes((0.115, 0.085, side / width, side / height))
     image = axes.imshow(
         contacts,
         interpolation="nearest" if residues / side <= _MOST_DPI else "antialiased",
-        cmap=_map_of_colours("contacts", _FEW_BLUES),
+        cmap=_colour_map("contacts", _BLUES),
         vmin=0,
         vmax=1,
         extent=(0.5, residues + 0.5, residues + 0.5, 0.5),
     )
     figure.text(0.02, 0.945, shorten(title, 60), fontsize=11, weight="bold", parse_math=False)
-    ticks = _round_numbers(1, residues, most=8)
+    ticks = _round_ticks(1, residues, most=8)
     axes.set_xticks(ticks)
     axes.set_yticks(ticks)
     axes.set_xlabel("residue")
@@ -84,7 +84,7 @@ def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
     bar = figure.colorbar(image, cax=beside)
     bar.set_label("contact probability")
     for part in (axes, beside):
-        _make_discreet(part)
+        _style_axes(part)
     return figure
 
 
@@ -103,7 +103,7 @@ def scan_figure(
     height = _TOP + n_rows * (high + _BELOW)
     figure: Figure = _figure(width, height, _DPI)
 
-    # (20, L), by property. Ratios to the likelihood of an X compare with no others.
+    # (20, L), by property. At an X, ratios cannot be compared with those of other positions.
     values = scores[:, [CANONICAL_RESIDUES.index(letter) for letter in order]].T
     is_odd = np.array([letter not in order for letter in wildtype])
     shown = np.ma.array(values, mask=~np.isfinite(values) | is_odd)
@@ -145,26 +145,26 @@ def scan_figure(
         color=_GREY,
     )
     bar.ax.tick_params(pad=1)
-    _make_discreet(bar_axes)
+    _style_axes(bar_axes)
     return figure
 
 
 def _scan_colours() -> Any:
-    """Red for what is less likely than the wild type, blue for what is more likely."""
+    """Give red for less likely than the wild type, and blue for more likely."""
     matplotlib: Any = import_optional("matplotlib", extra="plot", purpose="Drawing")
     return matplotlib.colormaps["RdBu"].with_extremes(bad="#bbbbbb")
 
 
 def _mark_wildtype(axes: Any, wildtype: str, order: str) -> None:
     dots = [(x, order.index(letter)) for x, letter in enumerate(wildtype) if letter in order]
-    if dots:  # an X is none of the rows
+    if dots:  # an X has no row
         axes.scatter(*zip(*dots, strict=True), s=5, color="#222222", linewidths=0)
 
 
 def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
-    """Write wild-type letters and residue numbers below, and letters of mutants at the side."""
+    """Write wild-type letters and residue numbers below, and mutant letters at the side."""
     length = len(wildtype)
-    numbered = set(_tens(first, length))
+    numbered = set(_tick_numbers(first, length))
     axes.set_xticks(
         range(length),
         [
@@ -184,15 +184,15 @@ def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _tens(first: int, length: int) -> Iterator[int]:
-    """Give the numbers that are written: the first one, and every tenth that keeps away from it."""
+def _tick_numbers(first: int, length: int) -> Iterator[int]:
+    """Yield the numbers on the axis: the first one, and every tenth that is not too close to it."""
     yield first
     for number in range(first + 1, first + length):
         if number % 10 == 0 and number - first > 3:
             yield number
 
 
-# ------------------------------------------------------------------ both
+# ------------------------------------------------------------------ for both
 
 
 def _figure(width: float, height: float, dpi: int) -> Any:
@@ -200,12 +200,12 @@ def _figure(width: float, height: float, dpi: int) -> Any:
     return module.Figure(figsize=(width, height), dpi=dpi)
 
 
-def _map_of_colours(name: str, colours: Sequence[str]) -> Any:
+def _colour_map(name: str, colours: Sequence[str]) -> Any:
     module: Any = import_optional("matplotlib.colors", extra="plot", purpose="Drawing")
     return module.LinearSegmentedColormap.from_list(name, colours)
 
 
-def _make_discreet(axes: Any) -> None:
+def _style_axes(axes: Any) -> None:
     axes.tick_params(labelsize=8, color="#aaaaaa", labelcolor=_GREY)
     for spine in axes.spines.values():
         spine.set_color("#aaaaaa")
@@ -214,7 +214,7 @@ def _make_discreet(axes: Any) -> None:
         label.set_color(_GREY)
 
 
-def _round_numbers(first: int, last: int, *, most: int) -> list[int]:
+def _round_ticks(first: int, last: int, *, most: int) -> list[int]:
     """Choose numbers for an axis: the first one, and multiples of a round step."""
     steps = (k * 10**power for power in range(9) for k in (1, 2, 5))
     step = next(step for step in steps if (last - first) / step <= most)

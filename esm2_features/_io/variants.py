@@ -2,10 +2,10 @@
 
     .csv, .tsv       a table with a column of variants: all of its columns come out again
     .fasta, .fa ...  the sequences of mutants
-    any other        text, one variant a line; standard input is read as FASTA if it begins so
+    any other        text, one variant per line; standard input is FASTA if it begins with ``>``
 
-All of them may be compressed. Nothing is skipped but blank lines. The words by which other
-programs say that a value is missing are no variants, even where they spell a peptide.
+All of them may be compressed. Only blank lines are skipped. The words that other programs write for
+a missing value are an error, even if they spell a peptide.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from esm2_features._io.paths import Output, atomic_output
 from esm2_features.exceptions import InputError
 
 COLUMNS = ("variant", "mutant", "mutation")
-"""Names of the column of variants, if nobody says another; the first that there is."""
+"""Names of the column of variants; the first that the table has is used."""
 
 SCORE = "score"
 
@@ -33,25 +33,25 @@ _FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 _MISSING = MISSING_WORDS | {"", "NA", "N/A", "n/a", "#N/A", "NULL", "null"}
-"""How R, pandas, databases and spreadsheets write a missing value."""
+"""Words for a missing value in R, pandas, databases and spreadsheets."""
 
 
 class VariantTable(NamedTuple):
-    """Variants, and all that stood beside them."""
+    """Variants, and the other columns of their file."""
 
     header: list[str]  # names of the columns
     rows: list[list[str]]  # cells, one for each column
     variants: list[str]  # one for each row
-    places: list[str]  # where each row stands in its file, for messages
+    positions: list[str]  # of each row in its file, for messages: ``"line 3"``
 
 
 def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
-    """Read variants."""
+    """Read variants from a table, a FASTA file, or lines of text."""
     ending = _ending(path)
     if ending not in _DELIMITERS and column is not None:
         raise InputError(
-            f"Got --column {column}, but {_shown(path)} is no table. Leave it out, or give a .csv "
-            "or .tsv."
+            f"Got --column {column}, but {_shown(path)} is not a table. Leave the option out, or "
+            "give a .csv or .tsv."
         )
     if ending in _DELIMITERS:
         table = _read_table(path, _DELIMITERS[ending], column)
@@ -66,7 +66,7 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
 
 
 def write_scores(output: Output, table: VariantTable, scores: Sequence[float]) -> None:
-    """Write a table with a column of scores, completely or not at all."""
+    """Write a table with an additional column of scores, completely or not at all."""
     _write(
         output,
         [*table.header, SCORE],
@@ -77,10 +77,10 @@ def write_scores(output: Output, table: VariantTable, scores: Sequence[float]) -
 def write_scan(
     output: Output, wildtype: str, residues: str, scores: Sequence[Sequence[float]], *, offset: int
 ) -> int:
-    """Write the scores of all single substitutions, completely or not at all.
+    """Write the scores of all single substitutions; return their number.
 
-    Where the wild type holds none of the 20 canonical residues there are none: ESM-2 hardly ever
-    expects an X, so that whatever takes its place looks far better.
+    Positions where the wild type has none of the 20 canonical residues are left out: ESM-2 hardly
+    ever expects an X, so any residue in its place would seem far better.
     """
     rows = [
         [f"{before}{position}{after}", str(position), before, after, _digits(score)]
@@ -103,7 +103,7 @@ def _write(output: Output, header: Sequence[str], rows: Iterable[Sequence[str]])
 
 
 def _digits(score: float) -> str:
-    return repr(float(score))  # as many as it takes to read the same number back
+    return repr(float(score))  # enough digits to read the same number back
 
 
 # ------------------------------------------------------------------ reading
@@ -111,13 +111,13 @@ def _digits(score: float) -> str:
 
 def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
     rows: list[list[str]] = []
-    places: list[str] = []
+    positions: list[str] = []
     text = _text_of(_bytes_of(path), path)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next((row for row in reader if "".join(row).strip()), [])
         for row in filter(None, reader):  # a blank line is no row
-            places.append(f"line {reader.line_num}")
+            positions.append(f"line {reader.line_num}")
             if len(row) != len(header):
                 raise InputError(
                     f"{_shown(path)}, line {reader.line_num} has {len(row)} cells, and the header "
@@ -141,8 +141,8 @@ def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
         )
     at = _column(path, header, column)
     variants = [row[at] for row in rows]
-    _check_missing(path, variants, places)
-    return VariantTable(header, rows, variants, places)
+    _check_missing(path, variants, positions)
+    return VariantTable(header, rows, variants, positions)
 
 
 def _column(path: str, header: Sequence[str], column: str | None) -> int:
@@ -191,9 +191,9 @@ def _read_lines(path: str) -> VariantTable:
             f"{_shown(path)}, line {numbered[0][0]}: {variants[0]!r} looks like a header. Delete "
             "it, or let the file's name end in .csv."
         )
-    places = [f"line {number}" for number, _ in numbered]
-    _check_missing(path, variants, places)
-    return VariantTable(["variant"], [[variant] for variant in variants], variants, places)
+    positions = [f"line {number}" for number, _ in numbered]
+    _check_missing(path, variants, positions)
+    return VariantTable(["variant"], [[variant] for variant in variants], variants, positions)
 
 
 def _read_records(source: str | BinaryIO) -> VariantTable:
@@ -206,13 +206,13 @@ def _read_records(source: str | BinaryIO) -> VariantTable:
     )
 
 
-def _check_missing(path: str, variants: Sequence[str], places: Sequence[str]) -> None:
-    for variant, place in zip(variants, places, strict=True):
+def _check_missing(path: str, variants: Sequence[str], positions: Sequence[str]) -> None:
+    for variant, position in zip(variants, positions, strict=True):
         if variant.strip() in _MISSING:
             raise InputError(
-                f"{_shown(path)}, {place}: {variant!r} is how a missing value is written, where a "
-                "variant is expected. Drop such rows, or write WT for the wild type. Peptides that "
-                "are spelled so can be given as FASTA."
+                f"{_shown(path)}, {position}: {variant!r} stands for a missing value, where a "
+                "variant is expected. Drop such rows, or write WT for the wild type. Peptides with "
+                "this spelling can be given as FASTA."
             )
 
 

@@ -1,9 +1,8 @@
-"""The command line: parse, one call, write.
+"""The commands `embed`, `models`, `verify` and `demo`, and the group of all commands.
 
-Exit codes: 0 done; 1 `verify` found a difference, `cache verify` damage, `cache import` vectors
-that contradict, or `embed` set shards aside; 2 anything else that is reported (an input, an
-option, a checkpoint, memory); 130 interrupted.
-Results go to standard output, everything that is said about them to standard error.
+Exit codes: 0 done; 1 a difference (`verify`), damage (`cache verify`), a contradiction (`cache
+import`) or a shard that was set aside (`embed`); 2 any other error; 130 interrupted. Results go to
+standard output, messages to standard error.
 """
 
 from __future__ import annotations
@@ -17,9 +16,8 @@ import click
 from esm2_features._cache.reports import readable
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, available_models
 from esm2_features._environment import limit_openmp_spinning
-from esm2_features._inference.remote.endpoint import TOKEN_VARIABLE
-from esm2_features._inputs.options import CACHE_DTYPES, POOLINGS, PRECISIONS, STORES, TOO_LONG
-from esm2_features._io.features import FORMATS, Features, prepare, write
+from esm2_features._inputs.options import OPTIONS, PRECISIONS
+from esm2_features._io.features import FORMATS, Features, check_features_output, write_features
 from esm2_features._io.paths import check_inputs
 from esm2_features.cli.arrays import attentions, contacts, logits, residues
 from esm2_features.cli.cache import cache
@@ -29,25 +27,23 @@ from esm2_features.cli.console import (
     examples,
     interruptible,
     kept_in,
-    naming,
-    records_called,
+    names_of_records,
+    naming_rows,
+    print_done,
 )
-from esm2_features.cli.estimate import estimate, show_plan
+from esm2_features.cli.estimate import estimate, print_dry_run
 from esm2_features.cli.options import (
-    MODEL_HELP,
-    cache_option,
+    add_options,
     device_option,
     force_option,
     format_option,
-    layers_of,
-    model_option,
     output_option,
-    region_of,
+    parse_words,
+    run_option,
     run_options,
-    words_of,
 )
 from esm2_features.cli.serve import serve, token
-from esm2_features.cli.shards import SHARD_OPTIONS, embed_into_folder, shard_options, split
+from esm2_features.cli.shards import SHARD_OPTIONS, check_arguments, embed_into_folder
 from esm2_features.cli.variants import scan, score
 
 if TYPE_CHECKING:
@@ -65,7 +61,7 @@ _SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
 )
 @click.version_option(package_name="esm2-features", prog_name="esm2-features")
 def main() -> None:
-    """Protein sequences in, ESM-2 features out."""
+    """Compute features of protein sequences with ESM-2."""
     limit_openmp_spinning()
 
 
@@ -80,66 +76,21 @@ def main() -> None:
 @click.argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True)
 @output_option(
     "OUT",
-    "One file: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder of one "
-    ".pt for each sequence, as fair-esm's scripts/extract.py writes. Without -o, the last argument "
-    "is a folder of shards.",
+    "One output: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder with one .pt for each "
+    "sequence, as fair-esm's scripts/extract.py writes. Without -o, the last argument is a folder "
+    "of shards.",
     required=False,
 )
-@model_option
-@click.option(
-    "--layers",
-    callback=layers_of,
-    metavar="N[,N...]|all",
-    default="-1",
-    help="Representations to give. 0 is the embedding, negatives count from the end; several "
-    "are concatenated.",
-)
-@click.option(
-    "--pooling",
-    callback=words_of,
-    metavar="WORD[,WORD...]|all",
-    default="mean",
-    help=f"How residues become one vector: {', '.join(POOLINGS)}, which are all; or parti, a mean "
-    "that weights residues by PageRank over the attention maps, and takes time and memory for "
-    "these. Several are concatenated.",
-)
-@click.option(
-    "--region",
-    callback=region_of,
-    metavar="START:STOP",
-    default=None,
-    help="Pool over a part of every sequence, in the context of all of it; counted from 0, as "
-    "sequence[START:STOP].",
-)
-@run_options(too_long=TOO_LONG)
-@cache_option
-@click.option(
-    "--cache-dtype",
-    type=click.Choice(CACHE_DTYPES),
-    default="float32",
-    help="What they are kept in; float16 halves the cache and rounds the features.",
-)
-@click.option(
-    "--store",
-    type=click.Choice(STORES),
-    default="requested",
-    help="Keep the layers and poolings that are asked for, or all that the model has.",
-)
-@click.option(
-    "--endpoint",
-    metavar="URL",
-    default=None,
-    help="Have a server compute what is not in the cache, such as http://host:8000; its token is "
-    f"what ${TOKEN_VARIABLE} holds.",
-)
+@run_options(*OPTIONS)
 @format_option(FORMATS)
 @force_option
 @click.option(
     "--dry-run",
     is_flag=True,
-    help="Say what would be done: what the cache has, batches, time. Computes and writes nothing.",
+    help="Print what would be done: what the cache has, and in how many batches the rest would be "
+    "computed. Computes and writes nothing.",
 )
-@shard_options
+@add_options(SHARD_OPTIONS.values())
 @click.pass_context
 def embed(
     context: click.Context,
@@ -150,48 +101,46 @@ def embed(
     kind: str | None,
     force: bool,
     dry_run: bool,
-    **run: Any,
+    endpoint: str | None,
+    **options: Any,
 ) -> None:
     """Embed the sequences of FASTA and Parquet files.
 
-    With -o, IN is a FASTA file, which may be compressed, or - for standard input. Everything that
-    can be wrong is looked for before anything is computed, and OUT is written as a whole or not
-    at all.
+    With -o, IN is one FASTA file, which may be compressed, or - for standard input. Input and
+    options are checked before anything is computed, and OUT is written completely or not at all.
 
-    Without -o, IN are files of FASTA or Parquet, folders, or patterns such as 'data/*.fasta.gz',
-    of any size together, and OUT is a folder of Parquet files, the shards. Repeat the command to
-    go on after an interruption: it does what is missing. A shard that cannot be read, or holds a
-    wrong sequence, is set aside, and the rest goes on; the exit code is 1 then. There is no cache
-    unless --cache is given, since the folder is what is kept.
+    Without -o, IN are FASTA or Parquet files, folders, or patterns such as 'data/*.fasta.gz', of
+    any total size, and OUT is a folder of Parquet files, the shards. After an interruption, repeat
+    the command: it computes what is missing. A shard that cannot be read or holds an invalid
+    sequence is set aside, and the others are computed; the exit code is then 1. There is no cache
+    unless you give --cache, because the folder keeps the results.
     """
-    of_shards = split(context, inputs, output)
-    for name in SHARD_OPTIONS:
-        del run[name]
-    poolings = pooling[0] if pooling == ["all"] else pooling
-    if output is None:
-        if run.pop("endpoint") is not None:
-            raise click.UsageError("--endpoint is for one output, -o: shards are computed here.")
-        if dry_run:
-            raise click.UsageError(
-                "--dry-run is for one output, -o. `esm2-features estimate` counts any input."
-            )
-        embed_into_folder(context, inputs, pooling=poolings, **run, **of_shards)
-    else:
-        _embed_file(
-            inputs[0], output, kind=kind, force=force, dry_run=dry_run, pooling=poolings, **run
+    check_arguments(context, inputs, output)
+    options["pooling"] = pooling[0] if pooling == ["all"] else pooling
+    if output is not None:
+        options = {name: value for name, value in options.items() if name not in SHARD_OPTIONS}
+        options["endpoint"] = endpoint
+        _embed_file(inputs[0], output, kind=kind, force=force, dry_run=dry_run, **options)
+        return
+    if endpoint is not None:
+        raise click.UsageError("--endpoint is for one output, -o: shards are computed here.")
+    if dry_run:
+        raise click.UsageError(
+            "--dry-run is for one output, -o. `esm2-features estimate` counts any input."
         )
+    embed_into_folder(context, inputs, **options)
 
 
 @main.command(epilog=examples("esm2-features models"))
 def models() -> None:
-    """List the models that can be asked for by name.
+    """List the models that have a name.
 
-    Sizes are those of the official files, and of the weights in memory in float32.
+    Sizes are those of the official files, and of the float32 weights in memory.
     """
     line = "{:<20} {:>10} {:>6} {:>5} {:>9} {:>8}  {}".format
     click.echo(line("name", "parameters", "layers", "dim", "download", "memory", "on this machine"))
     for card in available_models():
-        click.echo(line(*_row(card)))
+        click.echo(line(*_model_row(card)))
 
 
 @main.command(
@@ -200,31 +149,32 @@ def models() -> None:
         "esm2-features verify --model esm2_t6_8M_UR50D --precision float32,bfloat16",
     )
 )
-@click.option("--model", default=EMBEDDED_MODEL, help=MODEL_HELP)
+@run_option("model", default=EMBEDDED_MODEL)
 @click.option(
     "--sequences",
     metavar="FASTA",
-    help="Sequences to compare on, or - for standard input. By default a few that cover all "
-    "letters, masks, and 1 to 1022 residues.",
+    help="Sequences to compare, or - for standard input. By default a few that cover all letters, "
+    "masks, and 1 to 1022 residues.",
 )
-@click.option(
-    "--precision",
-    callback=words_of,
+@run_option(
+    "precision",
+    type=str,
+    callback=parse_words,
     metavar="WORD[,WORD...]",
-    default="float32",
     help=f"Arithmetic to compare: {', '.join(PRECISIONS)}.",
 )
 @device_option
 def verify(model: str, sequences: str | None, precision: list[str], device: str) -> None:
     """Compare every layer with fair-esm's own network, on this machine.
 
-    The exit code is 1 if they differ by more than rounding.
+    It needs the package fair-esm: pip install "esm2-features[verify]". The exit code is 1 if the
+    networks differ by more than rounding.
     """
     from esm2_features._inputs.fasta import read_fasta
     from esm2_features.cli.verify import verify as compare
 
     records = None if sequences is None else read_fasta(sequences)
-    with naming(records_called([record.id for record in records or []])):
+    with naming_rows(names_of_records([record.id for record in records or []])):
         report = compare(model, sequences=records, precisions=precision, device=device)
     click.echo(report.text)
     if not report.passed:
@@ -237,17 +187,17 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
     metavar="FOLDER",
     type=click.Path(path_type=Path),
     default="demo",
-    help="Where the picture goes; made if need be.",
+    help="Where to write the picture; created if it does not exist.",
 )
-@click.option("--model", default=EMBEDDED_MODEL, help=MODEL_HELP)
+@run_option("model", default=EMBEDDED_MODEL)
 def demo(output: Path, model: str) -> None:
     """Tell toxins from hormones, and draw a map of them.
 
-    Takes less than a minute with the included model, and needs no network.
+    It takes less than a minute with the model that ships with this library, and needs no network.
     """
     from esm2_features.cli.demo import run
 
-    run(output, model=model, say=click.echo)
+    run(output, model=model, print_line=click.echo)
 
 
 for command in (
@@ -257,27 +207,26 @@ for command in (
     main.add_command(command)
 
 
-# ------------------------------------------------------------------ the parts of a command
+# ------------------------------------------------------------------ parts of commands
 
 
 def _embed_file(
-    fasta: str, output: Path, *, kind: str | None, force: bool, dry_run: bool, **run: Any
+    fasta: str, output: Path, *, kind: str | None, force: bool, dry_run: bool, **options: Any
 ) -> None:
-    """Do what `embed IN -o OUT` says."""
+    """Run `embed IN -o OUT`."""
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import read_fasta
 
     start = time.perf_counter()
-    engine = Engine(verbose=True, **run)
+    engine = Engine(verbose=True, **options)
     check_inputs(output, fasta)
-    place = prepare(output, format=kind, poolings=engine.poolings, force=force)
-    kept = kept_in(engine.cache.path if engine.cache is not None else None)
-    with interruptible(place.path, kept=kept):
+    checked = check_features_output(output, format=kind, poolings=engine.poolings, force=force)
+    with interruptible(checked.path, kept=kept_in(engine.cache)):
         records = read_fasta(fasta)
         ids = [record.id for record in records]
-        with naming(records_called(ids)):
+        with naming_rows(names_of_records(ids)):
             if dry_run:
-                show_plan(engine, records, str(place.path))
+                print_dry_run(engine, records, str(checked.path))
                 return
             values = engine.embed(records)
     features = Features(
@@ -288,18 +237,13 @@ def _embed_file(
         layers=engine.layers,
         poolings=engine.poolings,
     )
-    write(place, features)
+    write_features(checked, features)
     n, d = values.shape
-    seconds = time.perf_counter() - start
-    click.echo(
-        f"{n} sequences x {d} features, {engine.n_computed} of them computed -> {place.path} "
-        f"({seconds:.1f} s)",
-        err=True,
-    )
+    computed = f"{engine.n_computed} of them computed"
+    print_done(f"{n} sequences x {d} features, {computed} -> {checked.path}", start)
 
 
-def _row(card: ModelCard) -> tuple[str, ...]:
-    """One line of the table of models."""
+def _model_row(card: ModelCard) -> tuple[str, ...]:
     shape, weights = card.architecture, card.weights
     return (
         card.name,
@@ -308,11 +252,11 @@ def _row(card: ModelCard) -> tuple[str, ...]:
         str(shape.dim),
         "included" if weights is None else readable(weights.bytes),
         readable(4 * shape.parameters),
-        _whereabouts(card),
+        _location(card),
     )
 
 
-def _whereabouts(card: ModelCard) -> str:
+def _location(card: ModelCard) -> str:
     from esm2_features._checkpoints.download import locate
 
     if card.weights is None:

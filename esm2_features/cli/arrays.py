@@ -20,16 +20,22 @@ from esm2_features._io.arrays import (
     write_arrays,
 )
 from esm2_features._io.paths import Output, atomic_output, check_inputs, file_names, write_index
-from esm2_features.cli.console import examples, interruptible, naming, records_called
+from esm2_features.cli.console import (
+    examples,
+    interruptible,
+    names_of_records,
+    naming_rows,
+    print_done,
+)
 from esm2_features.cli.options import (
     Decorator,
+    add_options,
+    computing_options,
     force_option,
     force_plot_option,
     format_option,
-    layers_of,
-    model_option,
     output_option,
-    run_options,
+    run_option,
 )
 from esm2_features.exceptions import SequenceTooLongError
 
@@ -40,26 +46,34 @@ if TYPE_CHECKING:
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import FastaRecord
 
-_OF_WHOLE = ("contacts", "attentions")
-_WHOLE = ("raise", "truncate")
-"""What can be done with a long sequence if all of its residues have to see each other."""
+_PAIRWISE = ("contacts", "attentions")
+_NO_WINDOWS = ("raise", "truncate")
+"""What can be done with a long sequence if all of its residues attend to each other."""
 
-_CALLED = {"log_probs": "log-probabilities"}
 _KEPT = "nothing is kept of what was computed."
 
-
-def _array_output(command: Any) -> Any:
-    return output_option(
-        "OUT",
-        "Where to write: OUT.npz or OUT.h5, with an array for each id; OUT.npy, a folder of one "
-        ".npy for each id (and ids.csv, if an id cannot be the name of a file); or OUT.pt, a "
-        "folder of one .pt for each sequence, as fair-esm's scripts/extract.py writes.",
-    )(command)
+_OUTPUT = output_option(
+    "OUT",
+    "Where to write: OUT.npz or OUT.h5, with an array for each id; OUT.npy, a folder with one .npy "
+    "for each id (and ids.csv, if an id cannot be the name of a file); or OUT.pt, a folder with "
+    "one .pt for each sequence, as fair-esm's scripts/extract.py writes.",
+)
 
 
-def _layers_option(default: str, text: str) -> Decorator:
-    return click.option(
-        "--layers", callback=layers_of, metavar="N[,N...]|all", default=default, help=text
+def _array_options(
+    *own: Decorator, too_long: Sequence[str], force: Decorator = force_option
+) -> Decorator:
+    """Add the argument and the options of all four commands, with some of their own."""
+    return add_options(
+        [
+            click.argument("fasta", metavar="IN"),
+            _OUTPUT,
+            *own,
+            run_option("model"),
+            computing_options(too_long=too_long),
+            format_option(ARRAY_FORMATS),
+            force,
+        ]
     )
 
 
@@ -69,25 +83,22 @@ def _layers_option(default: str, text: str) -> Decorator:
         "esm2-features residues proteins.fasta -o residues.h5 --layers 6,-1",
     )
 )
-@click.argument("fasta", metavar="IN")
-@_array_output
-@model_option
-@_layers_option(
-    "-1",
-    "Representations to give. 0 is the embedding, negatives count from the end; with several, "
-    "arrays are layers x residues x dim, in this order.",
+@_array_options(
+    run_option(
+        "layers",
+        help="Layers whose representations are written. 0 is the embedding, and negative numbers "
+        "count from the end. With several, arrays are layers x residues x dim, in this order.",
+    ),
+    too_long=TOO_LONG,
 )
-@run_options(too_long=TOO_LONG)
-@format_option(ARRAY_FORMATS)
-@force_option
-def residues(layers: list[int] | str, **given: Any) -> None:
-    """Give the representation of every residue, without pooling.
+def residues(layers: list[int] | str, **options: Any) -> None:
+    """Write the representation of every residue, without pooling.
 
     IN is a FASTA file, which may be compressed, or - for standard input. Arrays are residues x
-    dim, float32, without special tokens. They are written as they come, and never held together;
-    they are not cached.
+    dim, float32, without special tokens. Each is written as soon as it is computed, so memory does
+    not grow with the input. They are not cached.
     """
-    _write_product("residues", layers=layers, **given)
+    _write_product("residues", layers=layers, **options)
 
 
 @click.command(
@@ -96,74 +107,67 @@ def residues(layers: list[int] | str, **given: Any) -> None:
         "esm2-features logits proteins.fasta -o log_probs.h5 --log-probs",
     )
 )
-@click.argument("fasta", metavar="IN")
-@_array_output
-@click.option(
-    "--log-probs",
-    is_flag=True,
-    help="Natural-log probabilities instead of the raw scores.",
+@_array_options(
+    click.option(
+        "--log-probs", is_flag=True, help="Write natural-log probabilities instead of logits."
+    ),
+    click.option(
+        "--over",
+        type=click.Choice(["residues", "tokens"]),
+        help="What the probabilities of --log-probs are normalised over: the 20 canonical "
+        "residues, in the order ACDEFGHIKLMNPQRSTVWY (the default), or all 33 tokens.",
+    ),
+    too_long=TOO_LONG,
 )
-@click.option(
-    "--over",
-    type=click.Choice(["residues", "tokens"]),
-    default=None,
-    help="What the probabilities of --log-probs add up to 1 over: the 20 canonical residues, in "
-    "the order ACDEFGHIKLMNPQRSTVWY (the default), or all 33 tokens.",
-)
-@model_option
-@run_options(too_long=TOO_LONG)
-@format_option(ARRAY_FORMATS)
-@force_option
-def logits(log_probs: bool, over: str | None, **given: Any) -> None:
-    """Give what the language model says of every residue.
+def logits(log_probs: bool, over: str | None, **options: Any) -> None:
+    """Write the logits of the language model for every residue.
 
     IN is a FASTA file, which may be compressed, or - for standard input. Arrays are residues x 33,
-    float32: a score for each token, in the order of ESM-2's alphabet. No residue is masked for it.
+    float32: a score for each token, in the order of ESM-2's alphabet. No residue is masked.
     """
     if over is not None and not log_probs:
         raise click.UsageError("--over is for probabilities: add --log-probs, or leave it out.")
-    _write_product("log_probs" if log_probs else "logits", over=over, **given)
+    _write_product("log_probs" if log_probs else "logits", over=over, **options)
 
 
 @click.command(epilog=examples("esm2-features contacts proteins.fasta -o contacts.npz --plot maps"))
-@click.argument("fasta", metavar="IN")
-@_array_output
-@click.option(
-    "--plot",
-    metavar="FOLDER",
-    type=click.Path(path_type=Path),
-    help="Also draw a map of each protein: a folder of one .png for each id, named as in OUT.npy.",
+@_array_options(
+    click.option(
+        "--plot",
+        metavar="FOLDER",
+        type=click.Path(path_type=Path),
+        help="Also draw a map of each protein: a folder with one .png for each id.",
+    ),
+    too_long=_NO_WINDOWS,
+    force=force_plot_option,
 )
-@model_option
-@run_options(too_long=_WHOLE)
-@format_option(ARRAY_FORMATS)
-@force_plot_option
-def contacts(plot: Path | None, **given: Any) -> None:
+def contacts(plot: Path | None, **options: Any) -> None:
     """Predict which residues are in contact.
 
     IN is a FASTA file, which may be compressed, or - for standard input. Arrays are residues x
     residues, float32: probabilities that the C-beta atoms are within 8 angstroms. The checkpoint
     needs a contact regression; all official ones have it, mini does not.
     """
-    _write_product("contacts", plot=plot, **given)
+    _write_product("contacts", plot=plot, **options)
 
 
 @click.command(epilog=examples("esm2-features attentions proteins.fasta -o maps.h5 --layers 32,33"))
-@click.argument("fasta", metavar="IN")
-@_array_output
-@model_option
-@_layers_option("all", "Layers to give the maps of, from 1; negatives count from the end.")
-@run_options(too_long=_WHOLE)
-@format_option(ARRAY_FORMATS)
-@force_option
-def attentions(layers: list[int] | str, **given: Any) -> None:
-    """Give the attention maps.
+@_array_options(
+    run_option(
+        "layers",
+        default="all",
+        help="Layers whose maps are written, from 1; negative numbers count from the end.",
+    ),
+    too_long=_NO_WINDOWS,
+)
+def attentions(layers: list[int] | str, **options: Any) -> None:
+    """Write the attention maps.
 
     IN is a FASTA file, which may be compressed, or - for standard input. Arrays are layers x heads
     x (residues + 2) x (residues + 2), float32, with the special tokens at both ends. All layers of
     the 650M model take 240 MB for a protein of 300 residues.
     """
-    _write_product("attentions", layers=layers, **given)
+    _write_product("attentions", layers=layers, **options)
 
 
 def _write_product(
@@ -176,45 +180,42 @@ def _write_product(
     plot: Path | None = None,
     layers: list[int] | str | None = None,
     over: Any = None,
-    **run: Any,
+    **options: Any,
 ) -> None:
+    """Compute a product of `Engine.stream` for a FASTA file, and write it as it comes."""
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import read_fasta
     from esm2_features._inputs.policy import TruncationCounter
 
     start = time.perf_counter()
-    engine = Engine(cache=None, verbose=True, **run)
+    engine = Engine(cache=None, verbose=True, **options)
     check_inputs(output, fasta)
-    place = check_array_output(output, format=kind, force=force)
+    checked = check_array_output(output, format=kind, force=force)
     pictures = None
     if plot is not None:
         check_inputs(plot, fasta, called="The folder of pictures")
-        pictures = _picture_folder(plot, place)
+        pictures = _picture_folder(plot, checked)
     chosen: Any = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers
-    with interruptible(place.path, kept=_KEPT), ExitStack() as stack:
+    with interruptible(checked.path, kept=_KEPT), ExitStack() as stack:
         records = read_fasta(fasta)
         ids = [record.id for record in records]
-        check_ids(place, ids)
-        # A bad record is known before hours of computing; what is to be warned of, is said later.
-        with naming(records_called(ids)), warnings.catch_warnings(action="ignore"):
+        check_ids(checked, ids)
+        # Report an invalid record before hours of computing. Warnings follow from the stream.
+        with naming_rows(names_of_records(ids)), warnings.catch_warnings(action="ignore"):
             try:
                 engine.policy.normalise(records, truncations=TruncationCounter())
             except SequenceTooLongError as error:
-                raise _in_one_piece(error) if product in _OF_WHOLE else error from None
-        # Nothing is computed yet, but the options are checked.
-        found = engine.stream(records, product, layers=chosen, over=over)
-        arrays: Iterator[NDArray[np.float32]] = map(_stacked, found)
+                raise _without_windows(error) if product in _PAIRWISE else error from None
+        # This checks the options, and computes nothing yet.
+        results = engine.stream(records, product, layers=chosen, over=over)
+        arrays: Iterator[NDArray[np.float32]] = map(_stack_layers, results)
         if pictures is not None:
             folder = stack.enter_context(atomic_output(pictures))
-            arrays = _drawn(arrays, records, folder)
-        n = write_arrays(place, _contents(product, engine, records, layers, over), arrays)
+            arrays = _draw_contacts(arrays, records, folder)
+        n = write_arrays(checked, _contents(product, engine, records, layers, over), arrays)
     drawn = "" if pictures is None else f", drawn in {pictures.path}"
-    seconds = time.perf_counter() - start
-    click.echo(
-        f"{_CALLED.get(product, product)} of {n} sequences -> {place.path}{drawn} "
-        f"({seconds:.1f} s)",
-        err=True,
-    )
+    title = "log-probabilities" if product == "log_probs" else product
+    print_done(f"{title} of {n} sequences -> {checked.path}{drawn}", start)
 
 
 def _contents(
@@ -229,7 +230,7 @@ def _contents(
     depth, name = engine.checkpoint.architecture.layers, engine.checkpoint.name
     numbers = () if layers is None else absolute_layers(layers, depth=depth, model=name)
     if product == "attentions" and layers == "all":
-        numbers = numbers[1:]  # the embedding comes of no attention
+        numbers = numbers[1:]  # the embedding has no attention
     tokens: Sequence[str] = ()
     if product == "log_probs" and over != "tokens":
         tokens = tuple(CANONICAL_RESIDUES)
@@ -246,15 +247,15 @@ def _contents(
     )
 
 
-def _stacked(found: Any) -> NDArray[np.float32]:
+def _stack_layers(result: Any) -> NDArray[np.float32]:
     """Make one array of the layers of a sequence."""
     import numpy as np
 
-    return np.stack(list(found.values())) if isinstance(found, dict) else found
+    return np.stack(list(result.values())) if isinstance(result, dict) else result
 
 
-def _in_one_piece(error: SequenceTooLongError) -> SequenceTooLongError:
-    """Say the same without the advice to use windows, which the command does not have."""
+def _without_windows(error: SequenceTooLongError) -> SequenceTooLongError:
+    """Make the same error without the advice to use windows, which the command does not have."""
     what = str(error).partition(". Pass ")[0]
     return SequenceTooLongError(
         f'{what}. Pass too_long="truncate" to keep the first {error.limit}, max_residues=None to '
@@ -272,10 +273,10 @@ def _picture_folder(path: Path, output: Output) -> Output:
     return check_picture_output(path, beside=output, is_folder=True)
 
 
-def _drawn(
+def _draw_contacts(
     arrays: Iterator[NDArray[np.float32]], records: Sequence[FastaRecord], folder: Path
 ) -> Iterator[NDArray[np.float32]]:
-    """Draw contacts as they pass by."""
+    """Draw each map, and pass it on."""
     from esm2_features._io.figures import contact_figure, save_png
 
     ids = [record.id for record in records]

@@ -1,11 +1,8 @@
-"""What ``esm2-features demo`` shows: venom toxins told from human hormones, in under a minute.
+"""``esm2-features demo``: classify venom toxins and human hormones, and draw a map of them.
 
-Two kinds of features are compared under the same classifier and the same splits: embeddings,
-and the plain composition of amino acids. Which one is ahead is printed as it comes out.
-
-A fair comparison needs care with relatives: a toxin in training and its twin in the test would
-make a look-up of the task. Peptides are related if they share a fifth of the 3-mers of the
-shorter one; relatives of relatives make a family, which is on one side of every split.
+Embeddings and amino-acid composition are compared with the same classifier and the same splits.
+Similar peptides are kept in the same fold, or the test would only measure how well a twin in the
+training set is recognised.
 """
 
 from __future__ import annotations
@@ -44,7 +41,7 @@ _CLASSES = {"toxin": "Venom toxins", "hormone": "Human hormones and neuropeptide
 _COLOURS = {"toxin": "#c8384d", "hormone": "#00738a"}
 _MARKERS = {"toxin": "^", "hormone": "o"}
 
-# The most wanted first: a name that finds no room on the map is left out.
+# The most important first: a name for which the map has no room is left out.
 _WELL_KNOWN = (
     *("Insulin A chain", "Insulin B chain", "Melittin (Apis florea)", "Oxytocin", "Apamin"),
     *("Neuropeptide Y", "Omega-conotoxin MVIIA", "Bradykinin", "Margatoxin", "Substance P"),
@@ -58,7 +55,7 @@ _OFFSETS = [
     for far in (6, 15, 25, 37, 50)
     for x, y in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
 ]
-_MARKER = 8  # half of one, in pixels
+_MARKER = 8  # half the width of a marker, in pixels
 
 
 class Peptide(NamedTuple):
@@ -74,7 +71,7 @@ def run(
     *,
     model: str = EMBEDDED_MODEL,
     peptides: Sequence[Peptide] | None = None,
-    say: Callable[[str], object],
+    print_line: Callable[[str], object],
 ) -> None:
     """Run the demonstration."""
     import_optional("matplotlib.figure", extra="plot", purpose="Drawing the map")
@@ -82,42 +79,47 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     peptides = read_peptides() if peptides is None else peptides
     sequences = [peptide.sequence for peptide in peptides]
-    families = related(sequences)
+    families = group_families(sequences)
     for kind, title in _CLASSES.items():
-        say(f"{sum(peptide.kind == kind for peptide in peptides):>4} {title.lower()}")
-    say(f"{len(set(families)):>4} families of similar sequences")
+        print_line(f"{sum(peptide.kind == kind for peptide in peptides):>4} {title.lower()}")
+    print_line(f"{len(set(families)):>4} families of similar sequences")
 
-    # Every demonstration begins with an empty cache, to show what a cache does.
+    # Begin with an empty cache, to show what a cache does.
     with TemporaryDirectory(ignore_cleanup_errors=True) as scratch:
         cache = Cache(scratch)
         embedding = ESM2Transformer(model, cache=cache)
-        say(f"\nEmbedding all of them with {name}, twice:")
+        print_line(f"\nEmbedding all of them with {name}, twice:")
         for turn in ("first", "second"):
             vectors, line = _embed(embedding, sequences, cache)
-            say(f"  {turn:<7} {line}")
-        say("\nToxin or hormone? Logistic regression, families kept together:")
+            print_line(f"  {turn:<7} {line}")
+        print_line("\nToxin or hormone? Logistic regression, families kept together:")
         features = {name: embedding, "composition": FunctionTransformer(_composition)}
         for line in _comparison(features, peptides, families):
-            say(f"  {line}".rstrip())
+            print_line(f"  {line}".rstrip())
 
     path = folder / "peptide_map.png"
     draw_map(vectors, peptides, path, model=name)
-    say(f"\nA map of the embeddings: {path}")
+    print_line(f"\nA map of the embeddings: {path}")
     if name == EMBEDDED_MODEL:
-        say(f"{name} is a demonstration model; `esm2-features models` lists those for science.")
+        print_line(
+            f"{name} is a demonstration model; `esm2-features models` lists those for science."
+        )
 
 
 def read_peptides() -> list[Peptide]:
-    """Read the table of well-known peptides that ships with this library."""
+    """Read the table of peptides that ships with this library."""
     table = resources.files("esm2_features").joinpath("data", "demo_peptides.csv")
     rows = csv.DictReader(io.StringIO(table.read_text(encoding="ascii")))
     return [Peptide(row["name"], row["sequence"], row["class"]) for row in rows]
 
 
-def related(sequences: Sequence[str]) -> NDArray[np.int64]:
+def group_families(sequences: Sequence[str]) -> NDArray[np.int64]:
     """Give every sequence the number of its family: (n,).
 
-    >>> related(["CYIQNCPLG", "CYIQNCPRG", "YGGFMTSEK"]).tolist()
+    Two peptides are related if they share a fifth of the 3-mers of the shorter one; a family holds
+    the relatives of relatives.
+
+    >>> group_families(["CYIQNCPLG", "CYIQNCPRG", "YGGFMTSEK"]).tolist()
     [0, 0, 1]
     """
     threes = CountVectorizer(analyzer="char", ngram_range=(3, 3), lowercase=False, binary=True)
@@ -134,7 +136,7 @@ def related(sequences: Sequence[str]) -> NDArray[np.int64]:
 def _embed(
     embedding: ESM2Transformer, sequences: Sequence[str], cache: Cache
 ) -> tuple[NDArray[np.float32], str]:
-    """Embed, and say how many vectors were computed and how many came from the cache."""
+    """Embed, and count how many vectors were computed and how many came from the cache."""
     before, start = cache.info().rows, time.perf_counter()
     vectors = embedding.transform(sequences)
     seconds = time.perf_counter() - start
@@ -152,7 +154,7 @@ def _composition(sequences: Sequence[str]) -> NDArray[np.float64]:
 def _comparison(
     features: Mapping[str, Any], peptides: Sequence[Peptide], families: NDArray[np.int64]
 ) -> Iterator[str]:
-    """Compare two kinds of features over the same splits: the lines of a table, as they come."""
+    """Compare two kinds of features over the same splits; yield the lines of a table."""
     sequences = [peptide.sequence for peptide in peptides]
     is_toxin = np.array([peptide.kind == "toxin" for peptide in peptides])
     scores = {}
@@ -193,7 +195,7 @@ def draw_map(
     pca = PCA(2)
     plane = pca.fit_transform(StandardScaler().fit_transform(vectors))
     drawing = figure.Figure(figsize=(10, 6.6), dpi=160)
-    canvas = agg.FigureCanvasAgg(drawing)  # no window, no state that other plots would see
+    canvas = agg.FigureCanvasAgg(drawing)  # not pyplot: no window, no global state
     axes = drawing.add_axes((0.07, 0.085, 0.91, 0.765))
     for kind, title in _CLASSES.items():
         chosen = [i for i, peptide in enumerate(peptides) if peptide.kind == kind]
@@ -208,13 +210,13 @@ def draw_map(
         )
     demonstration = f" {model} is a demonstration model." if model == EMBEDDED_MODEL else ""
     drawing.text(
-        0.07, 0.945, f"Toxins and hormones, as {model} sees them", fontsize=17, weight="bold"
+        0.07, 0.945, f"Toxins and hormones, embedded by {model}", fontsize=17, weight="bold"
     )
     drawing.text(
         0.07,
         0.905,
-        f"Mean embeddings in their first two principal components; the model was not "
-        f"told the classes.{demonstration}",
+        "Mean embeddings in their first two principal components; the model does not know the "
+        f"classes.{demonstration}",
         fontsize=10,
         color="#555555",
     )
@@ -233,14 +235,14 @@ def draw_map(
         fontsize=11,
         handletextpad=0.2,
     )
-    canvas.draw()  # fixes where things are, in pixels
+    canvas.draw()  # sets the positions in pixels
     _name_well_known(axes, plane, peptides)
     drawing.savefig(path, format="png")
 
 
 def _name_well_known(axes: Any, plane: NDArray[np.float64], peptides: Sequence[Peptide]) -> None:
-    """Write names beside their points, or at the end of a line, so that they cover nothing."""
-    points = axes.transData.transform(plane)  # in pixels, as all that follows but the offsets
+    """Write names beside their points, or at the end of a line, without covering anything."""
+    points = axes.transData.transform(plane)  # in pixels, like all that follows but the offsets
     pixels_per_point = axes.figure.dpi / 72
     boxes: list[Any] = []
     rows = {peptide.name: i for i, peptide in enumerate(peptides)}
@@ -274,6 +276,6 @@ def _name_well_known(axes: Any, plane: NDArray[np.float64], peptides: Sequence[P
         else:
             text.remove()
             continue
-        if offset not in _OFFSETS[:8]:  # too far to be understood without a line
+        if offset not in _OFFSETS[:8]:  # so far that a line must connect the two
             style = {"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
             axes.annotate("", plane[i], offset, textcoords="offset points", arrowprops=style)

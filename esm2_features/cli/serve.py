@@ -8,18 +8,21 @@ from typing import Any
 import click
 
 from esm2_features._environment import keep_few_products
-from esm2_features._inputs.options import PRECISIONS
 from esm2_features.cli.console import CommandError, Commands, examples
-from esm2_features.cli.options import cache_option
+from esm2_features.cli.options import Decorator, run_options
 from esm2_features.exceptions import InputError, import_optional
 
 _TOKENS = click.option(
     "--tokens",
     metavar="FILE",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Hashes of the tokens that are good, as `esm2-features token new` writes them. Without "
-    "it, only this machine is served.",
+    help="File with the hashes of valid tokens, as `esm2-features token new` writes it. Without "
+    "it, the server only answers this machine.",
 )
+
+
+def _limit_option(flag: str, default: int, text: str) -> Decorator:
+    return click.option(flag, type=click.IntRange(1), default=default, help=text)
 
 
 @click.command(
@@ -29,44 +32,44 @@ _TOKENS = click.option(
         "esm2-features serve --model mine=/data/finetuned.pt --device cuda:0,cuda:1",
     )
 )
-@click.option("--host", default="127.0.0.1", help="Address to listen at; others need --tokens.")
-@click.option("--port", type=click.IntRange(1, 65535), default=8000, help="Port to listen at.")
+@click.option("--host", default="127.0.0.1", help="Address to listen on; others need --tokens.")
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, help="Port to listen on.")
 @_TOKENS
 @click.option(
     "--model",
     "models",
     multiple=True,
     metavar="NAME|NAME=PATH",
-    help="A model that is served: an official name, its slug (esm2-650m), mini, or a name of "
-    "yours for a checkpoint. Can be given several times; by default, all that have names.",
+    help="A model to serve: an official name, its slug (esm2-650m), mini, or your own name for a "
+    "checkpoint. Can be given several times; by default, all models that have a name.",
 )
 @click.option(
     "--device",
     "devices",
     default="auto",
     metavar="NAME[,NAME...]",
-    help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; each has a worker of its own.",
+    help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; each has its own worker.",
 )
-@click.option("--precision", type=click.Choice(PRECISIONS), default="float32", help="Arithmetic.")
-@cache_option
-@click.option(
-    "--models-in-memory", type=click.IntRange(1), default=2, help="Networks that a device holds."
-)
-@click.option("--max-items", type=click.IntRange(1), default=256, help="Sequences in a request.")
-@click.option("--max-residues", type=click.IntRange(1), default=2048, help="Longest sequence.")
-@click.option("--max-body", type=click.IntRange(1), default=16, help="Megabytes of a request.")
-@click.option("--max-answer", type=click.IntRange(1), default=256, help="Megabytes of numbers.")
-@click.option("--max-waiting", type=click.IntRange(1), default=256, help="Requests in the queue.")
+@run_options("precision", "cache")
+@_limit_option("--models-in-memory", 2, "Networks that a device holds.")
+@_limit_option("--max-items", 256, "Most sequences in a request.")
+@_limit_option("--max-residues", 2048, "Longest sequence.")
+@_limit_option("--max-body", 16, "Most megabytes in a request.")
+@_limit_option("--max-answer", 256, "Most megabytes of numbers in a response.")
+@_limit_option("--max-waiting", 256, "Most requests in the queue.")
 @click.option(
     "--timeout",
     type=click.FloatRange(0, min_open=True),
     default=600.0,
-    help="Seconds to answer in.",
+    help="Seconds until a request is given up.",
 )
-@click.option("--rate", metavar="N/second|N/minute", help="Requests of one token, at most.")
-@click.option("--batch-tokens", type=click.IntRange(1), default=8192, help="Computed together.")
+@click.option("--rate", metavar="N/second|N/minute", help="Most requests with one token.")
+@_limit_option("--batch-tokens", 8192, "Tokens in one forward pass.")
 @click.option(
-    "--wait", type=click.FloatRange(0), default=2.0, help="Milliseconds to collect requests in."
+    "--wait",
+    type=click.FloatRange(0),
+    default=2.0,
+    help="Milliseconds to wait for requests that can share a forward pass.",
 )
 def serve(
     models: tuple[str, ...],
@@ -77,16 +80,16 @@ def serve(
     wait: float,
     **options: Any,
 ) -> None:
-    """Answer requests in the JSON of the hosted ESM-2 service, and in Arrow and npz.
+    """Serve the API of the hosted ESM-2 service, in JSON, Arrow and npz.
 
-    It ends on Ctrl-C or SIGTERM, and finishes what it has accepted.
+    On Ctrl-C or SIGTERM, the server finishes the requests that it has accepted, and ends.
     """
     keep_few_products()
     import_optional("fastapi", extra="server", purpose="The server")
     from esm2_features.server.app import run
     from esm2_features.server.settings import Settings, read_rate
 
-    chosen: dict[str, Any] = {} if not models else {"models": _models_of(models)}
+    chosen: dict[str, Any] = {} if not models else {"models": _parse_models(models)}
     settings = Settings(
         devices=tuple(word.strip() for word in devices.split(",")),
         max_body_bytes=max_body << 20,
@@ -106,7 +109,7 @@ def serve(
     cls=Commands, epilog=examples("esm2-features token new --tokens tokens.txt --name alice")
 )
 def token() -> None:
-    """Make tokens, which let people use a server."""
+    """Create tokens, which let people use a server."""
 
 
 @token.command(epilog=examples("esm2-features token new --tokens tokens.txt --name alice"))
@@ -115,35 +118,35 @@ def token() -> None:
     metavar="FILE",
     required=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Where its hash goes. To take a token back, delete its line.",
+    help="File to add the hash of the token to. To revoke a token, delete its line.",
 )
-@click.option("--name", required=True, help="Whose it is.")
+@click.option("--name", required=True, help="Who the token is for.")
 def new(tokens: Path, name: str) -> None:
-    """Make a token, and print it: it is kept nowhere, but for its hash."""
+    """Create a token, and print it. Only its hash is kept."""
     from esm2_features.server.tokens import new_token
 
-    made = new_token(tokens, name)
-    click.echo(made)
+    click.echo(new_token(tokens, name))
     click.echo(f"Its hash is in {tokens}. Send it as `Authorization: Token ...`.", err=True)
 
 
-def _models_of(words: tuple[str, ...]) -> dict[str, str]:
+def _parse_models(words: tuple[str, ...]) -> dict[str, str]:
+    """Read ``NAME`` and ``NAME=PATH`` into a dictionary of names and what they load."""
     from esm2_features.server.settings import Settings
 
     known = Settings()
-    found = {}
+    models = {}
     for word in words:
         name, equals, path = word.partition("=")
         if equals:
             if not name or known.find(name) is not None or not name.isascii() or "/" in name:
                 raise CommandError(f"--model {word}: choose another name for {path}.", 2)
-            found[name] = path
+            models[name] = path
             continue
         official = known.find(name)
         if official is None:
             raise InputError(
-                f"Got model={word!r}, which is not a name (see `esm2-features models`). Give a "
-                f"checkpoint a name: --model mine={word}"
+                f"Got model={word!r}, which is no model's name (see `esm2-features models`). Give "
+                f"a checkpoint a name: --model mine={word}"
             )
-        found[official] = official
-    return found
+        models[official] = official
+    return models

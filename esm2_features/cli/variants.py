@@ -11,16 +11,23 @@ import click
 
 from esm2_features._io.paths import atomic_output, check_inputs, check_output
 from esm2_features._io.variants import COLUMNS, read_variant_file, write_scan, write_scores
-from esm2_features.cli.console import examples, interruptible, kept_in, naming, records_called
+from esm2_features.cli.console import (
+    examples,
+    interruptible,
+    kept_in,
+    names_of_records,
+    naming_rows,
+    print_done,
+)
 from esm2_features.cli.options import (
     METHODS,
-    cache_option,
+    add_options,
+    computing_options,
     force_option,
     force_plot_option,
-    model_option,
     offset_option,
     output_option,
-    run_options,
+    run_option,
 )
 from esm2_features.exceptions import InputError
 
@@ -28,17 +35,20 @@ if TYPE_CHECKING:
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import FastaRecord
 
-_UNCUT = ("raise", "window")
+_NOT_TRUNCATED = ("raise", "window")
 """What can be done with a long protein if none of its mutations may be lost."""
 
-
-def _id_option(command: Any) -> Any:
-    return click.option(
-        "--id",
-        "identifier",
-        metavar="ID",
-        help="Which record of PROTEIN, if it has several.",
-    )(command)
+_id_option = click.option(
+    "--id", "identifier", metavar="ID", help="Which record of PROTEIN to use, if it has several."
+)
+_run_options = add_options(
+    [
+        offset_option,
+        run_option("model"),
+        computing_options(too_long=_NOT_TRUNCATED),
+        run_option("cache"),
+    ]
+)
 
 
 @click.command(
@@ -53,21 +63,19 @@ def _id_option(command: Any) -> Any:
 @click.option(
     "--column",
     metavar="NAME",
-    help=f"Column of variants in a .csv or .tsv; by default the first of "
-    f"{', '.join(COLUMNS)} that there is, or the only one.",
+    help=f"Column of variants in a .csv or .tsv. By default the first of {', '.join(COLUMNS)} that "
+    "the table has, or its only column.",
 )
 @_id_option
 @click.option(
     "--method",
     type=click.Choice(METHODS),
     default=METHODS[0],
-    help="One forward pass for each position that is mutated, which is masked; one for all; or "
-    "one for each residue of each variant, the only method for insertions and deletions.",
+    help="masked-marginals: one forward pass for each mutated position, which is masked. "
+    "wildtype-marginals: one pass for all of them. pseudo-perplexity: one pass for each residue of "
+    "each variant; the only method for insertions and deletions.",
 )
-@offset_option
-@model_option
-@run_options(too_long=_UNCUT)
-@cache_option
+@_run_options
 @force_option
 def score(
     protein: str,
@@ -78,16 +86,16 @@ def score(
     method: str,
     offset: int,
     force: bool,
-    **run: Any,
+    **options: Any,
 ) -> None:
     """Score variants of a protein by their log-likelihood ratio to the wild type.
 
     PROTEIN is a FASTA file with the wild type. VARIANTS is a .csv or .tsv with a column of
-    variants, a text file of one variant a line, or a FASTA file (.fasta, .fa) with the sequences
-    of mutants. Both may be compressed, and one of them may be - for standard input, from which
-    VARIANTS come as lines or as FASTA. A variant is a mutation such as A123G, several such as
-    A123G:D42N, a sequence, or WT. Scores are in nats: 0 is the wild type, and higher is what the
-    model finds more likely.
+    variants, a text file with one variant per line, or a FASTA file (.fasta, .fa) with the
+    sequences of mutants. Both may be compressed, and one of them may be - for standard input, from
+    which VARIANTS are read as lines or as FASTA. A variant is a mutation such as A123G, several
+    such as A123G:D42N, a sequence, or WT. Scores are in nats: the wild type has 0, and a variant
+    that the model finds more likely has a higher score.
     """
     from esm2_features._engine import Engine
     from esm2_features._variants import score_variants
@@ -95,20 +103,19 @@ def score(
     start = time.perf_counter()
     if protein == variants == "-":
         raise click.UsageError(
-            "PROTEIN and VARIANTS are both -, and standard input is read once. Give one of them "
-            "as a file."
+            "PROTEIN and VARIANTS are both -, but standard input can be read only once. Give one "
+            "of them as a file."
         )
-    engine = Engine(verbose=True, **run)
+    engine = Engine(verbose=True, **options)
     check_inputs(output, protein, variants)
-    place = check_output(output, formats=("csv",), force=force)
-    with interruptible(place.path, kept=kept_in(engine.cache.path if engine.cache else None)):
-        wildtype, _ = _wildtype(engine, protein, identifier)
+    checked = check_output(output, formats=("csv",), force=force)
+    with interruptible(checked.path, kept=kept_in(engine.cache)):
+        wildtype, _ = _read_wildtype(engine, protein, identifier)
         table = read_variant_file(variants, column=column)
-        with naming([f"{variants}, {where}" for where in table.places]):
+        with naming_rows([f"{variants}, {position}" for position in table.positions]):
             scores = score_variants(engine, wildtype, table.variants, method, offset=offset)
-        write_scores(place, table, scores.tolist())
-    seconds = time.perf_counter() - start
-    click.echo(f"scores of {len(scores)} variants -> {place.path} ({seconds:.1f} s)", err=True)
+        write_scores(checked, table, scores.tolist())
+    print_done(f"scores of {len(scores)} variants -> {checked.path}", start)
 
 
 @click.command(epilog=examples("esm2-features scan protein.fasta -o scan.csv --plot scan.png"))
@@ -118,19 +125,17 @@ def score(
     "--plot",
     metavar="PNG",
     type=click.Path(path_type=Path),
-    help="Also draw a heat map of them: the name of a .png.",
+    help="Also draw a heat map: the name of a .png.",
 )
 @_id_option
 @click.option(
     "--method",
     type=click.Choice(METHODS[:2]),
     default=METHODS[0],
-    help="One forward pass for each position, which is masked; or one for all of them.",
+    help="masked-marginals: one forward pass for each position, which is masked. "
+    "wildtype-marginals: one pass for all of them.",
 )
-@offset_option
-@model_option
-@run_options(too_long=_UNCUT)
-@cache_option
+@_run_options
 @force_plot_option
 def scan(
     protein: str,
@@ -140,13 +145,13 @@ def scan(
     method: str,
     offset: int,
     force: bool,
-    **run: Any,
+    **options: Any,
 ) -> None:
     """Score all single substitutions of a protein.
 
     PROTEIN is a FASTA file, which may be compressed, or - for standard input. Scores are
-    log-likelihood ratios to the wild type in nats, as `score` gives them: 19 for each residue, and
-    none where the wild type is not one of the 20 canonical residues.
+    log-likelihood ratios to the wild type in nats, as those of `score`: 19 for each residue, and
+    none where the wild type has none of the 20 canonical residues.
     """
     from esm2_features._engine import Engine
     from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
@@ -154,34 +159,29 @@ def scan(
     from esm2_features._variants import scan_variants
 
     start = time.perf_counter()
-    engine = Engine(verbose=True, **run)
+    engine = Engine(verbose=True, **options)
     check_inputs(output, protein)
-    place = check_output(output, formats=("csv",), force=force)
+    checked = check_output(output, formats=("csv",), force=force)
     picture = None
     if plot is not None:
         check_inputs(plot, protein, called="The picture")
-        picture = check_picture_output(plot, beside=place)
-    kept = kept_in(engine.cache.path if engine.cache else None)
-    with interruptible(place.path, kept=kept), ExitStack() as stack:
-        wildtype, record = _wildtype(engine, protein, identifier)
+        picture = check_picture_output(plot, beside=checked)
+    with interruptible(checked.path, kept=kept_in(engine.cache)), ExitStack() as stack:
+        wildtype, record = _read_wildtype(engine, protein, identifier)
         scores = scan_variants(engine, wildtype, method)
         if picture is not None:
             figure = scan_figure(scores, wildtype, offset=offset, title=record.description)
             save_png(figure, stack.enter_context(atomic_output(picture)))
-        n = write_scan(place, wildtype, CANONICAL_RESIDUES, scores.tolist(), offset=offset)
+        n = write_scan(checked, wildtype, CANONICAL_RESIDUES, scores.tolist(), offset=offset)
     drawn = "" if picture is None else f", drawn in {picture.path}"
     left_out = sum(residue not in CANONICAL_RESIDUES for residue in wildtype)
     if left_out:
         drawn += f", without {left_out} positions that hold none of the 20 residues"
-    seconds = time.perf_counter() - start
-    click.echo(
-        f"scores of {n} substitutions -> {place.path}{drawn} ({seconds:.1f} s)",
-        err=True,
-    )
+    print_done(f"scores of {n} substitutions -> {checked.path}{drawn}", start)
 
 
-def _wildtype(engine: Engine, path: str, identifier: str | None) -> tuple[str, FastaRecord]:
-    """Read the one protein: normalised, and as it is in the file."""
+def _read_wildtype(engine: Engine, path: str, identifier: str | None) -> tuple[str, FastaRecord]:
+    """Read the protein: its normalised sequence, and its record in the file."""
     from esm2_features._inputs.fasta import read_fasta
     from esm2_features._variants import normalise_wildtype
 
@@ -190,13 +190,13 @@ def _wildtype(engine: Engine, path: str, identifier: str | None) -> tuple[str, F
     shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
     if identifier is None and len(records) > 1:
         raise InputError(
-            f"{path} has {len(records)} records ({shown}), and variants are of one protein. Say "
-            "which: --id."
+            f"{path} has {len(records)} records ({shown}), but variants are of one protein. Choose "
+            "a record: --id."
         )
     if identifier is not None and identifier not in ids:
         raise InputError(
-            f"{path} has no record with the id {identifier!r}, but {shown}. Name one of these."
+            f"{path} has no record with the id {identifier!r}, but {shown}. Choose one of these."
         )
     at = 0 if identifier is None else ids.index(identifier)
-    with naming(records_called(ids)[at:]):
+    with naming_rows(names_of_records(ids)[at:]):
         return normalise_wildtype(engine, records[at].seq), records[at]

@@ -1,11 +1,9 @@
-"""The proof on the user's machine: this library's network against fair-esm's own.
+"""``esm2-features verify``: compare this library's network with fair-esm's on the same checkpoint.
 
-Both networks get the same checkpoint. fair-esm's runs every sequence by itself, padded by
-nothing, in float32 on the CPU; ours runs all of them packed, as `transform` would. Every
-number of every layer is compared, and attention and contacts of the shorter sequences.
-
-For ``esm2_t6_8M_UR50D`` there are published values, too, which do not depend on the copy of
-fair-esm that is installed here.
+fair-esm's network runs every sequence by itself, in float32 on the CPU; ours runs all of them
+packed, as `transform` does. All numbers of all layers are compared, and attention and contacts of
+the shorter sequences. For ``esm2_t6_8M_UR50D`` there are published values, too, which do not depend
+on the fair-esm that is installed.
 """
 
 from __future__ import annotations
@@ -33,10 +31,9 @@ from esm2_features.exceptions import CheckpointError
 TOLERANCE = 1e-5
 """float32 passes if |ours - theirs| <= 1e-5 s + 1e-5 |theirs| for every number.
 
-The scale s is 1, or the root mean square of the residue's representation if that is larger.
-The last layer is normalised, and s is 1 there but for rounding. The residual stream of the
-layers before it can be tens or hundreds wide, and float32 carries seven digits of that: there,
-fair-esm's own result is further than 1e-5 from the exact one.
+The scale s is 1, or the root mean square of the residue's representation if that is larger. The
+last layer is normalised, so s is 1 up to rounding. Before it, numbers can be in the hundreds, and
+float32 has seven digits: there, fair-esm's own result is further than 1e-5 from the exact one.
 """
 
 LOGITS_TOLERANCE = 1e-4
@@ -45,21 +42,21 @@ LOGITS_TOLERANCE = 1e-4
 MAPS_TOLERANCE = 1e-4
 """The bound for attention and contacts, with s = 1.
 
-Attention is the exponential of products that a trained network makes large: in the model that ships
-here, fair-esm's own float32 is up to 1.5e-5 from what it gives in float64.
+Attention is the exponential of products that are large in a trained network: for mini, fair-esm's
+float32 is up to 1.5e-5 from its float64.
 """
 
 HALF_PRECISION_TOLERANCE = 0.05
-"""Half precisions pass if no residue is off by more than 5 % of its representation's length.
+"""Half precisions pass if no residue is off by more than 5 % of its representation's norm.
 
-They are coarse by nature; the bound tells rounding from a fault, not good from bad.
+The bound separates rounding from a fault; it is no measure of quality.
 """
 
 HALF_PRECISION_MAPS_TOLERANCE = 0.5
 """The same bound for rows of attention and contacts.
 
-bfloat16 rounds a score of 50 by up to 0.1, and attention is its exponential: in the model that
-ships here, rows are off by up to 17 %.
+bfloat16 rounds a score of 50 by up to 0.1, and attention is its exponential: for mini, rows are off
+by up to 17 %.
 """
 
 _CRITERION = f"""Allowed: in float32, {TOLERANCE:.0e} (s + |theirs|), where s is the larger of 1
@@ -69,10 +66,10 @@ and {HALF_PRECISION_MAPS_TOLERANCE:.0%} of that of a row of a map."""
 
 _BATCH_TOKENS = 2048
 _LONGEST_MAPS = 200
-"""Residues up to which maps are compared: fair-esm holds all of them at once."""
+"""Most residues for which maps are compared: fair-esm holds the maps of all layers at once."""
 
-# One sequence for each thing that may go wrong: the shortest one, every letter, unknown
-# letters, masks (which change the scale of the embedding), equal lengths, and a long one.
+# One sequence for each possible fault: the shortest one, every letter, unknown letters, masks
+# (which change the scale of the embedding), equal lengths, and a long one.
 _HUMAN_INSULIN = (
     "MALWMRLLPLLALLALWGPDPAAAFVNQHLCGSHLVEALYLVCGERGFFYTPKTRREAEDLQVGQVELGGGPGAGSLQPLALEGSL"
     "QKRGIVEQCCTSICSLYQLENYCN"
@@ -108,18 +105,17 @@ class Difference:
     """How far one layer is from the reference, over all sequences."""
 
     precision: str
-    # number of the representation, ``"logits"``, ``"attention"``, ``"contacts"``, or what was
-    # published
+    # number of the representation, ``"logits"``, ``"attention"``, ``"contacts"``, or one of the
+    # published values
     layer: str
     largest: float  # largest absolute difference of two numbers
-    # largest length of a residue's difference over the length of its representation
-    relative: float
-    of_tolerance: float  # largest share of what is allowed; up to 1 passes
+    relative: float  # largest norm of a residue's difference over that of its representation
+    of_tolerance: float  # largest difference over its tolerance; up to 1 passes
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `verify` found."""
+    """Differences between this library and fair-esm."""
 
     title: str
     differences: tuple[Difference, ...]
@@ -127,7 +123,7 @@ class Report:
     @property
     def passed(self) -> bool:
         """Whether every difference is within its tolerance."""
-        # Written so that a NaN does not pass.
+        # In this form, NaN does not pass.
         return all(difference.of_tolerance <= 1 for difference in self.differences)
 
     @property
@@ -162,23 +158,23 @@ def verify(
         for i, sequence in enumerate(DEFAULT_SEQUENCES if sequences is None else sequences)
     ]
     checkpoint = open_checkpoint(model)
-    place = resolve_device(device)
+    chosen = resolve_device(device)
     reference = Reference(checkpoint)
-    found: list[Difference] = []
+    differences: list[Difference] = []
     for precision in checked:
-        [network] = get_networks(checkpoint, devices=[str(place)], precision=precision)
-        found += _layer_by_layer(network, reference, checkpoint, residues, precision)
-        found += _maps(network, reference, checkpoint, residues, precision)
+        [network] = get_networks(checkpoint, devices=[str(chosen)], precision=precision)
+        differences += _compare_layers(network, reference, checkpoint, residues, precision)
+        differences += _compare_maps(network, reference, checkpoint, residues, precision)
         if checkpoint.identity == open_checkpoint(_PUBLISHED_MODEL).identity:
-            found += _with_published_values(network, precision)
+            differences += _compare_published(network, precision)
     title = (
-        f"{checkpoint.name} on {place} against fair-esm: {len(residues)} sequences of "
+        f"{checkpoint.name} on {chosen} against fair-esm: {len(residues)} sequences of "
         f"{min(map(len, residues))} to {max(map(len, residues))} residues"
     )
-    return Report(title, tuple(found))
+    return Report(title, tuple(differences))
 
 
-def _layer_by_layer(
+def _compare_layers(
     network: ESM2Network,
     reference: Reference,
     checkpoint: Checkpoint,
@@ -187,21 +183,21 @@ def _layer_by_layer(
 ) -> list[Difference]:
     layers = list(range(checkpoint.architecture.layers + 1))
     worst: dict[str, Difference] = {}
-    for i, ours in _packed(network, sequences, layers):
+    for i, ours in _packed_layers(network, sequences, layers):
         representations, logits = reference(sequences[i], layers)
         theirs = {str(layer): x.numpy() for layer, x in representations.items()}
         theirs["logits"] = logits.numpy()
         for layer in ours:
             tolerance = LOGITS_TOLERANCE if layer == "logits" else TOLERANCE
             difference = _compare(precision, layer, ours[layer], theirs[layer], tolerance)
-            worst[layer] = _worse(worst.get(layer), difference)
+            worst[layer] = _worst(worst.get(layer), difference)
     return list(worst.values())
 
 
-def _packed(
+def _packed_layers(
     network: ESM2Network, sequences: Sequence[str], layers: list[int]
 ) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
-    """Run all sequences as `transform` would: index, and its rows of every layer."""
+    """Run all sequences as `transform` does; yield each index, and its rows of all layers."""
     for batch in batches([len(sequence) + 2 for sequence in sequences], _BATCH_TOKENS):
         packed = pack([sequences[i] for i in batch])
         rows: dict[str, NDArray[np.float32]] = {}
@@ -216,14 +212,14 @@ def _packed(
             yield i, {layer: x[start:stop] for layer, x in rows.items()}
 
 
-def _maps(
+def _compare_maps(
     network: ESM2Network,
     reference: Reference,
     checkpoint: Checkpoint,
     sequences: Sequence[str],
     precision: str,
 ) -> list[Difference]:
-    """Compare attention, and contacts where the checkpoint has a regression at hand."""
+    """Compare attention, and contacts if the checkpoint has a regression."""
     short = list(dict.fromkeys(s for s in sequences if len(s) <= _LONGEST_MAPS))
     if not short:
         return []
@@ -234,7 +230,7 @@ def _maps(
     try:
         regression = checkpoint.contact_regression()
         extractors["contacts"] = Contacts(*regression, heads=heads)
-    except CheckpointError:  # who asks for contacts is told; there is nothing to compare here
+    except CheckpointError:  # there are no contacts to compare
         regression = None
     worst: dict[str, Difference] = {}
     for batch in batches([len(sequence) + 2 for sequence in short], _BATCH_TOKENS):
@@ -256,12 +252,12 @@ def _maps(
                     MAPS_TOLERANCE,
                     HALF_PRECISION_MAPS_TOLERANCE,
                 )
-                worst[name] = _worse(worst.get(name), difference)
+                worst[name] = _worst(worst.get(name), difference)
     return list(worst.values())
 
 
-def _with_published_values(network: ESM2Network, precision: str) -> list[Difference]:
-    found = []
+def _compare_published(network: ESM2Network, precision: str) -> list[Difference]:
+    differences = []
     for name, (tokens, published) in (
         ("published", _PUBLISHED_REPRESENTATION),
         ("pub.logits", _PUBLISHED_LOGITS),
@@ -271,8 +267,8 @@ def _with_published_values(network: ESM2Network, precision: str) -> list[Differe
             [(_, x_TD)] = network.representations(batch, [network.depth])
             values = network.logits(x_TD) if name == "pub.logits" else x_TD
         ours, theirs = values[:3, :3].cpu().numpy(), np.array(published, dtype=np.float32)
-        found.append(_compare(precision, name, ours, theirs, _PUBLISHED_TOLERANCE))
-    return found
+        differences.append(_compare(precision, name, ours, theirs, _PUBLISHED_TOLERANCE))
+    return differences
 
 
 def _compare(
@@ -285,7 +281,7 @@ def _compare(
 ) -> Difference:
     off = np.abs(ours.astype(np.float64) - theirs)
     length = np.linalg.norm(theirs.astype(np.float64), axis=1)
-    # The embedding of a mask is exactly 0, in both.
+    # The embedding of a mask is exactly 0 in both networks.
     relative = np.linalg.norm(off, axis=1) / np.maximum(length, np.finfo(np.float32).tiny)
     if precision == "float32":
         scale = np.maximum(1.0, length / np.sqrt(theirs.shape[1]))[:, None]
@@ -295,12 +291,13 @@ def _compare(
     return Difference(precision, layer, float(off.max()), float(relative.max()), float(share))
 
 
-def _worse(before: Difference | None, now: Difference) -> Difference:
+def _worst(before: Difference | None, now: Difference) -> Difference:
     if before is None:
         return now
     return Difference(
         now.precision,
         now.layer,
+        # Not max(), which may drop a NaN.
         float(np.maximum(before.largest, now.largest)),
         float(np.maximum(before.relative, now.relative)),
         float(np.maximum(before.of_tolerance, now.of_tolerance)),

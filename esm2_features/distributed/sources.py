@@ -91,7 +91,7 @@ class Reading:
         last = None
         if self._total is not None:  # nothing behind the last wanted range has to be read
             last = max(filter(self._wanted, range(self._total)), default=-1)
-        pairs = iter_pairs(self.source.path)
+        pairs = iter_pairs(str(self.source.path))
         n_records = 0
         for number in itertools.count():
             if last is not None and number > last:

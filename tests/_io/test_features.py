@@ -12,7 +12,7 @@ import pytest
 import torch
 from full_disk import no_room
 
-from esm2_features._io.features import FORMATS, Features, prepare, write
+from esm2_features._io.features import FORMATS, Features, check_features_output, write_features
 from esm2_features.exceptions import InputError, MissingDependencyError
 
 LAYERS, POOLINGS, DIM = (0, 2), ("cls", "mean"), 3
@@ -39,7 +39,7 @@ def listed(folder):
 
 
 def written(path, features, **options):
-    write(prepare(path, poolings=features.poolings, **options), features)
+    write_features(check_features_output(path, poolings=features.poolings, **options), features)
     return path
 
 
@@ -102,37 +102,37 @@ def test__format__is_told_by_option_before_ending(tmp_path, kind):
 
 
 @pytest.mark.parametrize("name", ["x", "x.h5", "x.npz.gz", ".npz"])
-def test__prepare__unknown_ending_lists_the_known(tmp_path, name):
+def test__check__unknown_ending_lists_the_known(tmp_path, name):
     with pytest.raises(InputError, match=r"\.npz, \.parquet, \.csv \(a file\) or \.pt"):
-        prepare(tmp_path / name, poolings=["mean"])
+        check_features_output(tmp_path / name, poolings=["mean"])
 
 
 @pytest.mark.parametrize("pooling", ["max", "std", "eos"])
-def test__prepare__pt_refuses_poolings_that_extract_has_not(tmp_path, pooling):
+def test__check__pt_refuses_poolings_that_extract_has_not(tmp_path, pooling):
     with pytest.raises(InputError, match=f"pooling {pooling}, only for mean and cls"):
-        prepare(tmp_path / "x.pt", poolings=["mean", pooling])
+        check_features_output(tmp_path / "x.pt", poolings=["mean", pooling])
 
 
-def test__prepare__no_folder(tmp_path):
+def test__check__no_folder(tmp_path):
     with pytest.raises(InputError, match="There is no folder"):
-        prepare(tmp_path / "nowhere" / "x.npz", poolings=["mean"])
+        check_features_output(tmp_path / "nowhere" / "x.npz", poolings=["mean"])
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is not a folder"):
-        prepare(tmp_path / "file" / "x.npz", poolings=["mean"])
+        check_features_output(tmp_path / "file" / "x.npz", poolings=["mean"])
 
 
 @pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root may write anywhere")
-def test__prepare__folder_may_not_be_written_to(tmp_path):
+def test__check__folder_may_not_be_written_to(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(InputError, match="may not be written to"):
-        prepare(tmp_path / "x.npz", poolings=["mean"])
+        check_features_output(tmp_path / "x.npz", poolings=["mean"])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
-def test__prepare__existing_output_needs_force(tmp_path, kind):
+def test__check__existing_output_needs_force(tmp_path, kind):
     path = written(tmp_path / f"x.{kind}", some_features(4))
     with pytest.raises(InputError, match="exists already"):
-        prepare(path, poolings=["mean"])
+        check_features_output(path, poolings=["mean"])
     written(path, some_features(2), force=True)
     assert listed(tmp_path) == [path.name]
     if kind == "pt":
@@ -141,38 +141,38 @@ def test__prepare__existing_output_needs_force(tmp_path, kind):
         assert len(np.load(path)["id"]) == 2
 
 
-def test__prepare__never_replaces_a_folder_with_other_things(tmp_path):
+def test__check__never_replaces_a_folder_with_other_things(tmp_path):
     (tmp_path / "thesis.tex").touch()
     for force in (False, True):
-        with pytest.raises(InputError, match=r"other things than .pt files \(thesis.tex, say\)"):
-            prepare(tmp_path, poolings=["mean"], format="pt", force=force)
+        with pytest.raises(InputError, match=r"other things than .pt files, such as thesis.tex"):
+            check_features_output(tmp_path, poolings=["mean"], format="pt", force=force)
 
 
-def test__prepare__never_replaces_a_checkpoint_by_a_folder(tiny_checkpoint):
-    with pytest.raises(InputError, match="is a file, and the format pt is a folder"):
-        prepare(tiny_checkpoint, poolings=["mean"], force=True)
+def test__check__never_replaces_a_checkpoint_by_a_folder(tiny_checkpoint):
+    with pytest.raises(InputError, match="is a file, but the format pt is a folder"):
+        check_features_output(tiny_checkpoint, poolings=["mean"], force=True)
 
 
-def test__prepare__never_replaces_a_folder_or_a_device_by_a_file(tmp_path):
+def test__check__never_replaces_a_folder_or_a_device_by_a_file(tmp_path):
     (tmp_path / "x.npz").mkdir()
-    with pytest.raises(InputError, match="is a folder, and the format npz is a file"):
-        prepare(tmp_path / "x.npz", poolings=["mean"], force=True)
+    with pytest.raises(InputError, match="is a folder, but the format npz is a file"):
+        check_features_output(tmp_path / "x.npz", poolings=["mean"], force=True)
     with pytest.raises(InputError, match="is no file"):
-        prepare(os.devnull, poolings=["mean"], format="csv", force=True)
+        check_features_output(os.devnull, poolings=["mean"], format="csv", force=True)
 
 
 @pytest.mark.parametrize("path", ["-", "/dev/stdout", "/proc/self/fd/1"])
-def test__prepare__refuses_what_is_no_file(path):
+def test__check__refuses_what_is_no_file(path):
     with pytest.raises(InputError, match="is no file"):
-        prepare(path, format="csv", poolings=["mean"])
+        check_features_output(path, format="csv", poolings=["mean"])
 
 
 def test__write__looks_again_before_it_replaces(tmp_path):
-    output = prepare(tmp_path / "x.csv", poolings=["mean"])
+    output = check_features_output(tmp_path / "x.csv", poolings=["mean"])
     (tmp_path / "x.csv").write_text("somebody else's")
     features = Features(["a"], ["a"], np.zeros((1, 2), np.float32), ["f0", "f1"], [0], ["mean"])
     with pytest.raises(InputError, match="exists already"):
-        write(output, features)
+        write_features(output, features)
     assert (tmp_path / "x.csv").read_text() == "somebody else's"
     assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
 
@@ -193,9 +193,9 @@ def test__write__permissions_are_the_usual_ones(tmp_path):
 @pytest.mark.parametrize("kind", FORMATS)
 def test__write__leaves_nothing_behind_when_the_disk_is_full(tmp_path, kind):
     path = tmp_path / f"x.{kind}"
-    output = prepare(path, poolings=POOLINGS)
+    output = check_features_output(path, poolings=POOLINGS)
     with pytest.raises(OSError, match=path.name), no_room():
-        write(output, some_features(4))
+        write_features(output, some_features(4))
     assert listed(tmp_path) == []
 
 
@@ -206,9 +206,9 @@ def test__write__leaves_the_previous_output_when_the_disk_is_full(tmp_path, kind
 
     path = written(tmp_path / f"x.{kind}", some_features(4))
     before = contents()
-    output = prepare(path, poolings=POOLINGS, force=True)
+    output = check_features_output(path, poolings=POOLINGS, force=True)
     with pytest.raises(OSError, match=path.name), no_room():
-        write(output, some_features(3))
+        write_features(output, some_features(3))
     assert listed(tmp_path) == [path.name]
     assert contents() == before
 
@@ -216,16 +216,16 @@ def test__write__leaves_the_previous_output_when_the_disk_is_full(tmp_path, kind
 def test__write__folder_gone_since(tmp_path):
     folder = tmp_path / "folder"
     folder.mkdir()
-    output = prepare(folder / "x.npz", poolings=["mean"])
+    output = check_features_output(folder / "x.npz", poolings=["mean"])
     folder.rmdir()
     with pytest.raises(FileNotFoundError):
-        write(output, some_features())
+        write_features(output, some_features())
 
 
 def test__parquet__without_pyarrow(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     with pytest.raises(MissingDependencyError) as caught:
-        prepare(tmp_path / "x.parquet", poolings=["mean"])
+        check_features_output(tmp_path / "x.parquet", poolings=["mean"])
     assert str(caught.value) == (
         "Writing Parquet needs the package pyarrow, which is not installed. "
         'Install it with: pip install "esm2-features[parquet]"'

@@ -25,7 +25,7 @@ def listed(folder):
 
 
 def test__check_output__one_format_needs_no_other_name(tmp_path):
-    with pytest.raises(InputError, match=r"which says no format\. Let it end in \.csv\.$"):
+    with pytest.raises(InputError, match=r"which is not a format\. Let it end in \.csv\.$"):
         check_output(tmp_path / "x.txt", formats=("csv",))
     assert check_output(tmp_path / "x.csv", formats=("csv",)).format == "csv"
 
@@ -81,7 +81,7 @@ def test__check_output__never_replaces_a_folder_that_holds_a_folder(tmp_path, ki
     folder = tmp_path / f"backup.{kind}"
     folder.mkdir()
     (folder / "thesis.tex").touch()
-    message = rf"other things than \.{kind} files \(the folder backup\.{kind}, say\)"
+    message = rf"other things than \.{kind} files, such as the folder backup\.{kind}"
     for force in (False, True):
         with pytest.raises(InputError, match=message):
             check_output(tmp_path, formats=(kind,), format=kind, force=force, is_folder=True)
@@ -96,7 +96,7 @@ def test__check_output__replaces_links_to_files_but_none_to_folders(tmp_path):
     (out / "a.npy").symlink_to(tmp_path / "a.npy")
     assert check_output(out, formats=("npy",), force=True).path == out
     (out / "b.npy").symlink_to(other)
-    with pytest.raises(InputError, match=r"\(the folder b\.npy, say\)"):
+    with pytest.raises(InputError, match=r"such as the folder b\.npy"):
         check_output(out, formats=("npy",), force=True)
 
 
@@ -133,13 +133,13 @@ def test__check_output__replaces_an_index_with_its_folder(tmp_path, kind):
         find(force=False)
     for own in ("file,id,what took me weeks\n", "file,id\nmy own table\n", "file,id\nx.csv,a\n"):
         (tmp_path / "ids.csv").write_text(own)
-        with pytest.raises(InputError, match=r"\(ids\.csv, say\)"):
+        with pytest.raises(InputError, match=r"such as ids\.csv"):
             find(force=True)
 
 
 def test__check_output__knows_no_index_of_a_format_that_has_none(tmp_path):
     write_index(tmp_path, ["a/b"], "npy")
-    with pytest.raises(InputError, match=r"\(ids\.csv, say\)"):
+    with pytest.raises(InputError, match=r"such as ids\.csv"):
         check_output(tmp_path, formats=("pt",), format="pt", force=True)
 
 
@@ -151,7 +151,7 @@ def test__refuse_nesting__of_outputs_that_would_go_with_each_other(tmp_path):
         with pytest.raises(InputError, match="have the same name"):
             check_nesting(tmp_path / one, tmp_path / other)
     for one, other in [("x", "x/a"), ("x/a/b", "x"), ("link", "x/a"), ("link/a", "x")]:
-        with pytest.raises(InputError, match=r"would be in .* Give them places side by side"):
+        with pytest.raises(InputError, match=r"would be in .* Write them side by side"):
             check_nesting(tmp_path / one, tmp_path / other)
 
 

@@ -35,7 +35,7 @@ def test__lines__one_variant_each_and_blank_lines_are_none(tmp_path, name):
     assert table.header == ["variant"]
     assert table.variants == ["A1G", "A1G:K2R", "WT"]
     assert table.rows == [["A1G"], ["A1G:K2R"], ["WT"]]
-    assert table.places == ["line 1", "line 3", "line 4"]
+    assert table.positions == ["line 1", "line 3", "line 4"]
 
 
 @pytest.mark.parametrize("column", ["variant", "mutant", "mutation"])
@@ -46,7 +46,7 @@ def test__table__finds_its_column(tmp_path, column, name, mark):
     assert table.header == ["id", column, "DMS"]
     assert table.variants == ["A1G", "WT"]
     assert table.rows == [["1", "A1G", "a\nb"], ["2", "WT", ""]]
-    assert table.places == ["line 3", "line 5"]
+    assert table.positions == ["line 3", "line 5"]
 
 
 def test__table__the_only_column_and_the_one_that_is_named(tmp_path):
@@ -61,7 +61,7 @@ def test__table__blank_lines_above_the_header_are_skipped(tmp_path, blank):
     table = read(tmp_path, "x.csv", f"{blank}id,variant,DMS\n1,A1G,2\n")
     assert table.header == ["id", "variant", "DMS"]
     assert table.variants == ["A1G"]
-    assert table.places == [f"line {blank.count(chr(10)) + 2}"]
+    assert table.positions == [f"line {blank.count(chr(10)) + 2}"]
 
 
 MISSING = ["NA", "nan", "NaN", "None", "null", "NULL", "N/A", "<NA>", " NA "]
@@ -69,14 +69,14 @@ MISSING = ["NA", "nan", "NaN", "None", "null", "NULL", "N/A", "<NA>", " NA "]
 
 @pytest.mark.parametrize("word", [*MISSING, "", " "])
 def test__table__missing_variants_are_named_by_their_line(tmp_path, word):
-    message = rf"x\.csv, line 4: '{word}' is how a missing value is written"
+    message = rf"x\.csv, line 4: '{word}' stands for a missing value"
     with pytest.raises(InputError, match=message):
         read(tmp_path, "x.csv", f"id,variant\nNA,A1G\n\n2,{word}\n")
 
 
 @pytest.mark.parametrize("word", MISSING)
 def test__lines__missing_variants_are_named_by_their_line(tmp_path, word):
-    message = rf"x\.txt, line 3: '{word.strip()}' is how a missing value is written"
+    message = rf"x\.txt, line 3: '{word.strip()}' stands for a missing value"
     with pytest.raises(InputError, match=message):
         read(tmp_path, "x.txt", f"A1G\n\n{word}\n")
 
@@ -97,7 +97,7 @@ def test__standard_input__is_fasta_where_it_begins_so(monkeypatch, compress):
     table = given(b"\n>m1 A1G\nGK\nT\n>m2\nNA\n")
     assert table.header == ["id"]
     assert table.variants == ["GKT", "NA"]
-    assert table.places == ["record 1, m1", "record 2, m2"]
+    assert table.positions == ["record 1, m1", "record 2, m2"]
     with pytest.raises(FastaError, match=r"^standard input: record 2"):
         given(b">m1\nGKT\n>m2\n")
 
@@ -116,7 +116,7 @@ def test__fasta__sequences_under_their_ids(tmp_path, name):
     assert table.header == ["id"]
     assert table.rows == [["m1"], ["m2"]]
     assert table.variants == ["GKT", "AKV"]
-    assert table.places == ["record 1, m1", "record 2, m2"]
+    assert table.positions == ["record 1, m1", "record 2, m2"]
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test__fasta__sequences_under_their_ids(tmp_path, name):
         ("x.csv", "variant,b\nA1G,2\n\nK2R\n", {}, "line 4 has 1 cells, and the header has 2"),
         ("x.csv", 'variant\n"A1G"x\n', {}, "line 2: .* Write the table anew"),
         ("x.txt", ">a\nMKT\n", {}, "looks like FASTA"),
-        ("x.txt", "A1G\n", {"column": "a"}, "Got --column a, but .* is no table"),
+        ("x.txt", "A1G\n", {"column": "a"}, "Got --column a, but .* is not a table"),
         ("x.txt", b"A1G\xff\n", {}, "cannot be read .* UTF-8"),
         ("x.txt.gz", b"A1G\n", {}, "cannot be read"),
         ("x.csv.gz", gzip.compress(b"variant\nA1G\n" * 99, mtime=0)[:-20], {}, "cannot be read"),

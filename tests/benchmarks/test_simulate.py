@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import estimate_error, report, simulate, storage
 from benchmarks.simulate import Cluster
-from esm2_features._costs.model import CARDS
+from esm2_features._costs.cards import CARDS
 
 SMALL = Cluster(sequences=200_000, shard=1000, workers=10, seconds_per_sequence=0.05)
 CALM = replace(
@@ -120,7 +120,7 @@ def test__plan__of_the_page_is_that_of_the_estimate():
     saved = json.loads((report.RESULTS / "simulate.json").read_text(encoding="utf-8"))
     for name in CARDS:
         given = saved["arguments"]
-        now = simulate.estimate(simulate.job(name, given["model"], given["sequences"]))
+        now = simulate.cost_of(name, given["model"], given["sequences"])
         hours = saved["plan"][name]["hours"]
         assert hours["low"] == pytest.approx(now.seconds.low / 3600, rel=1e-2)
         assert hours["high"] == pytest.approx(now.seconds.high / 3600, rel=1e-2)

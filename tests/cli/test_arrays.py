@@ -237,7 +237,7 @@ def test__cache__is_not_there(run, tmp_path, monkeypatch):
         ("", "holds no records"),
         (">a\nMKT\n>b\nMK1T\n", "Record 2, b: '1' at position 3 of the sequence in row 1"),
         (">a\nMKT\n>b\n" + "M" * 1023, "Record 2, b: The sequence in row 1 has 1023 residues"),
-        (">a\nMKT\n>a.npy\nMKV\n", "The ids 'a' and 'a.npy' are the same to numpy.load"),
+        (">a\nMKT\n>a.npy\nMKV\n", "numpy.load cannot distinguish the ids 'a' and 'a.npy'"),
     ],
 )
 def test__wrong_input__is_named_before_anything_is_computed(
@@ -309,7 +309,7 @@ def test__plot__and_numbers_in_each_other(run, tmp_path, outer, monkeypatch):
     inside = tmp_path / "out" / "x.npy" / "maps"
     plot = inside if outer == "out/x.npy" else tmp_path / outer
     _, said = run("contacts", "--plot", plot, "--force", out="x.npy", code=2)
-    assert "Give them places side by side" in said
+    assert "Write them side by side" in said
 
 
 @pytest.mark.parametrize("is_file", [True, False])

@@ -109,7 +109,7 @@ def test__prune__max_bytes(tmp_path, size):
 
 @pytest.mark.parametrize("size", ["much", "-1", "4XB", ""])
 def test__prune__no_size(filled, size):
-    assert "is no size" in run("prune", "--cache", filled.path, "--max-bytes", size, code=2)
+    assert "is not a size" in run("prune", "--cache", filled.path, "--max-bytes", size, code=2)
 
 
 def test__export_and_import__carry_every_bit(filled, tmp_path):

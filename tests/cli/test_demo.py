@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from esm2_features.cli import main
-from esm2_features.cli.demo import _name_well_known, read_peptides, related, run
+from esm2_features.cli.demo import _name_well_known, group_families, read_peptides, run
 from esm2_features.exceptions import CheckpointError, MissingDependencyError
 
 
@@ -28,7 +28,7 @@ def shown(tmp_path_factory, tiny_checkpoint):
     """What a demonstration on every other peptide says, and its folder."""
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
     lines = []
-    run(folder, model=str(tiny_checkpoint), peptides=read_peptides()[::2], say=lines.append)
+    run(folder, model=str(tiny_checkpoint), peptides=read_peptides()[::2], print_line=lines.append)
     return "\n".join(lines), folder
 
 
@@ -61,14 +61,14 @@ def test__run__calls_only_the_small_model_a_demonstration(shown):
 
 def test__run__no_such_model(tmp_path):
     with pytest.raises(CheckpointError):
-        run(tmp_path / "demo", model="nothing", say=print)
+        run(tmp_path / "demo", model="nothing", print_line=print)
     assert not (tmp_path / "demo").exists()
 
 
 def test__run__without_matplotlib(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(MissingDependencyError) as caught:
-        run(tmp_path / "demo", say=print)
+        run(tmp_path / "demo", print_line=print)
     assert str(caught.value).endswith('pip install "esm2-features[plot]"')
     assert not (tmp_path / "demo").exists()
 
@@ -100,14 +100,14 @@ def test__map__names_cover_nothing_however_dense_the_points_are(spread):
 
 def test__related__twins_cousins_and_strangers():
     a, b, c, stranger = "ACDEFGHIKLMN", "GHIKLMNPQRST", "NPQRSTVWYACW", "WWHHMMWWHH"
-    assert related([a, b, c, stranger]).tolist() == [0, 0, 0, 1]  # a and c by way of b
-    assert related([a, c]).tolist() == [0, 1]
-    assert related([a, a[2:7]]).tolist() == [0, 0]  # a part of it
+    assert group_families([a, b, c, stranger]).tolist() == [0, 0, 0, 1]  # a and c by way of b
+    assert group_families([a, c]).tolist() == [0, 1]
+    assert group_families([a, a[2:7]]).tolist() == [0, 0]  # a part of it
 
 
 def test__related__families_do_not_depend_on_the_order():
     sequences = [peptide.sequence for peptide in read_peptides()]
     order = np.random.default_rng(0).permutation(len(sequences))
-    families, shuffled = related(sequences), related([sequences[i] for i in order])
+    families, shuffled = group_families(sequences), group_families([sequences[i] for i in order])
     same, same_shuffled = families[:, None] == families, shuffled[:, None] == shuffled
     np.testing.assert_array_equal(same[np.ix_(order, order)], same_shuffled)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
 from esm2_features import Cache, Engine
 from esm2_features._cache import reports as _cache_reports
 from esm2_features._checkpoints.checkpoint import open_checkpoint
-from esm2_features._costs.dry_run import is_called, preview
+from esm2_features._costs import calibration as _calibration
+from esm2_features._costs import dry_run
 from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features.cli import main
 
@@ -49,30 +53,41 @@ def everything_in(folder: Path) -> dict[str, tuple[int, bytes]]:
 # ------------------------------------------------------------------ estimate
 
 
-def test__estimate__counts_and_says_that_it_is_one(fasta):
-    text = invoke("estimate", fasta, "--model", "mini").stdout
+@pytest.fixture
+def short_rounds(monkeypatch):
+    monkeypatch.setattr(_calibration, "_ROUND_SECONDS", 0.02)
+
+
+@pytest.mark.usefixtures("short_rounds")
+def test__estimate__counts_and_times_a_sample(fasta):
+    text = invoke("estimate", fasta, "--model", "mini", "--device", "cpu").stdout
     assert text.startswith("An estimate.")
-    found = lines_of(text)
-    assert found["sequences"] == "5"
-    assert found["different"] == "4"
-    assert found["longest"] == "64 residues"
-    assert found["too long"] == "0 of more than 1,022 residues"
-    assert "Not measured here: carried over from" in text
+    rows = lines_of(text)
+    assert rows["sequences"] == "5"
+    assert rows["unique"] == "4"
+    assert rows["tokens to compute"] == str(40 + 10 + 9 + 64 + 4 * 2)
+    assert rows["longest"] == "64"
+    assert rows["too long"] == "0"
+    assert rows["lengths"] == "5%: 9, 25%: 10, 50%: 40, 75%: 64, 95%: 64 residues"
+    assert "Timed on this machine" in text
 
 
 def test__estimate__as_json_has_the_same(fasta):
-    found = json.loads(invoke("estimate", fasta, "--model", "mini", "--json").stdout)
-    assert found["is_estimate"] is True
-    assert found["input"]["unique"] == 4
-    assert found["input"]["tokens_to_compute"] == 40 + 10 + 9 + 64 + 4 * 2
-    assert found["output_bytes"]["float32"] == 5 * 192 * 4
-    assert found["seconds"]["low"] < found["seconds"]["middle"] < found["seconds"]["high"]
-    assert len(found["basis"]) >= 2
+    words = ("estimate", fasta, "--model", "mini", "--device", "t4", "--json")
+    result = json.loads(invoke(*words).stdout)
+    assert result["is_estimate"] is True
+    assert result["input"]["unique"] == 4
+    assert result["input"]["tokens_to_compute"] == 40 + 10 + 9 + 64 + 4 * 2
+    assert result["input"]["length_quantiles"]["0.5"] == 40
+    assert result["output_bytes"]["float32"] == 5 * 192 * 4
+    assert result["seconds"]["low"] < result["seconds"]["middle"] < result["seconds"]["high"]
+    assert result["basis"].startswith("Not measured")
 
 
 def test__estimate__more_columns_take_more_disk_and_fewer_layers_less_time(fasta):
     def figures(*options):
-        return json.loads(invoke("estimate", fasta, "--model", "mini", "--json", *options).stdout)
+        words = ("estimate", fasta, "--model", "mini", "--device", "t4", "--json")
+        return json.loads(invoke(*words, *options).stdout)
 
     last, third = figures(), figures("--layers", 3)
     assert third["seconds"]["middle"] < last["seconds"]["middle"]
@@ -82,19 +97,18 @@ def test__estimate__more_columns_take_more_disk_and_fewer_layers_less_time(fasta
 
 def test__estimate__of_a_card_is_a_range_that_was_not_measured(fasta):
     text = invoke("estimate", fasta, "--device", "h200", "--precision", "bfloat16").stdout
-    assert "Not measured: this library was never timed on NVIDIA H200" in text
-    assert "memory of the card" in text
+    assert "Not measured: between 20% and 60% of the peak of NVIDIA H200" in text
     huge = ("--model", "esm2_t48_15B_UR50D", "--device", "t4")
     assert "which it does not have" in invoke("estimate", fasta, *huge).stdout
 
 
-def test__estimate__needs_no_weights_and_no_torch(fasta, tmp_path):
+def test__estimate__of_a_card_needs_no_weights_and_no_torch(fasta, tmp_path):
     import subprocess
     import sys
 
     code = (
         "import sys; from esm2_features.cli import main\n"
-        f"main(['estimate', {str(fasta)!r}], standalone_mode=False)\n"
+        f"main(['estimate', {str(fasta)!r}, '--device', 'a100'], standalone_mode=False)\n"
         "assert 'torch' not in sys.modules"
     )
     environment = {**os.environ, "TORCH_HOME": str(tmp_path), "ESM2_FEATURES_HOME": str(tmp_path)}
@@ -104,27 +118,64 @@ def test__estimate__needs_no_weights_and_no_torch(fasta, tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test__estimate__says_what_embed_would_refuse(fasta):
+@pytest.mark.usefixtures("short_rounds")
+def test__estimate__times_a_sample_without_downloading(fasta, tmp_path, monkeypatch):
+    for name in ("TORCH_HOME", "ESM2_FEATURES_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "empty"))
+    text = invoke("estimate", fasta, "--model", "esm2_t6_8M_UR50D").stdout
+    assert "Timed on this machine" in text
+    assert not (tmp_path / "empty").exists()
+    assert open_checkpoint("esm2_t6_8M_UR50D").to_fetch == 30_099_493
+    assert open_checkpoint("esm2_t48_15B_UR50D").to_fetch > 50e9
+    assert open_checkpoint("mini").to_fetch is None
+
+
+@pytest.mark.usefixtures("short_rounds")
+def test__estimate__times_masks_and_windows(fasta):
+    fasta.write_text(">a\nMKT<mask>AYIAKQR\n>b\n" + "M" * 40 + "\n")
+    options = ("--max-residues", 12, "--too-long", "window")
+    assert "Timed on this machine" in invoke("estimate", fasta, "--model", "mini", *options).stdout
+
+
+def test__estimate__takes_what_embed_takes(fasta, tmp_path):
+    def counted(*words, **runner):
+        options = ("--model", "mini", "--device", "t4", "--json")
+        return json.loads(invoke("estimate", *words, *options, **runner).stdout)["input"]
+
+    alone = counted(fasta)
+    (tmp_path / "in.fasta.gz").write_bytes(gzip.compress(fasta.read_bytes()))
+    pq.write_table(pa.table({"name": list("abcde"), "text": PROTEINS}), tmp_path / "in.parquet")
+    columns = ("--sequence-column", "text", "--id-column", "name")
+    assert counted("-", input=fasta.read_text()) == alone
+    assert counted(tmp_path / "in.fasta.gz") == alone
+    assert counted(tmp_path / "in.parquet", *columns)["tokens_to_compute"] == 131
+    for inputs in (tmp_path, tmp_path / "in.*"):
+        together = counted(inputs, *columns)
+        assert (together["sequences"], together["unique"]) == (15, 4)
+
+
+def test__estimate__names_what_embed_would_refuse(fasta):
     fasta.write_text(">a\nMKT\n>a\nMKV\n>b\nMK1\n>c\n" + "M" * 1023 + "\n")
-    found = lines_of(invoke("estimate", fasta, "--model", "mini").stdout)
-    assert found["left out"].startswith("2, which `embed` refuses. Record 3: '1' at position 3")
-    assert found["repeated ids"].startswith("1,")
-    assert found["too long"].startswith("1 ")
+    rows = lines_of(invoke("estimate", fasta, "--model", "mini", "--device", "t4").stdout)
+    assert rows["left out"].startswith(f"2, which `embed` refuses. {fasta}, record 3: '1' at")
+    assert rows["repeated ids"] == "1"
+    assert rows["too long"] == "1"
 
 
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
         ("", [], "holds no records"),
-        (">a\nMK1\n", [], "None of the 1 sequences can be embedded. Record 1"),
+        (">a\nMK1\n", [], "None of the 1 sequences can be embedded."),
+        (">a\nMK1\n", [], "in.fasta, record 1: '1' at position 3"),
         (">a\n" + "M" * 1023, [], "They are too long: --too-long window"),
         (">a\nMKT\n", ["--model", "minni"], "Did you mean --model mini?"),
         (">a\nMKT\n", ["--layers", "9"], "the representations 0 (the embedding) to 6"),
         (">a\nMKT\n", ["--pooling", "median"], "--pooling median"),
-        (">a\nMKT\n", ["--precision", "float16"], "no cpu was measured"),
-        (">a\nMKT\n", ["--device", "v100"], "is not one of"),
-        (">a\nMKT\n", ["--cores", "0"], "Got --cores 0; expected a positive whole number"),
-        (">a\nMKT\n", ["--cores", "4", "--measure"], "leave --cores out"),
+        (">a\nMKT\n", ["--precision", "bfloat16", "--device", "t4"], "has no units for"),
+        (">a\nMKT\n", ["--device", "v100"], "Got --device v100; expected"),
+        (">a\nMKT\n", ["--device", "cpu,cpu"], "an estimate is for one device"),
+        (">a\nMKT\n", ["--pooling", "parti", "--too-long", "window"], "importance is read off"),
     ],
 )
 def test__estimate__wrong_input_is_named(fasta, content, options, message):
@@ -133,34 +184,14 @@ def test__estimate__wrong_input_is_named(fasta, content, options, message):
     assert message in invoke("estimate", fasta, *model, *options, code=2).stderr
 
 
-def test__estimate__measures_a_sample_here(fasta, monkeypatch):
-    from esm2_features._costs import calibration as _rehearsal
-
-    monkeypatch.setattr(_rehearsal, "_SECONDS", 0.0)
-    text = invoke("estimate", fasta, "--model", "mini", "--measure").stdout
-    assert "Measured here: a sample of the input took" in text
-
-
-def test__estimate__measures_with_masks_and_windows(fasta):
-    fasta.write_text(">a\nMKT<mask>AYIAKQR\n>b\n" + "M" * 40 + "\n")
-    options = ("--max-residues", 12, "--too-long", "window", "--measure")
-    assert "Measured here" in invoke("estimate", fasta, "--model", "mini", *options).stdout
-
-
-def test__estimate__does_not_download_to_measure(fasta, tmp_path, monkeypatch):
-    for name in ("TORCH_HOME", "ESM2_FEATURES_HOME", "HF_HOME", "HF_HUB_CACHE"):
-        monkeypatch.setenv(name, str(tmp_path / "empty"))
-    said = invoke("estimate", fasta, "--model", "esm2_t6_8M_UR50D", "--measure", code=2).stderr
-    assert "are not on this machine" in said
-    assert open_checkpoint("esm2_t6_8M_UR50D").to_fetch == 30_099_493
-    assert open_checkpoint("esm2_t48_15B_UR50D").to_fetch > 50e9
-    assert open_checkpoint("mini").to_fetch is None
+def test__estimate__no_such_input(tmp_path):
+    assert "there is no such file" in invoke("estimate", tmp_path / "x.fasta", code=2).stderr
 
 
 # ------------------------------------------------------------------ embed --dry-run
 
 
-def test__dry_run__says_what_would_be_done_and_writes_nothing(fasta, tmp_path):
+def test__dry_run__prints_what_would_be_done_and_writes_nothing(fasta, tmp_path):
     before = everything_in(tmp_path)
     words = ("embed", fasta, "-o", tmp_path / "x.npz", "--model", "mini")
     text = invoke(*words, "--cache", tmp_path / "cache", "--dry-run").stdout
@@ -249,10 +280,9 @@ def test__dry_run__warns_as_the_run_does(fasta, tmp_path):
         {"max_residues": 20, "too_long": "window", "batch_tokens": 50},
     ],
 )
-def test__preview__plans_the_passes_of_the_run(options, monkeypatch):
+def test__dry_run__plans_the_passes_of_the_run(options, monkeypatch):
     engine = Engine("mini", device="cpu", cache=None, **options)
-    plan = preview(engine, PROTEINS).batches
-    assert plan is not None
+    plan = dry_run(engine, PROTEINS)
     rows: list[int] = []
     from esm2_features._model.esm2 import ESM2Network
 
@@ -264,43 +294,29 @@ def test__preview__plans_the_passes_of_the_run(options, monkeypatch):
 
     monkeypatch.setattr(ESM2Network, "representations", counted)
     engine.embed(PROTEINS)
-    assert (plan.passes, plan.tokens) == (len(rows), sum(rows))
-    assert plan.filler == sum(-count % 16 for count in rows)
-    assert plan.padded >= plan.tokens
-    assert plan.padded_as_given >= plan.tokens
+    assert (plan.batches, plan.tokens) == (len(rows), sum(rows))
 
 
-def test__preview__all_poolings_and_layers_have_to_be_there(tmp_path):
+def test__dry_run__all_poolings_and_layers_have_to_be_there(tmp_path):
     Engine("mini", cache=tmp_path).embed(PROTEINS)
-    assert preview(Engine("mini", cache=tmp_path), PROTEINS).missing == 0
+    assert dry_run(Engine("mini", cache=tmp_path), PROTEINS).missing == 0
     more = Engine("mini", cache=tmp_path, pooling=["mean", "max"])
-    assert preview(more, PROTEINS).missing == 4
-    assert preview(Engine("mini", cache=tmp_path, precision="bfloat16"), PROTEINS).cached == 0
-
-
-def test__preview__without_a_figure_says_why(monkeypatch):
-    found = preview(Engine("mini", device="cpu", precision="float16", cache=None), PROTEINS)
-    assert found.estimate is None
-    assert found.unknown is not None
-    assert "no cpu was measured" in found.unknown
-    assert found.batches is not None
-
-
-@pytest.mark.parametrize(
-    ("title", "key"),
-    [("NVIDIA A100-SXM4-80GB", "a100"), ("Tesla T4", "t4"), ("NVIDIA H200", "h200")],
-)
-def test__cards__are_known_by_the_names_of_their_drivers(title, key):
-    assert [known for known in ("a100", "t4", "h200") if is_called(title, known)] == [key]
-    assert not is_called("NVIDIA T400 4GB", "t4")
+    assert dry_run(more, PROTEINS).missing == 4
+    assert dry_run(Engine("mini", cache=tmp_path, precision="bfloat16"), PROTEINS).missing == 4
 
 
 @pytest.mark.parametrize("device", [["cpu", "cpu"], "cpu+cpu"])
-def test__preview__of_several_devices_has_batches_and_no_time(tiny_checkpoint, device):
-    found = preview(Engine(tiny_checkpoint, device=device, cache=None), ["MKT", "GGGGG"])
-    assert found.batches.passes == 1
-    assert found.estimate is None
-    assert "several devices" in found.unknown
+def test__dry_run__of_several_devices_has_the_batches_of_one(tiny_checkpoint, device):
+    plan = dry_run(Engine(tiny_checkpoint, device=device, cache=None), ["MKT", "GGGGG"])
+    assert (plan.batches, plan.device) == (1, "cpu")
+
+
+def test__dry_run__knows_what_would_be_downloaded(tmp_path, monkeypatch):
+    for name in ("TORCH_HOME", "ESM2_FEATURES_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path / "empty"))
+    plan = dry_run(Engine("esm2_t6_8M_UR50D", cache=None), PROTEINS)
+    assert (plan.download, plan.missing) == (30_099_493, 4)
+    assert dry_run(Engine("mini", cache=None), PROTEINS).download is None
 
 
 def test__plan__is_what_the_loop_goes_over():

@@ -80,8 +80,8 @@ def test__cache__is_used_when_it_is_asked_for(run, tmp_path, monkeypatch):
         (["a.fasta", "out", "--workers", 2], "--workers is for --engine ray"),
         (["a.fasta", "x.parquet"], "x.parquet, should be a folder OUT"),
         (["a.fasta", "a.fasta"], "a.fasta, should be a folder OUT"),
-        (["a.fasta", "out", "--shard", "2/2"], "'2/2' is not i/n"),
-        (["a.fasta", "out", "--shard", "1"], "'1' is not i/n"),
+        (["a.fasta", "out", "--shard", "2/2"], "'2/2' is not I/N"),
+        (["a.fasta", "out", "--shard", "1"], "'1' is not I/N"),
         (["-", "out"], "Standard input cannot be cut"),
         (["none.fasta", "out"], "there is no such file"),
         (["a.fasta", "no/out"], "There is no folder"),
@@ -97,8 +97,8 @@ def test__wrong_words__are_refused(run, words, said):
     [
         (["a.fasta", "-o", "x.npz", "--shard", "0/2"], "--shard is for a folder OUT"),
         (["a.fasta", "-o", "x.npz", "--with-sequence"], "--with-sequence is for a folder OUT"),
-        (["a.fasta", "a.fasta", "-o", "x.npz"], "there is one file IN"),
-        ([".", "-o", "x.npz"], ". is a folder, and -o writes"),
+        (["a.fasta", "a.fasta", "-o", "x.npz"], "-o takes one file IN"),
+        ([".", "-o", "x.npz"], ". is a folder, but -o takes"),
     ],
 )
 def test__options_of_shards_for_a_file__are_refused(tmp_path, monkeypatch, words, said):

@@ -156,7 +156,7 @@ def test__score__wrong_variants_are_named(run, variants, name, content, message)
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        (">a\nMKT\n>b\nMKV\n", [], "has 2 records (a, b), and variants are of one protein"),
+        (">a\nMKT\n>b\nMKV\n", [], "has 2 records (a, b), but variants are of one protein"),
         (">a\nMKT\n", ["--id", "b"], "has no record with the id 'b', but a."),
         (">a\nMK!\n", [], "Record 1, a: '!' at position 3"),
         (">a\nMKT\n>b\nMK!\n", ["--id", "b"], "Record 2, b: '!' at position 3"),
@@ -195,7 +195,7 @@ def test__score__sequences_of_mutants_are_never_cut(run, variants):
 
 def test__score__missing_variants_are_named(run, variants):
     _, said = run("score", variants("x.csv", "id,variant\n1,K2R\n2,NA\n"), code=2)
-    assert "x.csv, line 3: 'NA' is how a missing value is written" in said
+    assert "x.csv, line 3: 'NA' stands for a missing value" in said
 
 
 def test__score__a_shifted_numbering_is_asked_for(run, variants):
@@ -214,7 +214,7 @@ def test__score__no_such_file(run, tmp_path):
 def test__output__is_checked_before_the_input(run, command):
     words = ["nowhere.txt"] if command == "score" else []
     _, said = run(command, *words, protein="nowhere.fasta", out="x.tsv", code=2)
-    assert "which says no format. Let it end in .csv." in said
+    assert "which is not a format. Let it end in .csv." in said
 
 
 def test__score__never_overwrites_its_own_input(run, variants):
