@@ -32,7 +32,7 @@ class CountingTransformer(ESM2Transformer):
     def _engine(self, **changed):
         engine = super()._engine(**changed)
         engine.runner.backend.__class__ = CountingBackend
-        engine.runner.backend.folder = engine.cache.path
+        engine.runner.backend.folder = engine.cache and engine.cache.path
         return engine
 
 

@@ -15,6 +15,7 @@ from Bio.SeqRecord import SeqRecord
 
 from esm2_features import Cache, Engine, _variants, scan_variants, score_variants
 from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._inference.runner import Runner
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, TOKENS
 from esm2_features._model.reference import Reference
 from esm2_features._variants import METHODS
@@ -68,16 +69,18 @@ class Oracle:
         return score
 
 
-class CountingEngine(Engine):
-    """Counts which positions were asked for, and in how many calls."""
+class RecordingRunner(Runner):
+    """Records which sites are computed, in which calls."""
 
-    def _log_probs_at(self, sequences, positions, *, masked):
-        self.__dict__.setdefault("calls", []).append(list(zip(sequences, positions, strict=True)))
-        return super()._log_probs_at(sequences, positions, masked=masked)
+    calls: list[list[str]]
+
+    def log_probs(self, sites):
+        self.calls.append(list(sites))
+        return super().log_probs(sites)
 
     @property
     def asked(self):
-        return Counter(site for call in self.__dict__.get("calls", []) for site in call)
+        return Counter(site for call in self.calls for site in call)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,9 @@ def oracle(tiny_checkpoint):
 
 @pytest.fixture
 def engine(tiny_checkpoint):
-    return CountingEngine(tiny_checkpoint, device="cpu", cache=None)
+    engine = Engine(tiny_checkpoint, device="cpu", cache=None)
+    engine.runner.__class__, engine.runner.calls = RecordingRunner, []
+    return engine
 
 
 # ------------------------------------------------------------------ numbers
@@ -184,40 +189,46 @@ def test__score_variants__in_windows_masks_a_residue_in_the_window_around_it(
 @pytest.mark.parametrize("method", MARGINALS)
 def test__marginals__compute_each_mutated_position_once_and_no_other(engine, method):
     score_variants(engine, WILDTYPE, [*SUBSTITUTIONS, "K2M", "K2R"], method)
-    sites = {(WILDTYPE, i) for i in (0, 1, 3, 5, 8, 9)}  # of A4A, only as A4G mutates it
-    assert engine.asked == Counter(sites)
+    masked = method == "masked-marginals"
+    mutated = (0, 1, 3, 5, 8, 9)  # of A4A, only as A4G mutates it
+    sites = [engine.policy.site(WILDTYPE, i, masked=masked) for i in mutated]
+    assert engine.runner.asked == Counter(sites)
 
 
 def test__pseudo_perplexity__computes_each_residue_of_each_distinct_mutant_once(engine):
     score_variants(engine, WILDTYPE, [*SUBSTITUTIONS, "K2R", "MRTAYIAKQR"], "pseudo-perplexity")
-    assert engine.asked == Counter((s, i) for s in {WILDTYPE, *MUTANTS} for i in range(10))
+    assert engine.runner.asked == Counter(
+        engine.policy.site(sequence, i, masked=True)
+        for sequence in {WILDTYPE, *MUTANTS}
+        for i in range(10)
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test__score_variants__of_the_wild_type_alone_computes_nothing(engine, method):
     scores = score_variants(engine, WILDTYPE, ["WT", "K2K", WILDTYPE], method)
     assert scores.tolist() == [0.0, 0.0, 0.0]
-    assert not engine.asked
+    assert not engine.runner.asked
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test__score_variants__of_no_variants_is_empty(engine, method):
     assert score_variants(engine, WILDTYPE, [], method).shape == (0,)
-    assert not engine.asked
+    assert not engine.runner.asked
 
 
 def test__pseudo_perplexity__is_asked_in_calls_of_bounded_size(engine, monkeypatch):
     whole = score_variants(engine, WILDTYPE, SUBSTITUTIONS, "pseudo-perplexity")
-    assert len(engine.calls) == 1
-    engine.calls.clear()
+    assert len(engine.runner.calls) == 1
+    engine.runner.calls.clear()
     monkeypatch.setattr(_variants, "_ROWS_AT_A_TIME", 25)
     parts = score_variants(engine, WILDTYPE, SUBSTITUTIONS, "pseudo-perplexity")
     np.testing.assert_allclose(parts, whole, rtol=0, atol=1e-5)
-    assert [len(call) for call in engine.calls] == [20, 20, 20]
-    engine.calls.clear()
+    assert [len(call) for call in engine.runner.calls] == [20, 20, 20]
+    engine.runner.calls.clear()
     monkeypatch.setattr(_variants, "_ROWS_AT_A_TIME", 1)
     score_variants(engine, WILDTYPE, ["K2R"], "pseudo-perplexity")
-    assert [len(call) for call in engine.calls] == [10, 10]
+    assert [len(call) for call in engine.runner.calls] == [10, 10]
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -286,7 +297,7 @@ def test__score_variants__refuses_a_bad_variant_before_anything_is_computed(engi
     with pytest.raises(InvalidVariantError) as caught:
         score_variants(engine, WILDTYPE, ["K2R", "Q9E", "A2R"], method)
     assert (caught.value.index, caught.value.expected, caught.value.found) == (2, "K", "A")
-    assert not engine.asked
+    assert not engine.runner.asked
 
 
 @pytest.mark.parametrize("method", MARGINALS)
@@ -296,7 +307,7 @@ def test__marginals__refuse_another_length_and_name_the_method_for_it(engine, me
     error = caught.value
     assert error.variant == " mktayiakq*", "as it was given"
     assert (error.index, error.expected, error.found) == (1, "10 residues", "9 residues")
-    assert not engine.asked
+    assert not engine.runner.asked
 
 
 @pytest.mark.parametrize(

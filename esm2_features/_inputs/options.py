@@ -26,6 +26,8 @@ POOLING_OF = {
 TOO_LONG = ("raise", "truncate", "window")
 UNKNOWN = ("raise", "X", "mask")
 ON_MISSING = ("raise", "nan", "zero")
+MISSING_WORDS = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
+"""What str() makes of missing values; all but the last spell a peptide that nobody meant."""
 PRECISIONS = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "float16")
 STORES = ("requested", "all")
