@@ -1,1 +1,1 @@
-"""From sequences to numbers: batches, devices, extractors, and the cache between them."""
+"""From views to numbers: `runner` leads the way, `local` and `remote` are the backends."""

@@ -1,4 +1,4 @@
-"""Several devices at one run: who computes what, and how results find together.
+"""`DevicePool`: several devices share the batches of one run.
 
 Each worker has a `BatchLoop` of its own on the network of its device, and takes the next batch
 when it is done with one: a slow device holds up nobody. Batches come in the order of what a token
@@ -33,7 +33,7 @@ class DevicePool:
             self._idle.put(loop)
 
     def run(self, which: Sequence[int]) -> Generator[_Results, None, None]:
-        """Compute results, and give them as they come."""
+        """Yield the results of batches as they arrive."""
         plan = max(self._loops, key=lambda loop: loop.budget).plan(which)
         workers = Parallel(
             n_jobs=len(self._loops),
@@ -66,7 +66,7 @@ class DevicePool:
             yield batch
 
     def _compute(self, batch: list[int]) -> BaseException | None:
-        """Compute a batch with a worker that is idle; give what went wrong."""
+        """Compute a batch with an idle worker; return its error, if there is one."""
         loop = self._idle.get()
         try:
             self._done.extend(loop.run(batch))

@@ -1,8 +1,8 @@
-"""What is read off a forward pass: vectors, residues, logits, contacts, attention.
+"""Extractors: what is read off a forward pass, be it vectors, residues, logits, contacts or maps.
 
-A extractor takes a network and the views of one batch, and runs the network over them once. What
-it gives waits for the outcome: one result for each view, in their order. A extractor's `bytes`
-says how much that is, so that a batch of many can be kept small.
+An extractor runs a network once over the views of a batch, and returns a function that waits for
+one result for each view, in their order. Its `bytes` is the size of a result, by which batches are
+kept small.
 
 Source: the outputs of ``esm/model/esm2.py`` of fair-esm 2.0.0.
 """
@@ -37,7 +37,7 @@ class Extractor(Protocol):
     def __call__(
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], Any]:
-        """Run the network over the views of a batch; what is given has a result for each.
+        """Run the network over the views of a batch; the returned function waits for their results.
 
         Windows go through it at most ``budget`` tokens at a time.
         """
@@ -229,7 +229,7 @@ def _passed(
 
 
 def _run(network: ESM2Network, layout: Layout, maps: ContactMaps | AllMaps, depth: int) -> None:
-    """Let the maps of all blocks up to one pass by."""
+    """Run the blocks up to one, whose maps go to ``maps``."""
     for _ in _passed(network, layout, [depth], maps):
         pass
 
@@ -237,7 +237,7 @@ def _run(network: ESM2Network, layout: Layout, maps: ContactMaps | AllMaps, dept
 def _in_order(
     layout: Layout, by_sequence: Sequence[NDArray[np.float32]]
 ) -> list[NDArray[np.float32]]:
-    """Bring results of sequences, as they lie, into the order of the views."""
+    """Bring the results of sequences, in the order of the layout, into that of the views."""
     found = [by_sequence[0]] * layout.count
     for segment in layout.segments:
         for member, owner in zip(segment.members, segment.owners, strict=True):

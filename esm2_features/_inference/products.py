@@ -45,7 +45,7 @@ CACHED = ("embedding", "predict_masked")
 
 
 class MaskedResidues(NamedTuple):
-    """What `Engine.predict_masked` finds may stand at the masked positions of one sequence.
+    """The residues that may stand at the masked positions of one sequence.
 
     Attributes
     ----------

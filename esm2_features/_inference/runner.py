@@ -1,4 +1,4 @@
-"""`Runner`: from views to numbers, out of the cache, or computed by a backend.
+"""`Runner`: from views to numbers, read from the cache or computed by a backend.
 
 `Runner.rows` is the data flow of the library on one page.
 """
@@ -234,7 +234,7 @@ class Runner:
     def _progress(
         self, unique: UniqueViews, which: Sequence[int]
     ) -> AbstractContextManager[Callable[[int], object]]:
-        """Show progress, if that is wanted; the context gives a function that is told residues."""
+        """Show progress if ``verbose``; the context's function is told of residues that are done."""
         return (
             _progress_bar(self.checkpoint.name, [unique.views[i] for i in which])
             if self.verbose

@@ -1,1 +1,1 @@
-"""What people pass: containers, files, residues, regions, and what they become."""
+"""From what users pass to views: `policy` checks, `containers` and `fasta` read, `views` writes."""

@@ -18,7 +18,7 @@ LINKER_LENGTH = 25
 
 
 def check_join(join: object, linker_length: object, *, region: object, too_long: object) -> None:
-    """Check the options that say how chains are joined, and those that do not go with them."""
+    """Check the options of joining, and raise InputError for those that exclude it."""
     one_of("join", join, JOINS)
     if (
         isinstance(linker_length, bool)
@@ -72,7 +72,7 @@ def join_chains(
 
 
 def _spans(chains: Sequence[str], linker_length: int, per_chain: bool) -> list[Spans]:
-    """Say where the chains are, each by itself or all together; () is the whole sequence."""
+    """Give the residues of the chains, each by itself or all together; () is the whole sequence."""
     if len(chains) == 1 or (linker_length == 0 and not per_chain):
         return [()]
     starts = [0]

@@ -1,4 +1,4 @@
-"""Where sequences come from: containers of every kind, read as columns of cells.
+"""Containers of every kind, read as columns of cells.
 
 `columns` gives one column for each chain, and that of the regions. Containers are told by what
 they can do, not by what they are, so that no data frame library is imported for a list of
@@ -34,7 +34,7 @@ _TO_LIST = ("to_pylist", "to_list", "tolist")  # as Arrow, Polars and pandas, an
 def columns(X: object, *, owner: str, region: object = None) -> list[Column]:
     """Read a container of sequences, column by column.
 
-    ``owner`` is whom messages speak of, and ``region``, if it is a str, the column of regions.
+    Messages name ``owner``; ``region``, if it is a str, is the name of the column of regions.
     """
     region = region if isinstance(region, str) else None
     if isinstance(X, np.ndarray):
@@ -176,7 +176,7 @@ def _cells(column: Any) -> list[object]:
 
 
 def _check_container(X: object, owner: str) -> None:
-    """Refuse what has no rows, no order of rows, or can be looked at only once."""
+    """Raise TypeError for objects without rows, without an order, or that can be read only once."""
     if isinstance(X, str | bytes | bytearray):
         got, remedy = "a single string", "Pass a list: [sequence]; for a file, read_fasta(path)"
     elif is_record(X) or is_biopython_seq(X):
@@ -200,7 +200,7 @@ def _check_container(X: object, owner: str) -> None:
 
 
 def _warn_of_labels(found: list[Column], region: str | None) -> None:
-    """Warn of a column among several that, by its name, holds no chain: names are letters, too."""
+    """Warn of a column among several whose name is not that of a chain."""
     if len(found) == 1:
         return
     for column in found:
@@ -214,7 +214,7 @@ def _warn_of_labels(found: list[Column], region: str | None) -> None:
 
 
 def _check_empty(found: list[Column], X: Any, owner: str) -> None:
-    """Refuse no rows and no columns, in the words of scikit-learn."""
+    """Raise InputError, in scikit-learn's words, if there are no rows or no columns."""
     if found and found[0].values:
         return
     what = "sample" if found else "feature"
@@ -225,7 +225,7 @@ def _check_empty(found: list[Column], X: Any, owner: str) -> None:
 
 
 def _check_numbers(column: Column, owner: str) -> None:
-    """Refuse a column of numbers as a whole: it is a wrong column, not a wrong cell."""
+    """Raise TypeError for a column of numbers: the column is wrong, not one cell."""
     first = next((cell for cell in column.values if not is_missing(cell)), None)
     if isinstance(first, Number | np.generic) and not isinstance(first, str | bytes):
         which = f"column {column.name!r}" if column.name is not None else "a column"
@@ -236,7 +236,7 @@ def _check_numbers(column: Column, owner: str) -> None:
 
 
 def _check_region_column(found: list[Column], region: str) -> None:
-    """Refuse all but one column of sequences and one, by name, of their regions."""
+    """Check that there is one column of sequences and one, by name, of their regions."""
     names = [column.name for column in found]
     if None in names:
         raise InputError(

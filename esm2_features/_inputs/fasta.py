@@ -119,7 +119,7 @@ def iter_any_ids(path: FastaSource) -> Iterator[FastaRecord]:
 
 
 def iter_pairs(path: FastaSource) -> Iterator[tuple[str, str]]:
-    """Read headers and residues as they stand, for who checks them later, or passes them over.
+    """Read headers and residues as they stand, without a check.
 
     Nothing is kept, so ids may repeat, and the file may be of any size.
     """
@@ -129,7 +129,7 @@ def iter_pairs(path: FastaSource) -> Iterator[tuple[str, str]]:
 
 
 def checked_record(header: str, residues: str, number: int, name: str) -> FastaRecord:
-    """Check what was found between two ``>``."""
+    """Check one record, from its header to the next one."""
     if not header:
         raise _error(name, f"record {number} has no id after its '>'. Give it one.")
     if not header.isascii() or not header.replace("\t", " ").isprintable():
@@ -168,7 +168,7 @@ def _split(lines: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
 
 
 def _not_fasta(line: str, number: int) -> str:
-    """Say what is wrong with text before the first header."""
+    """Make the error of text before the first header."""
     if line.startswith("@"):
         return "is a FASTQ file (its first line starts with '@'). Convert it to protein FASTA."
     return (
@@ -210,7 +210,7 @@ def _opened(path: FastaSource, name: str) -> Iterator[io.TextIOWrapper]:
 
 
 def _lines(text: io.TextIOWrapper, name: str) -> Iterator[str]:
-    """Read the lines, and turn what a decompressor has to say into one kind of error."""
+    """Read the lines; raise FastaError if they cannot be decompressed."""
     try:
         # Not `yield from`: it would close the caller's file together with this generator.
         for line in text:  # noqa: UP028

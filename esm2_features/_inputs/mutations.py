@@ -74,7 +74,7 @@ def read_variants(
 
 
 def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
-    """Say the same without the advice to cut the sequence, which could lose mutations."""
+    """Copy an error without the advice to truncate, which could lose mutations."""
     what = str(error).partition(". Pass ")[0]
     return SequenceTooLongError(
         f'{what}. Pass too_long="window" to run it in overlapping windows, or max_residues=None to '
@@ -86,7 +86,7 @@ def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
 
 
 def as_text(value: object) -> str:
-    """Write a cell as the text that it holds, whatever holds it."""
+    """Give the text of a cell, of whatever type."""
     if is_record(value):
         value = value.seq  # type: ignore[attr-defined]
     if isinstance(value, bytes | bytearray):
@@ -111,7 +111,7 @@ def mutations_between(wildtype: str, sequence: str) -> tuple[Mutation, ...]:
 def check_length(
     wildtype: str, sequence: str, *, index: int, given: object, column: str | None = None
 ) -> None:
-    """Refuse a sequence that substitutions alone cannot have made."""
+    """Raise InvalidVariantError for a sequence that is not as long as the wild type."""
     if len(sequence) != len(wildtype):
         raise InvalidVariantError(
             f"The sequence in {_place(index, column)} has {len(sequence)} residues, the wild type "
@@ -125,7 +125,7 @@ def check_length(
 
 
 def check_mask(sequence: str, *, index: int, given: object, column: str | None = None) -> None:
-    """Refuse the sequence of a mutant that holds a mask."""
+    """Raise InvalidSequenceError for a mutant that holds a mask."""
     if MASK in sequence:
         raise InvalidVariantError(
             f"The sequence in {_place(index, column)} holds a <mask> at position "
@@ -144,7 +144,7 @@ def is_notation(text: str) -> bool:
 
 
 def _is_written(value: object) -> bool:
-    """Whether a cell holds mutations or says that it is the wild type: no sequence."""
+    """Whether a cell holds mutations or the word for the wild type, and no sequence."""
     text = as_text(value) if isinstance(value, str | bytes | bytearray) else ""
     return text.strip().upper() in _WILDTYPE or _NOTATION.search(text) is not None
 
@@ -157,7 +157,7 @@ def _read_mutations(
     known: dict[str, Mutation],
     hint: Callable[[], str],
 ) -> tuple[Mutation, ...]:
-    """Read one text that holds mutations or says that it is the wild type."""
+    """Read a text of mutations, or the word for the wild type."""
     if given.strip().upper() in _WILDTYPE:
         return ()
     mutations = []
@@ -244,10 +244,10 @@ def _remedy_for(part: str) -> str:
 
 
 def _offset_hint(wildtype: str, values: Sequence[object]) -> str:
-    """Ask whether the numbering is shifted, if one other offset suits everything that is written.
+    """Suggest an offset, if exactly one other numbering fits all mutations.
 
-    It is the end of a message, empty if no offset fits, several do, too few positions say so, or
-    there is anything else wrong.
+    The end of a message; empty if no offset or several fit, too few positions are mutated, or
+    something else is wrong.
     """
     if any(map(is_missing, values)):
         return ""

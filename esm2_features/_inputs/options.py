@@ -1,4 +1,4 @@
-"""The options of a run: what each may be, and what is said when it is something else."""
+"""The options of a run: their checks, and one table for the command line."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _LEAST_CACHE_BYTES = 1 << 22
 def absolute_layers(
     layers: object, *, depth: int, model: str, option: str = "layers"
 ) -> tuple[int, ...]:
-    """Turn what was asked for into layer numbers from 0 to ``depth``."""
+    """Turn layers as users write them into numbers from 0 to ``depth``."""
     if isinstance(layers, str) and layers == "all":
         return tuple(range(depth + 1))
     wanted = [layers] if isinstance(layers, Integral) else layers
@@ -146,7 +146,7 @@ def device_names(device: object) -> tuple[str, ...]:
 
 
 def _is_device(name: str) -> bool:
-    """Tell whether a word names a device, or several with plus signs that share one network."""
+    """Whether a word names a device, or several, joined by plus signs, that share one network."""
     parts = [part.partition(":") for part in name.split("+")]
     return all(
         (kind in ("cpu", "cuda", "mps", "xpu") or (kind == "auto" and len(parts) == 1))

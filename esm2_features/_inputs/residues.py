@@ -1,4 +1,4 @@
-"""The cells: one value, checked, as a string with one character per residue.
+"""Cells: one value becomes a string with one character per residue, or an error.
 
 `normalise` gives the 20 amino acids, X B U Z O, and `MASK` for a ``<mask>`` token.
 """
@@ -57,7 +57,7 @@ def normalise(
 
 
 def are_normal(values: Sequence[object]) -> TypeGuard[list[str]]:
-    """Whether `normalise` would change none of these and refuse none, found out at once."""
+    """Whether `normalise` would leave all of these as they are; one look at all letters."""
     if not all(type(value) is str and value for value in values):
         return False
     letters = "".join(values)  # type: ignore[arg-type]  # as was just found out
@@ -137,7 +137,7 @@ def _invalid(text: str, offset: int, index: int, column: str | None) -> InvalidS
 
 
 def _name_of(character: str) -> str:
-    """Name a character so that a look-alike cannot be taken for the letter it resembles."""
+    """Name a character; one that only looks like a letter, by its code point."""
     if character.isascii():
         return repr(character)
     if "\udc80" <= character <= "\udcff":  # how surrogateescape writes an undecodable byte
@@ -171,7 +171,7 @@ def _remedy(text: str, character: str) -> str:
 
 
 def place_of(index: int, column: str | None) -> str:
-    """Say where a cell is, for a message."""
+    """Name the row and column of a cell, for a message."""
     return f"row {index}" + (f" of column {column!r}" if column is not None else "")
 
 

@@ -1,4 +1,4 @@
-"""What a row of features is about: a sequence, or a part of one in the context of all of it.
+"""Views: a sequence, or a part of one in the context of all of it.
 
 A view is written as one string, because that is what is de-duplicated, keyed and claimed:
 

@@ -1,1 +1,1 @@
-"""The network: ESM-2 over packed batches, and what its attention maps are made into."""
+"""The network: `esm2` runs packed batches; `layout` places views in them, `pooling` reduces."""

@@ -94,7 +94,7 @@ def attention(
 def _packed_kernel(
     device: torch.device, dtype: torch.dtype, width: int
 ) -> Callable[..., Tensor] | None:
-    """Look for a kernel that takes packed sequences, and works here with heads of this width."""
+    """Find a kernel that takes packed sequences and heads of this width on this device."""
     if device.type != "cuda":
         return None
     probe = torch.zeros(2, 1, width, device=device, dtype=dtype)
@@ -162,7 +162,7 @@ def attention_maps(
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """Compute how much every token of a group attends to each token of its sequence.
 
-    The kernels do not give these maps; who needs them sees a few at a time.
+    The kernels do not return these maps.
     """
     q, k = (_by_head(x_TNH, group).float() for x_TNH in (q_TNH, k_TNH))
     q = q * q.shape[-1] ** -0.5

@@ -1,4 +1,4 @@
-"""What attention maps are made into, block after block, so that they are never held all at once.
+"""Reductions of attention maps, block after block, so that they are never held all at once.
 
 Each extractor of maps is told of the queries and keys of every block as the network runs, and keeps
 no more than it has to: contacts keep two maps a sequence, importance one.
@@ -77,7 +77,7 @@ class Importance:
         self._largest: list[Tensor] = []
 
     def __call__(self, layer: int, q_TNH: Tensor, k_TNH: Tensor) -> None:
-        """Take notice of one block's maps."""
+        """Add one block's maps."""
         for i, group in enumerate(self._groups):
             if layer == 1:
                 shape = group.count, group.tokens, group.tokens

@@ -1,4 +1,4 @@
-"""One transformer block and what it is made of, in reading order; shapes are as in `_model`."""
+"""One transformer block and what it is made of, in reading order; shapes are named as in `esm2`."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class TransformerBlock:
         attend: Attend,
         attention_hook: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
-        """Add what attention and feed-forward have to say to the residual stream."""
+        """Add attention and feed-forward to the residual stream."""
         heads_TNH = qkv_TE.view(len(x_TD), 3 * self._heads, -1)
         qk_TNH = heads_TNH[:, : 2 * self._heads].float()  # a copy unless it is float32 already
         Rotary.turn(qk_TNH, turns_T1P)

@@ -100,7 +100,7 @@ def workers_on(device: torch.device) -> int:
 
 
 def default_batch_tokens(device: torch.device, dim: int) -> int:
-    """Tokens that one forward pass takes when the user does not say."""
+    """Tokens of a forward pass, unless the user chooses."""
     if device.type == "cpu":
         return max(FEWEST_TOKENS, min(_MOST_TOKENS_OF_CPU, _TOKENS_OF_CORE * cores_of_cpu()))
     if device.type != "cuda":
@@ -130,7 +130,7 @@ def send(array: NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
-    """Begin to bring a tensor to the host; what is given waits for it."""
+    """Begin to copy a tensor to the host; the returned function waits for it."""
     if tensor.device.type != "cuda":
         array: NDArray[Any] = tensor.cpu().numpy()
         return lambda: array
@@ -178,7 +178,7 @@ def _cores() -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that the device's memory is full."""
+    """Whether an error means that the device's memory is full."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     text = str(error)
@@ -285,7 +285,7 @@ def computing(device: torch.device, sharing: int = 1) -> Iterator[None]:
 
 
 def _make_exact() -> list[Callable[[], None]]:
-    """Forbid rounding of float32 inputs; what to call to allow it again."""
+    """Forbid rounding of float32 inputs; return the functions that restore the settings."""
     # PyTorch knows them under these names; its type stubs do not.
     backends: list[Any] = [
         torch.backends.cuda.matmul,

@@ -61,8 +61,8 @@ class LanguageModelHead:
 class ESM2Network:
     """ESM-2 with the weights of one checkpoint, on one device map, at one precision.
 
-    What it gives is on the place's first device, its home. It holds no state between calls and may
-    be used by several threads at once.
+    Results are on the first device, its home. It holds no state between calls, so several threads
+    may use it at once.
     """
 
     def __init__(

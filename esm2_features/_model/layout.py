@@ -1,4 +1,4 @@
-"""How the views of one forward pass lie in it: sequences, their windows, and parts of them.
+"""How the views of one forward pass lie in its tokens: sequences, windows, and parts of them.
 
 A sequence that goes through the network in one piece lies in the packed batch as it is. One that
 goes in windows is a piece for each window, and `Layout.merge_windows` makes one sequence of them:
@@ -38,7 +38,7 @@ _COPIED_BYTES = 1 << 25
 
 
 class Segment(NamedTuple):
-    """Subjects with the same number of residues, and where these lie."""
+    """Views with the same number of residues, and where these lie."""
 
     members: list[int]  # numbers of the views
     group: Group | None  # where whole sequences lie, one behind the other

@@ -68,7 +68,7 @@ class Linear:
 
 
 def _terms_of_a_piece(weight: Tensor) -> int:
-    """Divide the terms of a long sum evenly; the processor takes 64 at a time gladly."""
+    """Divide the terms of a long sum evenly, in multiples of 64."""
     terms = weight.shape[1]
     if weight.dtype != torch.float32:
         return terms  # oneDNN adds up in float32; pieces would be rounded to bfloat16
@@ -77,7 +77,7 @@ def _terms_of_a_piece(weight: Tensor) -> int:
 
 
 def _can_pack(weight: Tensor) -> bool:
-    """Tell whether this PyTorch can reorder this weight for this processor."""
+    """Whether this PyTorch can reorder this weight for this processor."""
     if weight.device.type != "cpu" or platform.machine() not in ("x86_64", "AMD64"):
         return False
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]

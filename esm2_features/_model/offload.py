@@ -52,7 +52,7 @@ class OffloadedBlocks:
         return len(self.devices)
 
     def upto(self, count: int) -> Iterator[tuple[torch.device, TransformerBlock]]:
-        """Give the first blocks, each when it is to run."""
+        """Yield the first blocks, each when it is to run."""
         if not self._device_map.is_streamed:
             yield from zip(self.devices[:count], self._resident[:count], strict=True)
             return
@@ -79,7 +79,7 @@ class OffloadedBlocks:
             return TransformerBlock(weights, _name(i), self._heads)
 
     def _rested(self, tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
-        """Take the weights of a block, as they are to travel."""
+        """Take the weights of a block, ready to be copied."""
         found = {}
         for name in [name for name in tensors if name.startswith(f"{_name(i)}.")]:
             exact = "norm" in name

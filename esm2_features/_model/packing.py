@@ -47,7 +47,7 @@ class Group:
 
 
 class UniqueTokens(NamedTuple):
-    """What a batch's rows are before the first block: few of them differ."""
+    """The distinct rows of a batch before the first block, and where they occur."""
 
     tokens: NDArray[np.int64]
     # factor of the token's embedding: ESM-2's token dropout at inference. It is 0 for ``<mask>``,

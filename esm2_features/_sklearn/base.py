@@ -169,7 +169,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         return True
 
     def __sklearn_tags__(self) -> Any:
-        """Say that one-dimensional strings go in, and that `fit` is not required."""
+        """Declare that X holds one-dimensional strings, and that `fit` is not required."""
         tags = super().__sklearn_tags__()
         tags.requires_fit = False
         tags.input_tags.one_d_array = True
@@ -180,7 +180,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         return tags
 
     def _sk_visual_block_(self) -> Any:
-        """Be a box of scikit-learn's diagrams that says what model it is.
+        """Make the box of scikit-learn's diagrams, with the model as its caption.
 
         The class of such boxes is private, and has moved before. Where it cannot be imported,
         scikit-learn draws the box that it draws of any estimator.
@@ -243,7 +243,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         return columns(X, owner=type(self).__name__, region=getattr(self, "region", None))
 
     def _check_same_chains(self, chains: Sequence[Column]) -> None:
-        """Refuse other columns than those seen in `fit`, if there was one."""
+        """Raise ValueError for other columns than those seen in `fit`."""
         names = [chain.name for chain in chains]
         fitted = list(getattr(self, "feature_names_in_", []))
         # One column is unambiguous, whatever it is called; of several, two could be swapped.
@@ -281,7 +281,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
 
 def _other_names(fitted: Sequence[str], names: Sequence[str | None]) -> str:
-    """Say in the words of scikit-learn how the names differ from those seen in `fit`."""
+    """Describe in scikit-learn's words how the names differ from those seen in `fit`."""
     message = "The feature names should match those that were passed during fit.\n"
     if set(names) == set(fitted):
         return f"{message}Feature names must be in the same order as they were in fit.\n"

@@ -214,7 +214,7 @@ class ESM2Transformer(SequenceTransformer):
         self.token = token
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Keep a token in what hides it: parameters are printed, and pickled."""
+        """Hide a token, because parameters are printed and pickled."""
         super().__setattr__(name, hidden(value) if name == "token" else value)
 
     def precompute(

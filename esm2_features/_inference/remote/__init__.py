@@ -1,1 +1,1 @@
-"""Vectors that a server computes."""
+"""Vectors from a server: `backend` asks, `connection` sends, `responses` reads."""

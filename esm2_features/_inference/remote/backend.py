@@ -70,7 +70,7 @@ def check_remote(model: object, device: object) -> None:
 
 @dataclass(frozen=True)
 class ServerInfo:
-    """What a server says of itself."""
+    """What a server states about itself."""
 
     identity: str | None  # what its numbers are kept under; None is under the weights' own
     max_items: int  # sequences that it takes in a request
@@ -152,7 +152,7 @@ class RemoteRows:
         claim: Callable[[list[int]], list[int]],
         progress: Callable[[int], object],
     ) -> Generator[tuple[list[int], NDArray[np.float32]], None, None]:
-        """Have vectors computed, several requests at a time.
+        """Compute vectors, several requests at a time.
 
         What was computed before an error is yielded first.
         """
@@ -225,7 +225,7 @@ class RemoteRows:
         return server_info
 
     def _compare(self, found: dict[str, Any]) -> None:
-        """Refuse numbers that are not what the key of the cache would say."""
+        """Raise InputError or EndpointError if the server's numbers are not those of the cache's keys."""
         url = self._connection.url
         differing = [key for key, value in self._about.items() if found.get(key) != value]
         if "precision" in differing:
@@ -248,7 +248,7 @@ class RemoteRows:
             )
 
     def _foreign(self) -> ServerInfo:
-        """Look how many sequences at a time a server takes that is not of this library."""
+        """Ask a server that is not of this library how many sequences it takes at a time."""
         if self._about["precision"] != "float32":
             raise InputError(
                 f"Got precision={self._about['precision']!r}, and {self._connection.url} does not "
@@ -273,7 +273,7 @@ class RemoteRows:
 
 
 class _Requests:
-    """What one run wants of a server: makes requests, and reads answers."""
+    """The requests of one run, and how their responses are read."""
 
     def __init__(
         self, rows: RemoteRows, unique: UniqueViews, which: Sequence[int], columns: Columns
@@ -310,7 +310,7 @@ class _Requests:
         return sum(len(self._views[i].sequence) for i in portion)
 
     def __call__(self, portion: list[int]) -> NDArray[np.float32]:
-        """Have a portion computed."""
+        """Send a portion, and read its vectors."""
         views = [self._views[i] for i in portion]
         numbers = [self._numbers[i] for i in portion]
         params: dict[str, Any] = {"include": self._words, "repr_layers": self._layers}
@@ -361,7 +361,7 @@ class _Requests:
         return item
 
     def _bytes(self, view: SequenceView) -> int:
-        """Size of the numbers that come of a view, as float32."""
+        """Bytes of the numbers of a view, as float32."""
         rows = len([word for word in self._words if word != "per_token"])
         rows += len(view.sequence) if "per_token" in self._words else 0
         return 4 * len(self._layers) * rows * self._rows._shape.dim
@@ -375,7 +375,7 @@ class _Requests:
         return vectors
 
     def _foreign_words(self) -> list[str]:
-        """Say which outputs of the hosted service are needed; refuse what none of them gives."""
+        """List the outputs of the hosted service that are needed, or raise InputError."""
         url = self._connection.url
         odd = [word for word in self._poolings if word not in (*OF_RESIDUES, "cls")]
         if odd:

@@ -1,4 +1,4 @@
-"""The connection to a server: how often something is tried, and how long is waited.
+"""`ApiClient`: requests to a server, with retries and pauses.
 
 Only statuses that mean "later" and connections that are cut are tried again, with pauses that
 double, or as long as the server asks for.
@@ -39,7 +39,7 @@ _clock = time.monotonic
 
 
 class Response(NamedTuple):
-    """What a server has answered."""
+    """The response of a server."""
 
     status: int
     media: str  # type of the content
@@ -57,7 +57,7 @@ class Response(NamedTuple):
 
 
 class Stopped(Exception):  # noqa: N818 - nothing is wrong
-    """The run has ended in the meantime; nobody waits for an answer any more."""
+    """The run has ended; nobody waits for a response any more."""
 
 
 class ApiClient:
@@ -94,7 +94,7 @@ class ApiClient:
         self._session.close()
 
     def stop(self) -> None:
-        """Try nothing again from here on."""
+        """Send no request again from now on."""
         self._stop.set()
 
     def ask(
@@ -108,7 +108,7 @@ class ApiClient:
         first: bool = False,
         accepted: tuple[int, ...] = (),
     ) -> Response:
-        """Ask, as often as it takes within limits."""
+        """Send a request, again and again within limits."""
         attempts = _FIRST_ATTEMPTS if first else _ATTEMPTS
         status = None
         for attempt in range(attempts):
@@ -143,7 +143,7 @@ class ApiClient:
         )
 
     def words(self, answer: Response) -> str:
-        """Quote what a server has said for itself, without the token."""
+        """Quote the error text of a server, without the token."""
         said = answer.json.get("error", answer.json.get("detail"))
         text = said if isinstance(said, str) else ""
         if self._token:
@@ -163,7 +163,7 @@ class ApiClient:
         )
 
     def _pause(self, seconds: float) -> bool:
-        """Wait; tell whether `stop` was called meanwhile."""
+        """Wait; return whether `stop` was called meanwhile."""
         return self._stop.wait(seconds)
 
     def _authorised(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -174,7 +174,7 @@ class ApiClient:
     def _once(
         self, path: str, body: dict[str, Any] | None, *, accept: str, most: int, timeout: float
     ) -> Response | str:
-        """Ask once; what went wrong on the way, if it may go right another time, is a sentence."""
+        """Send a request once; a failure that may pass is returned as a sentence."""
         import requests
         from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError
 
@@ -257,7 +257,7 @@ def _seconds(retry_after: str | None) -> float | None:
 
 
 def in_background(job: Callable[[], Any]) -> Any:
-    """Begin something on a thread that holds up nobody who wants to leave."""
+    """Begin something on a daemon thread, which Ctrl-C does not wait for."""
     from concurrent.futures import Future
 
     future: Future[Any] = Future()

@@ -1,4 +1,4 @@
-"""What a server has answered, as vectors, or as an error in terms of our own rows."""
+"""Responses of a server, read as vectors, or as errors that name our own rows."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def _at(listed_by_layer: list[dict[str, Any]], layer: int) -> dict[str, Any]:
 def refused(
     answer: Response, words: str, url: str, views: Sequence[SequenceView], numbers: Sequence[int]
 ) -> Exception | None:
-    """Say in our own terms what a server has against a request."""
+    """Make the error of a refused request, in terms of our own rows."""
     said = answer.json
     if answer.status == 413 and said.get("code") == "out_of_memory":
         length = len(views[0].sequence)
@@ -135,7 +135,7 @@ def refused(
 
 
 def _of_row(said: dict[str, Any], words: str, url: str, row: int, view: SequenceView) -> InputError:
-    """Name the row of ours, and not that of the request."""
+    """Name the row of the input, and not that of the request."""
     length, limit, place = len(view.sequence), said.get("limit"), said.get("position")
     if said.get("code") == "too_long" and isinstance(limit, int):
         return SequenceTooLongError(
