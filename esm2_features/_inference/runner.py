@@ -234,7 +234,7 @@ class Runner:
     def _progress(
         self, unique: UniqueViews, which: Sequence[int]
     ) -> AbstractContextManager[Callable[[int], object]]:
-        """Show progress if ``verbose``; the context's function is told of residues that are done."""
+        """Show progress if ``verbose``; the context is a function that takes finished residues."""
         return (
             _progress_bar(self.checkpoint.name, [unique.views[i] for i in which])
             if self.verbose

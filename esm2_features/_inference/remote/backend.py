@@ -225,7 +225,7 @@ class RemoteRows:
         return server_info
 
     def _compare(self, found: dict[str, Any]) -> None:
-        """Raise InputError or EndpointError if the server's numbers are not those of the cache's keys."""
+        """Raise an error if the server's numbers are not those of the cache's keys."""
         url = self._connection.url
         differing = [key for key, value in self._about.items() if found.get(key) != value]
         if "precision" in differing:
