@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache, open_cache
+from esm2_features._cache import Cache, open_cache
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
-from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._inference.products import PRODUCTS
 from esm2_features._inference.remote.embeddings import check_model
 from esm2_features._inference.remote.endpoint import Token, read_endpoint

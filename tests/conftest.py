@@ -34,7 +34,7 @@ for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
 from checkpoints import random_esm2, write_fair_esm  # noqa: E402
 
 from esm2_features import Engine, ESM2Transformer  # noqa: E402
-from esm2_features._checkpoints.checkpoint import open_checkpoint  # noqa: E402
+from esm2_features._checkpoints import open_checkpoint  # noqa: E402
 from esm2_features._model.reference import Reference  # noqa: E402
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"

@@ -10,7 +10,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._cache.claims import Claims
 from esm2_features._cache.keys import KeyedVectors, Spec, computation_keys
 

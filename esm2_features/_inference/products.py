@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._checkpoints.checkpoint import Checkpoint
+from esm2_features._checkpoints import Checkpoint
 from esm2_features._inputs.options import absolute_layers, one_of
 from esm2_features.exceptions import InputError
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._cache.keys import Spec
-from esm2_features._checkpoints.checkpoint import Checkpoint
+from esm2_features._checkpoints import Checkpoint
 from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features._inference.cache_session import CacheSession
 from esm2_features._inference.device_pool import DevicePool

@@ -9,7 +9,7 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token, hidden

@@ -16,7 +16,7 @@ from esm2_features.exceptions import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from esm2_features._cache.cache import Cache
+    from esm2_features._cache import Cache
 
 _MOST_SHOWN = 10
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -33,7 +33,7 @@ def _bytes(_: click.Context, __: click.Parameter, value: str | None) -> int | No
 
 
 def _folder(_: click.Context, __: click.Parameter, value: str) -> Cache:
-    from esm2_features._cache.cache import Cache
+    from esm2_features._cache import Cache
 
     return Cache(None if value == "auto" else value)
 

@@ -99,7 +99,7 @@ def estimate(
     disk and the best batch are estimates; what they rest on is printed with them. Time is that of
     one device, for sequences that are not in the cache yet, without the loading of weights.
     """
-    from esm2_features._checkpoints.checkpoint import open_checkpoint
+    from esm2_features._checkpoints import open_checkpoint
     from esm2_features._costs.census import count
     from esm2_features._costs.model import Job
     from esm2_features._costs.model import estimate as estimated

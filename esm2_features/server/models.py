@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache, open_cache
+from esm2_features._cache import Cache, open_cache
 from esm2_features._checkpoints.catalogue import EMBEDDED, OFFICIAL, Architecture
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, TOKENS
 from esm2_features.exceptions import CheckpointError, DownloadError, OutOfMemoryError
@@ -34,7 +34,7 @@ _WITH_DIGESTS = (EMBEDDED.name, *OFFICIAL)
 
 def identities_of(settings: Settings) -> dict[str, str]:
     """Look up what stands for the weights of those models whose digests are known."""
-    from esm2_features._checkpoints.checkpoint import open_checkpoint
+    from esm2_features._checkpoints import open_checkpoint
 
     known = {name: src for name, src in settings.models.items() if src in _WITH_DIGESTS}
     return {name: open_checkpoint(source).identity for name, source in known.items()}
@@ -48,7 +48,7 @@ def shapes_of(settings: Settings) -> dict[str, Architecture]:
         if card is not None:
             found[name] = card.architecture
         else:
-            from esm2_features._checkpoints.checkpoint import open_checkpoint
+            from esm2_features._checkpoints import open_checkpoint
 
             found[name] = open_checkpoint(source).architecture
     return found

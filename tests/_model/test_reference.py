@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._model.reference import Reference
 from esm2_features.exceptions import MissingDependencyError
 

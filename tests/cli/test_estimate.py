@@ -12,7 +12,7 @@ from click.testing import CliRunner
 
 from esm2_features import Cache, Engine
 from esm2_features._cache import reports as _cache_reports
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._costs.dry_run import is_called, preview
 from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features.cli import main
