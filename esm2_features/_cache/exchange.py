@@ -27,17 +27,17 @@ _ROWS = 4096
 """Vectors that are handed on at a time."""
 
 
-def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[KeyedVectors]:
+def read_parts(path: Path, given: Mapping[str, Any]) -> Iterator[KeyedVectors]:
     """Read the vectors of a file."""
     path.stat()  # a name that is wrong is what is said first
     if path.suffix.lower() == ".parquet":
-        check_told(path, told)
+        check_given(path, given)
         for part in read_parquet(path):
             _check_range(path, part)
             yield part
         return
     check_ending(path)
-    spec, dim = _spec_of(path, told)
+    spec, dim = _spec_of(path, given)
     found = read_vectors(path, dim=dim)
     sequences = [_normalised(path, row, text) for row, text in enumerate(found.sequences)]
     for start in range(0, len(sequences), _ROWS):
@@ -47,33 +47,33 @@ def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[KeyedVectors]:
         yield part
 
 
-def check_told(path: Path, told: Mapping[str, object]) -> None:
-    """Refuse to be told what a file says itself."""
-    said = ", ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
+def check_given(path: Path, given: Mapping[str, object]) -> None:
+    """Refuse to be given what a file says itself."""
+    said = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
     if said:
         raise InputError(f"Got {said}, but {path} says that of each of its vectors. Leave it out.")
 
 
-def _spec_of(path: Path, told: Mapping[str, Any]) -> tuple[Spec, int]:
+def _spec_of(path: Path, given: Mapping[str, Any]) -> tuple[Spec, int]:
     """Make the spec, and the width, of vectors of an official model."""
-    absent = [name for name in ("model", "layer", "pooling") if told[name] is None]
+    absent = [name for name in ("model", "layer", "pooling") if given[name] is None]
     if absent:
         raise InputError(
             f"{path} does not say what its vectors are: {' and '.join(absent)} must be given, too. "
             f"The model is one of {', '.join(OFFICIAL)}; vectors of other checkpoints come in by "
             ".parquet, from a cache that has them."
         )
-    card = OFFICIAL[one_of("model", told["model"], tuple(OFFICIAL))]
+    card = OFFICIAL[one_of("model", given["model"], tuple(OFFICIAL))]
     depth = card.architecture.layers
-    if not isinstance(told["layer"], Integral):
-        raise InputError(f"Got layer={told['layer']!r}; expected one number.")
-    [layer] = absolute_layers(told["layer"], depth=depth, model=card.name, option="layer")
+    if not isinstance(given["layer"], Integral):
+        raise InputError(f"Got layer={given['layer']!r}; expected one number.")
+    [layer] = absolute_layers(given["layer"], depth=depth, model=card.name, option="layer")
     spec = Spec(
         checkpoint=card.identity,
         layer=layer,
-        pooling=one_of("pooling", told["pooling"], POOLINGS),
-        precision=one_of("precision", told["precision"] or "float32", PRECISIONS),
-        dtype=one_of("cache_dtype", told["cache_dtype"] or "float32", CACHE_DTYPES),
+        pooling=one_of("pooling", given["pooling"], POOLINGS),
+        precision=one_of("precision", given["precision"] or "float32", PRECISIONS),
+        dtype=one_of("cache_dtype", given["cache_dtype"] or "float32", CACHE_DTYPES),
         model=card.name,
     )
     return spec, card.architecture.dim

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
-from esm2_features._cache import maintenance as _upkeep
+from esm2_features._cache import maintenance
 from esm2_features._cache.blocks import VectorBlock
 from esm2_features._cache.file import SqliteConnection, impatient, snapshot, transaction
 from esm2_features._cache.index import SLOTS, Index
@@ -97,7 +97,7 @@ class VectorStore:
                 if block.vectors is not None and intact.any():
                     _check_width(spec, rows.shape[1], block.vectors.shape[1])
                     _copy(block, slots, at, intact, keys, there, hit)
-            contradicting = _upkeep.contradicting(spec, there, rows)
+            contradicting = maintenance.contradicting(spec, there, rows)
             new = ~hit & (taken == np.arange(len(keys)))
             written = new | (contradicting if replace else False)
             dropped = self._insert(connection, KeyedVectors(spec, keys[written], rows[written]))

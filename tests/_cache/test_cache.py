@@ -37,7 +37,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, clone
 
-from esm2_features._cache.cache import Cache, default_folder, open_cache
+from esm2_features._cache import Cache, open_cache
+from esm2_features._cache.cache import default_folder
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
 from esm2_features._checkpoints.catalogue import OFFICIAL
