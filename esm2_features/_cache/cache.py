@@ -3,29 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
 from esm2_features._cache import maintenance
 from esm2_features._cache.connection import CacheConnection, is_damage
-from esm2_features._cache.exchange import check_given, read_parts
+from esm2_features._cache.exchange import check_given, merge_parts, read_parts, stored_parts
+from esm2_features._cache.file import default_folder
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
-from esm2_features._cache.reports import CacheCheck, CacheInfo, Conflict, Imported, Pruned
+from esm2_features._cache.reports import CacheCheck, CacheInfo, Imported, Pruned
 from esm2_features._cache.store import VectorStore
 from esm2_features._inputs.options import cache_limit
 from esm2_features.exceptions import InputError
-
-_NO_FOLDERS = ("", "auto", "none", "None")
-
-_AT_A_TIME = 64
-"""Blocks that are exported from one lookup, 16 MB at most."""
 
 
 class Cache:
@@ -80,7 +74,7 @@ class Cache:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, max_bytes: int | None = None
     ) -> None:
-        if isinstance(path, str) and path in _NO_FOLDERS:
+        if isinstance(path, str) and path in ("", "auto", "none", "None"):
             raise InputError(
                 f"Got {path!r} as the folder of a cache: cache=None is no cache, and Cache() the "
                 f'user\'s own. If a folder of this name is meant, write "./{path}".'
@@ -157,8 +151,6 @@ class Cache:
         self._warn_of_little_room(dropped or 0)
         return dropped is not None
 
-    # -------------------------------------------------------------- the whole
-
     def info(self) -> CacheInfo:
         """Count vectors and bytes by model, layer and pooling.
 
@@ -179,9 +171,8 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.info().rows
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).info().rows
         2
         """
         spaces = self._link.run("read", maintenance.count, mend=False)
@@ -209,9 +200,8 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.verify()
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).verify()
         CacheCheck(rows=2, damaged=())
         """
         try:
@@ -266,9 +256,8 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.prune(model="mini", layer=6).rows
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).prune(model="mini", layer=6).rows
         2
         """
         cache_limit(max_bytes)
@@ -308,9 +297,8 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.clear()
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).clear()
         2
         """
         return self._link.run("cleared", maintenance.clear) or 0
@@ -357,9 +345,8 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.export(f"{folder}/mini.parquet", model="mini")
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).export(f"{folder}/mini.parquet", model="mini")
         2
         """
         target = Path(path)
@@ -367,29 +354,9 @@ class Cache:
             raise InputError(f"{target} does not end in .parquet, which is what is written.")
         if not self.info().rows:
             raise InputError(f"The cache {self.path} holds no vectors.")
-        return write_parquet(target, self._parts(model=model, layer=layer, pooling=pooling))
-
-    def _parts(self, **wanted: Any) -> Iterator[KeyedVectors]:
-        """Yield all selected and intact vectors, some blocks at a time.
-
-        Vectors that others write meanwhile move to blocks with higher numbers: they may be yielded
-        twice, but at least once.
-        """
-        list_all = partial(maintenance.contents, **wanted)
-        for spec, _ in self._link.run("read", list_all, mend=False) or []:
-            list_more = partial(maintenance.blocks_after, spec=spec, most=_AT_A_TIME)
-            last = 0
-            while numbers := self._link.run("read", partial(list_more, after=last), mend=False):
-                last = numbers[-1]
-                read = partial(maintenance.read_parts, spec=spec, numbers=numbers)
-                parts, damaged = self._link.run("read", read, mend=False) or ([], 0)
-                if damaged:
-                    self._link.warn(
-                        "export",
-                        f"The cache {self.file} holds damaged vectors, which are left out. "
-                        "`esm2-features cache prune` removes them.",
-                    )
-                yield from parts
+        return write_parquet(
+            target, stored_parts(self._link, model=model, layer=layer, pooling=pooling)
+        )
 
     def import_(
         self,
@@ -444,9 +411,8 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     _ = cache.export(f"{folder}/mini.parquet")
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     _ = Cache(folder).export(f"{folder}/mini.parquet")
         ...     Cache(f"{folder}/another").import_(f"{folder}/mini.parquet")
         Imported(added=2, present=0, conflicts=())
         """
@@ -465,20 +431,14 @@ class Cache:
             other = Cache(source.absolute())
             if not other.file.exists():
                 raise InputError(f"There is no cache in {source}: it has no {other.file.name}.")
-            parts = other._parts()
+            parts = stored_parts(other._link)
         else:
             parts = read_parts(source, given)
-        n, added, dropped, conflicts = 0, 0, 0, list[Conflict]()
-        for part in parts:
-            merge = partial(self._vectors.merge, part=part, replace=replace)
-            new, contradicting, of_today = self._link.run("written", merge) or (0, [], 0)
-            for conflict in contradicting:
-                # Only a file of sequences has an order that people see.
-                row = None if model is None or conflict.row is None else n + conflict.row
-                conflicts.append(conflict._replace(row=row))
-            n, added, dropped = n + len(part.keys), added + new, dropped + of_today
+        # Rows are named of files of sequences, whose order people see.
+        merge = partial(self._vectors.merge, replace=replace)
+        imported, dropped = merge_parts(self._link, merge, parts, with_rows=model is not None)
         self._warn_of_little_room(dropped)
-        return Imported(added, n - added - len(conflicts), tuple(conflicts))
+        return imported
 
     def _warn_of_little_room(self, dropped: int) -> None:
         if dropped:
@@ -488,9 +448,3 @@ class Cache:
                 "is less than what is used in a day: vectors that were written or used today had "
                 "to make room, and will be computed again. Raise max_bytes, or store less.",
             )
-
-
-def default_folder() -> Path:
-    """Return ``$ESM2_FEATURES_CACHE``, or else a folder in the user's cache folder."""
-    chosen = os.environ.get("ESM2_FEATURES_CACHE")
-    return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")
