@@ -4,7 +4,7 @@ A file is looked for in one folder, under one name, and fetched into it if it is
 pinned is the size and the SHA-256 of each table in the file, decompressed, so that a copy that was
 made by other means, and a newer archive with the same tables in it, are as good as a download.
 
-A download goes into ``<file>.parts`` (by pooch), under a lock, so that processes that start
+A download goes into ``<file>.parts``, under a lock, so that processes that start
 together fetch once; parts that are complete are not fetched again. The file gets its name when its
 tables are proved.
 """
@@ -15,7 +15,6 @@ import csv
 import gzip
 import hashlib
 import io
-import logging
 import os
 import shutil
 import sys
@@ -23,7 +22,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -31,12 +29,13 @@ from urllib.parse import quote
 from platformdirs import user_cache_path
 
 from esm2_features._environment import is_offline
+from esm2_features._files import atomic_write
 from esm2_features.exceptions import DatasetError
 
 HOST = "https://raw.githubusercontent.com"
 
 _AT_ONCE = 8  # downloads of small parts
-_THREADS = "esm2_features-download"  # how the names of the threads that download begin
+_CHUNK_BYTES = 1 << 16
 _TIMEOUT_SECONDS = (10, 30)  # to connect, and of silence
 
 
@@ -239,25 +238,19 @@ def _fetch_from(file: DataFile, source: Provider, final: Path) -> None:
 
 
 def _download(file: DataFile, source: Provider, final: Path, folder: Path) -> list[Path]:
-    """Bring the parts of a source into ``folder``, in order; parts that are there stay."""
-    import pooch
+    """Download the parts of a source into ``folder``, in order, except those that are there."""
     import requests
     from tqdm.auto import tqdm
 
     urls = source.urls()
-    names = [f"{source.revision}-{path.replace('/', '-')}" for path in source.paths]
-    fetch = partial(
-        pooch.retrieve,
-        known_hash=None,  # what is made of all parts is proved
-        path=folder,
-        downloader=pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS),
-    )
-    pooch.get_logger().addFilter(_is_not_of_a_part)  # once, however often it is said
+    paths = [folder / f"{source.revision}-{path.replace('/', '-')}" for path in source.paths]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with ThreadPoolExecutor(_AT_ONCE, _THREADS) as pool:
-            came = pool.map(lambda url, name: fetch(url, fname=name), urls, names)
-            bar = tqdm(came, total=len(urls), unit=" files", desc=final.name, disable=None)
-            return [Path(path) for path in bar]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            fetched = pool.map(_download_part, urls, paths)
+            return list(
+                tqdm(fetched, total=len(urls), unit=" files", desc=final.name, disable=None)
+            )
     except requests.RequestException as error:
         # Of "Max retries exceeded with url ... (Caused by ...)", the cause is what helps.
         cause = getattr(error.args[0], "reason", None) if error.args else None
@@ -265,9 +258,18 @@ def _download(file: DataFile, source: Provider, final: Path, folder: Path) -> li
         raise _missing(file, final, why, kept=folder) from error
 
 
-def _is_not_of_a_part(record: logging.LogRecord) -> bool:
-    """Keep pooch from advising, for each part, to pin a digest: the whole is pinned."""
-    return record.levelno >= logging.WARNING or not (record.threadName or "").startswith(_THREADS)
+def _download_part(url: str, path: Path) -> Path:
+    import requests
+
+    if path.is_file():
+        return path
+    with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+        response.raise_for_status()
+        response.raw.enforce_content_length = True  # old urllib3 takes a hang-up for the end
+        with atomic_write(path) as file:
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                file.write(chunk)
+    return path
 
 
 def _missing(file: DataFile, final: Path, why: str, kept: Path | None = None) -> DatasetError:
