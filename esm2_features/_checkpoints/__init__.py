@@ -1,4 +1,4 @@
-"""Weights of ESM-2: which there are, where they lie, and what a file holds."""
+"""Weights of ESM-2: known models, downloads, and the formats of their files."""
 
 from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
 

@@ -1,8 +1,7 @@
-"""Files of data sets: where they lie, how they are fetched, and whether they are the right ones.
+"""Files of data sets: their folder, download and verification.
 
-A file is looked for in one folder, under one name, and fetched into it if it is not there. What is
-pinned is the size and the SHA-256 of each table in the file, decompressed, so that a copy that was
-made by other means, and a newer archive with the same tables in it, are as good as a download.
+Size and SHA-256 of each decompressed table are pinned, not those of the file: a copy from elsewhere
+and a newer archive of the same tables are valid, too.
 
 A download goes into ``<file>.parts``, under a lock, so that processes that start
 together fetch once; parts that are complete are not fetched again. The file gets its name when its
@@ -41,18 +40,18 @@ _TIMEOUT_SECONDS = (10, 30)  # to connect, and of silence
 
 @dataclass(frozen=True)
 class Provider:
-    """One place that the parts of a file can be had from."""
+    """A source of the parts of a file."""
 
-    repository: str  # of GitHub: ``owner/name``, and a commit or branch
-    revision: str  # of GitHub: ``owner/name``, and a commit or branch
+    repository: str  # on GitHub: ``owner/name``
+    revision: str  # a commit or branch
     paths: tuple[str, ...]  # the parts, as paths in the repository
 
     def urls(self) -> list[str]:
-        """Give the addresses of the parts."""
+        """Return the addresses of the parts."""
         return [f"{HOST}/{self.repository}/{self.revision}/{quote(path)}" for path in self.paths]
 
     def place(self) -> str:
-        """Say where the parts are, for people; short, however many there are."""
+        """Describe the source in a few words."""
         what, *more = self.paths
         if more:
             folders = sorted({path.rpartition("/")[0] or "the top folder" for path in self.paths})
@@ -61,7 +60,7 @@ class Provider:
 
 
 class Pin(NamedTuple):
-    """What the bytes of a table must be, decompressed."""
+    """Size and digest of a table, decompressed."""
 
     size: int
     sha256: str
@@ -73,15 +72,12 @@ class DataFile:
 
     name: str  # its name: ``.csv.gz``, which holds one table, or ``.zip``, which holds several
     columns: tuple[str, ...]  # of each table, in this order
-    # what each table must be. A key is the path in the ``.zip``; that of the one table of a
-    # ``.csv.gz`` is ``""``
+    # By the path in the ``.zip``; for a ``.csv.gz``, by ``""``.
     tables: Mapping[str, Pin]
-    # where it can be fetched from; the first that gives the right tables is taken
-    sources: tuple[Provider, ...]
-    # makes the rows of the table, in order, from the parts of a source. None if the only part is
-    # the file itself
+    sources: tuple[Provider, ...]  # tried in this order
+    # Makes the rows of the table from the parts of a source; None if the only part is the file.
     convert: Callable[[Sequence[Path]], Iterator[Sequence[str]]] | None
-    size: str  # what a download takes, to be read by people
+    size: str  # of the download, for people
 
 
 def data_folder(data_home: str | os.PathLike[str] | None = None) -> Path:
@@ -100,7 +96,7 @@ def read_table(
     data_home: str | os.PathLike[str] | None = None,
     download_if_missing: bool = True,
 ) -> list[list[str]]:
-    """Read a table, and fetch its file if it is not there."""
+    """Read a table, and download its file if it is missing."""
     folder = data_folder(data_home)
     path = folder / file.name
     if not path.is_file():
@@ -122,7 +118,7 @@ def read_table(
 
 
 def write_table(columns: Sequence[str], rows: Iterator[Sequence[str]], path: Path) -> None:
-    """Write a ``.csv.gz`` whose bytes depend on nothing but the rows."""
+    """Write a ``.csv.gz`` whose bytes depend only on columns and rows."""
     with (
         path.open("wb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
@@ -137,11 +133,11 @@ def write_table(columns: Sequence[str], rows: Iterator[Sequence[str]], path: Pat
 
 
 class _WrongFileError(Exception):
-    """A file is not the pinned one; the message says in what."""
+    """A file is not the pinned one; the message names the difference."""
 
 
 def _proved(file: DataFile, table: str, path: Path) -> bytes:
-    """Give the bytes of a table, if they are the pinned ones."""
+    """Return the bytes of a table; raise unless they are the pinned ones."""
     what = f"its table {table}" if table else "it"
     pin = file.tables[table]
     packed = io.BytesIO(path.read_bytes())  # trouble with the disk is not that of the content
@@ -162,7 +158,7 @@ def _proved(file: DataFile, table: str, path: Path) -> bytes:
 
 
 def _unpacked(packed: io.BytesIO, suffix: str, table: str, most: int) -> bytes:
-    """Unpack a table, or its first ``most`` bytes: a few bytes can be packed gigabytes."""
+    """Unpack the first ``most`` bytes of a table: a few bytes can unpack to gigabytes."""
     if suffix != ".zip":
         with gzip.open(packed) as unpacked:
             return unpacked.read(most)
@@ -179,7 +175,7 @@ def _unpacked(packed: io.BytesIO, suffix: str, table: str, most: int) -> bytes:
 
 
 def _fetch(file: DataFile, final: Path) -> None:
-    """Download a file, once among all processes."""
+    """Download a file; only one process does."""
     if is_offline():
         raise _missing(file, final, "ESM2_FEATURES_OFFLINE forbids to download it")
     from filelock import FileLock
@@ -201,7 +197,7 @@ def _fetch(file: DataFile, final: Path) -> None:
 
 
 def _fetch_from_any(file: DataFile, final: Path) -> None:
-    """Try one source after the other; the last one's trouble is raised."""
+    """Try one source after the other; raise the error of the last one."""
     *others, last = file.sources
     for source in others:
         try:

@@ -228,7 +228,7 @@ def test__fetches_that_overlap__give_their_own_tables(tmp_path: Path, web: Web):
     for name in files:
         web.gates[f"/{name}/"].set()
         threads[name].join()
-    assert tables == dict.fromkeys("ab", [["a", "1.0"], ["b", "2.5"]])
+    assert tables == {name: [["a", "1.0"], ["b", "2.5"]] for name in "ab"}
 
 
 def test__processes_that_start_together__fetch_once(tmp_path: Path, web: Web):
