@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._cache.connection import CacheConnection
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features.exceptions import CacheWarning

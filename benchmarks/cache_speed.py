@@ -31,7 +31,7 @@ from cache_peers import SPEC, Ours, Store, stores
 from numpy.typing import NDArray
 
 from esm2_features import Engine, ESM2Transformer
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._cache.claims import Claims
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES

@@ -26,7 +26,7 @@ import torch
 from scipy.stats import spearmanr
 
 from esm2_features import Engine, score_variants
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, MASK, encode
 from esm2_features._model.reference import Reference
 from esm2_features._variants import scan_variants

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from esm2_features import datasets, distributed, exceptions
-    from esm2_features._cache.cache import Cache
+    from esm2_features._cache import Cache
     from esm2_features._checkpoints.catalogue import available_models
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import read_fasta
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from esm2_features.distributed.reader import open_embeddings
 
 _HOME_OF_NAME = {
-    "Cache": "esm2_features._cache.cache",
+    "Cache": "esm2_features._cache",
     "ESM2LikelihoodTransformer": "esm2_features._sklearn.likelihood",
     "ESM2Transformer": "esm2_features._sklearn.embedding",
     "Engine": "esm2_features._engine",

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache, open_cache
+from esm2_features._cache import Cache, open_cache
+from esm2_features._checkpoints import Checkpoint, open_checkpoint
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
-from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.local import LocalBackend
 from esm2_features._inference.products import MaskedResidues, Products

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features.exceptions import CacheWarning
 

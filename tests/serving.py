@@ -15,7 +15,7 @@ import numpy as np
 import uvicorn
 
 from esm2_features._cache.keys import SCHEMA
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features.server.app import create_app
 from esm2_features.server.settings import Settings
 

@@ -14,7 +14,7 @@ from Bio.Seq import Seq
 from Bio.SeqRecord import SeqRecord
 
 from esm2_features import Cache, Engine, _variants, scan_variants, score_variants
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._inference.runner import Runner
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, TOKENS
 from esm2_features._model.reference import Reference

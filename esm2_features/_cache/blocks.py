@@ -1,7 +1,7 @@
 """Blocks: vectors of one `Spec` that lie together in the file of the cache.
 
-What is in a block never changes. To replace or drop a vector is to write a new block without it, so
-whoever knows where a vector is may find that it has gone, and never finds another in its place.
+A block never changes. A vector is replaced by writing a new block without it, so an index may be
+out of date, but never points to another vector.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ _MOST_BLOCKS = 1 << 47  # more than fit into any file
 
 @dataclass(frozen=True, slots=True)
 class VectorBlock:
-    """Vectors of one space that were written together, as they were found."""
+    """Vectors of one space that were written together, as read from the file."""
 
     id: int
     space: int
     day: int
     keys: NDArray[np.uint8]
-    vectors: NDArray[np.floating] | None  # none if the number of bytes cannot be right
+    vectors: NDArray[np.floating] | None  # None if the number of bytes cannot be right
     checks: NDArray[np.uint32]
     crc: int
 
     def intact(self, spec: Spec) -> NDArray[np.bool_]:
-        """Say which vectors are those that were written, for this spec."""
+        """Return which vectors have the right checksum for this spec (n,)."""
         if self.vectors is None:
             return np.zeros(len(self.keys), np.bool_)
         seed = _seed(spec)
@@ -60,7 +60,7 @@ class VectorBlock:
 
 
 def space_of(connection: SqliteConnection, spec: Spec) -> int | None:
-    """Find the number of a spec; None if it never had vectors."""
+    """Return the number of a spec, or None if it has no vectors."""
     query = "select id from space where digest = ?"
     row = connection.execute(query, (spec.digest,)).fetchone()
     return None if row is None else int(row[0])
@@ -77,7 +77,7 @@ def new_space(connection: SqliteConnection, spec: Spec) -> int:
 
 
 def spaces(connection: SqliteConnection) -> dict[int, Spec]:
-    """List what the file has vectors of; a record that contradicts its digest is left out."""
+    """Return the specs of the file by number, without those that contradict their digest."""
     found = {}
     columns = "id, digest, checkpoint, layer, pooling, precision, dtype, model"
     for number, digest, *fields in connection.execute(f"select {columns} from space").fetchall():
@@ -120,7 +120,7 @@ def blocks_of(
 def read_blocks(
     connection: SqliteConnection, numbers: Sequence[int], dtype: str = "float32"
 ) -> Iterator[VectorBlock]:
-    """Yield the blocks of these numbers that are there, in the order of the file."""
+    """Yield those of these blocks that exist, in the order of the file."""
     numbers = sorted(numbers)
     for start in range(0, len(numbers), _FETCH):
         some = numbers[start : start + _FETCH]
@@ -191,7 +191,7 @@ def rewrite_block(
     *,
     without: NDArray[np.int64] | None = None,
 ) -> int:
-    """Replace a block by one that has its intact vectors only; call it in a transaction."""
+    """Replace a block by one with its intact vectors; call it in a transaction."""
     dropped = 0
     for block in read_blocks(connection, [number], spec.dtype):
         keep = block.intact(spec)
@@ -206,7 +206,10 @@ def rewrite_block(
 
 
 def make_room(connection: SqliteConnection, max_bytes: int, needed: int = 0) -> int:
-    """Delete what was not used for longest until the rest fits; call it in a transaction."""
+    """Delete the least recently used blocks until the rest fits; call it in a transaction.
+
+    Return how many vectors of today were deleted.
+    """
     dropped = 0
     needed += -needed % PAGE_BYTES + (PAGE_BYTES if needed else 0)  # and their keys
     query = "select id, day, coalesce(length(keys), 0) from block order by day, id limit 8"
@@ -224,7 +227,7 @@ def make_room(connection: SqliteConnection, max_bytes: int, needed: int = 0) -> 
 
 def renew(connection: SqliteConnection, numbers: Sequence[int]) -> None:
     """Note that blocks were used today, unless the file is locked or read-only."""
-    # Mere book-keeping: nobody is kept waiting for it.
+    # Book-keeping only, so do not wait for a lock.
     with impatient(connection), suppress(sqlite3.OperationalError), transaction(connection):
         day = today()
         connection.executemany(
@@ -239,7 +242,7 @@ def last_block(connection: SqliteConnection) -> int:
 
 
 def file_id(connection: SqliteConnection) -> object:
-    """Random bytes that this file was begun with."""
+    """Return the random bytes that identify this file."""
     return connection.execute("select id from file").fetchone()
 
 
@@ -249,7 +252,7 @@ def today() -> int:
 
 
 def _used_bytes(connection: SqliteConnection) -> int:
-    """Bytes of the pages in use; those of what was deleted are free, and filled again."""
+    """Bytes of the pages in use, without the free pages of deleted blocks."""
     size, count, free = (
         connection.execute(f"pragma {name}").fetchone()[0]
         for name in ("page_size", "page_count", "freelist_count")
@@ -259,7 +262,7 @@ def _used_bytes(connection: SqliteConnection) -> int:
 
 @lru_cache(maxsize=4096)
 def _seed(spec: Spec) -> int:
-    """Where checksums start, so that they cover what a vector is taken for."""
+    """Start value of the checksums, so that they cover the spec."""
     return crc32(spec.digest)
 
 
@@ -293,5 +296,5 @@ def _vectors(value: bytes, n: int, dtype: str) -> NDArray[np.floating] | None:
 
 
 def stored_dtype(dtype: str) -> np.dtype[np.floating]:
-    """How numbers lie in the file."""
+    """Return the dtype in the file, little-endian."""
     return np.dtype({"float32": "<f4", "float16": "<f2"}[dtype])

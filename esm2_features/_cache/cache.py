@@ -3,49 +3,39 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import platformdirs
 from numpy.typing import NDArray
 
-from esm2_features._cache import maintenance as _upkeep
+from esm2_features._cache import maintenance
 from esm2_features._cache.connection import CacheConnection, is_damage
-from esm2_features._cache.exchange import check_told, read_parts
+from esm2_features._cache.exchange import check_given, merge_parts, read_parts, stored_parts
+from esm2_features._cache.file import default_folder
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
-from esm2_features._cache.reports import CacheCheck, CacheInfo, Conflict, Imported, Pruned
+from esm2_features._cache.reports import CacheCheck, CacheInfo, Imported, Pruned
 from esm2_features._cache.store import VectorStore
 from esm2_features._inputs.options import cache_limit
 from esm2_features.exceptions import InputError
 
-_WORDS = ("", "auto", "none", "None")
-"""What somebody may mean who does not mean a folder."""
-
-_AT_A_TIME = 64
-"""Blocks that are exported from one lookup, 16 MB at most."""
-
 
 class Cache:
-    """Vectors on disk, each with a checksum.
+    """Vectors on disk, each with a checksum, shared by threads and processes.
 
-    A light handle: making one opens nothing, and the first write creates folder and file, for
-    their owner only (and for the group of a folder that was there, if it may make files in it).
-    Threads may share it and forked processes inherit it; a pickle carries path and limit alone, by
-    which two are equal.
+    Making a cache opens nothing. The first write creates its folder and file, readable for their
+    owner only, or for the group of an existing folder to which the group may write. Two caches are
+    equal, and pickled, by their path and limit.
 
     Parameters
     ----------
     path : str or os.PathLike, optional
-        The folder; if not given, the one that the environment variable ``ESM2_FEATURES_CACHE``
-        names, or else one in the user's cache folder. One that exists keeps its permissions.
+        The folder. By default ``$ESM2_FEATURES_CACHE``, or else one in the user's cache folder.
     max_bytes : int, optional
-        Size that the file may reach, in bytes, at least 4 MiB. What was not used for longest
-        makes room; days are counted, for all that was written together. By default there is no
-        limit.
+        Largest size of the file in bytes, at least 4 MiB; no limit by default. Vectors that were
+        not used for the longest time, in days, are deleted to stay below it.
 
     Attributes
     ----------
@@ -54,12 +44,12 @@ class Cache:
     file : Path
         The SQLite file in it, absolute.
     max_bytes : int or None
-        The limit, if there is one.
+        The limit.
 
     Raises
     ------
     InputError
-        If ``max_bytes`` is too small, or ``path`` a word that is no folder's, such as ``"auto"``.
+        If ``max_bytes`` is too small, or ``path`` is a word such as ``"auto"`` instead of a folder.
 
     See Also
     --------
@@ -84,7 +74,7 @@ class Cache:
     def __init__(
         self, path: str | os.PathLike[str] | None = None, max_bytes: int | None = None
     ) -> None:
-        if isinstance(path, str) and path in _WORDS:
+        if isinstance(path, str) and path in ("", "auto", "none", "None"):
             raise InputError(
                 f"Got {path!r} as the folder of a cache: cache=None is no cache, and Cache() the "
                 f'user\'s own. If a folder of this name is meant, write "./{path}".'
@@ -118,7 +108,7 @@ class Cache:
     def _get_many(
         self, spec: Spec, keys: NDArray[np.uint8], out: NDArray[np.float32]
     ) -> NDArray[np.bool_]:
-        """Read vectors."""
+        """Read vectors into ``out`` (n, dim), and return which of them were there (n,)."""
         hit = np.zeros(len(keys), np.bool_)
         if len(keys) and self._link.attempt(
             "read", lambda connection: self._vectors.read(connection, spec, keys, out, hit)
@@ -131,7 +121,7 @@ class Cache:
         return hit
 
     def _listed_many(self, spec: Spec, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Say which vectors should be there; reads none of them, and changes nothing."""
+        """Return which vectors should be there (n,); read none of them, and change nothing."""
         listed = np.zeros(len(keys), np.bool_)
         # A file without a byte is begun by whoever opens it.
         if not self.file.exists() or not self.file.stat().st_size:
@@ -147,7 +137,7 @@ class Cache:
         return listed
 
     def _put_many(self, parts: Sequence[KeyedVectors], *, last_chance: bool = False) -> bool:
-        """Write vectors over what is there, in one transaction. Failure is a `CacheWarning`."""
+        """Write vectors in one transaction, and return whether that worked; warn if it did not."""
         for part in parts:
             if part.rows.ndim != 2 or part.keys.shape != (len(part.rows), KEY_BYTES):
                 raise ValueError(
@@ -161,15 +151,13 @@ class Cache:
         self._warn_of_little_room(dropped or 0)
         return dropped is not None
 
-    # -------------------------------------------------------------- the whole
-
     def info(self) -> CacheInfo:
         """Count vectors and bytes by model, layer and pooling.
 
         Returns
         -------
         info : CacheInfo
-            A cache that is not there yet has none.
+            Empty if there is no file yet.
 
         Raises
         ------
@@ -183,22 +171,22 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.info().rows
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).info().rows
         2
         """
-        found = self._link.run("read", _upkeep.count, mend=False)
-        size = 0 if found is None else self.file.stat().st_size
-        return CacheInfo(self.path, sum(space.rows for space in found or ()), size, found or ())
+        spaces = self._link.run("read", maintenance.count, mend=False)
+        size = 0 if spaces is None else self.file.stat().st_size
+        spaces = spaces or ()
+        return CacheInfo(self.path, sum(space.rows for space in spaces), size, spaces)
 
     def verify(self) -> CacheCheck:
-        """Read every vector and compare it with its checksum. Nothing is changed.
+        """Compare every vector with its checksum, and change nothing.
 
         Returns
         -------
         check : CacheCheck
-            ``check.damaged`` is empty if all is well; `prune` removes what is damaged.
+            ``check.damaged`` is empty if all is well; `prune` removes damaged vectors.
 
         Raises
         ------
@@ -212,13 +200,12 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.verify()
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).verify()
         CacheCheck(rows=2, damaged=())
         """
         try:
-            check = self._link.run("read", _upkeep.check, mend=False)
+            check = self._link.run("read", maintenance.check, mend=False)
         except OSError as error:
             if not is_damage(error.__cause__):
                 raise
@@ -234,32 +221,31 @@ class Cache:
         layer: int | None = None,
         pooling: str | None = None,
     ) -> Pruned:
-        """Remove what is damaged or not wanted, tidy up, and give the space back.
+        """Remove damaged and selected vectors, and shrink the file.
 
         Parameters
         ----------
         max_bytes : int, optional
-            Size that the file may keep, in bytes, at least 4 MiB; what was not used for longest
-            goes first. By default that of this cache, if it has one.
+            Size of the file to keep, in bytes, at least 4 MiB; vectors that were not used for the
+            longest time are removed first. By default the limit of this cache.
         unused_days : int, optional
-            Vectors that were not used for longer than this go.
+            Remove vectors that were not used for longer than this.
         model : str, optional
-            Name or identity (``"sha256:..."``) of a model whose vectors go: all of them, or
-            those of the layer and pooling.
+            Remove vectors of the model with this name or identity (``"sha256:..."``).
         layer : int, optional
-            Number of a layer, from 0, whose vectors go.
+            Remove vectors of this layer, from 0, only.
         pooling : str, optional
-            A pooling whose vectors go.
+            Remove vectors of this pooling only.
 
         Returns
         -------
         pruned : Pruned
-            What has gone.
+            Number of vectors and bytes that were removed.
 
         Raises
         ------
         InputError
-            If something is to go that is not there, or a number cannot be.
+            If the selected vectors do not exist, or a number is out of range.
         CacheVersionError
             If the file belongs to another program or version.
         OSError
@@ -270,9 +256,8 @@ class Cache:
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.prune(model="mini", layer=6).rows
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).prune(model="mini", layer=6).rows
         2
         """
         cache_limit(max_bytes)
@@ -282,7 +267,7 @@ class Cache:
             return Pruned(0, 0)
         before = self.file.stat().st_size
         prune = partial(
-            _upkeep.prune,
+            maintenance.prune,
             max_bytes=self.max_bytes if max_bytes is None else max_bytes,
             unused_days=unused_days,
             model=model,
@@ -293,31 +278,30 @@ class Cache:
         return Pruned(rows, before - self.file.stat().st_size)
 
     def clear(self) -> int:
-        """Delete all vectors, and give the space back.
+        """Delete all vectors, and shrink the file.
 
         Returns
         -------
         n : int
-            Number of vectors that were deleted. A damaged file is set aside, with a warning.
+            Number of deleted vectors. A damaged file is renamed, with a warning.
 
         Raises
         ------
         CacheVersionError
             If the file belongs to another program or version.
         OSError
-            If they cannot be deleted: who asks for it must know, so a warning would not do.
+            If it cannot be written.
 
         Examples
         --------
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.clear()
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).clear()
         2
         """
-        return self._link.run("cleared", _upkeep.clear) or 0
+        return self._link.run("cleared", maintenance.clear) or 0
 
     def export(
         self,
@@ -327,21 +311,20 @@ class Cache:
         layer: int | None = None,
         pooling: str | None = None,
     ) -> int:
-        """Write vectors to a Parquet file, from which `import_` reads them back bit for bit.
+        """Write vectors to a Parquet file, which `import_` reads bit for bit.
 
-        Sequences are not in it, as they are not in the cache: only their digests are.
+        The file holds no sequences, only their digests, as the cache does.
 
         Parameters
         ----------
         path : str or path-like
-            The file, ``.parquet``; one that is there is replaced when the new one is complete.
+            The file, ``.parquet``; an existing one is replaced when the new one is complete.
         model : str, optional
-            Name or identity of the model whose vectors are written; all by default, which must
-            then be of one width.
+            Name or identity of the model to export. By default all, which must have one width.
         layer : int, optional
-            Number of the layer, from 0, whose vectors are written; all by default.
+            Number of the layer to export, from 0; all by default.
         pooling : str, optional
-            The pooling whose vectors are written; all by default.
+            Pooling to export; all by default.
 
         Returns
         -------
@@ -351,21 +334,19 @@ class Cache:
         Raises
         ------
         InputError
-            If there is nothing to export, vectors differ in width, or the file's name ends
-            otherwise.
+            If there are no such vectors, their widths differ, or ``path`` has another ending.
         MissingDependencyError
             If pyarrow is not installed.
         CacheVersionError, OSError
-            If the cache cannot be read, or the file not be written.
+            If the cache cannot be read, or the file cannot be written.
 
         Examples
         --------
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     cache.export(f"{folder}/mini.parquet", model="mini")
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     Cache(folder).export(f"{folder}/mini.parquet", model="mini")
         2
         """
         target = Path(path)
@@ -373,29 +354,9 @@ class Cache:
             raise InputError(f"{target} does not end in .parquet, which is what is written.")
         if not self.info().rows:
             raise InputError(f"The cache {self.path} holds no vectors.")
-        return write_parquet(target, self._parts(model=model, layer=layer, pooling=pooling))
-
-    def _parts(self, **wanted: Any) -> Iterator[KeyedVectors]:
-        """Yield all that is wanted and intact, some blocks at a time.
-
-        What others write anew meanwhile is yielded when its turn comes: twice, perhaps, but once
-        at least, because a vector only ever moves to a block with a higher number.
-        """
-        list_all = partial(_upkeep.contents, **wanted)
-        for spec, _ in self._link.run("read", list_all, mend=False) or []:
-            list_more = partial(_upkeep.blocks_after, spec=spec, most=_AT_A_TIME)
-            last = 0
-            while numbers := self._link.run("read", partial(list_more, after=last), mend=False):
-                last = numbers[-1]
-                read = partial(_upkeep.read_parts, spec=spec, numbers=numbers)
-                parts, damaged = self._link.run("read", read, mend=False) or ([], 0)
-                if damaged:
-                    self._link.warn(
-                        "export",
-                        f"The cache {self.file} holds damaged vectors, which are left out. "
-                        "`esm2-features cache prune` removes them.",
-                    )
-                yield from parts
+        return write_parquet(
+            target, stored_parts(self._link, model=model, layer=layer, pooling=pooling)
+        )
 
     def import_(
         self,
@@ -408,59 +369,57 @@ class Cache:
         cache_dtype: str | None = None,
         replace: bool = False,
     ) -> Imported:
-        """Take in vectors that were computed elsewhere. They are taken on trust.
+        """Add vectors that were computed elsewhere, without checking that they are right.
 
         Parameters
         ----------
         path : str or path-like
-            What `export` wrote (``.parquet``), another cache (its folder), or sequences with
+            A file of `export` (``.parquet``), the folder of another cache, or sequences with
             their vectors: ``.npz`` with arrays ``sequence`` (n,) and ``embedding`` (n, dim), or
             ``.csv`` with a column ``sequence`` and dim columns of numbers.
         model : str, optional
-            Official name of the model that computed them: needed for ``.npz`` and ``.csv``, which
-            do not say it, and for nothing else, as are the next four.
+            Official name of the model, for ``.npz`` and ``.csv`` only, as the next four.
         layer : int, optional
-            Their layer; negatives count from the end. It has to be said.
+            Layer, required; negative numbers count from the end.
         pooling : str, optional
-            Their pooling. It has to be said.
+            Pooling, required.
         precision : str, optional
-            Arithmetic that they were computed in; ``"float32"`` by default.
+            Precision of the forward pass; ``"float32"`` by default.
         cache_dtype : {"float32", "float16"}, optional
-            What to keep them in; ``"float32"`` by default. Only a transformer with the same
-            ``cache_dtype`` finds them.
+            Precision to store; ``"float32"`` by default. A transformer only finds vectors of its
+            own ``cache_dtype``.
         replace : bool, default=False
-            Whether a vector that contradicts the one that is there replaces it. Vectors of one
-            key that differ by rounding, as those of two machines do, do not: the older one stays.
+            Whether a vector that contradicts a stored one replaces it. Vectors that differ by
+            rounding only, as between two machines, never do.
 
         Returns
         -------
         imported : Imported
-            How many are new, how many were there, and those that contradict what was there.
+            Numbers of new and of known vectors, and those that contradict stored ones.
 
         Raises
         ------
         InputError
-            If the file does not hold what it should; what was read before stays.
+            If the file has a fault; what was read before it stays.
         MissingDependencyError
             If pyarrow is needed and not installed.
         CacheVersionError, OSError
-            If the file cannot be read, or the cache not be written.
+            If the file cannot be read, or the cache cannot be written.
 
         Examples
         --------
         >>> import tempfile
         >>> from esm2_features import Cache, Engine
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     cache = Cache(folder)
-        ...     _ = Engine("mini", cache=cache).embed(["MKTAYIAKQR", "GSHM"])
-        ...     _ = cache.export(f"{folder}/mini.parquet")
+        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
+        ...     _ = Cache(folder).export(f"{folder}/mini.parquet")
         ...     Cache(f"{folder}/another").import_(f"{folder}/mini.parquet")
         Imported(added=2, present=0, conflicts=())
         """
         source = Path(path)
         if source.name == self.file.name:
             source = source.parent
-        told = {
+        given = {
             "model": model,
             "layer": layer,
             "pooling": pooling,
@@ -468,24 +427,18 @@ class Cache:
             "cache_dtype": cache_dtype,
         }
         if source.is_dir():
-            check_told(source, told)
+            check_given(source, given)
             other = Cache(source.absolute())
             if not other.file.exists():
                 raise InputError(f"There is no cache in {source}: it has no {other.file.name}.")
-            parts = other._parts()
+            parts = stored_parts(other._link)
         else:
-            parts = read_parts(source, told)
-        n, added, dropped, conflicts = 0, 0, 0, list[Conflict]()
-        for part in parts:
-            merge = partial(self._vectors.merge, part=part, replace=replace)
-            new, contradicting, of_today = self._link.run("written", merge) or (0, [], 0)
-            for conflict in contradicting:
-                # Only a file of sequences has an order that people see.
-                row = None if model is None or conflict.row is None else n + conflict.row
-                conflicts.append(conflict._replace(row=row))
-            n, added, dropped = n + len(part.keys), added + new, dropped + of_today
+            parts = read_parts(source, given)
+        # Rows are named of files of sequences, whose order people see.
+        merge = partial(self._vectors.merge, replace=replace)
+        imported, dropped = merge_parts(self._link, merge, parts, with_rows=model is not None)
         self._warn_of_little_room(dropped)
-        return Imported(added, n - added - len(conflicts), tuple(conflicts))
+        return imported
 
     def _warn_of_little_room(self, dropped: int) -> None:
         if dropped:
@@ -495,24 +448,3 @@ class Cache:
                 "is less than what is used in a day: vectors that were written or used today had "
                 "to make room, and will be computed again. Raise max_bytes, or store less.",
             )
-
-
-# One for each folder, however often it is named: what has been warned of, and which failing disk
-# is left alone for a while, is remembered from one call to the next.
-_OPEN: dict[Path, Cache] = {}
-
-
-def open_cache(cache: str | os.PathLike[str] | Cache | None) -> Cache | None:
-    """Turn what users pass as ``cache=`` into a `Cache`."""
-    if cache is None or isinstance(cache, Cache):
-        return cache
-    if not isinstance(cache, str | os.PathLike):
-        raise TypeError(f'Got cache={cache!r}; pass None, "auto", the path of a folder, or a Cache')
-    opened = Cache(None if cache == "auto" else cache)
-    return _OPEN.setdefault(opened.path, opened)
-
-
-def default_folder() -> Path:
-    """Say which folder is "auto": ``ESM2_FEATURES_CACHE``, or else one in the user's caches."""
-    chosen = os.environ.get("ESM2_FEATURES_CACHE")
-    return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")

@@ -1,13 +1,13 @@
-"""Who computes what: claims on forward passes, so that each is made once by one process or thread.
+"""Claims on forward passes, so that only one process or thread computes each.
 
     <folder>/claims.sqlite3
     └─ claim   key    blob     what is being computed
                owner  text     host, process and a random word; the word tells threads apart
                until  real     when the lease ends, in seconds since 1970
 
-A claim saves work and guards nothing: two owners of one key would compute the same vector twice.
+A claim only saves work: two owners of one key would compute the same vector twice.
 So the file may be lost at any time, is not synchronised with the disk, and where it cannot be
-used, everybody may compute everything. A lease is much longer than a batch takes; the claims of a
+used, every run computes everything. A lease is much longer than a batch takes; the claims of a
 process of this machine that has died are free at once.
 """
 
@@ -37,7 +37,7 @@ _CHUNK = 500  # keys in one query; SQLite may be built to claim no more than 999
 
 
 class Claims:
-    """What one run is computing. A context manager: on leaving, all its claims are released."""
+    """The claims of one run; a context manager that releases them at the end."""
 
     # how long a claim holds if its owner is on another machine, or hangs
     lease_seconds: ClassVar[float] = 600.0
@@ -68,15 +68,15 @@ class Claims:
             self._connection = None
 
     def claim(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Claim what nobody else has claimed."""
+        """Claim the keys that no other run has claimed, and return which these are (n,)."""
         return self._look(keys, claim=True)
 
     def unclaimed(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
-        """Say what nobody else has claimed."""
+        """Return which keys no other run has claimed (n,)."""
         return self._look(keys, claim=False)
 
     def release(self, keys: NDArray[np.uint8]) -> None:
-        """Give claims back: the vectors are stored, or will not be computed."""
+        """Release claims: the vectors are stored, or will not be computed."""
         if self._connection is not None:
             self._delete(
                 "delete from claim where key = ? and owner = ?",
@@ -105,7 +105,7 @@ class Claims:
         return np.array([key not in taken for key in wanted], np.bool_)
 
     def _of_others(self, connection: SqliteConnection, wanted: list[bytes]) -> set[bytes]:
-        """Those keys that another run has claimed, which may be alive."""
+        """Return the keys that another run has claimed, unless its process has ended."""
         now, alive, taken = time.time(), dict[bytes, bool](), set[bytes]()
         for start in range(0, len(wanted), _CHUNK):
             some = wanted[start : start + _CHUNK]
@@ -144,7 +144,7 @@ class Claims:
         return self._connection
 
     def _give_up(self, error: Exception) -> None:
-        """Go on without claims in this run; the next one finds a damaged file gone."""
+        """Continue this run without claims, and delete a damaged file."""
         self._given_up = True
         if is_damage(error):
             if self._connection is not None:
@@ -156,7 +156,7 @@ class Claims:
 
 
 def _may_be_alive(owner: str) -> bool:
-    """Say whether the process that made a claim may still be at it."""
+    """Whether the process that made a claim may still be running."""
     host, _, rest = owner.partition(" ")
     pid = rest.partition(" ")[0]
     # On Windows, to send a process no signal is to end it.

@@ -1,9 +1,7 @@
-"""The way to the file of the cache: one connection for each thread, and what to do when it fails.
+"""Connections to the file of the cache, one for each thread, and what happens when they fail.
 
-A cache problem may cost time, but never a wrong vector and never a failed run. A damaged file is
-set aside, never deleted. A full disk, a read-only folder, a locked file: one `CacheWarning`, and
-the results go on. Only a file that is not ours to touch, another program's or a newer version's,
-is an error: `CacheVersionError`.
+A failure is one `CacheWarning`, and vectors are computed instead. A damaged file is renamed, never
+deleted. Only a file of another program or a newer version is an error, `CacheVersionError`.
 """
 
 from __future__ import annotations
@@ -31,11 +29,11 @@ _T = TypeVar("_T")
 
 
 class CacheConnection:
-    """The way to one file. Threads may share it, and forked processes inherit it."""
+    """Connections to one file, which threads may share and forked processes inherit."""
 
     busy_seconds: ClassVar[float] = 30.0  # how long to wait while another process has the lock
-    # how long to leave the file alone after a failure: a stuck lock is not waited for in every
-    # batch, and a full disk does not end caching for good
+    # How long to leave the file alone after a failure: not every batch waits for a stuck lock, and
+    # a full disk does not end caching for good.
     rest_seconds: ClassVar[float] = 60.0
 
     def __init__(self, file: Path) -> None:
@@ -47,7 +45,7 @@ class CacheConnection:
     def attempt(
         self, purpose: str, action: Callable[[SqliteConnection], _T], *, insist: bool = False
     ) -> _T | None:
-        """Run an action; where that fails, warn, let the file rest, and return None."""
+        """Run an action; if it fails, warn, pause the use of the file, and return None."""
         if time.monotonic() < self._resting_until[purpose] and not insist:
             return None
         try:
@@ -62,7 +60,7 @@ class CacheConnection:
     def run(
         self, purpose: str, action: Callable[[SqliteConnection], _T], *, mend: bool = True
     ) -> _T | None:
-        """Run an action on this thread's connection, twice at most."""
+        """Run an action on this thread's connection; again after a damaged file was set aside."""
         for last in (False, True):
             try:
                 with FORK_LOCK:
@@ -78,7 +76,7 @@ class CacheConnection:
         raise AssertionError("the second try returns or raises")
 
     def _identity(self) -> tuple[int, int] | None:
-        """Device and inode of the file: whether it is still the one that was opened."""
+        """Device and inode of the file, to notice that it was replaced."""
         try:
             status = self.file.stat()
         except FileNotFoundError:
@@ -92,7 +90,7 @@ class CacheConnection:
             warnings.warn(message, CacheWarning, stacklevel=5)
 
     def _make_way(self, error: Exception) -> bool:
-        """Set the file aside if `error` says that it is damaged; whether to try again."""
+        """Rename a damaged file, and return whether to try again."""
         try:
             if self._identity() != self._local.identity:
                 return True  # another process has set it aside or replaced it
@@ -117,7 +115,7 @@ class CacheConnection:
         return True
 
     def _connection(self, *, create: bool) -> SqliteConnection | None:
-        """Return this thread's connection to the file that is there now; open it if need be."""
+        """Return this thread's connection to the file that has the name now; None without one."""
         identity = self._identity()
         if identity is None and create:
             make_private(self.file)
@@ -143,7 +141,7 @@ class CacheConnection:
 
 
 def is_damage(error: BaseException | None) -> bool:
-    """Whether SQLite says of a file that it is damaged, or none of its own."""
+    """Whether SQLite reports a file that is damaged, or not an SQLite file."""
     # SQLite quotes a damaged schema in its messages, which then are no text.
     return isinstance(error, UnicodeDecodeError) or (
         getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
@@ -151,9 +149,9 @@ def is_damage(error: BaseException | None) -> bool:
 
 
 def make_private(file: Path) -> None:
-    """Make an empty file and its folder, for their owner only, unless they are there.
+    """Make an empty file and its folder, for their owner only, unless they exist.
 
-    Where the folder was there, and its group may make files in it, the group may write this one.
+    In an existing folder to which its group may write, the group may write the file as well.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Only SQLite may open a file that exists: to close it otherwise drops SQLite's locks.
@@ -174,7 +172,7 @@ _INHERITED: list[SqliteConnection] = []
 
 
 class _PerThread(threading.local):
-    """What one thread holds: its connection, and which file it was opened for."""
+    """The connection of one thread, and the identity of the file that it opened."""
 
     connection: SqliteConnection | None = None
     identity: tuple[int, int] | None = None

@@ -1,16 +1,20 @@
-"""From a file to vectors with keys: what a cache takes in."""
+"""Vectors on their way into a cache, or out of one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from esm2_features._cache import maintenance
+from esm2_features._cache.connection import CacheConnection
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import read_parquet
+from esm2_features._cache.reports import Conflict, Imported
 from esm2_features._cache.vector_files import check_ending, read_vectors
 from esm2_features._checkpoints.catalogue import OFFICIAL
 from esm2_features._inputs.options import (
@@ -24,56 +28,105 @@ from esm2_features._inputs.residues import normalise
 from esm2_features.exceptions import InputError, InvalidSequenceError
 
 _ROWS = 4096
-"""Vectors that are handed on at a time."""
+"""Vectors of a file in one part."""
+
+_BLOCKS = 64
+"""Blocks that are read at a time, 16 MB at most."""
 
 
-def read_parts(path: Path, told: Mapping[str, Any]) -> Iterator[KeyedVectors]:
-    """Read the vectors of a file."""
-    path.stat()  # a name that is wrong is what is said first
+def stored_parts(link: CacheConnection, **wanted: Any) -> Iterator[KeyedVectors]:
+    """Yield all intact vectors of a cache with this model, layer and pooling, block by block.
+
+    Vectors that others write meanwhile move to blocks with higher numbers: they may be yielded
+    twice, but at least once.
+    """
+    list_all = partial(maintenance.contents, **wanted)
+    for spec, _ in link.run("read", list_all, mend=False) or []:
+        list_more = partial(maintenance.blocks_after, spec=spec, most=_BLOCKS)
+        last = 0
+        while numbers := link.run("read", partial(list_more, after=last), mend=False):
+            last = numbers[-1]
+            read = partial(maintenance.read_parts, spec=spec, numbers=numbers)
+            parts, damaged = link.run("read", read, mend=False) or ([], 0)
+            if damaged:
+                link.warn(
+                    "export",
+                    f"The cache {link.file} holds damaged vectors, which are left out. "
+                    "`esm2-features cache prune` removes them.",
+                )
+            yield from parts
+
+
+def merge_parts(
+    link: CacheConnection,
+    merge: Callable[..., tuple[int, list[Conflict], int]],
+    parts: Iterable[KeyedVectors],
+    *,
+    with_rows: bool,
+) -> tuple[Imported, int]:
+    """Add vectors to a cache; also return how many vectors of today had to make room.
+
+    Conflicts name the row of the file if `with_rows`.
+    """
+    n, added, dropped, conflicts = 0, 0, 0, list[Conflict]()
+    for part in parts:
+        new, contradicting, of_today = link.run("written", partial(merge, part=part)) or (0, [], 0)
+        for conflict in contradicting:
+            row = n + conflict.row if with_rows and conflict.row is not None else None
+            conflicts.append(conflict._replace(row=row))
+        n, added, dropped = n + len(part.keys), added + new, dropped + of_today
+    return Imported(added, n - added - len(conflicts), tuple(conflicts)), dropped
+
+
+def read_parts(path: Path, given: Mapping[str, Any]) -> Iterator[KeyedVectors]:
+    """Read the vectors of a file, in parts of up to 4096."""
+    path.stat()  # a wrong name is the first error
     if path.suffix.lower() == ".parquet":
-        check_told(path, told)
+        check_given(path, given)
         for part in read_parquet(path):
             _check_range(path, part)
             yield part
         return
     check_ending(path)
-    spec, dim = _spec_of(path, told)
-    found = read_vectors(path, dim=dim)
-    sequences = [_normalised(path, row, text) for row, text in enumerate(found.sequences)]
+    spec, dim = _spec_of(path, given)
+    table = read_vectors(path, dim=dim)
+    sequences = [_normalised(path, row, text) for row, text in enumerate(table.sequences)]
     for start in range(0, len(sequences), _ROWS):
         some = slice(start, start + _ROWS)
-        part = KeyedVectors(spec, spec.keys(sequences[some]), found.rows[some])
+        part = KeyedVectors(spec, spec.keys(sequences[some]), table.rows[some])
         _check_range(path, part)
         yield part
 
 
-def check_told(path: Path, told: Mapping[str, object]) -> None:
-    """Refuse to be told what a file says itself."""
-    said = ", ".join(f"{name}={value!r}" for name, value in told.items() if value is not None)
-    if said:
-        raise InputError(f"Got {said}, but {path} says that of each of its vectors. Leave it out.")
+def check_given(path: Path, given: Mapping[str, object]) -> None:
+    """Raise InputError on options that the file answers itself."""
+    options = ", ".join(f"{name}={value!r}" for name, value in given.items() if value is not None)
+    if options:
+        raise InputError(
+            f"Got {options}, but {path} says that of each of its vectors. Leave it out."
+        )
 
 
-def _spec_of(path: Path, told: Mapping[str, Any]) -> tuple[Spec, int]:
+def _spec_of(path: Path, given: Mapping[str, Any]) -> tuple[Spec, int]:
     """Make the spec, and the width, of vectors of an official model."""
-    absent = [name for name in ("model", "layer", "pooling") if told[name] is None]
+    absent = [name for name in ("model", "layer", "pooling") if given[name] is None]
     if absent:
         raise InputError(
             f"{path} does not say what its vectors are: {' and '.join(absent)} must be given, too. "
             f"The model is one of {', '.join(OFFICIAL)}; vectors of other checkpoints come in by "
             ".parquet, from a cache that has them."
         )
-    card = OFFICIAL[one_of("model", told["model"], tuple(OFFICIAL))]
+    card = OFFICIAL[one_of("model", given["model"], tuple(OFFICIAL))]
     depth = card.architecture.layers
-    if not isinstance(told["layer"], Integral):
-        raise InputError(f"Got layer={told['layer']!r}; expected one number.")
-    [layer] = absolute_layers(told["layer"], depth=depth, model=card.name, option="layer")
+    if not isinstance(given["layer"], Integral):
+        raise InputError(f"Got layer={given['layer']!r}; expected one number.")
+    [layer] = absolute_layers(given["layer"], depth=depth, model=card.name, option="layer")
     spec = Spec(
         checkpoint=card.identity,
         layer=layer,
-        pooling=one_of("pooling", told["pooling"], POOLINGS),
-        precision=one_of("precision", told["precision"] or "float32", PRECISIONS),
-        dtype=one_of("cache_dtype", told["cache_dtype"] or "float32", CACHE_DTYPES),
+        pooling=one_of("pooling", given["pooling"], POOLINGS),
+        precision=one_of("precision", given["precision"] or "float32", PRECISIONS),
+        dtype=one_of("cache_dtype", given["cache_dtype"] or "float32", CACHE_DTYPES),
         model=card.name,
     )
     return spec, card.architecture.dim
@@ -90,7 +143,7 @@ def _normalised(path: Path, row: int, text: str) -> str:
 
 
 def _check_range(path: Path, part: KeyedVectors) -> None:
-    """Refuse what the numbers that it is to be kept in cannot hold."""
+    """Raise InputError on numbers that are too large for the dtype of the spec."""
     largest = np.finfo(part.spec.dtype).max
     fits = (np.abs(part.rows) <= largest).all(axis=1)
     if not fits.all():

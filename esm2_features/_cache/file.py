@@ -1,4 +1,4 @@
-"""The file of the cache: its schema, and how it is opened.
+"""The SQLite file of the cache: its schema, and how to open it.
 
     <folder>/embeddings.sqlite3
     ├─ header    application_id 0x45534D32 ("ESM2"), user_version 2
@@ -16,8 +16,7 @@
     └─ file      id      blob      16 random bytes: whether this is the file that it was
 
 Vectors that are written together lie together, in blocks of up to 256 kB: a block costs little more
-to read than a vector, and what one run has written the next one wants. A checksum covers all that
-a vector is taken for, so that no value can answer for another key or another layer.
+to read than a vector. A checksum covers space and key, too, so that no value can pass for another.
 """
 
 from __future__ import annotations
@@ -28,6 +27,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+import platformdirs
 
 from esm2_features.exceptions import CacheVersionError
 
@@ -67,17 +68,17 @@ if hasattr(os, "register_at_fork"):
 
 
 _LEFT_OPEN: list[SqliteConnection] = []
-"""What could not be closed when it was collected, and is closed when the next one is opened."""
+"""Collected while another thread forked; closed when the next one is opened."""
 
 
 class SqliteConnection(sqlite3.Connection):
-    """One that knows its process and its file; closed when it is collected, at the latest."""
+    """A connection that knows its process and its file, and is closed when it is collected."""
 
     pid = -1
     identity: tuple[int, int] | None = None  # device and inode
 
     def close(self) -> None:
-        """Close it, but not while another thread forks."""
+        """Close the connection, but not while another thread forks."""
         with FORK_LOCK:
             super().close()
 
@@ -92,8 +93,14 @@ class SqliteConnection(sqlite3.Connection):
             _LEFT_OPEN.append(self)
 
 
+def default_folder() -> Path:
+    """Return ``$ESM2_FEATURES_CACHE``, or else a folder in the user's cache folder."""
+    chosen = os.environ.get("ESM2_FEATURES_CACHE")
+    return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")
+
+
 def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
-    """Connect, begin a file that is empty, refuse one that is not ours."""
+    """Connect; write the schema into an empty file; raise CacheVersionError on a foreign one."""
     connection = connect(file, busy_seconds)
     try:
         if connection.execute(_HEADER).fetchone() == (0, 0, 0):
@@ -125,14 +132,14 @@ def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
 
 
 def damage(what: str) -> sqlite3.DatabaseError:
-    """Make the error that SQLite itself raises where it notices damage."""
+    """Make the error that SQLite itself raises on damage."""
     error = sqlite3.DatabaseError(what)
     error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
     return error
 
 
 def _check_schema(connection: SqliteConnection) -> None:
-    """Notice a schema that is damaged and can be read: SQLite would miss columns, much later."""
+    """Raise on a damaged schema that can be read: SQLite would miss its columns much later."""
     query = "select sql from sqlite_master where name not like 'sqlite_%'"
     found = {sql for (sql,) in connection.execute(query).fetchall()}
     if found != {_as_stored(table) for table in _SCHEMA}:
@@ -158,7 +165,7 @@ def impatient(connection: SqliteConnection) -> Iterator[None]:
 
 @contextmanager
 def snapshot(connection: SqliteConnection) -> Iterator[None]:
-    """Read as if nobody wrote: what is found is there when it is fetched."""
+    """Read one state of the file, whatever others write meanwhile."""
     try:
         connection.execute("begin")
         yield

@@ -1,8 +1,6 @@
-"""Where the vectors of one `Spec` are: the first bytes of their keys, sorted, in memory.
+"""An index of keys in memory: the first bytes of each key, sorted, at 16 bytes a vector.
 
-The file of the cache has no index of its own that grows with every vector: a tree over random keys
-is slow to fill, and asking it a hundred thousand times is slower than reading the vectors. It lists
-the keys of each block in one piece instead, and each process sorts them here, at 16 bytes each.
+A database index over random keys would be slow to fill, and slower to ask than to read the vectors.
 """
 
 from __future__ import annotations
@@ -43,10 +41,10 @@ class Index:
             self._runs = [_sorted(*merged)]
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
-        """Find the place where each key should be."""
+        """Return the place where each key should be (n,), -1 for unknown keys."""
         wanted = prefixes_of(keys)
         found = np.full(len(keys), -1, np.int64)
-        for prefixes, places in self._runs:  # the later over the earlier
+        for prefixes, places in self._runs:  # later runs overwrite earlier ones
             # Of equal prefixes, the rightmost is the latest.
             at = np.searchsorted(prefixes, wanted, side="right") - 1
             there = (at >= 0) & (prefixes[at] == wanted)

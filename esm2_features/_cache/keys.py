@@ -1,12 +1,7 @@
-"""What identifies a number: the one record of everything that changes a vector.
+"""Cache keys: everything that changes a vector is in `Spec`, or in the text of its view.
 
-A vector is determined by the weights, the layer, the pooling, the precision of the
-arithmetic, the precision it is kept in, and what it is about: the residues that went through the
-network, in which windows, and which of them count. All but the last are a `Spec`; the last is a
-*view*, written by `_views` as one string, which for most is the *normalised* sequence, after
-unknown letters were mapped and long sequences were cut: two policies that lead to the same
-residues lead to the same vector, and share it. Device, batch size, paths and the names of
-sequences change nothing and are not here.
+The text of a view is the normalised sequence with its windows and regions. Device, batch size,
+paths and names change no vector, and are not part of its key.
 """
 
 from __future__ import annotations
@@ -24,12 +19,12 @@ from numpy.typing import NDArray
 KEY_BYTES = 32
 
 SCHEMA = 1
-"""Raised whenever the same spec would come to mean another number."""
+"""Increase it when the same spec gives other numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """Everything but the residues that changes a vector.
+    """Everything that changes a vector, except the residues.
 
     Attributes
     ----------
@@ -42,9 +37,9 @@ class Spec:
     precision : str
         Arithmetic of the forward pass: ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     dtype : str, default="float32"
-        What the vector is kept in: ``"float32"`` or ``"float16"``, which rounds it.
+        Precision in the cache: ``"float32"`` or ``"float16"``, which rounds it.
     model : str, default=""
-        What people call the checkpoint. It is for reports alone, and changes nothing.
+        Name of the checkpoint for people; not part of the key.
     """
 
     checkpoint: str
@@ -60,7 +55,7 @@ class Spec:
         return _digest_of(self)
 
     def keys(self, views: Iterable[str]) -> NDArray[np.uint8]:
-        """Give the key of each view's vector.
+        """Compute the key of each view's vector.
 
         Parameters
         ----------
@@ -82,15 +77,15 @@ class Spec:
 
 
 class KeyedVectors(NamedTuple):
-    """Vectors of one spec, on their way into a cache or out of it."""
+    """Vectors of one spec with their keys: (n, 32) keys, (n, dim) rows."""
 
     spec: Spec
-    keys: NDArray[np.uint8]  # what `Spec.keys` gave for their sequences
+    keys: NDArray[np.uint8]
     rows: NDArray[np.float32]
 
 
 def computation_keys(checkpoint: str, precision: str, views: Iterable[str]) -> NDArray[np.uint8]:
-    """Key of each view's forward pass, from which all its vectors come."""
+    """Compute the key of each view's forward pass, of which all its vectors are."""
     return _keyed(_digest({"checkpoint": checkpoint, "precision": precision}), views)
 
 

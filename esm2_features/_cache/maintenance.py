@@ -1,4 +1,4 @@
-"""What is done to a cache as a whole: counting, checking, pruning, reading it all, comparing."""
+"""Operations on a whole cache: counting, checking, pruning, reading, comparing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
 from esm2_features.exceptions import InputError
 
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""Ten times and more what two machines differ by, a tenth and less of what two layers do."""
+"""At least ten times the difference of two machines, at most a tenth of that of two layers."""
 
 _TIDIED = 64
 """Blocks that are read at a time, 16 MB at most."""
@@ -36,7 +36,7 @@ def count(connection: SqliteConnection) -> tuple[SpaceInfo, ...]:
 
 
 def check(connection: SqliteConnection) -> CacheCheck:
-    """Read all there is, and compare it with its checksums."""
+    """Compare every vector with its checksum."""
     damaged = [
         f"The file's structure: {line.decode(errors='replace')}."
         for (line,) in connection.execute("pragma integrity_check").fetchall()
@@ -69,7 +69,7 @@ def prune(
     layer: int | None = None,
     pooling: str | None = None,
 ) -> int:
-    """Remove what is damaged or not wanted, join what is scattered, give the space back."""
+    """Remove damaged and selected vectors, join small blocks, and shrink the file."""
     connection.execute("reindex")
     before = _rows(connection)
     unwanted = []
@@ -93,7 +93,7 @@ def prune(
 
 
 def clear(connection: SqliteConnection) -> int:
-    """Delete everything, and give the space back."""
+    """Delete all vectors, and shrink the file."""
     before = _rows(connection)
     with transaction(connection):
         for table in ("block", "value", "space"):
@@ -158,7 +158,7 @@ def read_parts(
 def contradicting(
     spec: Spec, rows: NDArray[np.float32], others: NDArray[np.float32]
 ) -> NDArray[np.bool_]:
-    """Say which vectors cannot be the same ones, computed on two machines."""
+    """Return which vectors differ by more than rounding on two machines (n,)."""
     rows, others = rows.astype(np.float64), others.astype(np.float64)
     tolerance = max(_TOLERANCE[spec.precision], _TOLERANCE[spec.dtype])
     scale = np.maximum(1.0, np.sqrt(np.mean(np.square(rows), axis=1, keepdims=True)))
@@ -196,7 +196,7 @@ def _tidy(connection: SqliteConnection, spec: Spec, numbers: list[int]) -> None:
 
 
 def _lost_blocks(connection: SqliteConnection) -> list[int]:
-    """Numbers of blocks and values that belong to nothing."""
+    """Return the numbers of blocks without a known spec or values, and of values without blocks."""
     known = ",".join(map(str, store.spaces(connection))) or "-1"
     query = (
         f"select id from block where space not in ({known}) "

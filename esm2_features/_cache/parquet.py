@@ -1,14 +1,13 @@
-"""The Parquet file by which one cache gives vectors to another.
+"""Parquet files of `Cache.export` and `Cache.import_`.
 
 One row for each vector, with the columns
 
     key            32 bytes: the digest of everything that determines the vector
-    model          what people call the checkpoint, for readers; may be empty
+    model          name of the checkpoint for people; may be empty
     checkpoint, layer, pooling, precision, dtype      the rest of a `Spec`
     vector         d float32
 
-What comes in is checked value by value, because nobody looks at a cache again: one row that
-cannot be right refuses the file, by its number, counted from 0. A file may be larger than memory.
+Every value is checked; errors name the row, from 0. A file may be larger than memory.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from esm2_features._inputs.options import CACHE_DTYPES, POOLINGS, PRECISIONS
 from esm2_features.exceptions import InputError
 
 _FORMAT = 1
-"""Raised whenever a file would be misread by those who read the format before."""
+"""Increase it when older versions would misread a file."""
 
 _GROUP_ROWS = 4096
 """Vectors that are compressed and read together: 5 MB at 320 components, 84 MB at 5120."""
@@ -48,7 +47,7 @@ _KNOWN = {
 
 
 def write_parquet(path: Path, parts: Iterable[KeyedVectors]) -> int:
-    """Write vectors of any number of specs into one file, completely or not at all."""
+    """Write vectors of any number of specs into one file, and return how many."""
     parquet = import_parquet("Writing Parquet")
     path = path.resolve()  # a link stays a link: what it points to is replaced
     if not path.parent.is_dir():
@@ -119,9 +118,9 @@ def read_parquet(path: Path) -> Iterator[KeyedVectors]:
         keys = np.frombuffer(b"".join(columns["key"].to_pylist()), np.uint8).reshape(n, KEY_BYTES)
         rows = columns["vector"].flatten().to_numpy().reshape(n, -1)
         check_finite(path, rows, start)
-        told = [columns[name].to_pylist() for name in _OF_SPEC]
+        fields = [columns[name].to_pylist() for name in _OF_SPEC]
         members: dict[tuple[Any, ...], list[int]] = {}
-        for i, values in enumerate(zip(*told, strict=True)):
+        for i, values in enumerate(zip(*fields, strict=True)):
             members.setdefault(values, []).append(i)
         for values, places in members.items():
             spec = Spec(**dict(zip(_OF_SPEC, values, strict=True)))
@@ -135,7 +134,7 @@ def _batches(path: Path) -> Iterator[Any]:
     parquet = import_parquet("Reading Parquet")
     import pyarrow as pa
 
-    with path.open("rb") as file:  # by Python, so that its own OSErrors are told from damage
+    with path.open("rb") as file:  # by Python, so that its OSErrors differ from damage
         try:
             source = parquet.ParquetFile(file, page_checksum_verification=True)
             schema = source.schema_arrow

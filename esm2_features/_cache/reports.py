@@ -1,21 +1,21 @@
-"""What the methods of `Cache` tell, and how it reads."""
+"""Results of the methods of `Cache`, and their text."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-if TYPE_CHECKING:  # what the command line says has to be instant
+if TYPE_CHECKING:  # the command line imports this module, which has to be quick
     from esm2_features._cache.keys import Spec
 
 
 class SpaceInfo(NamedTuple):
-    """What a cache holds of one model, layer and pooling.
+    """Vectors of one model, layer and pooling in a cache.
 
     Attributes
     ----------
     spec : Spec
-        Model, layer, pooling, precision, and the dtype that the vectors are kept in.
+        Model, layer, pooling, precision and dtype.
     rows : int
         Number of vectors.
     bytes : int
@@ -28,7 +28,7 @@ class SpaceInfo(NamedTuple):
 
 
 class CacheInfo(NamedTuple):
-    """What a cache holds; ``print`` shows it as a table.
+    """Result of `Cache.info`; ``print`` shows it as a table.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ class CacheInfo(NamedTuple):
     bytes : int
         Size of the file, in bytes.
     spaces : tuple of SpaceInfo
-        What there is by model, layer and pooling.
+        Contents by model, layer and pooling.
     """
 
     path: Path
@@ -48,7 +48,7 @@ class CacheInfo(NamedTuple):
     spaces: tuple[SpaceInfo, ...]
 
     def __str__(self) -> str:
-        """Lay it out as a table."""
+        """Format the contents as a table."""
         lines = [f"{self.path}: {vectors(self.rows)}, {readable(self.bytes)}"]
         if self.spaces:
             header = ("model", "layer", "pooling", "precision", "kept in", "vectors", "size")
@@ -67,14 +67,14 @@ class CacheInfo(NamedTuple):
 
 
 class CacheCheck(NamedTuple):
-    """What a reading of the whole cache found.
+    """Result of `Cache.verify`.
 
     Attributes
     ----------
     rows : int
-        Number of vectors that are as they were written.
+        Number of intact vectors.
     damaged : tuple of str
-        What is not, a sentence each.
+        What is damaged, a sentence each.
     """
 
     rows: int
@@ -82,12 +82,12 @@ class CacheCheck(NamedTuple):
 
 
 class Pruned(NamedTuple):
-    """What has gone from a cache.
+    """Result of `Cache.prune`.
 
     Attributes
     ----------
     rows : int
-        Number of vectors.
+        Number of vectors that were removed.
     bytes : int
         Bytes by which the file is smaller.
     """
@@ -97,7 +97,7 @@ class Pruned(NamedTuple):
 
 
 class Conflict(NamedTuple):
-    """A vector that contradicts the one that is there under the same key.
+    """An imported vector that contradicts the stored one of the same key.
 
     Attributes
     ----------
@@ -117,22 +117,22 @@ class Conflict(NamedTuple):
     difference: float
 
     def __str__(self) -> str:
-        """Say which it is, and how far off."""
+        """Name the vector, and its difference."""
         name = f"key {self.key[:16]}..." if self.row is None else f"row {self.row}"
         return f"{name} differs by {self.difference:.3g} from {describe(self.spec)}"
 
 
 class Imported(NamedTuple):
-    """What came of taking in vectors.
+    """Result of `Cache.import_`.
 
     Attributes
     ----------
     added : int
         Number of vectors that are new.
     present : int
-        Number of those that were there, equal but for rounding.
+        Number of vectors that were stored already, equal up to rounding.
     conflicts : tuple of Conflict
-        Those that contradict what was there.
+        Vectors that contradict stored ones.
     """
 
     added: int
@@ -141,14 +141,14 @@ class Imported(NamedTuple):
 
 
 def describe(spec: Spec) -> str:
-    """Name what a spec stands for."""
+    """Describe a spec in a few words."""
     name, layer, pooling, precision, dtype = _words(spec)
     kept = "" if dtype == "float32" else f", kept in {dtype}"
     return f"{name}, layer {layer}, {pooling}, {precision}{kept}"
 
 
 def vectors(count: int) -> str:
-    """Count vectors in words."""
+    """Write a number of vectors."""
     return f"{count} vector" + ("" if count == 1 else "s")
 
 

@@ -1,4 +1,4 @@
-"""The vectors in the file of a cache: found by their keys, read, and replaced."""
+"""Vectors in the file of a cache: look-up by key, reading and writing."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
-from esm2_features._cache import maintenance as _upkeep
+from esm2_features._cache import maintenance
 from esm2_features._cache.blocks import VectorBlock
 from esm2_features._cache.file import SqliteConnection, impatient, snapshot, transaction
 from esm2_features._cache.index import SLOTS, Index
@@ -21,11 +21,11 @@ from esm2_features._cache.reports import Conflict, describe
 from esm2_features.exceptions import InputError
 
 _SNAPSHOT_BYTES = 1 << 30
-"""Bytes of vectors that are read at once: whoever writes has to wait so long."""
+"""Bytes of vectors that are read in one transaction, for which writers wait."""
 
 
 class VectorStore:
-    """What is in one file. It remembers where keys are, and checks what it remembers."""
+    """The vectors of one file, with an index of their places in memory."""
 
     def __init__(self, max_bytes: int | None) -> None:
         self._max_bytes = max_bytes
@@ -40,7 +40,7 @@ class VectorStore:
         out: NDArray[np.float32],
         hit: NDArray[np.bool_],
     ) -> bool:
-        """Fill in what is there, and mend what is damaged."""
+        """Fill `out` and `hit` for known keys; return whether damaged vectors were removed."""
         used, damaged = list[int](), list[int]()
         at_a_time = max(1, _SNAPSHOT_BYTES // max(1, out.shape[1] * out.itemsize))
         left = np.arange(len(keys))
@@ -70,7 +70,7 @@ class VectorStore:
         keys: NDArray[np.uint8],
         listed: NDArray[np.bool_],
     ) -> None:
-        """Find out which keys there are, and read no vector."""
+        """Fill `listed` for known keys, without reading vectors."""
         with snapshot(connection):
             at, _ = self._places(connection, spec, keys, np.arange(len(keys)))
         listed[at] = True
@@ -78,14 +78,14 @@ class VectorStore:
     def write(
         self, connection: SqliteConnection, parts: Sequence[KeyedVectors], *, wait: bool = True
     ) -> int:
-        """Write vectors over what is there, all or none."""
+        """Write all vectors or none; return how many of today were deleted to make room."""
         with nullcontext() if wait else impatient(connection), self._writing(connection):
             return sum(self._insert(connection, part) for part in parts)
 
     def merge(
         self, connection: SqliteConnection, part: KeyedVectors, *, replace: bool = False
     ) -> tuple[int, list[Conflict], int]:
-        """Add vectors to what is there, all or none."""
+        """Add all vectors or none; return the number of new ones, conflicts, and deletions."""
         spec, keys, rows = part
         rows = rows.astype(store.stored_dtype(spec.dtype)).astype(np.float32)
         first: dict[bytes, int] = {}
@@ -97,7 +97,7 @@ class VectorStore:
                 if block.vectors is not None and intact.any():
                     _check_width(spec, rows.shape[1], block.vectors.shape[1])
                     _copy(block, slots, at, intact, keys, there, hit)
-            contradicting = _upkeep.contradicting(spec, there, rows)
+            contradicting = maintenance.contradicting(spec, there, rows)
             new = ~hit & (taken == np.arange(len(keys)))
             written = new | (contradicting if replace else False)
             dropped = self._insert(connection, KeyedVectors(spec, keys[written], rows[written]))
@@ -114,7 +114,7 @@ class VectorStore:
         keys: NDArray[np.uint8],
         which: NDArray[np.intp],
     ) -> tuple[NDArray[np.intp], NDArray[np.int64]]:
-        """Find some keys: which of them should be there, and where, in the order of places."""
+        """Return the known ones of some keys, and their places, in the order of places."""
         space = store.space_of(connection, spec)
         if space is None:
             return which[:0], np.empty(0, np.int64)
@@ -125,7 +125,7 @@ class VectorStore:
     def _located(
         self, connection: SqliteConnection, spec: Spec, keys: NDArray[np.uint8]
     ) -> Iterator[tuple[VectorBlock, NDArray[np.int64], NDArray[np.intp]]]:
-        """Yield blocks, and which keys are in them where; within a transaction."""
+        """Yield blocks, and which keys lie in which of their slots; call it in a transaction."""
         at, places = self._places(connection, spec, keys, np.arange(len(keys)))
         for block, slots, which in _blocks(connection, spec, places):
             there = (block.keys[slots] == keys[at[which]]).all(axis=1)
@@ -146,7 +146,7 @@ class VectorStore:
 
     @contextmanager
     def _writing(self, connection: SqliteConnection) -> Iterator[None]:
-        """Write all or nothing, and remember nothing of what was taken back."""
+        """Write in a transaction, and forget the index if it is rolled back."""
         try:
             with transaction(connection):
                 yield
@@ -155,7 +155,7 @@ class VectorStore:
             raise
 
     def _insert(self, connection: SqliteConnection, part: KeyedVectors) -> int:
-        """Write a part, in a transaction that is open; how much of today had to make room."""
+        """Write a part in an open transaction; return how many vectors of today were deleted."""
         spec, keys, rows = part
         if not len(keys):
             return 0

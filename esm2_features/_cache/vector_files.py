@@ -3,8 +3,7 @@
     .npz               arrays sequence (n,) and embedding (n, d)
     .csv, .csv.gz      a column sequence, and one for each of the d components
 
-What comes in is checked value by value: one row that cannot be right refuses the file, by its
-number, counted from 0. A file is held in memory as a whole.
+Every value is checked; errors name the row, from 0. A file is held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _NO_COMPONENTS = ("sequence", "id", "label")
 class SequenceVectors(NamedTuple):
     """Sequences and the vectors that somebody computed of them."""
 
-    sequences: list[str]  # as they stand in the file, not normalised
+    sequences: list[str]  # not normalised
     rows: NDArray[np.float32]  # (n, dim)
 
 
@@ -43,7 +42,7 @@ def read_vectors(path: Path, *, dim: int) -> SequenceVectors:
 
 
 def check_ending(path: Path) -> None:
-    """Refuse a file whose name does not say what it is."""
+    """Raise InputError on another ending of the name."""
     if not path.name.lower().endswith((".npz", ".csv", ".csv.gz")):
         raise InputError(
             f"{path} ends in {path.suffix!r}. Vectors come from .parquet, as exported from a "
@@ -85,9 +84,9 @@ def _read_npz(path: Path, dim: int) -> SequenceVectors:
         )
     texts = sequence.tolist()
     if sequence.dtype.kind == "S":
-        # What is not ASCII survives as surrogates, for those to name who know residues.
+        # Other bytes than ASCII survive as surrogates, for the error about residues.
         texts = [text.decode("ascii", "surrogateescape") for text in texts]
-    with np.errstate(over="ignore"):  # it becomes an infinity, which is told by its row
+    with np.errstate(over="ignore"):  # becomes an infinity, which `check_finite` names
         return SequenceVectors(texts, np.ascontiguousarray(embedding, np.float32))
 
 
@@ -130,7 +129,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
     """Read the rows of a CSV file that are not blank, with the number of their last line."""
     from xopen import xopen  # imported here because only files need it
 
-    path.open("rb").close()  # what this raises is told from damage, which is what comes below
+    path.open("rb").close()  # an OSError here is no damage
     try:
         # "-sig" drops the byte order mark that spreadsheets write; threads=0: errors in place.
         with xopen(path, "rb", threads=0) as binary:
@@ -142,7 +141,7 @@ def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def check_finite(path: Path, rows: NDArray[np.float32], start: int = 0) -> None:
-    """Refuse components that are no numbers; `start` is the row of the first vector."""
+    """Raise InputError on NaN or infinity; `start` is the row of the first vector."""
     finite = np.isfinite(rows)
     if not finite.all():
         row, component = np.argwhere(~finite)[0]
@@ -154,7 +153,7 @@ def check_finite(path: Path, rows: NDArray[np.float32], start: int = 0) -> None:
 
 
 def unreadable(path: Path, error: Exception) -> InputError:
-    """Say that a file is damaged, with the cause."""
+    """Make the error of a damaged file."""
     return InputError(
         f"{path} cannot be read ({error}). It is damaged, was cut short, or is no "
         f"{path.suffix} file: copy it again, or write it again."
@@ -162,7 +161,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 
 def listed(names: Iterable[str]) -> str:
-    """Name a few, from both ends: what is one too many comes first or last."""
+    """List names; of many, the first and the last few, where the odd one mostly is."""
     shown = [_shown(name) for name in names]
     if len(shown) > 8:
         shown[4:-3] = ["..."]

@@ -1,1 +1,5 @@
-"""Files of weights: which there are, where they come from, and how they are read."""
+"""Weights of ESM-2: known models, downloads, and the formats of their files."""
+
+from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
+
+__all__ = ["Checkpoint", "open_checkpoint"]

@@ -1,10 +1,7 @@
-"""The models by name: shapes, sizes, and the digests that pin their files.
+"""The models by name: shapes, and sizes and digests of their files.
 
-A row of this table is all that a warm pipeline needs to know of a model, so that
-results which are in the cache come back without weights and without torch.
-
-Digests and sizes were quoted by two independent public sources each. The 15B model
-has no public digest; its name stands for its identity.
+Two independent public sources state each digest and size. The 15B model has no public digest, and
+is identified by its name.
 """
 
 from __future__ import annotations
@@ -21,8 +18,8 @@ class Architecture:
     Attributes
     ----------
     layers : int
-        Number of transformer blocks; representation 0 is the embedding, so there
-        are ``layers + 1`` representations.
+        Number of transformer blocks. There are ``layers + 1`` representations, since
+        number 0 is the embedding.
     dim : int
         Width of a representation.
     heads : int
@@ -50,16 +47,16 @@ class Architecture:
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file of the official release: where it is, and what it must be.
+    """A file of the official release.
 
     Attributes
     ----------
     url : str
-        Where it is fetched from.
+        Address of the file.
     sha256 : str or None
-        Hexadecimal digest; None where no public source states one.
+        Hexadecimal digest, if it is public.
     bytes : int or None
-        Size of the file, in bytes; None where no public source states one.
+        Size in bytes, if it is public.
     """
 
     url: str
@@ -69,24 +66,24 @@ class RemoteFile:
 
 @dataclass(frozen=True, slots=True)
 class ModelCard:
-    """One model that can be asked for by name.
+    """A model that can be used by its name.
 
     Attributes
     ----------
     name : str
-        What ``model=`` takes.
+        Value for ``model=``.
     parameters : str
-        Number of parameters, as people say it: ``"650M"``.
+        Number of parameters, such as ``"650M"``.
     architecture : Architecture
         Layers, width and heads.
     weights : RemoteFile or None
         The official ``.pt`` file; None for the model that ships with this library.
     regression : RemoteFile or None
-        The official contact regression beside it.
+        The official contact regression.
     safetensors_sha256 : str or None
-        Hexadecimal digest of the Hugging Face file that holds the same weights.
+        Hexadecimal digest of the same weights on Hugging Face.
     hf_repo : str or None
-        The repository on the Hugging Face hub that holds it.
+        Their repository on the Hugging Face hub.
     """
 
     name: str
@@ -186,18 +183,18 @@ EMBEDDED = ModelCard(EMBEDDED_MODEL, "2.7M", Architecture(6, 192, 6))
 
 
 def slug(name: str) -> str:
-    """Give the name that the hosted service has for a model."""
+    """Return the hosted service's name of a model."""
     return f"esm2-{OFFICIAL[name].parameters.lower()}" if name in OFFICIAL else name
 
 
 def available_models() -> list[ModelCard]:
-    """List the models that can be asked for by name.
+    """List the models that can be used by name.
 
     Returns
     -------
     models : list of ModelCard
-        Smallest first. ``"mini"``, the first, is a demonstration model that ships with this
-        library and is not one of ESM-2's.
+        Smallest first. ``"mini"`` is a demonstration model that ships with this library, and is
+        not an ESM-2 model.
 
     Examples
     --------

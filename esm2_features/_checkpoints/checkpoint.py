@@ -1,11 +1,6 @@
-"""Where weights come from: a model's name or a path in, tensors under fair-esm's names out.
+"""`open_checkpoint`: from the name of a model or a path to its architecture, identity and tensors.
 
-Opening a `Checkpoint` is cheap: an official name touches no file before the weights are
-loaded, a path has its header read. Its identity stands for the weights in the cache's keys
-and needs neither torch nor, for official names, the file.
-
-The dictionary that `Checkpoint.load` returns is meant to be emptied by its reader: each tensor
-owns its memory, so that a network that re-packs weight after weight never holds two copies.
+Opening is cheap: a name touches no file, and of a path only the header is read.
 """
 
 from __future__ import annotations
@@ -51,12 +46,11 @@ _DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Weights that can be loaded; made by `open_checkpoint`."""
+    """Weights to load; made by `open_checkpoint`."""
 
-    name: str  # for feature names: the model's name, or the stem of the file or folder
+    name: str  # of the model, or the stem of the file or folder; for feature names
     architecture: Architecture  # the shape of the network; known without torch
-    # A local file or folder, or the official model whose files are to be found
-    source: Path | ModelCard
+    source: Path | ModelCard  # a local file or folder, or an official model
 
     @cached_property
     def identity(self) -> str:
@@ -83,9 +77,9 @@ class Checkpoint:
 
     @property
     def to_fetch(self) -> int | None:
-        """Bytes that would be downloaded before weights can be loaded, int; None if they are here.
+        """Bytes to download before weights can be loaded (int); None if they are here.
 
-        The size of the weights in memory where that of the file is not known.
+        If the size of the file is unknown, the size of the weights in memory.
         """
         if isinstance(self.source, Path) or self.source.weights is None:
             return None
@@ -94,7 +88,11 @@ class Checkpoint:
         return self.source.weights.bytes or 4 * self.architecture.parameters
 
     def load(self) -> dict[str, Tensor]:
-        """Load the weights, as they are stored, onto the CPU."""
+        """Load the weights onto the CPU, in the stored dtype, under fair-esm's names.
+
+        Each tensor owns its memory, so that a network that empties the dictionary while it re-packs
+        the weights never holds two copies.
+        """
         path = self._locate("weights")
         header, weights = _read(path)
         if header.architecture != self.architecture or (
@@ -118,7 +116,7 @@ class Checkpoint:
         return weights
 
     def contact_regression(self) -> tuple[Tensor, Tensor]:
-        """Load the regression that turns attention maps into contacts."""
+        """Load weight (1, layers * heads) and bias (1,) of the contact regression."""
         path = self._locate("regression")
         beside = path.with_name(path.stem + _REGRESSION)
         if path.is_file() and beside.is_file():
@@ -272,7 +270,7 @@ def _read(path: Path, *, contacts: bool = False) -> tuple[Header, dict[str, Tens
 
 
 def _own(tensor: Tensor, storages: set[int]) -> Tensor:
-    """Give a tensor memory of its own, if it shares some with others."""
+    """Copy a tensor that shares its memory with others."""
     storage = tensor.untyped_storage()
     alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in storages
     storages.add(storage.data_ptr())

@@ -1,14 +1,14 @@
-"""The files of the official release: where they may lie on this machine, and how to fetch them.
+"""Files of the official release: look-up on this machine, and download.
 
-They are looked for in this order, and the first that exists must have the pinned bytes:
+The first file that exists in this order is used, and must have the pinned digest:
 
     torch hub            $TORCH_HOME/hub/checkpoints/<file>
     Hugging Face         $HF_HUB_CACHE/models--facebook--<name>/snapshots/*/model.safetensors
     this library         $ESM2_FEATURES_HOME/checkpoints/<file>
-    the official host    never silently, and not at all if ESM2_FEATURES_OFFLINE is set
+    the official host    with a message, and not if ESM2_FEATURES_OFFLINE is set
 
-A transfer goes into ``<file>.part``, which a later run resumes, under a lock, so that
-processes that start together fetch once. A file gets its final name when its digest is right.
+A download goes into ``<file>.part``, which a later run resumes, under a lock, so that processes
+that start together download once. A file gets its final name when its digest is right.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _SPARE_BYTES = 100 << 20  # left free on the disk
 
 
 def obtain(card: ModelCard, file: RemoteFile) -> Path:
-    """Find a file of an official model, or fetch it; its bytes are verified either way."""
+    """Find or download a file of an official model, and verify its digest."""
     found = locate(card, file)
     if found is None:
         return _fetch(card, file)
@@ -47,7 +47,7 @@ def obtain(card: ModelCard, file: RemoteFile) -> Path:
 
 
 def locate(card: ModelCard, file: RemoteFile) -> Path | None:
-    """Find a file of an official model on this machine; its bytes are not looked at."""
+    """Find a file of an official model on this machine, without verifying it."""
     name = _file_name(file)
     places = (_torch_hub_folder() / name, *_hugging_face_files(card), own_folder() / name)
     return next((path for path in places if path.is_file()), None)
@@ -60,13 +60,13 @@ def own_folder() -> Path:
 
 
 def _torch_hub_folder() -> Path:
-    """Folder in which torch hub, and with it fair-esm, keeps checkpoints; found without torch."""
+    """Folder of checkpoints of torch hub, and so of fair-esm, without importing torch."""
     home = os.environ.get("TORCH_HOME") or f"{_user_cache()}/torch"
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
 def _hugging_face_folder() -> Path:
-    """Folder in which the Hugging Face hub keeps repositories."""
+    """Folder of repositories of the Hugging Face hub."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
             return Path(os.environ[variable]).expanduser()
@@ -79,7 +79,7 @@ def _user_cache() -> str:
 
 
 def _hugging_face_files(card: ModelCard) -> Iterator[Path]:
-    """Files of Hugging Face's cache that may be the pinned one."""
+    """Yield the files in Hugging Face's cache that may be the pinned one."""
     if card.hf_repo is None or card.safetensors_sha256 is None:
         return
     repository = _hugging_face_folder() / f"models--{card.hf_repo.replace('/', '--')}"
@@ -104,7 +104,7 @@ def _verify(path: Path, pin: str | None) -> None:
 
 
 def _fetch(card: ModelCard, file: RemoteFile) -> Path:
-    """Download a file into our own folder, once among all processes."""
+    """Download a file into our own folder; only one process does."""
     final = own_folder() / _file_name(file)
     if is_offline():
         raise _unreachable(card, file, "ESM2_FEATURES_OFFLINE forbids to download it")
@@ -157,7 +157,7 @@ def _download(card: ModelCard, file: RemoteFile, final: Path) -> None:
 
 
 def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
-    """Bring the bytes of ``file`` into ``part``, in as many pieces as it takes."""
+    """Download the bytes of ``file`` into ``part``, and resume when the connection is lost."""
     import requests
 
     if file.bytes is not None and _size(part) > file.bytes:
@@ -186,10 +186,10 @@ def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
 
 
 def _receive(file: RemoteFile, part: Path) -> bool:
-    """Append one response to ``part``; tell whether the file is complete.
+    """Append one response to ``part``; return whether the file is complete.
 
-    Servers may ignore the range that was asked for, misstate lengths, and hang up. What
-    counts is the size in the catalogue, where there is one, and in the end the digest.
+    Servers may ignore the requested range, send wrong lengths, and hang up. Only the size in the
+    catalogue, if it has one, and the digest count.
     """
     import requests
 

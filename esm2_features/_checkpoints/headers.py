@@ -1,8 +1,7 @@
-"""What a checkpoint says about itself, whether it is fair-esm's ``.pt`` or safetensors.
+"""Headers of checkpoints: fair-esm's ``.pt`` files, and safetensors.
 
-A header is read without torch, so that a pipeline whose results are in the cache never
-imports it; and it is checked to the end, so that a file which is not ESM-2, or not whole, is
-found out before a tensor is read.
+They are read without torch, which a pipeline whose results are cached does not import, and checked
+as a whole before any tensor is read.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _DEEPEST = 1000  # layers; more than that is a damaged or a hostile file
 _LONGEST_HEADER_BYTES = 100 << 20
 
 _CONFIG_OF_ESM2: dict[str, tuple[object, ...]] = {
-    # What must hold, where a Hugging Face config.json says anything about it at all.
+    # Required values, for keys that a Hugging Face config.json has.
     "model_type": ("esm",),
     "position_embedding_type": ("rotary",),
     "emb_layer_norm_before": (False, None),
@@ -41,25 +40,23 @@ class Slot:
     file: Path
     dtype: str  # as the format spells it, such as ``"F32"``
     shape: Shape
-    start: int  # its bytes, counted from the start of the file
-    stop: int  # its bytes, counted from the start of the file
+    start: int  # bytes from the start of the file
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a checkpoint says about itself: a whole ESM-2 network, every tensor well shaped."""
+    """The tensors of a checkpoint, which make a whole ESM-2 network."""
 
     architecture: Architecture
     names: dict[str, str]  # our name of each of their tensors; ``*`` in ours stands for every layer
-    # where each of their tensors lies in safetensors; empty for a ``.pt`` file
-    slots: dict[str, Slot]
+    slots: dict[str, Slot]  # by their name; empty for a ``.pt`` file
     files: tuple[Path, ...]  # the files that hold the weights
-    # whether these files tell the number of heads, and not only a config.json beside them
-    heads_inside: bool
+    heads_inside: bool  # the files give the number of heads, without a config.json
 
 
 def read_header(path: Path) -> Header:
-    """Read what a checkpoint says about itself, and check that it is whole."""
+    """Read the header of a checkpoint, and raise CheckpointError unless it is a whole ESM-2."""
     try:
         if not path.exists():
             raise CheckpointError(f"There is no file or folder {path}.", path=str(path))
@@ -71,7 +68,7 @@ def read_header(path: Path) -> Header:
 
 
 def is_safetensors(path: Path) -> bool:
-    """Whether a checkpoint is a safetensors file or a folder of such, and not a ``.pt`` file."""
+    """Whether a checkpoint is a safetensors file or a folder, and not a ``.pt`` file."""
     return path.is_dir() or path.suffix == ".safetensors"
 
 
@@ -79,7 +76,7 @@ def is_safetensors(path: Path) -> bool:
 
 
 def read_pt_header(path: Path, contents: Any) -> Header:
-    """Check what a ``.pt`` file holds, whether tensors or stand-ins that have a shape."""
+    """Make the header of the contents of a ``.pt`` file: tensors, or stand-ins with a shape."""
     shapes = {
         str(name): tuple(tensor.shape)
         for name, tensor in pt_state(contents).items()

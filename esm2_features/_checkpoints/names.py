@@ -1,9 +1,8 @@
-"""The tensors of an ESM-2 network, and what each kind of checkpoint calls them.
+"""Names and shapes of the tensors of ESM-2, in fair-esm's and other checkpoints.
 
-*Ours* are the bare names of fair-esm's ``ESM2``. A scheme of foreign names is one table
-``{theirs: ours}``: ``{i}`` in both stands for each layer, ``*`` in ours for every layer at
-once, and None for what is dropped on purpose. Which scheme a checkpoint follows shows in the
-name of its embedding.
+*Our* names are those of fair-esm's ``ESM2``. A table ``{theirs: ours}`` translates: ``{i}`` is the
+number of a layer, ``*`` means all layers at once, and None is dropped. The name of the embedding
+tells which table to use.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ Table = dict[str, str | None]
 
 EMBEDDING = "embed_tokens.weight"
 TIED = "lm_head.weight"
-"""The embedding once more, where a checkpoint repeats it for the output."""
+"""A copy of the embedding, which some checkpoints have for the output."""
 CONTACTS = ("contact_head.regression.weight", "contact_head.regression.bias")
 ROTARY = "self_attn.rot_emb.inv_freq"
 HEAD = "lm_head."
@@ -31,7 +30,7 @@ _NAMES_SHOWN = 5
 
 
 def _our_shapes(of: Architecture) -> dict[str, Shape]:
-    """Shape of every tensor that a network may have, ``{i}`` standing for each layer."""
+    """Shape of every tensor that a network may have; ``{i}`` is the number of a layer."""
     d = of.dim
     linears = {
         "layers.{i}.self_attn.q_proj": (d, d),
@@ -149,7 +148,7 @@ _SCHEMES: dict[str, Table] = {
 
 
 def translate(shapes: Mapping[str, Shape], of: Architecture, *, path: str) -> dict[str, str]:
-    """Find out what the tensors of a checkpoint are, and that they make a whole network.
+    """Translate names, and raise CheckpointError unless the tensors make a whole network.
 
     Only Hugging Face's checkpoints may lack the language-model head; contact regression and
     rotary frequencies may be absent from any.
@@ -185,7 +184,7 @@ def translate(shapes: Mapping[str, Shape], of: Architecture, *, path: str) -> di
 
 
 def read_architecture(shapes: Mapping[str, Shape], *, path: str) -> Architecture | None:
-    """Tell the architecture from names and shapes, as far as they say it.
+    """Read the architecture off names and shapes, as far as possible.
 
     The number of heads follows from the rotary frequencies; failing those, from the official
     model of the same depth and width.
@@ -207,7 +206,7 @@ def read_architecture(shapes: Mapping[str, Shape], *, path: str) -> Architecture
 
 
 def has_rotary(shapes: Mapping[str, Shape]) -> bool:
-    """Whether a checkpoint holds rotary frequencies, which tell its number of heads."""
+    """Whether a checkpoint has rotary frequencies, which give the number of heads."""
     return any(name.endswith("inv_freq") for name in shapes)
 
 

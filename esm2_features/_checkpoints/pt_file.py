@@ -1,9 +1,7 @@
-"""PyTorch's ``.pt`` files, read without running anything that is in them.
+"""PyTorch's ``.pt`` files, read without running code in them.
 
-They are pickles, and a pickle can name any function to be called. There are two readers.
-The first is for headers and needs no torch: it puts inert stand-ins where tensors are, and
-gives up at the first name that is not on its short list. The second is torch's own safe
-reader, which refuses all but tensors and plain settings; it has the last word.
+They are pickles, which can call any function. Headers are read without torch, with stand-ins for
+tensors and a short list of allowed names; everything else by torch's own safe reader.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ _LONGEST_HEADER_BYTES = 100 << 20
 
 
 def load_pt(path: Path, *, mmap: bool = False) -> Any:
-    """Load a ``.pt`` file by torch, with nothing in it but tensors and plain settings."""
+    """Load a ``.pt`` file of tensors and plain settings by torch."""
     import torch
 
     try:
@@ -70,19 +68,19 @@ def read_pt_without_tensors(path: Path) -> Any:
                 raise pickle.UnpicklingError("too long for names and shapes")
             with archive.open(entry) as file:
                 return _HeaderPickle(file).load()
-    except Exception:  # whatever is unusual, torch is the judge of it
+    except Exception:  # torch decides on all unusual files
         return load_pt(path, mmap=True)
 
 
 def pt_state(contents: Any) -> Mapping[str, Any]:
-    """Tensors by name in the contents of a ``.pt`` file."""
+    """Return the tensors by name in the contents of a ``.pt`` file."""
     if isinstance(contents, dict) and isinstance(contents.get("model"), dict):
         contents = contents["model"]
     return contents if isinstance(contents, dict) else {}
 
 
 class _HeaderPickle(pickle.Unpickler):
-    """Reads the pickle in a ``.pt`` file without running anything that it names."""
+    """Unpickle names and shapes without running code."""
 
     def find_class(self, module: str, name: str) -> Any:
         inert = {
@@ -97,7 +95,7 @@ class _HeaderPickle(pickle.Unpickler):
         raise pickle.UnpicklingError(f"{module}.{name} is not expected in a checkpoint")
 
     def persistent_load(self, pid: Any) -> None:
-        """Leave the bytes of tensors where they are."""
+        """Skip the bytes of tensors."""
 
 
 def _stand_in(_storage: Any, _offset: Any, shape: Any, *_rest: Any) -> SimpleNamespace:

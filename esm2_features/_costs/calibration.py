@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from esm2_features._checkpoints import Checkpoint
 from esm2_features._checkpoints.catalogue import Architecture, ModelCard
-from esm2_features._checkpoints.checkpoint import Checkpoint
 from esm2_features._checkpoints.names import CONTACTS, ROTARY, TIED, tensor_shapes
 from esm2_features._costs.cards import Range, flop
 from esm2_features._costs.input_summary import InputSummary, lengths_at, passes_of

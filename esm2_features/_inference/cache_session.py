@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._cache.claims import Claims
 from esm2_features._cache.keys import KeyedVectors, Spec, computation_keys
 
 if TYPE_CHECKING:
-    from esm2_features._checkpoints.checkpoint import Checkpoint
+    from esm2_features._checkpoints import Checkpoint
 
 _SECONDS_BETWEEN_WRITES = 1.0
 """A killed run loses at most what was computed since the last write."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from esm2_features._checkpoints.checkpoint import Checkpoint
+from esm2_features._checkpoints import Checkpoint
 from esm2_features._inference.batch_loop import BatchLoop, plan_batches
 from esm2_features._inference.batching import BatchPlan, UniqueViews
 from esm2_features._inference.cache_session import Columns

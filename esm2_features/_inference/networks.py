@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from esm2_features.exceptions import ForkedProcessError, OutOfMemoryError
 
 if TYPE_CHECKING:
-    from esm2_features._checkpoints.checkpoint import Checkpoint
+    from esm2_features._checkpoints import Checkpoint
     from esm2_features._model.devices import DeviceMap
     from esm2_features._model.esm2 import ESM2Network
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._checkpoints.checkpoint import Checkpoint
+from esm2_features._checkpoints import Checkpoint
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.runner import Runner
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, MASK

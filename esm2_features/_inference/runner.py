@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache
-from esm2_features._checkpoints.checkpoint import Checkpoint
+from esm2_features._cache import Cache
+from esm2_features._checkpoints import Checkpoint
 from esm2_features._inference.batching import BatchPlan, UniqueViews, scatter, unique_views
 from esm2_features._inference.cache_session import Columns, open_session
 from esm2_features._inputs.alphabet import TOKENS

@@ -28,7 +28,7 @@ class Column(NamedTuple):
 
 
 _LABELS = {"accession", "class", "description", "gene", "id", "label", "name", "organism", "target"}
-_TO_LIST = ("to_pylist", "to_list", "tolist")  # as Arrow, Polars and pandas, and NumPy say it
+_TO_LIST = ("to_pylist", "tolist", "to_list")  # of Arrow, of NumPy and pandas, of Polars
 
 
 def columns(X: object, *, owner: str, region: object = None) -> list[Column]:

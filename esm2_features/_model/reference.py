@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from esm2_features._checkpoints.checkpoint import Checkpoint
+from esm2_features._checkpoints import Checkpoint
 from esm2_features._inputs.alphabet import encode
 from esm2_features.exceptions import MissingDependencyError
 

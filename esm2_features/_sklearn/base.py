@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
 
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import devices_of_network
 from esm2_features._inputs.containers import Column, columns

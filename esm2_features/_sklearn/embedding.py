@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Literal, Self
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token, hidden

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import MASK

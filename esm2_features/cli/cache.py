@@ -17,7 +17,7 @@ from esm2_features.exceptions import InputError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from esm2_features._cache.cache import Cache
+    from esm2_features._cache import Cache
 
 _MOST_SHOWN = 10
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
@@ -34,7 +34,7 @@ def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> int
 
 
 def _any_cache(_: click.Context, __: click.Parameter, value: str) -> Cache:
-    from esm2_features._cache.cache import Cache
+    from esm2_features._cache import Cache
 
     return Cache(None if value == "auto" else value)
 

@@ -16,7 +16,7 @@ from esm2_features._inputs.options import OPTIONS
 from esm2_features.exceptions import Esm2FeaturesError, InputError
 
 if TYPE_CHECKING:
-    from esm2_features._cache.cache import Cache
+    from esm2_features._cache import Cache
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""

@@ -26,9 +26,9 @@ from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer, StandardScaler
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL
-from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 from esm2_features._sklearn.embedding import ESM2Transformer
 from esm2_features.exceptions import import_optional

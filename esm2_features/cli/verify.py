@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
+from esm2_features._checkpoints import Checkpoint, open_checkpoint
 from esm2_features._inference.batching import batches
 from esm2_features._inference.extractors import Attentions, Contacts, Extractor
 from esm2_features._inference.networks import get_networks

@@ -1,10 +1,9 @@
-"""Files of data sets: where they lie, how they are fetched, and whether they are the right ones.
+"""Files of data sets: their folder, download and verification.
 
-A file is looked for in one folder, under one name, and fetched into it if it is not there. What is
-pinned is the size and the SHA-256 of each table in the file, decompressed, so that a copy that was
-made by other means, and a newer archive with the same tables in it, are as good as a download.
+Size and SHA-256 of each decompressed table are pinned, not those of the file: a copy from elsewhere
+and a newer archive of the same tables are valid, too.
 
-A download goes into ``<file>.parts`` (by pooch), under a lock, so that processes that start
+A download goes into ``<file>.parts``, under a lock, so that processes that start
 together fetch once; parts that are complete are not fetched again. The file gets its name when its
 tables are proved.
 """
@@ -15,7 +14,6 @@ import csv
 import gzip
 import hashlib
 import io
-import logging
 import os
 import shutil
 import sys
@@ -23,7 +21,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -31,29 +28,30 @@ from urllib.parse import quote
 from platformdirs import user_cache_path
 
 from esm2_features._environment import is_offline
+from esm2_features._files import atomic_write
 from esm2_features.exceptions import DatasetError
 
 HOST = "https://raw.githubusercontent.com"
 
 _AT_ONCE = 8  # downloads of small parts
-_THREADS = "esm2_features-download"  # how the names of the threads that download begin
+_CHUNK_BYTES = 1 << 16
 _TIMEOUT_SECONDS = (10, 30)  # to connect, and of silence
 
 
 @dataclass(frozen=True)
 class Provider:
-    """One place that the parts of a file can be had from."""
+    """A source of the parts of a file."""
 
-    repository: str  # of GitHub: ``owner/name``, and a commit or branch
-    revision: str  # of GitHub: ``owner/name``, and a commit or branch
+    repository: str  # on GitHub: ``owner/name``
+    revision: str  # a commit or branch
     paths: tuple[str, ...]  # the parts, as paths in the repository
 
     def urls(self) -> list[str]:
-        """Give the addresses of the parts."""
+        """Return the addresses of the parts."""
         return [f"{HOST}/{self.repository}/{self.revision}/{quote(path)}" for path in self.paths]
 
     def place(self) -> str:
-        """Say where the parts are, for people; short, however many there are."""
+        """Describe the source in a few words."""
         what, *more = self.paths
         if more:
             folders = sorted({path.rpartition("/")[0] or "the top folder" for path in self.paths})
@@ -62,7 +60,7 @@ class Provider:
 
 
 class Pin(NamedTuple):
-    """What the bytes of a table must be, decompressed."""
+    """Size and digest of a table, decompressed."""
 
     size: int
     sha256: str
@@ -74,15 +72,12 @@ class DataFile:
 
     name: str  # its name: ``.csv.gz``, which holds one table, or ``.zip``, which holds several
     columns: tuple[str, ...]  # of each table, in this order
-    # what each table must be. A key is the path in the ``.zip``; that of the one table of a
-    # ``.csv.gz`` is ``""``
+    # By the path in the ``.zip``; for a ``.csv.gz``, by ``""``.
     tables: Mapping[str, Pin]
-    # where it can be fetched from; the first that gives the right tables is taken
-    sources: tuple[Provider, ...]
-    # makes the rows of the table, in order, from the parts of a source. None if the only part is
-    # the file itself
+    sources: tuple[Provider, ...]  # tried in this order
+    # Makes the rows of the table from the parts of a source; None if the only part is the file.
     convert: Callable[[Sequence[Path]], Iterator[Sequence[str]]] | None
-    size: str  # what a download takes, to be read by people
+    size: str  # of the download, for people
 
 
 def data_folder(data_home: str | os.PathLike[str] | None = None) -> Path:
@@ -101,7 +96,7 @@ def read_table(
     data_home: str | os.PathLike[str] | None = None,
     download_if_missing: bool = True,
 ) -> list[list[str]]:
-    """Read a table, and fetch its file if it is not there."""
+    """Read a table, and download its file if it is missing."""
     folder = data_folder(data_home)
     path = folder / file.name
     if not path.is_file():
@@ -123,7 +118,7 @@ def read_table(
 
 
 def write_table(columns: Sequence[str], rows: Iterator[Sequence[str]], path: Path) -> None:
-    """Write a ``.csv.gz`` whose bytes depend on nothing but the rows."""
+    """Write a ``.csv.gz`` whose bytes depend only on columns and rows."""
     with (
         path.open("wb") as raw,
         gzip.GzipFile("", "wb", fileobj=raw, mtime=0) as packed,
@@ -138,11 +133,11 @@ def write_table(columns: Sequence[str], rows: Iterator[Sequence[str]], path: Pat
 
 
 class _WrongFileError(Exception):
-    """A file is not the pinned one; the message says in what."""
+    """A file is not the pinned one; the message names the difference."""
 
 
 def _proved(file: DataFile, table: str, path: Path) -> bytes:
-    """Give the bytes of a table, if they are the pinned ones."""
+    """Return the bytes of a table; raise unless they are the pinned ones."""
     what = f"its table {table}" if table else "it"
     pin = file.tables[table]
     packed = io.BytesIO(path.read_bytes())  # trouble with the disk is not that of the content
@@ -163,7 +158,7 @@ def _proved(file: DataFile, table: str, path: Path) -> bytes:
 
 
 def _unpacked(packed: io.BytesIO, suffix: str, table: str, most: int) -> bytes:
-    """Unpack a table, or its first ``most`` bytes: a few bytes can be packed gigabytes."""
+    """Unpack the first ``most`` bytes of a table: a few bytes can unpack to gigabytes."""
     if suffix != ".zip":
         with gzip.open(packed) as unpacked:
             return unpacked.read(most)
@@ -180,7 +175,7 @@ def _unpacked(packed: io.BytesIO, suffix: str, table: str, most: int) -> bytes:
 
 
 def _fetch(file: DataFile, final: Path) -> None:
-    """Download a file, once among all processes."""
+    """Download a file; only one process does."""
     if is_offline():
         raise _missing(file, final, "ESM2_FEATURES_OFFLINE forbids to download it")
     from filelock import FileLock
@@ -202,7 +197,7 @@ def _fetch(file: DataFile, final: Path) -> None:
 
 
 def _fetch_from_any(file: DataFile, final: Path) -> None:
-    """Try one source after the other; the last one's trouble is raised."""
+    """Try one source after the other; raise the error of the last one."""
     *others, last = file.sources
     for source in others:
         try:
@@ -239,25 +234,19 @@ def _fetch_from(file: DataFile, source: Provider, final: Path) -> None:
 
 
 def _download(file: DataFile, source: Provider, final: Path, folder: Path) -> list[Path]:
-    """Bring the parts of a source into ``folder``, in order; parts that are there stay."""
-    import pooch
+    """Download the parts of a source into ``folder``, in order, except those that are there."""
     import requests
     from tqdm.auto import tqdm
 
     urls = source.urls()
-    names = [f"{source.revision}-{path.replace('/', '-')}" for path in source.paths]
-    fetch = partial(
-        pooch.retrieve,
-        known_hash=None,  # what is made of all parts is proved
-        path=folder,
-        downloader=pooch.HTTPDownloader(timeout=_TIMEOUT_SECONDS),
-    )
-    pooch.get_logger().addFilter(_is_not_of_a_part)  # once, however often it is said
+    paths = [folder / f"{source.revision}-{path.replace('/', '-')}" for path in source.paths]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        with ThreadPoolExecutor(_AT_ONCE, _THREADS) as pool:
-            came = pool.map(lambda url, name: fetch(url, fname=name), urls, names)
-            bar = tqdm(came, total=len(urls), unit=" files", desc=final.name, disable=None)
-            return [Path(path) for path in bar]
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            fetched = pool.map(_download_part, urls, paths)
+            return list(
+                tqdm(fetched, total=len(urls), unit=" files", desc=final.name, disable=None)
+            )
     except requests.RequestException as error:
         # Of "Max retries exceeded with url ... (Caused by ...)", the cause is what helps.
         cause = getattr(error.args[0], "reason", None) if error.args else None
@@ -265,9 +254,18 @@ def _download(file: DataFile, source: Provider, final: Path, folder: Path) -> li
         raise _missing(file, final, why, kept=folder) from error
 
 
-def _is_not_of_a_part(record: logging.LogRecord) -> bool:
-    """Keep pooch from advising, for each part, to pin a digest: the whole is pinned."""
-    return record.levelno >= logging.WARNING or not (record.threadName or "").startswith(_THREADS)
+def _download_part(url: str, path: Path) -> Path:
+    import requests
+
+    if path.is_file():
+        return path
+    with requests.get(url, stream=True, timeout=_TIMEOUT_SECONDS) as response:
+        response.raise_for_status()
+        response.raw.enforce_content_length = True  # old urllib3 takes a hang-up for the end
+        with atomic_write(path) as file:
+            for chunk in response.iter_content(_CHUNK_BYTES):
+                file.write(chunk)
+    return path
 
 
 def _missing(file: DataFile, final: Path, why: str, kept: Path | None = None) -> DatasetError:

@@ -5,42 +5,30 @@
 >>> peptides.data.shape, sorted(set(peptides.target))
 ((155, 2), ['hormone', 'toxin'])
 
-``load_`` reads what ships with this library. ``fetch_`` downloads a data set the first time (it is
-not part of this library, and has a licence of its own) and checks it, always, against a pinned
-SHA-256.
+``load_`` reads what ships with this library. ``fetch_`` downloads a data set the first time, and
+checks it against a pinned SHA-256 each time. It has a licence of its own.
 
-Parameters and results are those of scikit-learn's own data sets (`sklearn.datasets`), except that
+Parameters and results are those of scikit-learn's own data sets (`sklearn.datasets`). Data without
+``as_frame`` has dtype object, since sequences are text. A download that fails is not tried again.
 
-- what ``fetch_`` functions download is looked for in ``$ESM2_FEATURES_DATA``, and a download that
-  fails is not tried again (there is no ``n_retries`` or ``delay``);
-- data without ``as_frame`` has dtype object, since sequences are text, and so has the target of
-  `load_demo_peptides`;
-- the Bunch of `load_demo_peptides` has no ``filename`` and ``data_module``.
-
-As there, ``target_names`` are the classes, in the order of ``np.unique(target)``, or the name of
-the measured quantity.
-
-Several rows share a protein in most of these data sets. Split them by protein, with
-`sklearn.model_selection.GroupKFold`, or a test tells little about new proteins.
+Most of these data sets have several rows of one protein. Split them by protein, with
+`sklearn.model_selection.GroupKFold`; otherwise a test says little about new proteins.
 """
 
 from __future__ import annotations
 
 import csv
-import inspect
 import io
 import os
-from collections.abc import Callable, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
-from sklearn.utils import Bunch
 
+from esm2_features.datasets.bunch import Target, make_bunch, text_array
 from esm2_features.datasets.files import read_table
 from esm2_features.datasets.sources import GB1_SPLITS, MEGASCALE, S2648, TOXICITY, WILDTYPE
-from esm2_features.exceptions import InputError, import_optional
+from esm2_features.exceptions import InputError
 
 __all__ = [
     "fetch_fitness_gb1",
@@ -110,12 +98,12 @@ def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> A
     file = resources.files("esm2_features").joinpath("data", "demo_peptides.csv")
     rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="ascii"))))
     columns = {
-        "name": _text(row["name"] for row in rows),
-        "sequence": _text(row["sequence"] for row in rows),
+        "name": text_array(row["name"] for row in rows),
+        "sequence": text_array(row["sequence"] for row in rows),
     }
-    kinds = _text(row["class"] for row in rows)
-    target = _Target("kind", kinds, sorted(set(kinds)))
-    return _bunch(load_demo_peptides, columns, target, return_X_y, as_frame)
+    kinds = text_array(row["class"] for row in rows)
+    target = Target("kind", kinds, sorted(set(kinds)))
+    return make_bunch(load_demo_peptides, columns, target, return_X_y, as_frame)
 
 
 def fetch_toxicity_peptides(
@@ -137,9 +125,8 @@ def fetch_toxicity_peptides(
     Parameters
     ----------
     data_home : path, optional
-        Folder that has the file, or into which it is downloaded. By default
-        ``$ESM2_FEATURES_DATA``; if that is not set, ``datasets`` in ``$ESM2_FEATURES_HOME`` or in
-        the user's cache folder. If the file is there, the folder may be read-only.
+        Folder of the file. By default ``$ESM2_FEATURES_DATA``, or else ``datasets`` in
+        ``$ESM2_FEATURES_HOME`` or in the user's cache folder.
     download_if_missing : bool, default=True
         If False, raise an error if the file is not there.
     return_X_y : bool, default=False
@@ -150,25 +137,19 @@ def fetch_toxicity_peptides(
     Returns
     -------
     data : sklearn.utils.Bunch
-        Or a tuple (data, target) if ``return_X_y``. The Bunch has
+        Or ``(data, target)`` if ``return_X_y``. As that of `load_demo_peptides`, with
 
         data : ndarray of shape (3284, 1), dtype object, or DataFrame
             The column ``sequence``.
         target : ndarray of shape (3284,), dtype int64, or Series
             ``toxic``: 1 or 0.
-        frame : DataFrame of shape (3284, 2) or None
-            Data and target, if ``as_frame``.
-        feature_names : list of str
-            Names of the columns of data.
         target_names : list of str
-            Names of the classes 0 and 1, ``["not toxic", "toxic"]``.
-        DESCR : str
-            This text.
+            ``["not toxic", "toxic"]``, the classes 0 and 1.
 
     Raises
     ------
     DatasetError
-        If the file is missing and must not or cannot be downloaded, or is not the published one.
+        If the file is missing and cannot be downloaded, or is not the published one.
     MissingDependencyError
         If ``as_frame`` and pandas is not installed.
 
@@ -188,16 +169,16 @@ def fetch_toxicity_peptides(
 
     Examples
     --------
-    >>> from esm2_features.datasets.loaders import fetch_toxicity_peptides
+    >>> from esm2_features.datasets import fetch_toxicity_peptides
     >>> X, toxic = fetch_toxicity_peptides(return_X_y=True)  # doctest: +SKIP
     >>> X.shape, int(toxic.sum())  # doctest: +SKIP
     ((3284, 1), 1663)
     """
     rows = read_table(TOXICITY, data_home=data_home, download_if_missing=download_if_missing)
     sequences, labels = zip(*rows, strict=True)
-    target = _Target("toxic", np.array(labels, dtype=np.int64), ["not toxic", "toxic"])
-    columns = {"sequence": _text(sequences)}
-    return _bunch(fetch_toxicity_peptides, columns, target, return_X_y, as_frame)
+    target = Target("toxic", np.array(labels, dtype=np.int64), ["not toxic", "toxic"])
+    columns = {"sequence": text_array(sequences)}
+    return make_bunch(fetch_toxicity_peptides, columns, target, return_X_y, as_frame)
 
 
 def fetch_stability_s2648(
@@ -221,9 +202,8 @@ def fetch_stability_s2648(
     Parameters
     ----------
     data_home : path, optional
-        Folder that has the file, or into which it is downloaded. By default
-        ``$ESM2_FEATURES_DATA``; if that is not set, ``datasets`` in ``$ESM2_FEATURES_HOME`` or in
-        the user's cache folder. If the file is there, the folder may be read-only.
+        Folder of the file. By default ``$ESM2_FEATURES_DATA``, or else ``datasets`` in
+        ``$ESM2_FEATURES_HOME`` or in the user's cache folder.
     download_if_missing : bool, default=True
         If False, raise an error if the file is not there.
     return_X_y : bool, default=False
@@ -234,27 +214,20 @@ def fetch_stability_s2648(
     Returns
     -------
     data : sklearn.utils.Bunch
-        Or a tuple (data, target) if ``return_X_y``. The Bunch has
+        Or ``(data, target)`` if ``return_X_y``. As that of `load_demo_peptides`, with
 
         data : ndarray of shape (2648, 5), dtype object, or DataFrame
             The columns ``protein`` (PDB code and chain), ``mutation`` (as ``G156A``, numbered as in
             the PDB file), ``position`` (int, in the sequence, **from 0**), ``wildtype`` and
             ``sequence`` (of the mutant).
         target : ndarray of shape (2648,), dtype float64, or Series
-            ``ddG`` in kcal/mol, negative if the mutant is less stable.
-        frame : DataFrame of shape (2648, 6) or None
-            Data and target, if ``as_frame``.
-        feature_names : list of str
-            Names of the columns of data.
-        target_names : list of str
-            Name of the target, ``["ddG"]``.
-        DESCR : str
-            This text.
+            ``ddG`` in kcal/mol, negative if the mutant is less stable; ``target_names`` is
+            ``["ddG"]``.
 
     Raises
     ------
     DatasetError
-        If the file is missing and must not or cannot be downloaded, or is not the published one.
+        If the file is missing and cannot be downloaded, or is not the published one.
     MissingDependencyError
         If ``as_frame`` and pandas is not installed.
 
@@ -275,7 +248,7 @@ def fetch_stability_s2648(
 
     Examples
     --------
-    >>> from esm2_features.datasets.loaders import fetch_stability_s2648
+    >>> from esm2_features.datasets import fetch_stability_s2648
     >>> frame = fetch_stability_s2648(as_frame=True).frame  # doctest: +SKIP
     >>> frame.loc[0, ["protein", "mutation", "position", "ddG"]].tolist()  # doctest: +SKIP
     ['1A43A', 'G156A', 8, -2.4]
@@ -283,14 +256,14 @@ def fetch_stability_s2648(
     rows = read_table(S2648, data_home=data_home, download_if_missing=download_if_missing)
     proteins, mutations, positions, wildtypes, sequences, ddg = zip(*rows, strict=True)
     columns = {
-        "protein": _text(proteins),
-        "mutation": _text(mutations),
+        "protein": text_array(proteins),
+        "mutation": text_array(mutations),
         "position": np.array(positions, dtype=np.int64),
-        "wildtype": _text(wildtypes),
-        "sequence": _text(sequences),
+        "wildtype": text_array(wildtypes),
+        "sequence": text_array(sequences),
     }
-    target = _Target("ddG", np.array(ddg, dtype=np.float64))
-    return _bunch(fetch_stability_s2648, columns, target, return_X_y, as_frame)
+    target = Target("ddG", np.array(ddg, dtype=np.float64))
+    return make_bunch(fetch_stability_s2648, columns, target, return_X_y, as_frame)
 
 
 def fetch_stability_megascale(
@@ -314,9 +287,8 @@ def fetch_stability_megascale(
     Parameters
     ----------
     data_home : path, optional
-        Folder that has the file, or into which it is downloaded. By default
-        ``$ESM2_FEATURES_DATA``; if that is not set, ``datasets`` in ``$ESM2_FEATURES_HOME`` or in
-        the user's cache folder. If the file is there, the folder may be read-only.
+        Folder of the file. By default ``$ESM2_FEATURES_DATA``, or else ``datasets`` in
+        ``$ESM2_FEATURES_HOME`` or in the user's cache folder.
     download_if_missing : bool, default=True
         If False, raise an error if the file is not there.
     return_X_y : bool, default=False
@@ -327,27 +299,20 @@ def fetch_stability_megascale(
     Returns
     -------
     data : sklearn.utils.Bunch
-        Or a tuple (data, target) if ``return_X_y``. The Bunch has
+        Or ``(data, target)`` if ``return_X_y``. As that of `load_demo_peptides`, with
 
         data : ndarray of shape (135056, 5), dtype object, or DataFrame
             The columns ``protein`` (the domain), ``mutation`` (as ``Q1A``, numbered **from 1** in
             the sequence), ``position`` (int, the same **from 0**), ``wildtype`` and ``sequence``
             (of the mutant).
         target : ndarray of shape (135056,), dtype float64, or Series
-            ``ddG`` in kcal/mol, positive if the mutant is less stable.
-        frame : DataFrame of shape (135056, 6) or None
-            Data and target, if ``as_frame``.
-        feature_names : list of str
-            Names of the columns of data.
-        target_names : list of str
-            Name of the target, ``["ddG"]``.
-        DESCR : str
-            This text.
+            ``ddG`` in kcal/mol, positive if the mutant is less stable; ``target_names`` is
+            ``["ddG"]``.
 
     Raises
     ------
     DatasetError
-        If the file is missing and must not or cannot be downloaded, or is not the published one.
+        If the file is missing and cannot be downloaded, or is not the published one.
     MissingDependencyError
         If ``as_frame`` and pandas is not installed.
 
@@ -369,7 +334,7 @@ def fetch_stability_megascale(
 
     Examples
     --------
-    >>> from esm2_features.datasets.loaders import fetch_stability_megascale
+    >>> from esm2_features.datasets import fetch_stability_megascale
     >>> frame = fetch_stability_megascale(as_frame=True).frame  # doctest: +SKIP
     >>> frame["protein"].nunique(), frame["mutation"].iloc[0]  # doctest: +SKIP
     (129, 'Q1A')
@@ -380,14 +345,14 @@ def fetch_stability_megascale(
     mutants = [row for row in rows if row[1] != WILDTYPE]
     proteins, mutations, ddg, sequences = zip(*mutants, strict=True)
     columns = {
-        "protein": _text(proteins),
-        "mutation": _text(mutations),
+        "protein": text_array(proteins),
+        "mutation": text_array(mutations),
         "position": np.array([int(mutation[1:-1]) - 1 for mutation in mutations], dtype=np.int64),
-        "wildtype": _text(wildtype_of[protein] for protein in proteins),
-        "sequence": _text(sequences),
+        "wildtype": text_array(wildtype_of[protein] for protein in proteins),
+        "sequence": text_array(sequences),
     }
-    target = _Target("ddG", np.array(ddg, dtype=np.float64))
-    return _bunch(fetch_stability_megascale, columns, target, return_X_y, as_frame)
+    target = Target("ddG", np.array(ddg, dtype=np.float64))
+    return make_bunch(fetch_stability_megascale, columns, target, return_X_y, as_frame)
 
 
 def fetch_fitness_gb1(
@@ -416,9 +381,8 @@ def fetch_fitness_gb1(
         %, at random; FLIP advises against it). The variants and their order are the same in all of
         them.
     data_home : path, optional
-        Folder that has the file, or into which it is downloaded. By default
-        ``$ESM2_FEATURES_DATA``; if that is not set, ``datasets`` in ``$ESM2_FEATURES_HOME`` or in
-        the user's cache folder. If the file is there, the folder may be read-only.
+        Folder of the file. By default ``$ESM2_FEATURES_DATA``, or else ``datasets`` in
+        ``$ESM2_FEATURES_HOME`` or in the user's cache folder.
     download_if_missing : bool, default=True
         If False, raise an error if the file is not there.
     return_X_y : bool, default=False
@@ -429,29 +393,21 @@ def fetch_fitness_gb1(
     Returns
     -------
     data : sklearn.utils.Bunch
-        Or a tuple (data, target) if ``return_X_y``. The Bunch has
+        Or ``(data, target)`` if ``return_X_y``. As that of `load_demo_peptides`, with
 
         data : ndarray of shape (8733, 3), dtype object, or DataFrame
             The columns ``sequence``, ``set`` (``"train"`` or ``"test"``) and ``validation`` (bool:
             the tenth or so of the training set that FLIP validates with).
         target : ndarray of shape (8733,), dtype float64, or Series
             ``fitness``, relative to the wild type: how much of a variant survives selection for
-            binding to IgG-Fc, without a unit.
-        frame : DataFrame of shape (8733, 4) or None
-            Data and target, if ``as_frame``.
-        feature_names : list of str
-            Names of the columns of data.
-        target_names : list of str
-            Name of the target, ``["fitness"]``.
-        DESCR : str
-            This text.
+            binding to IgG-Fc, without a unit. ``target_names`` is ``["fitness"]``.
 
     Raises
     ------
     InputError
         If there is no such split.
     DatasetError
-        If the file is missing and must not or cannot be downloaded, or is not the published one.
+        If the file is missing and cannot be downloaded, or is not the published one.
     MissingDependencyError
         If ``as_frame`` and pandas is not installed.
 
@@ -473,7 +429,7 @@ def fetch_fitness_gb1(
 
     Examples
     --------
-    >>> from esm2_features.datasets.loaders import fetch_fitness_gb1
+    >>> from esm2_features.datasets import fetch_fitness_gb1
     >>> frame = fetch_fitness_gb1(as_frame=True).frame  # doctest: +SKIP
     >>> (frame["set"] == "train").sum()  # doctest: +SKIP
     np.int64(424)
@@ -486,52 +442,9 @@ def fetch_fitness_gb1(
     )
     sequences, fitness, sets, validation = zip(*rows, strict=True)
     columns = {
-        "sequence": _text(sequences),
-        "set": _text(sets),
+        "sequence": text_array(sequences),
+        "set": text_array(sets),
         "validation": np.array([cell == "True" for cell in validation]),
     }
-    target = _Target("fitness", np.array(fitness, dtype=np.float64))
-    return _bunch(fetch_fitness_gb1, columns, target, return_X_y, as_frame)
-
-
-class _Target(NamedTuple):
-    name: str
-    values: NDArray[Any]
-    classes: list[str] | None = None
-
-
-def _text(cells: Any) -> NDArray[np.object_]:
-    return np.array(list(cells), dtype=object)
-
-
-def _bunch(
-    source: Callable[..., Any],
-    columns: dict[str, NDArray[Any]],
-    target: _Target,
-    return_X_y: bool,
-    as_frame: bool,
-) -> Any:
-    """Put together what scikit-learn's own data sets return; the docstring is the description."""
-    names: Sequence[str] = list(columns)
-    data: Any
-    values: Any = target.values
-    frame = None
-    if as_frame:
-        purpose = f"{source.__name__}(as_frame=True)"
-        pandas: Any = import_optional("pandas", extra="pandas", purpose=purpose)
-        frame = pandas.DataFrame({**columns, target.name: target.values})
-        data, values = frame[names], frame[target.name]
-    else:
-        data = np.empty((len(values), len(names)), dtype=object)
-        for j, name in enumerate(names):
-            data[:, j] = columns[name]
-    if return_X_y:
-        return data, values
-    return Bunch(
-        data=data,
-        target=values,
-        frame=frame,
-        feature_names=names,
-        target_names=target.classes or [target.name],
-        DESCR=inspect.cleandoc(source.__doc__ or ""),
-    )
+    target = Target("fitness", np.array(fitness, dtype=np.float64))
+    return make_bunch(fetch_fitness_gb1, columns, target, return_X_y, as_frame)

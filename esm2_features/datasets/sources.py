@@ -1,8 +1,6 @@
-"""The catalogue of data sets: addresses, digests, and how a table is made of what is published.
+"""The catalogue of data sets: addresses, digests, and conversion of the published files.
 
-Where it could be read, each table was compared with what its repository has at the commit that is
-named here; GB1's are in an archive that could not. Rows are in the order in which they are
-published, and numbers are written as Python writes them.
+Rows are in the published order, and numbers are written as Python writes them.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from fastapi.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from esm2_features._cache.keys import SCHEMA
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
-from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features.server.api_v1 import VERSION_1, VERSION_2
 from esm2_features.server.api_v3 import VERSION_3
 from esm2_features.server.auth import AuthMiddleware

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache.cache import open_cache
+from esm2_features._cache import open_cache
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, TOKENS
 from esm2_features.exceptions import CheckpointError, DownloadError, OutOfMemoryError
 from esm2_features.server.errors import ApiError

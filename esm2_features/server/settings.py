@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
 from esm2_features._inputs.options import PRECISIONS, device_names, one_of, positive
 from esm2_features.exceptions import InputError

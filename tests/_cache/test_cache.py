@@ -37,7 +37,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.base import BaseEstimator, clone
 
-from esm2_features._cache.cache import Cache, default_folder, open_cache
+from esm2_features._cache import Cache, open_cache
+from esm2_features._cache.exchange import stored_parts
+from esm2_features._cache.file import default_folder
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
 from esm2_features._checkpoints.catalogue import OFFICIAL
@@ -668,11 +670,11 @@ def test_verify_and_export__keys_that_cannot_be_read(tmp_path, keys):
 
 
 def test_export__has_everything_though_another_process_tidies_up_meanwhile(tmp_path, monkeypatch):
-    monkeypatch.setattr("esm2_features._cache.cache._AT_A_TIME", 2)
+    monkeypatch.setattr("esm2_features._cache.exchange._BLOCKS", 2)
     cache = Cache(tmp_path / "a")
     for number in range(12):
         cache._put_many([part_of(range(10 * number, 10 * number + 10))])
-    parts = cache._parts()
+    parts = stored_parts(cache._link)
     seen = [next(parts)]
     Cache(tmp_path / "a").prune()
     seen += parts

@@ -31,8 +31,8 @@ from cache_helpers import (
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from esm2_features._cache import Cache
 from esm2_features._cache import blocks as _cache_blocks
-from esm2_features._cache.cache import Cache
 from esm2_features._cache.connection import CacheConnection
 from esm2_features._cache.file import transaction
 from esm2_features.exceptions import CacheVersionError, CacheWarning

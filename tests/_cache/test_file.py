@@ -26,7 +26,7 @@ from cache_helpers import (
     succeeded,
 )
 
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 from esm2_features._cache.file import FORK_LOCK, connect, open_file, snapshot, transaction
 from esm2_features.exceptions import CacheVersionError
 

@@ -22,9 +22,9 @@ from cache_helpers import (
     stored_keys,
 )
 
+from esm2_features._cache import Cache
 from esm2_features._cache import blocks as store
 from esm2_features._cache import maintenance as _upkeep
-from esm2_features._cache.cache import Cache
 from esm2_features._cache.maintenance import contradicting, describe
 
 

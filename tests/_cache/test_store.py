@@ -22,8 +22,8 @@ from cache_helpers import (
     stored_keys,
 )
 
+from esm2_features._cache import Cache
 from esm2_features._cache import blocks as store
-from esm2_features._cache.cache import Cache
 from esm2_features._cache.keys import KeyedVectors
 from esm2_features.exceptions import CacheWarning
 

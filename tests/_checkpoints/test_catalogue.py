@@ -8,13 +8,13 @@ import re
 import pytest
 from checkpoints import random_esm2
 
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import (
     DEFAULT_MODEL,
     OFFICIAL,
     Architecture,
     available_models,
 )
-from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._checkpoints.headers import read_header
 
 

@@ -28,8 +28,8 @@ from checkpoints import (
 from esm.model.esm2 import ESM2
 from safetensors.torch import load_file, save_file
 
+from esm2_features._checkpoints import Checkpoint, open_checkpoint
 from esm2_features._checkpoints.catalogue import OFFICIAL, Architecture, ModelCard, RemoteFile
-from esm2_features._checkpoints.checkpoint import Checkpoint, open_checkpoint
 from esm2_features._checkpoints.names import translate
 from esm2_features.exceptions import CheckpointError, DownloadError
 
@@ -298,7 +298,7 @@ def test_describing_and_identifying_import_no_torch(model, tmp_path):
         paths.append(str(write(model, tmp_path / kind, kind)))
     script = (
         "import sys\n"
-        "from esm2_features._checkpoints.checkpoint import open_checkpoint\n"
+        "from esm2_features._checkpoints import open_checkpoint\n"
         "for model in sys.argv[1:]:\n"
         "    checkpoint = open_checkpoint(model)\n"
         "    assert checkpoint.identity.startswith('sha256:'), model\n"
@@ -766,7 +766,7 @@ def test_loading_holds_the_weights_once(tmp_path, kind):
     script = (
         "import re, sys, numpy, torch\n"
         "from pathlib import Path\n"
-        "from esm2_features._checkpoints.checkpoint import open_checkpoint\n"
+        "from esm2_features._checkpoints import open_checkpoint\n"
         "def memory(what):\n"
         "    found = re.search(what + r':\\s+(\\d+) kB', Path('/proc/self/status').read_text())\n"
         "    return 1024 * int(found[1])\n"

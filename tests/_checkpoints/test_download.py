@@ -15,8 +15,8 @@ import pytest
 import torch
 from checkpoints import bare_state, random_esm2, write_fair_esm
 
+from esm2_features._checkpoints import Checkpoint
 from esm2_features._checkpoints.catalogue import Architecture, ModelCard, RemoteFile
-from esm2_features._checkpoints.checkpoint import Checkpoint
 from esm2_features._checkpoints.download import obtain, own_folder
 from esm2_features._files import sha256_of
 from esm2_features.exceptions import CheckpointError, DownloadError

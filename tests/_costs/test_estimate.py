@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.workloads import SHAPES, flops
 from esm2_features import Engine, available_models
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._costs import calibration as _calibration
 from esm2_features._costs import estimate
 from esm2_features._costs.cards import CARDS, SHARE_OF_PEAK, Range, flop

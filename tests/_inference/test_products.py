@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from esm2_features import Engine
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._inference.local import LocalBackend
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, CANONICAL_TOKENS, encode
 from esm2_features._inputs.views import SequenceView, window_weights, windows

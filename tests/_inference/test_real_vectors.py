@@ -10,7 +10,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from esm2_features import ESM2Transformer
-from esm2_features._cache.cache import Cache
+from esm2_features._cache import Cache
 
 MODEL = "esm2_t6_8M_UR50D"
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import esm2_features._model.linear
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import OFFICIAL, Architecture
-from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, encode
 from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.packing import pack

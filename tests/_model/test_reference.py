@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._model.reference import Reference
 from esm2_features.cli.verify import verify
 from esm2_features.exceptions import MissingDependencyError

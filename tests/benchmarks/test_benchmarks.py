@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.headers import read_header
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 from esm2_features.cli.verify import verify

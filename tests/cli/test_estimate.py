@@ -15,7 +15,7 @@ from click.testing import CliRunner
 
 from esm2_features import Cache, Engine
 from esm2_features._cache import reports as _cache_reports
-from esm2_features._checkpoints.checkpoint import open_checkpoint
+from esm2_features._checkpoints import open_checkpoint
 from esm2_features._costs import calibration as _calibration
 from esm2_features._costs import dry_run
 from esm2_features._inference.batch_loop import BatchLoop

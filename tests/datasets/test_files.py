@@ -6,7 +6,6 @@ import errno
 import gzip
 import hashlib
 import io
-import logging
 import os
 import pickle
 import threading
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import platformdirs
-import pooch
 import pytest
 
 from esm2_features.datasets import files as _dataset_files
@@ -198,7 +196,7 @@ def test__a_missing_file__is_fetched_converted_and_kept(tmp_path: Path, web: Web
     assert names_in(home) == [FILE.name]
 
 
-def test__a_download__says_what_comes_from_where_and_leaves_poochs_own_messages_out(
+def test__a_download__says_what_comes_from_where(
     tmp_path: Path, web: Web, capfd: pytest.CaptureFixture[str]
 ):
     web.put(FILE.sources[0], [UPSTREAM])
@@ -208,41 +206,29 @@ def test__a_download__says_what_comes_from_where_and_leaves_poochs_own_messages_
         "downloading small.csv.gz (1 kB) from a folder/table.csv of "
         "https://github.com/someone/data at abc123 to "
     ) in said
-    assert "known_hash" not in said
 
 
-def test__fetches_that_overlap__leave_poochs_logger_as_it_was(
-    tmp_path: Path, web: Web, caplog: pytest.LogCaptureFixture
-):
-    logger = pooch.get_logger()
-    level = logger.level
+def test__fetches_that_overlap__give_their_own_tables(tmp_path: Path, web: Web):
     files = {
         name: replace(FILE, sources=(replace(FILE.sources[0], revision=name),)) for name in "ab"
     }
-    threads = {}
-    with caplog.at_level(logging.INFO):
-        logger.addHandler(caplog.handler)
-        try:
-            for name, file in files.items():
-                web.put(file.sources[0], [UPSTREAM])
-                web.gates[f"/{name}/"] = threading.Event()
-                threads[name] = threading.Thread(
-                    target=read_table, args=(file,), kwargs={"data_home": tmp_path / name}
-                )
-                threads[name].start()
-                while len(web.asked) < len(threads):
-                    threads[name].join(0.01)
-                    assert threads[name].is_alive()
-            logger.info("of the user's own files")
-            for name in files:  # the first to come is the first to go
-                web.gates[f"/{name}/"].set()
-                threads[name].join()
-        finally:
-            logger.removeHandler(caplog.handler)
-    assert logger.level == level
-    assert {record.message for record in caplog.records if record.name == logger.name} == {
-        "of the user's own files"
-    }
+    threads, tables = {}, {}
+
+    def read(name: str) -> None:
+        tables[name] = read_table(files[name], data_home=tmp_path / name)
+
+    for name, file in files.items():
+        web.put(file.sources[0], [UPSTREAM])
+        web.gates[f"/{name}/"] = threading.Event()
+        threads[name] = threading.Thread(target=read, args=(name,))
+        threads[name].start()
+        while len(web.asked) < len(threads):
+            threads[name].join(0.01)
+            assert threads[name].is_alive()
+    for name in files:
+        web.gates[f"/{name}/"].set()
+        threads[name].join()
+    assert tables == {name: [["a", "1.0"], ["b", "2.5"]] for name in "ab"}
 
 
 def test__processes_that_start_together__fetch_once(tmp_path: Path, web: Web):

@@ -39,7 +39,7 @@ from esm2_features._inputs.views import SequenceView, parse
 from esm2_features.exceptions import EndpointError, InputError, NumericalError
 
 if TYPE_CHECKING:
-    from esm2_features._checkpoints.checkpoint import Checkpoint
+    from esm2_features._checkpoints import Checkpoint
 
 _TOKENS = 8192
 """Tokens of a request: the tokens that a server computes together."""
