@@ -16,8 +16,8 @@ from esm2_features._inputs.alphabet import encode
 PAD = 1
 _DEFAULT_BATCH = 8
 
-PooledVectors = NDArray[np.float32]
-Embed = Callable[[Sequence[str], int | None], PooledVectors]
+Vectors = NDArray[np.float32]
+Embed = Callable[[Sequence[str], int | None], Vectors]
 """From sequences and a token budget (None for the default way) to vectors."""
 
 
@@ -69,7 +69,7 @@ def embed_padded(
     dim: int,
     sequences: Sequence[str],
     budget: int | None,
-) -> PooledVectors:
+) -> Vectors:
     """Run padded batches, and average over the residues of each sequence.
 
     Parameters

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._contenders import Contender, Job
-from benchmarks._padding import PooledVectors
+from benchmarks._padding import Vectors
 from benchmarks._work import silence, work
 from benchmarks.workloads import shape_of
 
@@ -112,7 +112,7 @@ class Trial:
     def __init__(self, contender: Contender, job: Job, *, stays: bool) -> None:
         self.contender = contender
         self.rounds: list[dict[str, Any]] = []
-        self.vectors: PooledVectors = np.empty((0, 0), np.float32)
+        self.vectors: Vectors = np.empty((0, 0), np.float32)
         self.loaded: dict[str, Any] = {}
         self.stays = stays
         self._job = job

@@ -22,7 +22,7 @@ import torch
 
 from benchmarks._contenders import BASELINE, OURS, Contender, Job
 from benchmarks._hugging_face import open_onnxruntime, open_openvino, open_transformers
-from benchmarks._padding import Embed, PooledVectors, embed_padded
+from benchmarks._padding import Embed, Vectors, embed_padded
 from benchmarks.machine import Stopwatch, forget_peak_memory, peak_memory
 
 CLEARLY_WORSE = 1.5
@@ -56,7 +56,7 @@ def _open_fair_esm(contender: Contender, job: Job) -> Embed:
     return partial(embed_padded, forward, dim)
 
 
-def _extract(model: Any, alphabet: Any, sequences: Sequence[str], device: str) -> PooledVectors:
+def _extract(model: Any, alphabet: Any, sequences: Sequence[str], device: str) -> Vectors:
     """Do what fair-esm's scripts/extract.py does for ``--include mean``, without its files."""
     from esm import FastaBatchedDataset
 

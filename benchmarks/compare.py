@@ -41,7 +41,7 @@ from benchmarks._contenders import (
     contenders,
 )
 from benchmarks._hugging_face import export_graph
-from benchmarks._padding import PooledVectors
+from benchmarks._padding import Vectors
 from benchmarks._rounds import NOISY, Trial, all_fit_into_memory, in_new_process, measure, say
 from benchmarks.machine import describe, gemm_peak
 from benchmarks.workloads import MIXES, SHAPES, TINY, flops, shape_of, workload, write_checkpoint
@@ -70,7 +70,7 @@ Result = dict[str, Any]
 # --------------------------------------------------------------- statistics
 
 
-def errors(vectors: PooledVectors, reference: PooledVectors) -> dict[str, float | None]:
+def errors(vectors: Vectors, reference: Vectors) -> dict[str, float | None]:
     """Compare vectors with fair-esm's.
 
     Parameters

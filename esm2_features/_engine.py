@@ -28,8 +28,7 @@ from esm2_features._inputs.regions import read_regions
 class Engine:
     """Compute features of protein sequences with ESM-2, without scikit-learn.
 
-    Strings in, arrays out: the vectors of `ESM2Transformer`, and representations, likelihoods,
-    contacts and attention maps of every residue.
+    Besides the vectors of `ESM2Transformer`, it computes what there is of every residue.
 
     Parameters
     ----------

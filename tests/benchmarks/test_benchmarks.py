@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import code_size
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.headers import read_header
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
@@ -106,3 +107,11 @@ def test__shards__measures_and_ends_with_json():
     assert set(report["throughput"]) == {"plain, all cores", "plain, 1 thread"}
     assert report["shard_milliseconds"]["plain"] > 0
     assert report["memory"]["sequences"] == 96
+
+
+def test__code_size__keeps_to_the_rules_of_the_house():
+    longest = {path: code_size.count(path)["lines"] for path in code_size.PACKAGE.rglob("*.py")}
+    assert max(longest.values()) <= 450, max(longest, key=longest.get)
+    way = code_size.way(cache=None)
+    assert len(set(way.stack)) <= 8
+    assert 0 < way.changes <= 40
