@@ -23,7 +23,6 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @click.command(
     epilog=examples(
-        "esm2-features estimate proteins.fasta.gz --precision bfloat16",
         "esm2-features estimate folder/ 'more/*.parquet' --device h100 --json",
         "zcat *.fasta.gz | esm2-features estimate -",
     )
@@ -59,9 +58,8 @@ def estimate(
     engine = Engine(model, device="auto" if card else device, cache=None, **options)
     summary = summarise(inputs, engine, **columns)
     reason = summary.first_error or "They are too long: --too-long window or truncate."
-    if not summary.sequences:
-        raise InputError(f"{' '.join(inputs)} holds no records.")
     if not summary.unique:
+        reason = reason if summary.sequences else f"{' '.join(inputs)} holds no records."
         raise InputError(f"None of the {summary.sequences} sequences can be embedded. {reason}")
     result = _costs.estimate(engine, summary, card=card)
     counts = {name: value for name, value in vars(summary).items() if name != "lengths"}
@@ -123,11 +121,9 @@ def print_dry_run(engine: Engine, records: list[Any], output: str) -> None:
     _print("  in the cache", f"{plan.unique - plan.missing:,} ({where})")
     _print("  to be computed", f"{plan.missing:,}")
     if plan.missing:
-        size = f"{plan.batch_tokens:,} tokens at most, on {plan.device}"
-        _print("batches", f"{plan.batches:,} of {size}")
-        _print("  tokens", f"{plan.tokens:,}")
+        size = f"at most {plan.batch_tokens:,} tokens, {plan.tokens:,} together"
+        _print("batches", f"{plan.batches:,} of {size}, on {plan.device}")
     if plan.download is not None:
         _print("weights", f"not on this machine; {readable(plan.download)} to download first")
     rows, width = plan.sequences, len(engine.feature_names)
-    size = readable(4 * rows * width)
-    _print("output", f"{output}: {rows:,} x {width:,} features, {size} as float32")
+    _print("output", f"{output}: {rows:,} x {width:,} features, {readable(4 * rows * width)}")
