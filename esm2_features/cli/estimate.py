@@ -67,9 +67,8 @@ def estimate(
     about: dict[str, Any] = {"model": engine.checkpoint.name, "precision": engine.precision}
     if as_json:
         about |= {"is_estimate": True, "input": counts | {"length_quantiles": lengths}}
-        click.echo(
-            json.dumps(about | vars(result) | {"seconds": result.seconds._asdict()}, indent=1)
-        )
+        about |= vars(result) | {"seconds": result.seconds._asdict()}
+        click.echo(json.dumps(about, indent=1))
         return
     shares = ", ".join(f"{share:.0%}: {length}" for share, length in lengths.items())
     rows = {f"  {name.replace('_', ' ')}": f"{counts[name]:,}" for name in list(counts)[:9]}
@@ -84,8 +83,7 @@ def estimate(
         "  `embed -o` holds": f"about {readable(result.embed_bytes)}, all vectors included",
     }
     for name, sizes in (("output", result.output_bytes), ("cache", result.cache_bytes)):
-        amounts = ", ".join(f"{readable(size)} in {dtype}" for dtype, size in sizes.items())
-        rows[f"{name} on disk"] = amounts
+        rows[f"{name} on disk"] = ", ".join(f"{readable(n)} in {kind}" for kind, n in sizes.items())
     if summary.left_out:
         rows["  left out"] += f", which `embed` refuses. {reason}"
     click.echo("An estimate. What the time rests on stands at its end.\n")
