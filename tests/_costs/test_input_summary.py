@@ -111,7 +111,7 @@ def test__count__files_folders_patterns_and_parquet(tmp_path):
     summary = of_files(inputs, sequence_column="protein", id_column="name")
     assert (summary.sequences, summary.unique, summary.left_out) == (5, 3, 1)
     assert "y.parquet, record 3: Missing value" in (summary.first_error or "")
-    with pytest.raises(InputError, match="column 'sequence'"):
+    with pytest.raises(InputError, match="no column 'sequence'"):
         of_files(inputs)
 
 

@@ -11,7 +11,6 @@ import torch
 from click.testing import CliRunner
 
 from esm2_features import Engine
-from esm2_features._inputs import fasta as _fasta
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, TOKENS
 from esm2_features._io.arrays import ARRAY_FORMATS
 from esm2_features.cli import main
@@ -306,7 +305,7 @@ def test__plot__in_the_place_of_the_numbers(run, tmp_path):
 @pytest.mark.parametrize("outer", ["out/x.npy", "out"])
 def test__plot__and_numbers_in_each_other(run, tmp_path, outer, monkeypatch):
     monkeypatch.setattr(Engine, "stream", None)
-    monkeypatch.setattr(_fasta, "read_fasta", None)
+    monkeypatch.setattr(Engine, "_normalise", None)
     inside = tmp_path / "out" / "x.npy" / "maps"
     plot = inside if outer == "out/x.npy" else tmp_path / outer
     _, said = run("contacts", "--plot", plot, "--force", out="x.npy", code=2)
