@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from statistics import median
 from timeit import timeit
 from typing import Any
 
@@ -66,8 +67,8 @@ def calibrate(engine: Engine, summary: InputSummary, blocks: int) -> tuple[Range
         forget_network(checkpoint, device=engine.device, precision=engine.precision)
     sample = passes_of(Counter(map(len, sequences)), summary.window)
     times = flop(shape, blocks, summary.passes) / flop(timed, few, sample)
-    low, middle, high = min(rounds), sorted(rounds)[len(rounds) // 2], max(rounds)
-    return Range(times * low / _MARGIN, times * middle, times * high * _MARGIN), (
+    low, middle, high = times * min(rounds), times * median(rounds), times * max(rounds)
+    return Range(low / _MARGIN, middle, high * _MARGIN), (
         f"Timed on this machine, in {len(rounds)} rounds: a sample with the lengths of "
         f"{len(sequences)} of {summary.unique} sequences, through {few} of {shape.layers} blocks "
         "with random weights. The whole input takes longer in proportion to its FLOP; the range is "

@@ -17,9 +17,7 @@ class Card(NamedTuple):
 
     title: str
     memory: int  # bytes
-    # FLOP/s of dense products by precision, without sparsity; of float32 without TensorFloat-32,
-    # which this library switches off
-    peak: dict[str, float]
+    peak: dict[str, float]  # FLOP/s of dense products by precision; float32 is without TF32
 
 
 _HOPPER = {"float32": 67e12, "bfloat16": 989e12, "float16": 989e12}
@@ -53,8 +51,7 @@ def roofline(card: Card, precision: str, operations: float) -> tuple[Range, str]
     """Give the seconds that this many FLOP take on a card, and what they rest on."""
     if precision not in card.peak:
         raise InputError(
-            f"{card.title} has no units for precision={precision!r}. Choose one of "
-            f"{', '.join(card.peak)}."
+            f"{card.title} has no units for {precision=}. Choose one of {', '.join(card.peak)}."
         )
     (worst, best), peak = SHARE_OF_PEAK, card.peak[precision]
     low, high = operations / (best * peak), operations / (worst * peak)

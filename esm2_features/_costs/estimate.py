@@ -33,18 +33,15 @@ class Estimate:
 
 
 def estimate(engine: Engine, summary: InputSummary, *, card: str | None = None) -> Estimate:
-    """Estimate what a run takes on the engine's device, or on a card that is not here.
-
-    For sequences that are not in the cache yet, and without the loading of weights.
-    """
+    """Estimate what a run without a cache takes, on the engine's device or a card not here."""
     shape, columns = engine.checkpoint.architecture, len(engine.layers) * len(engine.poolings)
-    # The attention maps of all blocks are what parti looks at.
     blocks = shape.layers if "parti" in engine.poolings else max(1, *engine.layers)
     weights = shape.parameters * (4 if engine.precision == "float32" else 2)
     if card is not None:
         device, memory, _ = CARDS[card]
-        operations = flop(shape, blocks, summary.passes)
-        seconds, basis = roofline(CARDS[card], engine.precision, operations)
+        seconds, basis = roofline(
+            CARDS[card], engine.precision, flop(shape, blocks, summary.passes)
+        )
         budget = cuda_budget(max(0, memory - weights), shape.dim)
     else:
         from esm2_features._costs.calibration import calibrate

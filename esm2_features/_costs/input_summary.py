@@ -1,7 +1,6 @@
-"""What an input holds, counted in one reading: sequences, different ones, lengths, what is wrong.
+"""What an input holds, counted in one reading, with 16 bytes of memory for each sequence and id.
 
-Each sequence takes 16 bytes of memory (12 of a digest, and its length), and each id as many. Among
-a billion sequences, two different ones have the same digest with a probability of 1e-11.
+Among a billion sequences, two different ones have the same digest with a probability of 1e-11.
 """
 
 from __future__ import annotations
@@ -22,8 +21,7 @@ from esm2_features._inputs.views import piece_tokens
 from esm2_features.distributed.sources import InputFile, InputRange, Reading, find_sources
 from esm2_features.exceptions import InputError
 
-_BATCH = 4096
-"""Records that are read and checked together."""
+_BATCH = 4096  # records that are read and checked together
 
 
 class DistinctTexts:
@@ -43,8 +41,7 @@ class DistinctTexts:
         records = np.frombuffer(self._records, "S16")
         records.sort()
         first = np.append(0, np.flatnonzero(records[1:] != records[:-1]) + 1)[: len(records)]
-        numbers: NDArray[np.uint32] = np.frombuffer(self._records, np.uint32)[4 * first + 3]
-        return numbers
+        return np.asarray(np.frombuffer(self._records, np.uint32)[4 * first + 3], np.uint32)
 
 
 @dataclass
@@ -89,8 +86,7 @@ def lengths_at(lengths: Mapping[int, int], quantiles: Iterable[float]) -> list[i
     """Give the lengths at quantiles of a distribution: residues -> number of sequences."""
     ends = np.cumsum(list(lengths.values()))
     at = np.searchsorted(ends, np.array(list(quantiles)) * ends[-1], side="right")
-    residues: list[int] = np.array(list(lengths))[at].tolist()
-    return residues
+    return [int(length) for length in np.array(list(lengths))[at]]
 
 
 def summarise(inputs: Sequence[str], engine: Engine, **columns: str) -> InputSummary:

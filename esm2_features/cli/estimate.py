@@ -23,7 +23,6 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 @click.command(
     epilog=examples(
-        "esm2-features estimate proteins.fasta.gz --precision bfloat16",
         "esm2-features estimate folder/ 'more/*.parquet' --device h100 --json",
         "zcat *.fasta.gz | esm2-features estimate -",
     )
@@ -59,9 +58,8 @@ def estimate(
     engine = Engine(model, device="auto" if card else device, cache=None, **options)
     summary = summarise(inputs, engine, **columns)
     reason = summary.first_error or "They are too long: --too-long window or truncate."
-    if not summary.sequences:
-        raise InputError(f"{' '.join(inputs)} holds no records.")
     if not summary.unique:
+        reason = reason if summary.sequences else f"{' '.join(inputs)} holds no records."
         raise InputError(f"None of the {summary.sequences} sequences can be embedded. {reason}")
     result = _costs.estimate(engine, summary, card=card)
     counts = {name: value for name, value in vars(summary).items() if name != "lengths"}
@@ -69,9 +67,8 @@ def estimate(
     about: dict[str, Any] = {"model": engine.checkpoint.name, "precision": engine.precision}
     if as_json:
         about |= {"is_estimate": True, "input": counts | {"length_quantiles": lengths}}
-        click.echo(
-            json.dumps(about | vars(result) | {"seconds": result.seconds._asdict()}, indent=1)
-        )
+        about |= vars(result) | {"seconds": result.seconds._asdict()}
+        click.echo(json.dumps(about, indent=1))
         return
     shares = ", ".join(f"{share:.0%}: {length}" for share, length in lengths.items())
     rows = {f"  {name.replace('_', ' ')}": f"{counts[name]:,}" for name in list(counts)[:9]}
@@ -86,8 +83,7 @@ def estimate(
         "  `embed -o` holds": f"about {readable(result.embed_bytes)}, all vectors included",
     }
     for name, sizes in (("output", result.output_bytes), ("cache", result.cache_bytes)):
-        amounts = ", ".join(f"{readable(size)} in {dtype}" for dtype, size in sizes.items())
-        rows[f"{name} on disk"] = amounts
+        rows[f"{name} on disk"] = ", ".join(f"{readable(n)} in {kind}" for kind, n in sizes.items())
     if summary.left_out:
         rows["  left out"] += f", which `embed` refuses. {reason}"
     click.echo("An estimate. What the time rests on stands at its end.\n")
@@ -123,11 +119,9 @@ def print_dry_run(engine: Engine, records: list[Any], output: str) -> None:
     _print("  in the cache", f"{plan.unique - plan.missing:,} ({where})")
     _print("  to be computed", f"{plan.missing:,}")
     if plan.missing:
-        size = f"{plan.batch_tokens:,} tokens at most, on {plan.device}"
-        _print("batches", f"{plan.batches:,} of {size}")
-        _print("  tokens", f"{plan.tokens:,}")
+        size = f"at most {plan.batch_tokens:,} tokens, {plan.tokens:,} together"
+        _print("batches", f"{plan.batches:,} of {size}, on {plan.device}")
     if plan.download is not None:
         _print("weights", f"not on this machine; {readable(plan.download)} to download first")
     rows, width = plan.sequences, len(engine.feature_names)
-    size = readable(4 * rows * width)
-    _print("output", f"{output}: {rows:,} x {width:,} features, {size} as float32")
+    _print("output", f"{output}: {rows:,} x {width:,} features, {readable(4 * rows * width)}")
