@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from esm2_features._cache.cache import Cache
+if TYPE_CHECKING:
+    from esm2_features._cache.cache import Cache
 
 __all__ = ["Cache", "open_cache"]
 
@@ -14,8 +16,19 @@ __all__ = ["Cache", "open_cache"]
 _OPEN: dict[Path, Cache] = {}
 
 
+def __getattr__(name: str) -> object:
+    """Import `Cache` when it is first used: it brings NumPy along."""
+    if name == "Cache":
+        from esm2_features._cache.cache import Cache
+
+        return Cache
+    raise AttributeError(f"module 'esm2_features._cache' has no attribute {name!r}")
+
+
 def open_cache(cache: str | os.PathLike[str] | Cache | None) -> Cache | None:
     """Turn what users pass as ``cache=`` into a `Cache`."""
+    from esm2_features._cache.cache import Cache
+
     if cache is None or isinstance(cache, Cache):
         return cache
     if not isinstance(cache, str | os.PathLike):

@@ -33,13 +33,8 @@ def dry_run(engine: Engine, sequences: object) -> DryRun:
     from esm2_features._model.devices import resolve_device_map, title_of
     from esm2_features._model.layout import Layout
 
-    layouts = [Layout(views, plan.batches.budget) for views in plan.batches.batches]
+    batches, budget, devices = plan.batches
+    layouts = (Layout(some, budget) for some in batches)
     passes = [len(batch.positions) for layout in layouts for batch in layout.batches]
-    return DryRun(
-        *counts,
-        device=title_of(resolve_device_map(plan.batches.devices[0]).home),
-        batch_tokens=plan.batches.budget,
-        batches=len(passes),
-        tokens=sum(passes),
-        download=engine.checkpoint.to_fetch,
-    )
+    device = title_of(resolve_device_map(devices[0]).home)
+    return DryRun(*counts, device, budget, len(passes), sum(passes), engine.checkpoint.to_fetch)
