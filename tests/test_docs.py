@@ -253,13 +253,9 @@ def test__reference__has_every_public_name():
     assert wanted == set(re.findall(r"^   (\w+)$", text, flags=re.M))
 
 
-def test__estimators__link_to_their_pages():
-    # autosummary names its pages by the full name; all of `api.rst` are in one folder.
+def test__reference__pages_are_in_one_folder():
     text = (DOCS / "api.rst").read_text("utf-8")
     assert set(re.findall(r":toctree: (.+)", text)) == {"api"}
-    for estimator in ("ESM2Transformer", "ESM2LikelihoodTransformer"):
-        link = getattr(esm2_features, estimator)()._get_doc_link()
-        assert link.endswith(f"/api/esm2_features.{estimator}.html")
 
 
 def test__generated__models_are_those_of_the_catalogue(generate):
