@@ -36,10 +36,9 @@ PAGES = {
     "CONTRIBUTING.md": "/project/contributing.md",
     "benchmarks/README.md": "/reference/benchmarks.md",
     "benchmarks/": "/reference/benchmarks.md",
-    "docs/guide/billion.md": "/guide/billion.md",
     "esm2_features/data/MINI.md": "/project/mini.md",
 }
-"""Pages of the site that stand for files of the repository."""
+"""Pages of the site that stand for files of the repository; those in docs/ stand for themselves."""
 
 
 def write_all() -> None:
@@ -245,9 +244,11 @@ def relinked(path: Path) -> str:
         if bang:
             return f"![{text}]({_from_pages(full)})"
         name = full.relative_to(ROOT).as_posix() + ("/" if full.is_dir() else "")
-        if name not in PAGES:
+        is_page = name.startswith("docs/") and full.suffix in (".md", ".rst")
+        page = name.removeprefix("docs") if is_page else PAGES.get(name)
+        if page is None:
             return text
-        return f"[{text}]({PAGES[name]}{'#' + anchor if anchor else ''})"
+        return f"[{text}]({page}{'#' + anchor if anchor else ''})"
 
     parts = re.split(r"(^```.*?^```$)", path.read_text(encoding="utf-8"), flags=re.M | re.S)
     prose = r"(!?)\[([^\]]+)\]\(([^)\s]+)\)"
