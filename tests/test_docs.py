@@ -1,4 +1,4 @@
-"""The site tells the truth: its code runs, its tables are the catalogue's, its pages are reached.
+"""Documentation: its code runs, its tables match the catalogue, its pages can be reached.
 
 Blocks marked ``python`` and ``bash`` are run, those of a page together, in their order. ``console``
 and ``{code-block}`` show what needs weights, the network or other machines.

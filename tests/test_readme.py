@@ -1,4 +1,4 @@
-"""The README tells the truth: its code runs, and its table is the catalogue's.
+"""README: its code runs, and its table matches the catalogue.
 
 Blocks marked ``python`` and ``bash`` are run; ``console`` shows commands that make the
 environment in which this test runs, or that need the network.
