@@ -1,11 +1,9 @@
-"""What Sphinx does not look at: every page that was built, as a browser would load it.
+"""Checks of the built pages that Sphinx does not make.
 
     python docs/_check.py docs/_build/html
 
-The exit code is 1 if a link leads nowhere, a picture has no text in its place, or a page or a style
-sheet names something on another host to be loaded. What scripts ask for while they run is not seen.
-
-Never here: how pages are built, how they look.
+The exit code is 1 if a link is dead, a picture has no alt text, or a page or a style sheet loads
+something from another host. Requests that scripts make while they run are not checked.
 """
 
 from __future__ import annotations
@@ -19,14 +17,14 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 _LOADS = ("src", "srcset", "poster", "data", "background")
-"""What a browser loads at once, of any tag; of ``link``, it is ``href``."""
+"""Attributes whose targets a browser loads; of ``link``, it is ``href``."""
 _FOREIGN_STYLE = re.compile(r"(?:url\(\s*|@import\s+)[\"']?((?:https?:)?//[^)\"'\s]+)")
 _NO_LOAD = {"canonical", "index", "search", "next", "prev", "author", "copyright", "top", "up"}
 
 
 @dataclass
 class Page(HTMLParser):
-    """What one page refers to."""
+    """The links, pictures and other files of one page."""
 
     path: Path
     ids: set[str] = field(default_factory=set)
@@ -39,7 +37,7 @@ class Page(HTMLParser):
         self.feed(self.path.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note what a tag refers to."""
+        """Collect the targets of a tag."""
         given = {name: value or "" for name, value in attrs}
         self.ids.update(given[name] for name in ("id", "name") if given.get(name))
         if tag == "a" and given.get("href"):
@@ -54,18 +52,7 @@ class Page(HTMLParser):
 
 
 def faults(site: Path) -> Iterator[str]:
-    """Look for what is wrong in a site.
-
-    Parameters
-    ----------
-    site : Path
-        Its folder.
-
-    Yields
-    ------
-    fault : str
-        A sentence that names the page.
-    """
+    """Yield a sentence for each fault in the folder of a site."""
     files = [path for path in sorted(site.rglob("*.html")) if "_static" not in path.parts]
     pages = {path.resolve(): Page(path) for path in files}
     if not pages:
@@ -103,6 +90,6 @@ def _place(page: Path, link: str) -> Path:
 
 
 if __name__ == "__main__":
-    found = list(faults(Path(sys.argv[1])))
-    sys.stdout.writelines(f"{fault}\n" for fault in found)
-    sys.exit(1 if found else 0)
+    sentences = list(faults(Path(sys.argv[1])))
+    sys.stdout.writelines(f"{sentence}\n" for sentence in sentences)
+    sys.exit(1 if sentences else 0)

@@ -1,9 +1,7 @@
-"""Parts of the site that are made, not written: tables, the command line's help, what is included.
+"""Generated parts of the site: tables, the help of the command line, files of the repository.
 
-All of it is written to ``docs/_generated``, which pages include, and notebooks are copied to
-``docs/examples``. It is made anew with each build, and never committed.
-
-Never here: text that somebody could write by hand, Sphinx.
+They are written to ``docs/_generated``, from which pages include them, and notebooks are copied to
+``docs/examples``. Both are made anew with each build, and not committed.
 """
 
 from __future__ import annotations
@@ -36,14 +34,13 @@ PAGES = {
     "CONTRIBUTING.md": "/project/contributing.md",
     "benchmarks/README.md": "/reference/benchmarks.md",
     "benchmarks/": "/reference/benchmarks.md",
-    "docs/guide/billion.md": "/guide/billion.md",
     "esm2_features/data/MINI.md": "/project/mini.md",
 }
-"""Pages of the site that stand for files of the repository."""
+"""Pages of the site that stand for files of the repository; those in docs/ stand for themselves."""
 
 
 def write_all() -> None:
-    """Write everything that is generated; leave alone what has not changed."""
+    """Write all generated files; leave those alone that have not changed."""
     texts = {
         "models.md": models(),
         "files.md": files(),
@@ -68,7 +65,7 @@ def write_all() -> None:
 
 
 def copy_notebooks() -> None:
-    """Copy the notebooks, as they are committed, to where Sphinx looks for pages."""
+    """Copy the committed notebooks into the folder of the pages."""
     wanted = {path.name: path for path in (ROOT / "notebooks").glob("*.ipynb")}
     for old in EXAMPLES.glob("*.ipynb"):
         if old.name not in wanted:
@@ -81,13 +78,7 @@ def copy_notebooks() -> None:
 
 
 def models() -> str:
-    """Tabulate the catalogue: shapes and sizes.
-
-    Returns
-    -------
-    table : str
-        Markdown.
-    """
+    """Tabulate the models: shapes and sizes."""
     rows = [
         (
             f"`{card.name}`",
@@ -105,13 +96,7 @@ def models() -> str:
 
 
 def files() -> str:
-    """Tabulate the official files: addresses and digests.
-
-    Returns
-    -------
-    table : str
-        Markdown.
-    """
+    """Tabulate the official files: addresses and digests."""
     rows = [
         (f"<{file.url}>", readable(file.bytes), f"`{file.sha256}`" if file.sha256 else "none known")
         for card in available_models()
@@ -122,13 +107,7 @@ def files() -> str:
 
 
 def cache_sizes() -> str:
-    """Tabulate what the vectors of one sequence take in the cache.
-
-    Returns
-    -------
-    table : str
-        Markdown.
-    """
+    """Tabulate the size of the vectors of one sequence in the cache."""
     rows = []
     for card in available_models():
         one = 4 * card.architecture.dim + KEY_BYTES + _CHECKSUM_BYTES
@@ -145,7 +124,7 @@ def cache_sizes() -> str:
 
 
 def _table(header: tuple[str, ...], rows: list[tuple[object, ...]], *, left: int) -> str:
-    """Lay out a table, of which the first columns are text, and the others numbers."""
+    """Format a Markdown table whose first columns are text, and the others numbers."""
     rule = ["---"] * left + ["---:"] * (len(header) - left)
     lines = [header, rule, *rows]
     return "".join(f"| {' | '.join(map(str, cells))} |\n" for cells in lines)
@@ -155,13 +134,7 @@ def _table(header: tuple[str, ...], rows: list[tuple[object, ...]], *, left: int
 
 
 def commands() -> str:
-    """Write down what every command says of itself with ``--help``.
-
-    Returns
-    -------
-    text : str
-        Markdown, with a heading for each command.
-    """
+    """Format the ``--help`` of every command, with a heading for each."""
     return "\n".join(
         f"{'#' * (1 + len(path))} {' '.join(path)}\n\n```text\n{_help(path[1:])}```\n"
         for path in _paths(main, ("esm2-features",))
@@ -176,7 +149,7 @@ def _paths(command: click.Command, path: tuple[str, ...]) -> Iterator[tuple[str,
 
 
 def _help(arguments: tuple[str, ...]) -> str:
-    shown = CliRunner().invoke(
+    result = CliRunner().invoke(
         main,
         [*arguments, "--help"],
         prog_name="esm2-features",
@@ -184,22 +157,16 @@ def _help(arguments: tuple[str, ...]) -> str:
         max_content_width=_HELP_WIDTH,
         catch_exceptions=False,
     )
-    if shown.exit_code:
-        raise RuntimeError(f"{' '.join(arguments)} --help failed: {shown.output}")
-    return shown.output
+    if result.exit_code:
+        raise RuntimeError(f"{' '.join(arguments)} --help failed: {result.output}")
+    return result.output
 
 
 # ------------------------------------------------------------------ included files
 
 
 def benchmarks() -> str:
-    """Give the README of the benchmarks, and the pictures that it does not show itself.
-
-    Returns
-    -------
-    text : str
-        Markdown.
-    """
+    """Format the README of the benchmarks, and the pictures that it does not show itself."""
     text = relinked(ROOT / "benchmarks" / "README.md")
     pictures = sorted((ROOT / "benchmarks" / "results").glob("*.png"))
     others = [path for path in pictures if path.name not in text]
@@ -213,7 +180,7 @@ def benchmarks() -> str:
 
 
 def _caption(picture: Path) -> str:
-    """Say what a picture shows, by the name that `benchmarks.plot` gives it."""
+    """Describe a picture by the file name that `benchmarks.plot` gives it."""
     words = picture.stem.split("_")
     if words[0] == "compare":
         mix = " ".join(words[2:])
@@ -222,38 +189,33 @@ def _caption(picture: Path) -> str:
 
 
 def relinked(path: Path) -> str:
-    """Give a Markdown file whose links lead to pages of this site.
+    """Read a Markdown file of the repository, and let its links lead to pages of this site.
 
-    Parameters
-    ----------
-    path : Path
-        A file of the repository. Pictures are shown from where they are; a link to a file that is
-        no page becomes its text.
-
-    Returns
-    -------
-    text : str
-        Markdown.
+    Pictures are shown from where they are; a link to a file that is not a page becomes its text.
     """
 
-    def lead(found: re.Match[str]) -> str:
-        bang, text, target = found.groups()
+    def relink(match: re.Match[str]) -> str:
+        bang, text, target = match.groups()
         if re.match(r"[a-z]+:|#", target):
-            return found[0]
+            return match[0]
         place, _, anchor = target.partition("#")
         full = (path.parent / place).resolve()
         if bang:
             return f"![{text}]({_from_pages(full)})"
         name = full.relative_to(ROOT).as_posix() + ("/" if full.is_dir() else "")
-        if name not in PAGES:
+        is_page = name.startswith("docs/") and full.suffix in (".md", ".rst")
+        page = name.removeprefix("docs") if is_page else PAGES.get(name)
+        if page is None:
             return text
-        return f"[{text}]({PAGES[name]}{'#' + anchor if anchor else ''})"
+        return f"[{text}]({page}{'#' + anchor if anchor else ''})"
 
     parts = re.split(r"(^```.*?^```$)", path.read_text(encoding="utf-8"), flags=re.M | re.S)
     prose = r"(!?)\[([^\]]+)\]\(([^)\s]+)\)"
-    return "".join(part if part.startswith("```") else re.sub(prose, lead, part) for part in parts)
+    return "".join(
+        part if part.startswith("```") else re.sub(prose, relink, part) for part in parts
+    )
 
 
 def _from_pages(path: Path) -> str:
-    """Give the way to a file from a page, all of which that include anything are in a folder."""
+    """Path of a file, relative to a page; pages that include generated text are in a folder."""
     return f"../../{path.relative_to(ROOT).as_posix()}"

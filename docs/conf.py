@@ -1,9 +1,4 @@
-"""How the site is built: Sphinx, its theme, and what is generated before it starts.
-
-Nothing here needs the network, and neither does a page that was built.
-
-Never here: text of pages, what is generated.
-"""
+"""Configuration of Sphinx. Neither the build nor the built pages need the network."""
 
 from __future__ import annotations
 
@@ -59,7 +54,7 @@ numpydoc_class_members_toctree = False
 
 
 def _skip_foreign(_: Any, __: str, ___: str, member: Any, skip: bool, ____: Any) -> bool | None:
-    """Leave out what classes inherit from others' classes, which others document."""
+    """Leave out members that are inherited from classes of other libraries."""
     home = getattr(getattr(member, "fget", member), "__module__", None)
     return True if not str(home).startswith("esm2_features") else skip or None
 
@@ -101,6 +96,6 @@ html_sidebars = {"index": []}
 
 
 def setup(app: Any) -> None:
-    """Register what Sphinx is to call."""
+    """Connect the functions above."""
     app.connect("autodoc-skip-member", _skip_foreign)
     app.connect("autodoc-process-docstring", _escape_underscores, priority=1)  # before numpydoc

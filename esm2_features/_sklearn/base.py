@@ -27,12 +27,6 @@ _FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
 class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
     """Base of the transformers that turn protein sequences into features."""
 
-    _doc_link_module = "esm2_features"
-    _doc_link_template = (
-        "https://esm2-features.readthedocs.io/en/stable/api/"
-        "{estimator_module}.{estimator_name}.html"
-    )
-
     model: str | os.PathLike[str]
     precision: str
     device: str | Sequence[str]
