@@ -25,7 +25,7 @@ from esm2_features._arrow import import_parquet, vector_column
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.vector_files import check_finite, listed, unreadable
 from esm2_features._files import atomic_write
-from esm2_features._inputs.options import CACHE_DTYPES, POOLINGS, PRECISIONS
+from esm2_features._inputs.options import CACHE_DTYPES, CACHED_POOLINGS, PRECISIONS
 from esm2_features.exceptions import InputError
 
 _FORMAT = 1
@@ -40,7 +40,7 @@ _TEXTS = [name for name in _OF_SPEC if name != "layer"]
 _NAMES = ("key", *_OF_SPEC, "vector")
 _KNOWN = {
     "layer": range(1 << 31),
-    "pooling": POOLINGS,
+    "pooling": CACHED_POOLINGS,
     "precision": PRECISIONS,
     "dtype": CACHE_DTYPES,
 }

@@ -14,6 +14,8 @@ SPECIAL_TOKENS = ("cls", "eos")
 PARTIAL_POOLINGS = tuple(word for word in POOLINGS if word not in SPECIAL_TOKENS)
 """Those that a part of a sequence can have."""
 EVERY_POOLING = (*POOLINGS, "parti")
+CACHED_POOLINGS = (*EVERY_POOLING, "log_probs")
+"""What a cache may hold; "log_probs" are those of single residues."""
 POOLING_OF = {
     "mean": "mean",
     "bos": "cls",

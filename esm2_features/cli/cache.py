@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from esm2_features._cache.reports import readable, vectors
-from esm2_features._inputs.options import POOLINGS
+from esm2_features._inputs.options import CACHED_POOLINGS, POOLINGS
 from esm2_features.cli.console import CommandError, examples
 from esm2_features.cli.options import Decorator, add_options, force_option, run_option
 from esm2_features.exceptions import InputError
@@ -65,7 +65,9 @@ def _selection_options(what: str) -> Decorator:
                 help=f"{what} of this model: its name, or its identity (sha256:...).",
             ),
             click.option("--layer", type=int, metavar="N", help=f"{what} of this layer, from 0."),
-            click.option("--pooling", type=click.Choice(POOLINGS), help=f"{what} of this pooling."),
+            click.option(
+                "--pooling", type=click.Choice(CACHED_POOLINGS), help=f"{what} of this pooling."
+            ),
         ]
     )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
@@ -16,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import read_parquet, write_parquet
+from esm2_features._inputs.options import EVERY_POOLING
 from esm2_features.exceptions import InputError, MissingDependencyError
 
 DIM = 3
@@ -99,6 +101,14 @@ def test__parquet__round_trip(tmp_path_factory, rows):
     part = some_part(len(rows))._replace(rows=rows)
     write_parquet(path, [part])
     assert_same(read_parquet(path), [part])
+
+
+@pytest.mark.parametrize("pooling", [*EVERY_POOLING, "log_probs"])
+def test__parquet__every_pooling_that_a_cache_holds_comes_back(tmp_path, pooling):
+    part = some_part(3)
+    spec = dataclasses.replace(part.spec, pooling=pooling)
+    write_parquet(tmp_path / "x.parquet", [part._replace(spec=spec)])
+    assert [one.spec for one in read_parquet(tmp_path / "x.parquet")] == [spec]
 
 
 def test__parquet__is_what_other_programs_can_read(tmp_path):
