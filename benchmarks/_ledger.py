@@ -26,7 +26,7 @@ PARTS = (
     ("pooling", "esm2_features._inference.extractors", "pool"),
     ("layout and packing", "esm2_features._model.layout", "Layout.__init__"),
     ("layout and packing", "esm2_features._model.layout", "Layout.merge_windows"),
-    ("planning", "esm2_features._inference.local", "LocalNetworks.compute"),
+    ("planning", "esm2_features._inference.local", "LocalConnection.compute"),
     ("planning", "esm2_features._inference.runner", "unique_views"),
     ("tokenising", "esm2_features._model.layout", "encode_all"),
     ("validation", "esm2_features._sklearn.base", "SequenceTransformer._columns"),

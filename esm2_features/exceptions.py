@@ -55,17 +55,7 @@ __all__ = [
 
 
 class Esm2FeaturesError(Exception):
-    """Base class of every error that this library raises on purpose.
-
-    Examples
-    --------
-    >>> from esm2_features import Engine, exceptions
-    >>> try:
-    ...     Engine("no-such-model")
-    ... except exceptions.Esm2FeaturesError as error:
-    ...     type(error).__name__
-    'CheckpointError'
-    """
+    """Base class of every error that this library raises on purpose."""
 
     def __reduce__(self) -> tuple[object, ...]:
         """Pickle with the attributes, which are the keyword arguments of every error here."""

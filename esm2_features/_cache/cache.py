@@ -65,8 +65,16 @@ class Cache:
     ...         engine = Engine("mini", cache=cache)
     ...         _ = engine.embed(["MKTAYIAKQR", "GSHM"])
     ...         print(engine.n_computed)
+    ...     print(cache.info().rows, cache.verify())
+    ...     print(cache.export(f"{folder}/mini.parquet", model="mini"))
+    ...     print(Cache(f"{folder}/another").import_(f"{folder}/mini.parquet"))
+    ...     print(cache.prune(model="mini", layer=6).rows, cache.clear())
     2
     0
+    2 CacheCheck(rows=2, damaged=())
+    2
+    Imported(added=2, present=0, conflicts=())
+    2 0
     """
 
     __module__ = "esm2_features"
@@ -168,12 +176,7 @@ class Cache:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from esm2_features import Cache, Engine
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
-        ...     Cache(folder).info().rows
-        2
+        The example of the class uses it.
         """
         spaces = self._link.run("read", maintenance.count, mend=False)
         size = 0 if spaces is None else self.file.stat().st_size
@@ -190,19 +193,12 @@ class Cache:
 
         Raises
         ------
-        CacheVersionError
-            If the file belongs to another program or version.
-        OSError
-            If it cannot be read.
+        CacheVersionError, OSError
+            As `info`.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from esm2_features import Cache, Engine
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
-        ...     Cache(folder).verify()
-        CacheCheck(rows=2, damaged=())
+        The example of the class uses it.
         """
         try:
             check = self._link.run("read", maintenance.check, mend=False)
@@ -246,19 +242,12 @@ class Cache:
         ------
         InputError
             If the selected vectors do not exist, or a number is out of range.
-        CacheVersionError
-            If the file belongs to another program or version.
-        OSError
-            If it cannot be written.
+        CacheVersionError, OSError
+            As `info`, or if the file cannot be written.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from esm2_features import Cache, Engine
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
-        ...     Cache(folder).prune(model="mini", layer=6).rows
-        2
+        The example of the class uses it.
         """
         cache_limit(max_bytes)
         if unused_days is not None and unused_days < 0:
@@ -287,19 +276,12 @@ class Cache:
 
         Raises
         ------
-        CacheVersionError
-            If the file belongs to another program or version.
-        OSError
-            If it cannot be written.
+        CacheVersionError, OSError
+            As `info`, or if the file cannot be written.
 
         Examples
         --------
-        >>> import tempfile
-        >>> from esm2_features import Cache, Engine
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
-        ...     Cache(folder).clear()
-        2
+        The example of the class uses it.
         """
         return self._link.run("cleared", maintenance.clear) or 0
 
@@ -342,12 +324,7 @@ class Cache:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from esm2_features import Cache, Engine
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
-        ...     Cache(folder).export(f"{folder}/mini.parquet", model="mini")
-        2
+        The example of the class uses it.
         """
         target = Path(path)
         if target.suffix.lower() != ".parquet":
@@ -408,13 +385,7 @@ class Cache:
 
         Examples
         --------
-        >>> import tempfile
-        >>> from esm2_features import Cache, Engine
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     _ = Engine("mini", cache=folder).embed(["MKTAYIAKQR", "GSHM"])
-        ...     _ = Cache(folder).export(f"{folder}/mini.parquet")
-        ...     Cache(f"{folder}/another").import_(f"{folder}/mini.parquet")
-        Imported(added=2, present=0, conflicts=())
+        The example of the class uses it.
         """
         source = Path(path)
         if source.name == self.file.name:

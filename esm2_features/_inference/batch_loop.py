@@ -1,4 +1,4 @@
-"""`BatchLoop`: the forward passes of one run on one device."""
+"""`BatchLoop`: the forward passes of one run on one device, and what happens out of memory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ _BATCH_BYTES = 1 << 28
 class BatchLoop:
     """Runs the forward passes over some views, the longest first.
 
-    A batch that does not fit into memory is halved, and so are those that follow. Where a device
-    computes by itself, the next batches are begun before the loop waits for the results of one.
+    A batch that does not fit into memory is halved, and unless it held parts of one sequence only,
+    the token budget shrinks for all later batches. Where a device computes by itself, the next
+    batches are begun before the loop waits for the results of one.
     """
 
     def __init__(
@@ -34,7 +35,7 @@ class BatchLoop:
         claim: Callable[[list[int]], list[int]],  # returns the views of a batch that are ours
         device: torch.device,
         budget: int,  # tokens per batch
-        shrunk: Callable[[int], object],  # told of the budget that may fit, when one was too large
+        on_smaller_budget: Callable[[int], object],  # told of the budget after one was too large
         progress: Callable[[int], object],  # told of residues that are done
     ) -> None:
         self.budget = budget
@@ -43,7 +44,7 @@ class BatchLoop:
         self._bytes_of = bytes_of
         self._claim = claim
         self._device = device
-        self._shrunk = shrunk
+        self._on_smaller_budget = on_smaller_budget
         self._progress = progress
         self._parsed: dict[int, SequenceView] = {}
         self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
@@ -93,7 +94,7 @@ class BatchLoop:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if not _can_be_less([self._parsed[i] for i in batch], self.budget):
+            if not _can_split([self._parsed[i] for i in batch], self.budget):
                 raise _out_of_memory(self._residues(batch), str(self._device)) from error
             return False
         self._begun.append((batch, results))
@@ -107,14 +108,14 @@ class BatchLoop:
             self._progress(self._residues(batch))
 
     def _halved(self, batch: list[int], pending: deque[list[int]]) -> deque[list[int]]:
-        """Divide a batch that did not fit, and if it held several sequences, all that follow."""
+        """Split parts of one sequence in two; otherwise, plan all views for a lower budget."""
         distinct = distinct_sequences([self._parsed[i] for i in batch])
         if len(distinct) == 1 and len(batch) > 1:  # parts of one sequence
             half = len(batch) // 2
             return deque([batch[:half], batch[half:], *pending])
         tokens = sum(SequenceView(*one).tokens for one in distinct)
         self.budget = min(self.budget, tokens) // 2
-        self._shrunk(self.budget)
+        self._on_smaller_budget(self.budget)
         return deque(self.plan([*batch, *(i for later in pending for i in later)]))
 
     def _residues(self, some: Sequence[int]) -> int:
@@ -142,7 +143,7 @@ def plan_batches(
     return numbered, [[which[k] for sequence in batch for k in members[sequence]] for batch in plan]
 
 
-def _can_be_less(views: Sequence[SequenceView], budget: int) -> bool:
+def _can_split(views: Sequence[SequenceView], budget: int) -> bool:
     """Whether a batch can be divided: into sequences, parts of one, or its windows."""
     window = views[0].window
     return len(views) > 1 or (window > 0 and window + 2 < min(budget, views[0].tokens))

@@ -1,4 +1,4 @@
-"""Which views are distinct, and which of them go through the network together."""
+"""Distinct views, and their division into batches of a token budget."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class UniqueViews(NamedTuple):
 
 
 class BatchPlan(NamedTuple):
-    """The batches of a run, which are halved if they do not fit into memory."""
+    """The batches of a run, as planned."""
 
     batches: list[list[str]]  # views, the longest first
     budget: int  # tokens of a batch at most

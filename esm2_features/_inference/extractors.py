@@ -67,17 +67,17 @@ class PooledVectors:
             importance = Importance(layout.groups)
             layers.add(network.depth)  # the maps of all blocks have to pass
         pooled: dict[tuple[int, str], Tensor] = {}
-        waiting: dict[int, Tensor] = {}
-        for layer, x_TD in _passed(network, layout, sorted(layers), importance):
+        pooled_last: dict[int, Tensor] = {}  # by importance, known after the last block
+        for layer, x_TD in _run_network(network, layout, sorted(layers), importance):
             merged_TD = layout.merge_windows(x_TD)
             for how in {how for at, how in self.columns if at == layer}:
                 if how == "parti":
-                    waiting[layer] = merged_TD
+                    pooled_last[layer] = merged_TD
                 else:
                     pooled[layer, how] = pool(merged_TD, layout.segments, how)
         if importance is not None:
             ranks_T = importance.ranks()
-            for layer, x_TD in waiting.items():
+            for layer, x_TD in pooled_last.items():
                 weights_T = ranks_T.to(x_TD.device)
                 pooled[layer, "parti"] = pool(x_TD, layout.segments, "parti", weights_T)
         stacked = torch.stack([pooled[column] for column in self.columns], dim=1)
@@ -99,7 +99,7 @@ class SiteLogProbs:
     ) -> Callable[[], NDArray[np.float32]]:
         """Score the sites: (views, 1, 33)."""
         layout = Layout(views, budget)
-        [(_, x_TD)] = _passed(network, layout, [network.depth])
+        [(_, x_TD)] = _run_network(network, layout, [network.depth])
         if not layout.is_windowed:
             sites_BD = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
             logits_BV = network.logits(sites_BD)
@@ -127,7 +127,7 @@ class Residues:
         layout = Layout(views, budget)
         found = {
             layer: layout.sequences(layout.merge_windows(x_TD))
-            for layer, x_TD in _passed(network, layout, self.layers)
+            for layer, x_TD in _run_network(network, layout, self.layers)
         }
         if not self.by_layer:
             return lambda: found[self.layers[0]]
@@ -154,7 +154,7 @@ class Logits:
     ) -> Callable[[], list[NDArray[np.float32]]]:
         """Score the views' residues."""
         layout = Layout(views, budget)
-        [(_, x_TD)] = _passed(network, layout, [network.depth])
+        [(_, x_TD)] = _run_network(network, layout, [network.depth])
         logits_TV = layout.merge_windows(network.logits(x_TD))
         if self.over == "residues":
             logits_TV = logits_TV[:, CANONICAL_TOKENS]
@@ -182,7 +182,7 @@ class Contacts:
         """Predict the views' contacts."""
         layout = Layout(views, budget)
         maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
-        _run(network, layout, maps, network.depth)
+        _run_maps(network, layout, maps, network.depth)
         found = _in_order(layout, maps.probabilities())
         return lambda: found
 
@@ -204,12 +204,12 @@ class Attentions:
         """Give the views' attention maps."""
         layout = Layout(views, budget)
         maps = AllMaps(layout.groups, self.layers, heads=self.heads)
-        _run(network, layout, maps, max(self.layers))
+        _run_maps(network, layout, maps, max(self.layers))
         found = _in_order(layout, maps.maps())
         return lambda: found
 
 
-def _passed(
+def _run_network(
     network: ESM2Network,
     layout: Layout,
     layers: Collection[int],
@@ -228,9 +228,11 @@ def _passed(
         yield layer, torch.cat(rows.pop(layer))
 
 
-def _run(network: ESM2Network, layout: Layout, maps: ContactMaps | AllMaps, depth: int) -> None:
+def _run_maps(
+    network: ESM2Network, layout: Layout, maps: ContactMaps | AllMaps, depth: int
+) -> None:
     """Run the blocks up to one, whose maps go to ``maps``."""
-    for _ in _passed(network, layout, [depth], maps):
+    for _ in _run_network(network, layout, [depth], maps):
         pass
 
 

@@ -30,10 +30,10 @@ class LocalBackend:
     devices: tuple[str, ...]  # one, several, or ("all",)
     precision: str
     batch_tokens: int | None  # tokens per forward pass; None leaves it to the device
-    # Tokens of batches that turned out to fit, by extractor and device, for the next call, too.
+    # Budgets lowered after a batch did not fit, by extractor and device, for the next call, too.
     fitting: dict[tuple[type, str], int] = field(default_factory=dict)
 
-    def connect(self) -> AbstractContextManager[LocalNetworks]:
+    def connect(self) -> AbstractContextManager[LocalConnection]:
         """Load the networks, unless this process has them."""
         networks = get_networks(self.checkpoint, devices=self.devices, precision=self.precision)
         from esm2_features._model.devices import default_batch_tokens
@@ -42,7 +42,7 @@ class LocalBackend:
         budgets = [
             self.batch_tokens or default_batch_tokens(network.device, dim) for network in networks
         ]
-        return nullcontext(LocalNetworks(self, networks, budgets))
+        return nullcontext(LocalConnection(self, networks, budgets))
 
     def plan(self, views: Sequence[str], columns: Columns) -> BatchPlan:
         """Divide views into the batches of a run; nothing is loaded."""
@@ -87,7 +87,7 @@ class LocalBackend:
 
 
 @dataclass(frozen=True, eq=False)
-class LocalNetworks:
+class LocalConnection:
     """The networks of a `LocalBackend`, loaded."""
 
     backend: LocalBackend
@@ -137,7 +137,7 @@ class LocalNetworks:
                     claim=claim,
                     device=network.device,
                     budget=min(budget, backend.fitting.get(key, budget)),
-                    shrunk=partial(backend.fitting.__setitem__, key),
+                    on_smaller_budget=partial(backend.fitting.__setitem__, key),
                     progress=progress,
                 )
                 loops.append(loop)

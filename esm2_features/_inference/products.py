@@ -126,7 +126,9 @@ class Products:
             rows = range(counter.total, counter.total + len(cells))
             residues = policy.normalise(cells, rows=rows, truncations=counter)
             if product == "embedding":
-                yield from runner.embed(policy.views(residues, rows=rows), self.columns, rows=rows)
+                yield from runner.embed(
+                    policy.views(residues, rows=rows), self.columns, row_numbers=rows
+                )
             elif extractor is None:
                 yield from _predict_masked(policy, runner, residues, rows)
             else:

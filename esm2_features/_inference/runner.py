@@ -1,6 +1,8 @@
 """`Runner`: from views to numbers, read from the cache or computed by a backend.
 
-`Runner.rows` is the data flow of the library on one page.
+`Runner.rows` is the data flow of the library on one page. `batching` finds distinct views,
+`cache_session` reads and stores, `local` (or `remote.backend`) connects and computes, in batches of
+`batch_loop`, with an extractor of `extractors` that runs the network of `_model`.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ _FILL_VIEWS, _FILL_BYTES = 4096, 1 << 28
 
 
 class Connection(Protocol):
-    """A backend that is ready to compute: its weights are loaded, or its server has answered."""
+    """A backend that is ready: `LocalConnection` has weights, `RemoteRows` an answer."""
 
     @property
     def identity(self) -> str | None:
@@ -59,7 +61,7 @@ class Connection(Protocol):
 
 
 class Backend(Protocol):
-    """What computes: networks in this process, or a server."""
+    """What computes: networks in this process (`LocalBackend`), or a server (`RemoteBackend`)."""
 
     def connect(self) -> AbstractContextManager[Connection]:
         """Load the weights, or ask the server what it serves."""
@@ -95,19 +97,19 @@ class Runner:
         views: Sequence[str | None],
         columns: Columns,
         *,
-        rows: Sequence[int] | None = None,
+        row_numbers: Sequence[int] | None = None,
         fill: float = np.nan,
     ) -> NDArray[np.float32]:
         """Give the row of each view, (views, wanted columns, width), in their order.
 
-        ``rows`` are the numbers of the views in messages, if not 0, 1, 2, ...; the numbers of a
-        view that is None are ``fill``.
+        ``row_numbers`` name the views in messages, if they are not 0, 1, 2, ...; the row of a view
+        that is None is filled with ``fill``.
         """
-        unique = unique_views(views, rows)
+        unique = unique_views(views, row_numbers)
         table = np.empty((len(views), len(columns.wanted), columns.width), np.float32)
         vectors = table[: len(unique.views)]  # of the distinct views, until they are scattered
-        source = self.cache, self.checkpoint, self.precision, unique.views, columns, vectors
-        session = open_session(*source)
+        about = self.cache, self.checkpoint, self.precision, unique.views, columns, vectors
+        session = open_session(*about)  # what it reads is written into `vectors`
         missing = session.read(range(len(unique.views)))
         if missing:
             with (
@@ -115,7 +117,7 @@ class Runner:
                 self._connect(unique, missing, columns) as connection,
             ):
                 if connection.identity is not None:
-                    session = open_session(*source, connection.identity)
+                    session = open_session(*about, connection.identity)
                     missing = session.read(missing)
                 # Without a cache, there is nobody to share the work with.
                 claim = list if self.cache is None else session.claim
@@ -139,7 +141,7 @@ class Runner:
         views: Sequence[str | None],
         columns: Columns,
         *,
-        rows: Sequence[int] | None = None,
+        row_numbers: Sequence[int] | None = None,
         fill: float = np.nan,
     ) -> NDArray[np.float32]:
         """Give the features of each view, (views, wanted columns x width), as `rows` does.
@@ -153,19 +155,21 @@ class Runner:
             if not is_part.all() and len(of_parts) < len(columns.computed):
                 # More is kept of whole sequences than of parts: whole ones first, and then all.
                 whole = [None if view and "@" in view else view for view in views]
-                self.rows(whole, columns, rows=rows)
+                self.rows(whole, columns, row_numbers=row_numbers)
             columns = columns._replace(computed=of_parts)
-        found = self.rows(views, columns, rows=rows, fill=fill)
+        found = self.rows(views, columns, row_numbers=row_numbers, fill=fill)
         return found.reshape(len(views), len(columns.wanted) * columns.width)
 
-    def fill_cache(self, views: Sequence[str], columns: Columns, *, rows: Sequence[int]) -> None:
+    def fill_cache(
+        self, views: Sequence[str], columns: Columns, *, row_numbers: Sequence[int]
+    ) -> None:
         """Compute what the cache lacks, for few enough views at a time."""
         if self.cache is None:
             raise InputError("Got cache=None, so there is nothing to be filled. Choose a cache.")
         at_a_time = columns.rows_within(_FILL_BYTES, most=_FILL_VIEWS)
         for start in range(0, len(views), at_a_time):
             some = slice(start, start + at_a_time)
-            self.embed(views[some], columns, rows=rows[some])
+            self.embed(views[some], columns, row_numbers=row_numbers[some])
 
     def log_probs(self, sites: Sequence[str]) -> NDArray[np.float32]:
         """Give natural-log probabilities of the 33 tokens at each site, (sites, 33).

@@ -1,1 +1,1 @@
-"""From what users pass to views: `policy` checks, `containers` and `fasta` read, `views` writes."""
+"""From inputs to views: `containers` and `fasta` read, `residues` checks cells, `policy` decides."""

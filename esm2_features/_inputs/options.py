@@ -24,7 +24,7 @@ POOLING_OF = {
     "std": "std",
     "parti": "parti",
 }
-"""What the hosted service's API calls them; the last four are this library's own."""
+"""Poolings by the words of the hosted API and of our server."""
 TOO_LONG = ("raise", "truncate", "window")
 UNKNOWN = ("raise", "X", "mask")
 ON_MISSING = ("raise", "nan", "zero")

@@ -24,6 +24,10 @@ _RESIDUES_AS_BYTES = RESIDUES.encode()
 _RESIDUES = frozenset(RESIDUES)
 _TOKEN = re.compile(r"<mask>|.", re.ASCII | re.IGNORECASE | re.DOTALL)
 _FILE_NAME = re.compile(r"\.(fa|faa|fasta|fas|txt|csv|gz|zst|parquet)$", re.IGNORECASE)
+_ACCESSION = re.compile(  # https://www.uniprot.org/help/accession_numbers, and their isoforms
+    r"([OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9]([A-Z][A-Z0-9]{2}[0-9]){1,2})(-[0-9]+)?",
+    re.IGNORECASE,
+)
 _LONGEST_SHOWN = 60
 
 _NUCLEOTIDES = "ACGTUN"
@@ -57,7 +61,7 @@ def normalise(
 
 
 def are_normal(values: Sequence[object]) -> TypeGuard[list[str]]:
-    """Whether `normalise` would leave all of these as they are; one look at all letters."""
+    """Whether `normalise` would change none of these; checked in one pass over all letters."""
     if not all(type(value) is str and value for value in values):
         return False
     letters = "".join(values)  # type: ignore[arg-type]  # as was just found out
@@ -152,6 +156,8 @@ def _remedy(text: str, character: str) -> str:
             "Headers belong to FASTA text: read it with read_fasta, which wants each on a line of "
             "its own."
         )
+    if _ACCESSION.fullmatch(text):
+        return "It looks like a UniProt accession: pass the sequence of that entry."
     if _FILE_NAME.search(text):
         return "It looks like the name of a file: read it with read_fasta."
     if character.isspace():

@@ -78,7 +78,7 @@ class Rotary:
             pairs_TNP[rows].mul_(turns_T1P[rows])
 
 
-def attention(
+def choose_attention(
     groups: Sequence[Group], device: torch.device, dtype: torch.dtype, width: int
 ) -> Attend:
     """Choose how the tokens of a batch attend to those of their own sequences, in all layers."""

@@ -10,6 +10,8 @@ Shapes are in the names of tensors:
     T  tokens of the whole batch       N  attention heads
     D  width of the model              H  width of a head, D = N x H
     F  width inside a block, 4 D       V  vocabulary, 33 tokens
+    K  distinct tokens of the batch    E  queries, keys and values of all heads, 3 D
+    P  rotary pairs of a head, H / 2   B  views      R  residues of a view
 
 Source: Lin et al., "Evolutionary-scale prediction of atomic-level protein structure with a
 language model", Science 379 (2023), and its reference code, ``esm/model/esm2.py`` of
@@ -25,7 +27,7 @@ import torch
 from torch import Tensor
 
 from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._model.attention import Rotary, attention
+from esm2_features._model.attention import Rotary, choose_attention
 from esm2_features._model.block import Norm, Weights
 from esm2_features._model.devices import DeviceMap, keep_freed_memory, send
 from esm2_features._model.linear import Linear
@@ -39,7 +41,7 @@ ROWS_STEP = 16
 """On a CPU, passes have a multiple of so many rows: oneDNN keeps a kernel for each number of rows
 that it meets, 0.2 MB for each product; of 1024 kernels it forgets the oldest."""
 
-Watch = Callable[[int, Tensor, Tensor], None]
+AttentionHook = Callable[[int, Tensor, Tensor], None]
 """Told each block's number, from 1, and its queries and keys, from which attention follows."""
 
 
@@ -107,7 +109,7 @@ class ESM2Network:
 
     @torch.inference_mode()
     def representations(
-        self, batch: Batch, layers: Collection[int], attention_hook: Watch | None = None
+        self, batch: Batch, layers: Collection[int], attention_hook: AttentionHook | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Run a batch up to the highest layer that is asked for."""
         unique_tokens, rows = batch.unique_tokens, len(batch.positions)
@@ -130,15 +132,15 @@ class ESM2Network:
         turns_T1P = self._rotary.turns(positions_T, longest)
         # On a CPU, attention is as quick in float32, and short sequences quicker.
         attention_dtype = torch.float32 if self.device.type == "cpu" else self._dtype
-        attend = attention(batch.groups, self.device, attention_dtype, self._head_dim)
+        attend = choose_attention(batch.groups, self.device, attention_dtype, self._head_dim)
         for layer, (device, block) in enumerate(self._blocks.upto(max(layers)), start=1):
             if x_TD.device != device:  # the network is split
                 x_TD, turns_T1P = x_TD.to(device), turns_T1P.to(device)
-                attend = attention(batch.groups, device, attention_dtype, self._head_dim)
+                attend = choose_attention(batch.groups, device, attention_dtype, self._head_dim)
             # Before the first block, rows are tokens still, and few of them differ.
             qkv_TE = block.project(x_KD)[kind_T] if layer == 1 else block.project(x_TD)
-            noticed = attention_hook and self._told_at_home(attention_hook, layer)
-            x_TD = block(x_TD, qkv_TE.to(attention_dtype), turns_T1P, attend, noticed)
+            block_hook = attention_hook and self._hook_at_home(attention_hook, layer)
+            x_TD = block(x_TD, qkv_TE.to(attention_dtype), turns_T1P, attend, block_hook)
             if layer in layers:
                 found_TD = x_TD.to(self.device)
                 yield layer, (self._last_norm(found_TD) if layer == self.depth else found_TD)[:rows]
@@ -155,7 +157,9 @@ class ESM2Network:
             )
         return self._head(x_TD)
 
-    def _told_at_home(self, attention_hook: Watch, layer: int) -> Callable[[Tensor, Tensor], None]:
+    def _hook_at_home(
+        self, attention_hook: AttentionHook, layer: int
+    ) -> Callable[[Tensor, Tensor], None]:
         return lambda q_TNH, k_TNH: attention_hook(
             layer, q_TNH.to(self.device), k_TNH.to(self.device)
         )

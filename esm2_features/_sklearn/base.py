@@ -94,18 +94,10 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             If a sequence is wrong; the message names the row, the position and the remedy.
         TypeError
             If X is not a container of sequences.
-        CheckpointError
-            If weights are needed and cannot be loaded.
-        OutOfMemoryError
-            If one sequence alone does not fit into memory.
-        NumericalError
-            If the network gives infinities or NaN.
-        ForkedProcessError
-            If this process was forked from one that has run a network.
-        CacheVersionError
-            If the cache belongs to a newer version or to another program.
-        EndpointError
-            If there is an ``endpoint``, and it cannot be reached, refuses, or has other weights.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError
+            If features are missing and cannot be computed.
+        CacheVersionError, EndpointError
+            If the cache belongs to another version or program, or the server has other weights.
 
         Examples
         --------
@@ -222,7 +214,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     ) -> NDArray[np.float32]:
         """Compute the features of views, (views, d); those of None are ``fill``."""
         rows = [i // n_chains for i in range(len(views))] if n_chains > 1 else None
-        return engine.runner.embed(views, engine.columns, fill=fill, rows=rows)
+        return engine.runner.embed(views, engine.columns, fill=fill, row_numbers=rows)
 
     def _names(self, engine: Engine) -> list[str]:
         """Name the d features of one chain."""

@@ -249,12 +249,8 @@ class ESM2Transformer(SequenceTransformer):
             If there is no cache, or a parameter or a sequence is wrong.
         TypeError
             If X is not a container of sequences.
-        CheckpointError
-            If weights are needed and cannot be loaded.
-        OutOfMemoryError
-            If one sequence alone does not fit into memory.
-        NumericalError, ForkedProcessError, CacheVersionError, EndpointError
-            As `transform`.
+        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError
+            As in `transform`; so are CacheVersionError and EndpointError.
 
         Notes
         -----
@@ -284,7 +280,9 @@ class ESM2Transformer(SequenceTransformer):
                 row_of.setdefault(view, i // in_a_row)
         # Sorted, all regions of a sequence are neighbours, and so come from one forward pass.
         distinct = sorted(row_of)
-        engine.runner.fill_cache(distinct, engine.columns, rows=[row_of[view] for view in distinct])
+        engine.runner.fill_cache(
+            distinct, engine.columns, row_numbers=[row_of[view] for view in distinct]
+        )
         return self
 
     def _engine(self, **changed: object) -> Engine:

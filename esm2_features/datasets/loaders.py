@@ -201,15 +201,8 @@ def fetch_stability_s2648(
 
     Parameters
     ----------
-    data_home : path, optional
-        Folder of the file. By default ``$ESM2_FEATURES_DATA``, or else ``datasets`` in
-        ``$ESM2_FEATURES_HOME`` or in the user's cache folder.
-    download_if_missing : bool, default=True
-        If False, raise an error if the file is not there.
-    return_X_y : bool, default=False
-        If True, return ``(data, target)`` instead of a Bunch.
-    as_frame : bool, default=False
-        If True, data is a pandas DataFrame and target a pandas Series.
+    data_home, download_if_missing, return_X_y, as_frame : optional
+        As in `fetch_toxicity_peptides`.
 
     Returns
     -------
@@ -226,10 +219,8 @@ def fetch_stability_s2648(
 
     Raises
     ------
-    DatasetError
-        If the file is missing and cannot be downloaded, or is not the published one.
-    MissingDependencyError
-        If ``as_frame`` and pandas is not installed.
+    DatasetError, MissingDependencyError
+        As in `fetch_toxicity_peptides`.
 
     Notes
     -----
@@ -286,15 +277,8 @@ def fetch_stability_megascale(
 
     Parameters
     ----------
-    data_home : path, optional
-        Folder of the file. By default ``$ESM2_FEATURES_DATA``, or else ``datasets`` in
-        ``$ESM2_FEATURES_HOME`` or in the user's cache folder.
-    download_if_missing : bool, default=True
-        If False, raise an error if the file is not there.
-    return_X_y : bool, default=False
-        If True, return ``(data, target)`` instead of a Bunch.
-    as_frame : bool, default=False
-        If True, data is a pandas DataFrame and target a pandas Series.
+    data_home, download_if_missing, return_X_y, as_frame : optional
+        As in `fetch_toxicity_peptides`.
 
     Returns
     -------
@@ -311,10 +295,8 @@ def fetch_stability_megascale(
 
     Raises
     ------
-    DatasetError
-        If the file is missing and cannot be downloaded, or is not the published one.
-    MissingDependencyError
-        If ``as_frame`` and pandas is not installed.
+    DatasetError, MissingDependencyError
+        As in `fetch_toxicity_peptides`.
 
     Notes
     -----
@@ -406,10 +388,8 @@ def fetch_fitness_gb1(
     ------
     InputError
         If there is no such split.
-    DatasetError
-        If the file is missing and cannot be downloaded, or is not the published one.
-    MissingDependencyError
-        If ``as_frame`` and pandas is not installed.
+    DatasetError, MissingDependencyError
+        As in `fetch_toxicity_peptides`.
 
     Notes
     -----

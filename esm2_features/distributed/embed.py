@@ -114,16 +114,10 @@ def embed_shards(
     InputError
         If there is no such input, a parameter has an invalid value, the folder was begun with other
         parameters or inputs, or an input differs from the one that finished shards were made of.
-    TypeError
-        If a parameter has a wrong type.
-    CheckpointError
-        If ``model`` is no checkpoint, or its weights cannot be loaded.
     OSError
         If a shard cannot be written (finished ones stay), or there is no cluster at the address.
-    OutOfMemoryError
-        If the weights do not fit into memory.
-    ForkedProcessError, CacheVersionError
-        As in `Engine`.
+    TypeError, CheckpointError, OutOfMemoryError, ForkedProcessError, CacheVersionError
+        As in `Engine` and `Engine.embed`.
     MissingDependencyError
         If PyArrow is not installed, or Ray with ``engine="ray"``.
 
@@ -252,12 +246,8 @@ def embed_ray_dataset(
 
     Raises
     ------
-    InputError
-        If a parameter has an invalid value.
-    TypeError
-        If a parameter has a wrong type.
-    CheckpointError
-        If ``model`` is no checkpoint.
+    InputError, TypeError, CheckpointError
+        As in `Engine`.
     MissingDependencyError
         If Ray is not installed.
 

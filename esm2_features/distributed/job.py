@@ -1,8 +1,8 @@
 """`ShardJob`: which shards are missing, who makes them, and what became of each.
 
 Shard k of input s belongs to task (s + k) % n, so that n processes share the work without talking
-to each other. An input whose size and time are those of before is read from the first missing shard
-on; of any other, the finished shards are compared with it first.
+to each other. When a job is resumed, an unchanged input (by size and time) is read from its first
+missing shard on; a changed one is read again, and its finished shards are compared with it.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ class _Share:
             self.done[number] = self._manifest.done(shard_name(self._stem, number))
             self.n_present += is_mine and self.done[number] is not None
         is_missing = self.done[number] is None
-        return is_missing if self._is_same else is_mine or not is_missing
+        if self._is_same:
+            return is_missing
+        return is_mine or not is_missing  # mine is computed, a finished one compared
 
 
 class _Unreadable(Exception):  # noqa: N818 - wraps one

@@ -43,7 +43,7 @@ class Device:
             claim=list,
             device=torch.device("cpu"),
             budget=budget,
-            shrunk=lambda budget: None,
+            on_smaller_budget=lambda budget: None,
             progress=lambda residues: None,
         )
 

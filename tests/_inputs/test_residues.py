@@ -105,6 +105,9 @@ def test__normalise__any_text_gives_residues_or_an_error_that_points_at_it(text,
 
 WRONG = {
     "J": ("MKJ", 3, "J", 'Correct it, or pass unknown="X" or unknown="mask" to embed it'),
+    "accession": ("P01308", 2, "0", "It looks like a UniProt accession: pass the sequence"),
+    "long accession": ("A0A024R161", 2, "0", "It looks like a UniProt accession"),
+    "isoform": ("q9y2x7-3", 2, "9", "It looks like a UniProt accession"),
     "lower case": ("mkj", 3, "j", "Correct it"),
     "digit": ("M1T", 2, "1", "Correct it"),
     "gap": ("MK-T", 3, "-", "Remove alignment gaps: sequence.replace('-', '')."),

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from esm2_features._model import attention as _attention
-from esm2_features._model.attention import attention
+from esm2_features._model.attention import choose_attention
 from esm2_features._model.packing import pack
 
 CPU = torch.device("cpu")
@@ -54,7 +54,7 @@ def exact(groups, qkv):
 @pytest.mark.parametrize("held", [1, 1 << 12, 1 << 19])
 def test__attention__on_a_cpu_is_softmax_of_products(groups, qkv, held, monkeypatch):
     monkeypatch.setattr(_attention, "_SHORT_MAPS", held)
-    found = attention(groups, CPU, torch.float32, WIDTH)(*qkv)
+    found = choose_attention(groups, CPU, torch.float32, WIDTH)(*qkv)
     torch.testing.assert_close(found.double(), exact(groups, qkv), rtol=0, atol=2e-6)
 
 
@@ -63,7 +63,7 @@ def test__attention__gives_rows_of_no_sequence_zeros_and_not_what_memory_held(
 ):
     monkeypatch.setattr(torch, "empty_like", lambda x, **_: torch.full(x.shape, torch.nan))
     padded = [torch.cat([x, torch.randn(5, HEADS, WIDTH)]) for x in qkv]
-    found = attention(groups, CPU, torch.float32, WIDTH)(*padded)
+    found = choose_attention(groups, CPU, torch.float32, WIDTH)(*padded)
     assert (found[-5:] == 0).all()
     assert found.isfinite().all()
 
@@ -74,16 +74,16 @@ def test__attention__in_half_precision_goes_packed_where_there_is_a_kernel(
 ):
     monkeypatch.setattr(_attention, "_packed_kernel", lambda *_: one_by_one)
     halves = [x.to(dtype) for x in qkv]
-    packed = attention(groups, CPU, dtype, WIDTH)(*halves)
+    packed = choose_attention(groups, CPU, dtype, WIDTH)(*halves)
     assert packed.dtype == dtype
     monkeypatch.setattr(_attention, "_packed_kernel", lambda *_: None)
-    grouped = attention(groups, CPU, dtype, WIDTH)(*halves)
+    grouped = choose_attention(groups, CPU, dtype, WIDTH)(*halves)
     torch.testing.assert_close(packed, grouped, rtol=0, atol=0.02)
 
 
 def test__attention__in_float32_never_goes_packed(groups, qkv, monkeypatch):
     monkeypatch.setattr(_attention, "_packed_kernel", lambda *_: pytest.fail("asked for"))
-    attention(groups, CPU, torch.float32, WIDTH)(*qkv)
+    choose_attention(groups, CPU, torch.float32, WIDTH)(*qkv)
 
 
 @pytest.mark.parametrize(

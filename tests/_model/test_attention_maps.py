@@ -9,7 +9,7 @@ import torch
 from esm.modules import ContactPredictionHead
 
 from esm2_features._model import attention as _attention
-from esm2_features._model.attention import attention, attention_maps
+from esm2_features._model.attention import attention_maps, choose_attention
 from esm2_features._model.attention_maps import AllMaps, ContactMaps, Importance, page_rank
 from esm2_features._model.packing import pack
 
@@ -61,7 +61,7 @@ def test__attention_maps__are_those_that_attend_uses(packed):
     batch, qk = packed
     q_TNH, k_TNH = qk[0]
     v_TNH = torch.randn(q_TNH.shape, generator=torch.Generator().manual_seed(1))
-    a_TNH = attention(batch.groups, v_TNH.device, v_TNH.dtype, WIDTH)(q_TNH, k_TNH, v_TNH)
+    a_TNH = choose_attention(batch.groups, v_TNH.device, v_TNH.dtype, WIDTH)(q_TNH, k_TNH, v_TNH)
     for group in batch.groups:
         v = v_TNH[group.start : group.stop].view(group.count, group.tokens, HEADS, WIDTH)
         a = a_TNH[group.start : group.stop].view(group.count, group.tokens, HEADS, WIDTH)

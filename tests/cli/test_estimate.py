@@ -329,7 +329,7 @@ def test__plan__is_what_the_loop_goes_over():
         claim=list,
         device=torch.device("cpu"),
         budget=8,
-        shrunk=lambda _: None,
+        on_smaller_budget=lambda _: None,
         progress=lambda _: None,
     )
     planned = [list(batch) for batch in passes.plan(range(3))]

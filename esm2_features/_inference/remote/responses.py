@@ -22,7 +22,7 @@ from esm2_features.exceptions import (
     SequenceTooLongError,
 )
 
-Columns = Sequence[tuple[int, str]]
+LayerPoolings = Sequence[tuple[int, str]]
 """Layer and pooling of each column."""
 
 WORD_OF = {pooling: word for word, pooling in POOLING_OF.items()}
@@ -40,7 +40,7 @@ class UnreadableResponse(Exception):  # noqa: N818 - the end of a sentence
 
 
 def from_npz(
-    answer: Response, n: int, columns: Columns, dim: int, about: Sequence[str]
+    answer: Response, n: int, columns: LayerPoolings, dim: int, about: Sequence[str]
 ) -> tuple[dict[str, str], NDArray[np.float32]]:
     """Read an answer of this library's server."""
     try:
@@ -58,7 +58,11 @@ def from_npz(
 
 
 def from_json(
-    answer: Response, views: Sequence[SequenceView], columns: Columns, dim: int, by_residue: bool
+    answer: Response,
+    views: Sequence[SequenceView],
+    columns: LayerPoolings,
+    dim: int,
+    by_residue: bool,
 ) -> NDArray[np.float32]:
     """Read an answer as the hosted service gives it."""
     results: Any = answer.json.get("results")
