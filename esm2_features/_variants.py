@@ -223,7 +223,6 @@ def check_truncation(too_long: object) -> None:
 
 
 def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild type") -> str:
-    """Check a wild type."""
     if is_missing(wildtype) or isinstance(wildtype, list | tuple | np.ndarray):
         raise TypeError(
             f"Got {wildtype!r:.60} as {name}; pass one sequence, as text. Score the variants of "

@@ -61,7 +61,6 @@ class Claims:
         self.close()
 
     def close(self) -> None:
-        """Release all claims."""
         if self._connection is not None:
             self._delete("delete from claim where owner = ?", [(self._owner,)])
             self._connection.close()

@@ -203,7 +203,6 @@ def connect(file: Path, busy_seconds: float) -> SqliteConnection:
 
 @contextmanager
 def transaction(connection: SqliteConnection) -> Iterator[SqliteConnection]:
-    """Write all or nothing."""
     try:
         # Inside, because Ctrl-C while it waits for the lock is raised when it has the lock.
         connection.execute("begin immediate")

@@ -148,7 +148,6 @@ def describe(spec: Spec) -> str:
 
 
 def vectors(count: int) -> str:
-    """Write a number of vectors."""
     return f"{count} vector" + ("" if count == 1 else "s")
 
 

@@ -59,7 +59,6 @@ class PooledVectors:
     def __call__(
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
-        """Pool the views: (views, columns, dim)."""
         layout = Layout(views, budget)
         layers = {layer for layer, _ in self.columns}
         importance = None
@@ -91,13 +90,11 @@ class SiteLogProbs:
     """Log-probabilities of the 33 tokens at the one residue of each view: (1, 33), float32."""
 
     def bytes(self, residues: int) -> int:  # noqa: ARG002 - a site is a site
-        """Size of a row."""
         return 4 * len(TOKENS)
 
     def __call__(
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
-        """Score the sites: (views, 1, 33)."""
         layout = Layout(views, budget)
         [(_, x_TD)] = _run_network(network, layout, [network.depth])
         if not layout.is_windowed:
@@ -117,13 +114,11 @@ class Residues:
     by_layer: bool  # whether a result is a dict of layers, or the array of the only one
 
     def bytes(self, residues: int) -> int:
-        """Size of all layers."""
         return 4 * len(self.layers) * self.dim * residues
 
     def __call__(
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[Any]]:
-        """Give the views' residues."""
         layout = Layout(views, budget)
         found = {
             layer: layout.sequences(layout.merge_windows(x_TD))
@@ -146,13 +141,11 @@ class Logits:
     over: str = "tokens"
 
     def bytes(self, residues: int) -> int:
-        """Size of a result."""
         return 4 * len(TOKENS) * residues
 
     def __call__(
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
-        """Score the views' residues."""
         layout = Layout(views, budget)
         [(_, x_TD)] = _run_network(network, layout, [network.depth])
         logits_TV = layout.merge_windows(network.logits(x_TD))
@@ -179,7 +172,6 @@ class Contacts:
     def __call__(
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
-        """Predict the views' contacts."""
         layout = Layout(views, budget)
         maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
         _run_maps(network, layout, maps, network.depth)
@@ -195,13 +187,11 @@ class Attentions:
     heads: int
 
     def bytes(self, residues: int) -> int:
-        """Size of a result."""
         return 4 * len(self.layers) * self.heads * (residues + 2) ** 2
 
     def __call__(
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
-        """Give the views' attention maps."""
         layout = Layout(views, budget)
         maps = AllMaps(layout.groups, self.layers, heads=self.heads)
         _run_maps(network, layout, maps, max(self.layers))

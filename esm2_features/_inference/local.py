@@ -104,7 +104,6 @@ class LocalConnection:
         claim: Callable[[list[int]], list[int]],
         progress: Callable[[int], object],
     ) -> Generator[tuple[list[int], Any], None, None]:
-        """Compute vectors, batch by batch."""
         return self._run(unique.views, which, columns, claim, progress)
 
     def extract(

@@ -1,1 +1,1 @@
-"""From inputs to views: `containers` and `fasta` read, `residues` checks cells, `policy` decides."""
+"""From inputs to views: `containers`, `fasta` read, `residues` checks cells, `policy` decides."""

@@ -71,7 +71,6 @@ def spans_of(positions: Iterable[int]) -> Spans:
 
 
 def positions_of(spans: Spans) -> NDArray[np.intp]:
-    """List the positions of spans."""
     return np.concatenate([np.arange(start, stop) for start, stop in spans])
 
 

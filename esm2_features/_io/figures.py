@@ -50,7 +50,6 @@ def check_picture_output(path: Path, *, beside: Output, is_folder: bool = False)
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure."""
     with path.open("xb") as file:
         figure.savefig(file, format="png", dpi="figure")
 

@@ -146,7 +146,6 @@ def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
 
 
 def _column(path: str, header: Sequence[str], column: str | None) -> int:
-    """Find the column of variants."""
     listed = ", ".join(header) or "none"
     if SCORE in header:
         raise InputError(

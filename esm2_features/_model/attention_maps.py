@@ -77,7 +77,6 @@ class Importance:
         self._largest: list[Tensor] = []
 
     def __call__(self, layer: int, q_TNH: Tensor, k_TNH: Tensor) -> None:
-        """Add one block's maps."""
         for i, group in enumerate(self._groups):
             if layer == 1:
                 shape = group.count, group.tokens, group.tokens

@@ -28,11 +28,9 @@ class Weights:
         return name in self._tensors
 
     def exact(self, name: str) -> Tensor:
-        """Take one tensor as float32."""
         return self._tensors.pop(name).to(self._device, torch.float32)
 
     def linear(self, name: str) -> Linear:
-        """Take an affine layer."""
         return self._laid_out(*(self._tensors.pop(f"{name}.{part}") for part in _PARTS))
 
     def queries_keys_values(self, name: str, heads: int) -> Linear:
@@ -66,7 +64,6 @@ class Norm:
         self._bias = weights.exact(f"{name}.bias")
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        """Normalise each row."""
         return layer_norm(x_TD, self._weight.shape, self._weight, self._bias)
 
 

@@ -245,7 +245,6 @@ class _Float32Settings:
         self._restore: list[Callable[[], None]] = []
 
     def enter(self) -> None:
-        """Make float32 products exact."""
         with self._lock:
             self._inside += 1
             if self._inside == 1:

@@ -56,7 +56,6 @@ class LanguageModelHead:
         self._vocabulary = Linear(embedding_VD, weights.exact("lm_head.bias"))
 
     def __call__(self, x_TD: Tensor) -> Tensor:
-        """Compute the logits."""
         return self._vocabulary(self._norm(self._dense(x_TD, gelu=True)))
 
 

@@ -67,7 +67,6 @@ class Batch:
 
     @property
     def tokens(self) -> NDArray[np.int64]:
-        """Every row's token."""
         return self.unique_tokens.tokens[self.unique_tokens.of_rows]
 
 

@@ -39,7 +39,6 @@ class Commands(click.Group):
     """Commands that print expected errors and warnings as messages, without tracebacks."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run a command."""
         with warnings.catch_warnings():
             warnings.showwarning = _print_warning
             try:

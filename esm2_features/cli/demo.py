@@ -73,7 +73,6 @@ def run(
     peptides: Sequence[Peptide] | None = None,
     print_line: Callable[[str], object],
 ) -> None:
-    """Run the demonstration."""
     import_optional("matplotlib.figure", extra="plot", purpose="Drawing the map")
     name = open_checkpoint(model).name
     folder.mkdir(parents=True, exist_ok=True)

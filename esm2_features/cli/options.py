@@ -38,14 +38,12 @@ def parse_layers(_: click.Context, __: click.Parameter, value: str) -> list[int]
 
 
 def parse_words(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    """Read words with commas."""
     return [word.strip() for word in value.split(",")]
 
 
 def parse_region(
     _: click.Context, __: click.Parameter, value: str | None
 ) -> tuple[int, int] | None:
-    """Read ``START:STOP``."""
     if value is None:
         return None
     match = re.fullmatch(r"([0-9]+):([0-9]+)", value)
@@ -111,7 +109,6 @@ def add_options(options: Iterable[Decorator]) -> Decorator:
 
 
 def run_options(*names: str) -> Decorator:
-    """Add some of `OPTIONS`."""
     return add_options(map(run_option, names))
 
 
@@ -150,7 +147,6 @@ offset_option = click.option(
 
 
 def output_option(metavar: str, text: str, *, required: bool = True) -> Decorator:
-    """Add ``--output``."""
     return click.option(
         "-o",
         "--output",

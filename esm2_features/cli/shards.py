@@ -24,7 +24,6 @@ _FILE = re.compile(r"\.(npz|parquet|pq|csv|pt|fasta|fas|faa|fa|fsa|gz|bz2|xz|zst
 
 
 def parse_share(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    """Read ``I/N``."""
     if value is None:
         return None
     match = re.fullmatch(r"([0-9]+)/([0-9]+)", value)

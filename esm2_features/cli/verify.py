@@ -128,7 +128,6 @@ class Report:
 
     @property
     def text(self) -> str:
-        """A table for people."""
         lines = [
             self.title,
             "",

@@ -46,7 +46,6 @@ class ShardTable:
     about: dict[str, str]  # for the metadata of the file
 
     def schema(self) -> Any:
-        """Return the schema of Arrow."""
         import pyarrow as pa
 
         component = pa.float32() if self.dtype == "float32" else pa.float16()

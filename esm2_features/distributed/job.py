@@ -69,7 +69,6 @@ class ShardJob:
     def run(
         self, compute: Compute, *, progress: Callable[[str], None] | None = None
     ) -> ShardReport:
-        """Compute what is missing."""
         start = time.perf_counter()
         print_line = progress or (lambda _: None)
         done: list[DoneShard] = []

@@ -23,7 +23,6 @@ class BatchEmbedder:
         self._column, self._vectors, self._dtype = column, vectors, dtype
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Embed one batch."""
         import numpy as np
 
         if self._column not in table.column_names:

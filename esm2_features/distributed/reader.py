@@ -110,7 +110,6 @@ class Embeddings:
     # -------------------------------------------------------------- by number
 
     def __len__(self) -> int:
-        """Return the number of rows."""
         return int(self._starts[-1])
 
     @property
@@ -145,7 +144,6 @@ class Embeddings:
         return self._rows(np.array([self._checked(int(row)) for row in wanted], np.intp))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
-        """Read all rows."""
         if copy is False:
             raise ValueError("The rows are in files: an array of them is a copy.")
         values = self.to_numpy()
@@ -309,7 +307,6 @@ class Embeddings:
         return row % len(self)
 
     def _between(self, start: int, stop: int) -> NDArray[Any]:
-        """Read neighbouring rows."""
         values = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
         if not len(values):
             return values

@@ -84,7 +84,6 @@ class Reading:
         self._size, self._wanted, self._total = size, wanted, total
 
     def __iter__(self) -> Iterator[InputRange]:
-        """Read the wanted ranges."""
         return self._parquet() if self.source.is_parquet else self._fasta()
 
     def _fasta(self) -> Iterator[InputRange]:

@@ -73,7 +73,6 @@ class ShardWorker:
         self._versions = versions()
 
     def run(self, task: Task) -> DoneShard | FailedShard:
-        """Compute one shard."""
         records = task.records
         done = self._manifest.done(task.name)
         if done is not None and done.input == records.digest():

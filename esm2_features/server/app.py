@@ -74,7 +74,6 @@ class FeatureService:
         self.queue: RequestQueue | None = None
 
     def start(self) -> None:
-        """Start to take requests."""
         self.queue = RequestQueue(
             [models.compute for models in self.devices],
             budget=self.settings.batch_tokens,

@@ -118,7 +118,6 @@ class Items(Strict):
 
     @property
     def sequences(self) -> list[Item]:
-        """The sequences, with their regions."""
         return self.items
 
     @staticmethod

@@ -306,7 +306,6 @@ class _Requests:
         )
 
     def residues(self, portion: Sequence[int]) -> int:
-        """Count what is sent."""
         return sum(len(self._views[i].sequence) for i in portion)
 
     def __call__(self, portion: list[int]) -> NDArray[np.float32]:
