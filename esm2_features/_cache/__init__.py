@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from esm2_features._cache.cache import Cache
+if TYPE_CHECKING:
+    from esm2_features._cache.cache import Cache
+    from esm2_features._cache.opening import open_cache
 
 __all__ = ["Cache", "open_cache"]
 
-# One cache for each folder, so that all users of it share its connections, what it has warned of,
-# and for how long it leaves a failing disk alone.
-_OPEN: dict[Path, Cache] = {}
 
-
-def open_cache(cache: str | os.PathLike[str] | Cache | None) -> Cache | None:
-    """Turn what users pass as ``cache=`` into a `Cache`."""
-    if cache is None or isinstance(cache, Cache):
-        return cache
-    if not isinstance(cache, str | os.PathLike):
-        raise TypeError(f'Got cache={cache!r}; pass None, "auto", the path of a folder, or a Cache')
-    opened = Cache(None if cache == "auto" else cache)
-    return _OPEN.setdefault(opened.path, opened)
+def __getattr__(name: str) -> object:
+    # The command line imports the reports alone, without NumPy and SQLite.
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = "cache" if name == "Cache" else "opening"
+    return getattr(import_module(f"{__name__}.{home}"), name)

@@ -29,6 +29,9 @@ STORES = ("requested", "all")
 
 _LEAST_CACHE_BYTES = 1 << 22
 
+# What str() makes of missing values; all but the last spell a peptide that nobody meant.
+MISSING_WORDS = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
+
 
 def absolute_layers(
     layers: object, *, depth: int, model: str, option: str = "layers"

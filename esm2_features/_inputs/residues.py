@@ -16,6 +16,7 @@ from typing import TypeGuard
 import numpy as np
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
+from esm2_features._inputs.options import MISSING_WORDS
 from esm2_features.exceptions import (
     InvalidSequenceError,
     MissingSequenceError,
@@ -30,9 +31,6 @@ _LONGEST_SHOWN = 60
 
 _NUCLEOTIDES = "ACGTUN"
 _SHORTEST_GENE = 20  # letters; shorter peptides may be of these residues alone
-
-# What str() makes of missing values; all but the last spell a peptide that nobody meant.
-MISSING_WORDS = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
 
 
 def is_missing(value: object) -> bool:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from esm2_features._inputs.fasta import read_fasta
-from esm2_features._inputs.residues import MISSING_WORDS
+from esm2_features._inputs.options import MISSING_WORDS
 from esm2_features._io.paths import Output, atomic_output
 from esm2_features.exceptions import InputError
 
