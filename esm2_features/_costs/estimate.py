@@ -39,9 +39,8 @@ def estimate(engine: Engine, summary: InputSummary, *, card: str | None = None) 
     weights = shape.parameters * (4 if engine.precision == "float32" else 2)
     if card is not None:
         device, memory, _ = CARDS[card]
-        seconds, basis = roofline(
-            CARDS[card], engine.precision, flop(shape, blocks, summary.passes)
-        )
+        operations = flop(shape, blocks, summary.passes)
+        seconds, basis = roofline(CARDS[card], engine.precision, operations)
         budget = cuda_budget(max(0, memory - weights), shape.dim)
     else:
         from esm2_features._costs.calibration import calibrate
