@@ -15,7 +15,6 @@ from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.device_pool import DevicePool
 from esm2_features._inference.networks import get_networks
 from esm2_features._inference.numerics import check_finite
-from esm2_features._inputs.views import parse
 
 if TYPE_CHECKING:
     from esm2_features._inference.extractors import Extractor
@@ -35,9 +34,9 @@ class LocalBackend:
 
     def connect(self) -> AbstractContextManager[LocalConnection]:
         """Load the networks, unless this process has them."""
-        networks = get_networks(self.checkpoint, devices=self.devices, precision=self.precision)
         from esm2_features._model.devices import default_batch_tokens
 
+        networks = get_networks(self.checkpoint, devices=self.devices, precision=self.precision)
         dim = self.checkpoint.architecture.dim
         budgets = [
             self.batch_tokens or default_batch_tokens(network.device, dim) for network in networks
@@ -79,7 +78,7 @@ class LocalBackend:
             results = extractor(network, views, budget)
         return lambda: check_finite(
             results(),
-            [parse(view).sequence for view in views],
+            views,
             model=self.checkpoint.name,
             precision=self.precision,
             dtype=getattr(extractor, "dtype", "float32"),

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._inputs.views import shown
+from esm2_features._inputs.views import parse, shown
 from esm2_features.exceptions import NumericalError
 
 
@@ -21,14 +21,15 @@ def round_vectors(vectors: NDArray[np.float32], dtype: str) -> NDArray[np.float3
 
 
 def check_finite(
-    results: Any, sequences: Sequence[str], *, model: str, precision: str, dtype: str
+    results: Any, views: Sequence[str], *, model: str, precision: str, dtype: str
 ) -> Any:
     """Give the results of a batch back, or raise NumericalError if one holds NaN or infinity."""
     if isinstance(results, np.ndarray) and np.isfinite(results).all():
         return results  # the usual case, all at once
-    for sequence, result in zip(sequences, results, strict=True):
+    for view, result in zip(views, results, strict=True):
         arrays = result.values() if isinstance(result, dict) else [result]
         if not all(np.isfinite(array).all() for array in arrays):
+            sequence = parse(view).sequence
             kept = f", kept in {dtype}," if dtype != "float32" else ""
             raise NumericalError(
                 f"{model} gave infinities or NaN in {precision}{kept} for a sequence of "
