@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from esm2_features._arrow import import_parquet
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
-from esm2_features._inputs.options import one_of, positive
+from esm2_features._inputs.options import OPTIONS, one_of, positive
 from esm2_features.distributed.files import DTYPES, ShardTable, vector_columns
 from esm2_features.distributed.job import ShardJob, ShardReport
 from esm2_features.distributed.manifest import Manifest
@@ -145,23 +145,8 @@ def embed_shards(
     """
     from esm2_features._engine import Engine
 
-    options: dict[str, Any] = {
-        "model": os.fspath(model),
-        "layers": layers,
-        "pooling": pooling,
-        "region": region,
-        "precision": precision,
-        "device": device,
-        "batch_tokens": batch_tokens,
-        "max_residues": max_residues,
-        "too_long": too_long,
-        "unknown": unknown,
-        "cache": cache if cache is None else os.fspath(cache),
-        "cache_dtype": cache_dtype,
-        "store": store,
-        "verbose": progress is not None,
-    }
-    share = _checked_share(shard)
+    options = _engine_options(locals()) | {"verbose": progress is not None}
+    _check_share(shard)
     size = positive("shard_size", shard_size)
     one_of("dtype", dtype, DTYPES)
     one_of("engine", engine, ENGINES)
@@ -182,7 +167,7 @@ def embed_shards(
     manifest = Manifest(folder)
     manifest.begin(json.loads(json.dumps(job)), sources)
     settings = WorkerOptions(options, model_engine.checkpoint.identity, folder, table)
-    work = ShardJob(manifest, sources, size=size, share=share)
+    work = ShardJob(manifest, sources, size=size, share=shard)
     if engine == "plain":
         worker = ShardWorker(settings, model_engine)
         return work.run(lambda tasks: map(worker.run, tasks), progress=progress)
@@ -261,27 +246,15 @@ def embed_ray_dataset(
     """
     from esm2_features._engine import Engine
 
+    options = _engine_options(locals())
     _check_workers("ray", None, workers, gpus_per_worker)
     positive("cpus_per_worker", cpus_per_worker)
     positive("batch_size", batch_size)
     one_of("dtype", dtype, DTYPES)
-    options: dict[str, Any] = {
-        "model": os.fspath(model),
-        "layers": layers,
-        "pooling": pooling,
-        "region": region,
-        "precision": precision,
-        "device": device,
-        "batch_tokens": batch_tokens,
-        "max_residues": max_residues,
-        "too_long": too_long,
-        "unknown": unknown,
-        "cache": cache if cache is None else os.fspath(cache),
-    }
-    engine = Engine(**options)
-    vectors = vector_columns(engine.layers, engine.poolings)
     from ray.data import ActorPoolStrategy
 
+    engine = Engine(**options)
+    vectors = vector_columns(engine.layers, engine.poolings)
     return ds.map_batches(
         BatchEmbedder,
         fn_constructor_args=(options, sequence_column, vectors, dtype),
@@ -292,6 +265,13 @@ def embed_ray_dataset(
         num_gpus=gpus_per_worker or None,
         udf_modifying_row_count=False,
     )
+
+
+def _engine_options(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Choose the arguments of a function that are parameters of `Engine`."""
+    options = {name: value for name, value in arguments.items() if name in OPTIONS}
+    paths = {name: options[name] for name in ("model", "cache") if options[name] is not None}
+    return options | {name: os.fspath(path) for name, path in paths.items()}
 
 
 def _table(engine: Engine, *, dtype: str, with_sequence: bool) -> ShardTable:
@@ -347,14 +327,13 @@ def _check_workers(engine: str, address: str | None, workers: int, gpus_per_work
         )
 
 
-def _checked_share(shard: tuple[int, int]) -> tuple[int, int]:
+def _check_share(shard: tuple[int, int]) -> None:
     is_pair = isinstance(shard, tuple) and len(shard) == 2
     if not is_pair or not all(type(n) is int for n in shard) or not 0 <= shard[0] < shard[1]:
         raise InputError(
             f"Got shard={shard!r}; expected (i, n): the number of this task, from 0 to n - 1, and "
             "the number of tasks."
         )
-    return shard
 
 
 def _check_sources(sources: Sequence[InputFile], folder: Path) -> None:

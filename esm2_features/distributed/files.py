@@ -70,7 +70,7 @@ class ShardWriter:
     def __init__(self, file: BinaryIO, table: ShardTable) -> None:
         self._table = table
         self._schema = table.schema()
-        plain = ["id", "length", *(["sequence"] if table.with_sequence else [])]
+        plain = [name for name in self._schema.names if name not in table.vectors]
         self._writer = import_parquet("Writing shards").ParquetWriter(
             file,
             self._schema,
@@ -90,15 +90,14 @@ class ShardWriter:
         first: int,
     ) -> None:
         """Write some rows; ``first`` is the row of the first in its input."""
+        import numpy as np
         import pyarrow as pa
 
         columns = [pa.array(ids, pa.string()), pa.array(lengths, pa.int32())]
         if self._table.with_sequence:
             columns.append(pa.array(sequences, pa.string()))
-        dim = self._table.dim
-        for i in range(len(self._table.vectors)):
-            part = _rounded(values[:, i * dim : (i + 1) * dim], self._table.dtype, first)
-            columns.append(vector_column(part))
+        parts = np.split(values, len(self._table.vectors), axis=1)
+        columns += [vector_column(_rounded(part, self._table.dtype, first)) for part in parts]
         # The cast makes the components of `vector_column` not nullable.
         table = pa.table(columns, names=self._schema.names).cast(self._schema)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
@@ -116,7 +115,8 @@ def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
         try:
             yield writer
         except BaseException:
-            _abandon(writer)
+            with suppress(OSError):  # a full disk has been reported before
+                writer.close()
             raise
         writer.close()
 
@@ -137,9 +137,3 @@ def _rounded(values: NDArray[np.float32], dtype: str, first: int) -> NDArray[Any
             "largest float16 is 65504. Write float32 into another folder (--dtype float32)."
         )
     return rounded
-
-
-def _abandon(writer: ShardWriter) -> None:
-    """Close a writer whose file is discarded; a full disk has been reported before."""
-    with suppress(OSError):
-        writer.close()

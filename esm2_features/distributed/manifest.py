@@ -112,8 +112,7 @@ class Manifest:
         """Write down the job; if there is one already, check that it is the same."""
         inputs = [_input_of(source) for source in sources]
         self._make_folder()
-        with atomic_write(self._folder / "job.json", once=True, sync=True) as file:
-            file.write(_json({"format": _FORMAT, **job, "inputs": inputs}))
+        self._write("job.json", {"format": _FORMAT, **job, "inputs": inputs}, once=True)
         before = self.job
         differences = [
             f"{name} was {old!r} and is {new!r}"
@@ -153,6 +152,10 @@ class Manifest:
             )
         self._folder.mkdir(parents=True, exist_ok=True)
 
+    def _write(self, name: str, content: dict[str, Any], *, once: bool = False) -> None:
+        with atomic_write(self._folder / name, once=once, sync=True) as file:
+            file.write(json.dumps(content, indent=1).encode() + b"\n")
+
     # -------------------------------------------------------------- shards
 
     def path_of(self, name: str) -> Path:
@@ -177,28 +180,23 @@ class Manifest:
         while True:
             before = path.stat()
             record = asdict(shard) | {"bytes": before.st_size, "sha256": sha256_of(path)}
-            with atomic_write(self._folder / f"{shard.name}.done.json", sync=True) as file:
-                file.write(_json(record))
+            self._write(f"{shard.name}.done.json", record)
             # A process that computed the same shard may have replaced the file meanwhile.
             after = path.stat()
             if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
                 break
-        self._forget_failure(shard.name)
+        (self._folder / f"{shard.name}.failed.json").unlink(missing_ok=True)
         remove_parts(path)
         return DoneShard(**record)
 
     def set_aside(self, failed: FailedShard) -> None:
         """Record that a shard could not be computed."""
-        with atomic_write(self._folder / f"{failed.name}.failed.json", sync=True) as file:
-            file.write(_json(asdict(failed)))
+        self._write(f"{failed.name}.failed.json", asdict(failed))
 
     def failed(self) -> list[FailedShard]:
         """List the shards that could not be computed, and have not been since."""
         records = (_read(path) for path in sorted(self._folder.glob("*.failed.json")))
         return [FailedShard(**record) for record in records if record is not None]
-
-    def _forget_failure(self, name: str) -> None:
-        (self._folder / f"{name}.failed.json").unlink(missing_ok=True)
 
     # -------------------------------------------------------------- inputs
 
@@ -210,17 +208,14 @@ class Manifest:
     def add_source(self, read: ReadSource) -> None:
         """Record the size of an input."""
         if self.source(read.stem) != read:
-            with atomic_write(self._folder / f"{read.stem}.source.json", sync=True) as file:
-                file.write(_json(asdict(read)))
-        self._forget_failure(read.stem)
+            self._write(f"{read.stem}.source.json", asdict(read))
+        (self._folder / f"{read.stem}.failed.json").unlink(missing_ok=True)
 
     def is_unchanged(self, source: InputFile) -> bool:
         """Whether size and time of an input are those of when it was last read."""
         read = self.source(source.stem)
-        if read is not None:
-            return source.stamp() == (read.bytes, read.changed)
-        entry = self._inputs[source.stem]
-        return source.stamp() == (entry["bytes"], entry["changed"])
+        known = self._inputs[source.stem] if read is None else asdict(read)
+        return source.stamp() == (known["bytes"], known["changed"])
 
     @cached_property
     def _inputs(self) -> dict[str, dict[str, Any]]:
@@ -235,11 +230,9 @@ class Manifest:
             stem = one["stem"]
             read = self.source(stem)
             if read is None:
-                numbers: Iterable[int] = sorted(recorded.get(stem, ()))
                 missing.append(f"the rest of {one['file']}")
-            else:
-                numbers = range(read.shards)
-            for name in (shard_name(stem, number) for number in numbers):
+            for number in sorted(recorded.get(stem, ())) if read is None else range(read.shards):
+                name = shard_name(stem, number)
                 shard = self.done(name)
                 if shard is None:
                     missing.append(name)
@@ -297,10 +290,6 @@ def _differences(
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return json.dumps(content, indent=1).encode() + b"\n"
 
 
 def _read(path: Path) -> dict[str, Any] | None:

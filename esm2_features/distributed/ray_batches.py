@@ -33,12 +33,9 @@ class BatchEmbedder:
         taken = [name for name in self._vectors if name in table.column_names]
         if taken:
             raise InputError(f"The data set has a column {taken[0]!r} already. Rename it.")
-        dim = self._engine.checkpoint.architecture.dim
-        sequences = table.column(self._column).to_pylist()
-        values = np.empty((0, len(self._vectors) * dim), np.float32)
-        if sequences:
-            values = self._engine.embed(sequences)
-        for i, name in enumerate(self._vectors):
-            part = np.ascontiguousarray(values[:, i * dim : (i + 1) * dim], self._dtype)
-            table = table.append_column(name, vector_column(part))
+        values = self._engine.embed(table.column(self._column).to_pylist())
+        parts = np.split(values, len(self._vectors), axis=1)
+        for name, part in zip(self._vectors, parts, strict=True):
+            column = vector_column(np.ascontiguousarray(part, self._dtype))
+            table = table.append_column(name, column)
         return table

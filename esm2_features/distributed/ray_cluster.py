@@ -162,7 +162,13 @@ def _computed(
     for task in lost:
         result = _result(ray, actors[0].run.remote(task))
         if isinstance(result, ray.exceptions.RayError):
-            result = _died(task, result)
+            died = (
+                "The worker died each time it computed this shard "
+                f"({str(result).splitlines()[0]}). If memory was short, pass a smaller "
+                "batch_tokens, or use fewer workers."
+            )
+            kind = type(result).__name__
+            result = FailedShard(task.name, str(task.source), None, None, None, kind, died)
             manifest.set_aside(result)
         yield result
 
@@ -178,16 +184,3 @@ def _result(ray: ModuleType, reference: Any) -> Any:
     if isinstance(result, Exception):
         raise result
     return result
-
-
-def _died(task: Task, error: Exception) -> FailedShard:
-    return FailedShard(
-        task.name,
-        str(task.source),
-        None,
-        None,
-        None,
-        type(error).__name__,
-        f"The worker died each time it computed this shard ({str(error).splitlines()[0]}). If "
-        "memory was short, pass a smaller batch_tokens, or use fewer workers.",
-    )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,10 +129,7 @@ class Embeddings:
             row: NDArray[Any] = self._rows(np.array([self._checked(int(rows))]))[0]
             return row
         if isinstance(rows, slice):
-            start, stop, step = rows.indices(len(self))
-            if step == 1:
-                return self._between(start, stop)
-            return self._rows(np.arange(start, stop, step))
+            return self._rows(np.arange(*rows.indices(len(self))))
         wanted = np.asarray(rows)
         if wanted.dtype == bool and wanted.shape == (len(self),):
             return self._rows(np.flatnonzero(wanted))
@@ -177,7 +174,8 @@ class Embeddings:
         if values.shape != self.shape:
             raise InputError(f"Got an array of shape {values.shape} for rows of {self.shape}.")
         for k, start in enumerate(self._starts[:-1].tolist()):
-            for at, group in self._groups_of(k):
+            for g, at in enumerate(self._edges_of(k)[:-1].tolist()):
+                group = self._group(k, g)
                 values[start + at : start + at + len(group)] = group
         return values
 
@@ -306,19 +304,6 @@ class Embeddings:
             raise IndexError(f"row {row} of {len(self)}")
         return row % len(self)
 
-    def _between(self, start: int, stop: int) -> NDArray[Any]:
-        values = np.empty((max(0, stop - start), self.shape[1]), self.dtype)
-        if not len(values):
-            return values
-        first = int(np.searchsorted(self._starts, start, side="right")) - 1
-        last = int(np.searchsorted(self._starts, stop, side="left")) - 1
-        for k in range(first, last + 1):
-            offset = int(self._starts[k])
-            for at, group in self._groups_of(k, start - offset, stop - offset):
-                low, high = max(start, offset + at), min(stop, offset + at + len(group))
-                values[low - start : high - start] = group[low - offset - at : high - offset - at]
-        return values
-
     def _rows(self, rows: NDArray[np.intp]) -> NDArray[Any]:
         """Read rows anywhere, each row group once."""
         values = np.empty((len(rows), self.shape[1]), self.dtype)
@@ -332,15 +317,6 @@ class Embeddings:
                 of_group = groups == g
                 values[of_shard[of_group]] = self._group(k, g)[inside[of_group] - edges[g]]
         return values
-
-    def _groups_of(
-        self, k: int, start: int = 0, stop: int | None = None
-    ) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Read the row groups of a shard that overlap a range, each with its first row."""
-        edges = self._edges_of(k)
-        for g, (low, high) in enumerate(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True)):
-            if high > start and (stop is None or low < stop):
-                yield low, self._group(k, g)
 
     def _edges_of(self, k: int) -> NDArray[np.intp]:
         """Return the first row of each row group of a shard, and the number of its rows."""

@@ -110,15 +110,12 @@ class Reading:
                 return
 
     def _checked(self, number: int, first: int, pairs: list[tuple[str, str]]) -> InputRange:
-        ids: list[str] = []
-        sequences: list[str] = []
-        for record, (header, residues) in enumerate(pairs, start=first + 1):
-            try:
-                ids.append(checked_record(header, residues, record, str(self.source.path)).id)
-            except InputError as error:
-                return InputRange(number, first, [], [], error)
-            sequences.append(residues)
-        return InputRange(number, first, ids, sequences)
+        path = str(self.source.path)
+        try:
+            records = [checked_record(*pair, i, path) for i, pair in enumerate(pairs, first + 1)]
+        except InputError as error:
+            return InputRange(number, first, [], [], error)
+        return InputRange(number, first, [r.id for r in records], [r.seq for r in records])
 
     def _parquet(self) -> Iterator[InputRange]:
         path = self.source.path
@@ -129,7 +126,7 @@ class Reading:
                 raise
             raise _unreadable(path, error) from error
         with file:
-            self.check_columns(file.schema_arrow)
+            check_columns(self.source, file.schema_arrow)
             rows = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
             self.n_records, number, first = sum(rows), 0, 0
             self.n_ranges = sum(-(-n // self._size) for n in rows)
@@ -159,41 +156,34 @@ class Reading:
                     )
             if not self._wanted(number):
                 continue
-            error = damage
-            for i, (identifier, _) in enumerate(records):
-                if identifier is None:
-                    error = InputError(
-                        f"{source.path}: row {start + i} has no value in the column "
-                        f"{source.id_column!r}. Give it an id."
-                    )
-                    break
-            if error is not None:
-                yield InputRange(number, start, [], [], error)
-                continue
-            ids = [str(identifier) for identifier, _ in records]
-            yield InputRange(number, start, ids, [sequence for _, sequence in records])
-
-    def check_columns(self, schema: Any) -> None:
-        """Check that a Parquet file has the columns of ids and sequences."""
-        for name, option in (
-            (self.source.sequence_column, "--sequence-column"),
-            (self.source.id_column, "--id-column"),
-        ):
-            if schema.names.count(name) != 1:
-                raise InputError(
-                    f"{self.source.path} must have one column {name!r}; its columns are "
-                    f"{', '.join(schema.names)}. Choose another one with {option}."
+            error, ids = damage, [identifier for identifier, _ in records]
+            if None in ids:
+                error = InputError(
+                    f"{source.path}: row {start + ids.index(None)} has no value in the column "
+                    f"{source.id_column!r}. Give it an id."
                 )
+                records = []
+            sequences = [sequence for _, sequence in records]
+            yield InputRange(number, start, [str(i) for i, _ in records], sequences, error)
 
 
-def check_columns(source: InputFile) -> None:
+def check_columns(source: InputFile, schema: Any = None) -> None:
     """Check that a Parquet file has its columns; a damaged file is reported when it is read."""
-    module = import_parquet("Reading Parquet")
-    try:
-        schema = module.read_schema(source.path)
-    except Exception:
-        return
-    Reading(source, 1, bool).check_columns(schema)
+    if schema is None:
+        module = import_parquet("Reading Parquet")
+        try:
+            schema = module.read_schema(source.path)
+        except Exception:
+            return
+    for name, option in (
+        (source.sequence_column, "--sequence-column"),
+        (source.id_column, "--id-column"),
+    ):
+        if schema.names.count(name) != 1:
+            raise InputError(
+                f"{source.path} must have one column {name!r}; its columns are "
+                f"{', '.join(schema.names)}. Choose another one with {option}."
+            )
 
 
 def find_sources(
@@ -228,8 +218,8 @@ def _files_of(name: str) -> Sequence[Path]:
     if path.exists():
         return [path]
     if _PATTERN.search(name):
-        files = sorted(map(Path, glob.glob(name, recursive=True)))  # noqa: PTH207 - also absolute
-        files = [item for item in files if item.is_file()]
+        items = map(Path, glob.glob(name, recursive=True))  # noqa: PTH207 - also absolute
+        files = sorted(item for item in items if item.is_file())
         if not files:
             raise InputError(f"No file matches {name} (relative names start at {Path.cwd()}).")
         return files

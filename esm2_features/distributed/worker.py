@@ -107,18 +107,9 @@ class ShardWorker:
                 values = engine.runner.embed(views[some], engine.columns)
                 writer.add(records.ids[some], texts, lengths, values, first=rows.start + at)
                 residues += sum(lengths)
-        seconds = round(time.perf_counter() - start, 3)
-        shard = DoneShard(
-            task.name,
-            n,
-            residues,
-            records.digest(),
-            0,
-            "",
-            seconds,
-            truncations.truncated,
-            self._versions,
-        )
+        seconds, cut = round(time.perf_counter() - start, 3), truncations.truncated
+        digest = records.digest()
+        shard = DoneShard(task.name, n, residues, digest, 0, "", seconds, cut, self._versions)
         return self._manifest.add(shard)
 
 
