@@ -15,15 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-TOKENS: tuple[str, ...] = (
-    "<cls>",
-    "<pad>",
-    "<eos>",
-    "<unk>",
-    *"LAGVSERTIDPKQNFYMHWCXBUZO.-",
-    "<null_1>",
-    "<mask>",
-)
+TOKENS = ("<cls>", "<pad>", "<eos>", "<unk>", *"LAGVSERTIDPKQNFYMHWCXBUZO.-", "<null_1>", "<mask>")
 CLS_TOKEN = TOKENS.index("<cls>")
 EOS_TOKEN = TOKENS.index("<eos>")
 MASK_TOKEN = TOKENS.index("<mask>")
@@ -36,8 +28,7 @@ RESIDUES = CANONICAL_RESIDUES + "XBUZO"
 MASK = "#"
 """The one character that stands for a ``<mask>`` token in a normalised sequence."""
 
-_UNKNOWN_TOKEN = TOKENS.index("<unk>")
-_TOKEN_OF_BYTE = np.full(256, _UNKNOWN_TOKEN, dtype=np.uint8)
+_TOKEN_OF_BYTE = np.full(256, TOKENS.index("<unk>"), dtype=np.uint8)
 for _letter in RESIDUES:
     _TOKEN_OF_BYTE[ord(_letter)] = TOKENS.index(_letter)
 _TOKEN_OF_BYTE[ord(MASK)] = MASK_TOKEN

@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Integral
 
-from esm2_features._inputs.options import one_of
+from esm2_features._inputs.options import is_whole, one_of
 from esm2_features._inputs.views import Spans
 from esm2_features.exceptions import InputError, SequenceTooLongError
 
@@ -20,11 +19,7 @@ LINKER_LENGTH = 25
 def check_join(join: object, linker_length: object, *, region: object, too_long: object) -> None:
     """Check the options of joining, and raise InputError for those that exclude it."""
     one_of("join", join, JOINS)
-    if (
-        isinstance(linker_length, bool)
-        or not isinstance(linker_length, Integral)
-        or int(linker_length) < 0
-    ):
+    if not is_whole(linker_length) or linker_length < 0:
         raise InputError(f"Got linker_length={linker_length!r}; expected a whole number from 0.")
     if join == "concatenate":
         if linker_length != LINKER_LENGTH:

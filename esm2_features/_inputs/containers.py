@@ -42,7 +42,8 @@ def columns(X: object, *, owner: str, region: object = None) -> list[Column]:
     elif _type_has(X, "columns"):
         found = _from_frame(X, owner)
     elif _is_series(X):
-        found = [Column(_text(getattr(X, "name", None)), _cells(X))]
+        name = getattr(X, "name", None)
+        found = [Column(str(name) if isinstance(name, str) and name else None, _cells(X))]
     else:
         _check_container(X, owner)
         found = _from_list(list(X))  # type: ignore[call-overload]
@@ -264,7 +265,3 @@ def _type_has(X: object, name: str) -> bool:
 def _is_series(X: object) -> bool:
     # A NumPy scalar, and so a single str_, has a tolist as well.
     return not isinstance(X, np.generic) and any(_type_has(X, name) for name in _TO_LIST)
-
-
-def _text(name: object) -> str | None:
-    return str(name) if isinstance(name, str) and name else None

@@ -97,7 +97,8 @@ def iter_fasta(path: FastaSource) -> Iterator[FastaRecord]:
     """
     name = _name(path)
     numbers: dict[str, int] = {}  # id -> number of its record
-    for number, record in enumerate(iter_any_ids(path), start=1):
+    for number, (header, residues) in enumerate(iter_pairs(path), start=1):
+        record = checked_record(header, residues, number, name)
         first = numbers.setdefault(record.id, number)
         if first != number:
             raise _error(
@@ -106,15 +107,7 @@ def iter_fasta(path: FastaSource) -> Iterator[FastaRecord]:
                 "Give every record an id of its own; results are labelled by it.",
             )
         yield record
-
-
-def iter_any_ids(path: FastaSource) -> Iterator[FastaRecord]:
-    """Read a FASTA file record by record, whether ids repeat or not, in constant memory."""
-    name, number = _name(path), 0
-    with _opened(path, name) as text:
-        for number, (header, residues) in enumerate(_split(_lines(text, name), name), start=1):
-            yield checked_record(header, residues, number, name)
-    if not number:
+    if not numbers:
         raise _error(name, "holds no records. A record is a '>' line and lines of residues.")
 
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.containers import is_missing, is_record
+from esm2_features._inputs.residues import place_of
 from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError, shorten
 
 _MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")
@@ -36,11 +37,7 @@ class Mutation(NamedTuple):
 
 
 def read_variants(
-    values: Sequence[object],
-    wildtype: str,
-    *,
-    offset: int,
-    normalise: Callable[..., list[str]],
+    values: Sequence[object], wildtype: str, *, offset: int, normalise: Callable[..., list[str]]
 ) -> list[tuple[Mutation, ...] | str]:
     """Read variants, and check them against the wild type."""
     found: list[tuple[Mutation, ...] | str] = []
@@ -114,8 +111,8 @@ def check_length(
     """Raise InvalidVariantError for a sequence that is not as long as the wild type."""
     if len(sequence) != len(wildtype):
         raise InvalidVariantError(
-            f"The sequence in {_place(index, column)} has {len(sequence)} residues, the wild type "
-            f"has {len(wildtype)}. Marginals are of substitutions only: for insertions and "
+            f"The sequence in {place_of(index, column)} has {len(sequence)} residues, the wild "
+            f"type has {len(wildtype)}. Marginals are of substitutions only: for insertions and "
             'deletions, pass method="pseudo-perplexity".',
             index=index,
             variant=as_text(given),
@@ -128,7 +125,7 @@ def check_mask(sequence: str, *, index: int, given: object, column: str | None =
     """Raise InvalidSequenceError for a mutant that holds a mask."""
     if MASK in sequence:
         raise InvalidVariantError(
-            f"The sequence in {_place(index, column)} holds a <mask> at position "
+            f"The sequence in {place_of(index, column)} holds a <mask> at position "
             f"{sequence.index(MASK) + 1}, and a masked residue has no likelihood to compare with "
             "the wild type. Write the residue, or X if it is not known.",
             index=index,
@@ -277,10 +274,6 @@ def _offset_hint(wildtype: str, values: Sequence[object]) -> str:
     return (
         f" Is the numbering shifted? All {len(found)} mutations would fit with offset={fitting[0]}."
     )
-
-
-def _place(index: int, column: str | None) -> str:
-    return f"row {index}" + (f" of column {column!r}" if column is not None else "")
 
 
 def _shown(text: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
+from typing import Any, TypeGuard
 
 from esm2_features.exceptions import InputError
 
@@ -16,14 +17,7 @@ PARTIAL_POOLINGS = tuple(word for word in POOLINGS if word not in SPECIAL_TOKENS
 EVERY_POOLING = (*POOLINGS, "parti")
 CACHED_POOLINGS = (*EVERY_POOLING, "log_probs")
 """What a cache may hold; "log_probs" are those of single residues."""
-POOLING_OF = {
-    "mean": "mean",
-    "bos": "cls",
-    "eos": "eos",
-    "max": "max",
-    "std": "std",
-    "parti": "parti",
-}
+POOLING_OF = {"mean": "mean", "bos": "cls"} | {w: w for w in ("eos", "max", "std", "parti")}
 """Poolings by the words of the hosted API and of our server."""
 TOO_LONG = ("raise", "truncate", "window")
 UNKNOWN = ("raise", "X", "mask")
@@ -43,13 +37,11 @@ def absolute_layers(
     """Turn layers as users write them into numbers from 0 to ``depth``."""
     if isinstance(layers, str) and layers == "all":
         return tuple(range(depth + 1))
-    wanted = [layers] if isinstance(layers, Integral) else layers
-    if isinstance(wanted, str) or not isinstance(wanted, Iterable):
+    listed: list[Any] = list(layers) if isinstance(layers, Iterable) else [layers]
+    if not all(map(is_whole, listed)):
         raise TypeError(f'Got layers={layers!r}; pass an int, a list of int, or "all".')
     found = []
-    for layer in wanted:
-        if isinstance(layer, bool) or not isinstance(layer, Integral):
-            raise TypeError(f'Got layers={layers!r}; pass an int, a list of int, or "all".')
+    for layer in listed:
         if not -depth - 1 <= int(layer) <= depth:
             raise InputError(
                 f"Got {option}={layers!r}, but {model} has the representations 0 (the embedding) "
@@ -92,9 +84,14 @@ def one_of(option: str, value: object, allowed: Sequence[str]) -> str:
     raise InputError(f"Got {option}={value!r}; expected one of {choices}.")
 
 
+def is_whole(value: object) -> TypeGuard[int]:
+    """Whether a value is a whole number, of Python or NumPy, and no bool."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
 def positive(option: str, value: object) -> int:
     """Check an option that is a positive whole number."""
-    if isinstance(value, bool) or not isinstance(value, Integral) or int(value) < 1:
+    if not is_whole(value) or value < 1:
         raise InputError(f"Got {option}={value!r}; expected a positive whole number.")
     return int(value)
 
@@ -105,8 +102,7 @@ def fixed_region(value: object) -> tuple[int, int] | None:
         return None
     if isinstance(value, tuple) and len(value) == 2:
         start, stop = value
-        are_whole = all(isinstance(n, Integral) and not isinstance(n, bool) for n in value)
-        if are_whole and 0 <= start < stop:
+        if all(map(is_whole, value)) and 0 <= start < stop:
             return int(start), int(stop)
     raise InputError(
         f"Got region={value!r}; expected None, or a tuple (start, stop) with 0 <= start < stop, "
@@ -116,9 +112,7 @@ def fixed_region(value: object) -> tuple[int, int] | None:
 
 def cache_limit(max_bytes: object) -> None:
     """Check the size that a cache may reach."""
-    if max_bytes is not None and (
-        not isinstance(max_bytes, Integral) or int(max_bytes) < _LEAST_CACHE_BYTES
-    ):
+    if max_bytes is not None and not (is_whole(max_bytes) and max_bytes >= _LEAST_CACHE_BYTES):
         raise InputError(
             f"Got max_bytes={max_bytes!r}; expected None, or a whole number from "
             f"{_LEAST_CACHE_BYTES}."
@@ -200,7 +194,6 @@ def check_cache_options(*, cache: object, cache_dtype: str, store: str) -> None:
 class Option:
     """A parameter of `Engine`, and the option of the command line with the same name."""
 
-    name: str
     default: object
     help: str
     choices: tuple[str, ...] = ()  # words that it may be; () for anything
@@ -208,101 +201,84 @@ class Option:
 
 
 OPTIONS = {
-    option.name: option
-    for option in (
-        Option(
-            "model",
-            "esm2_t33_650M_UR50D",
-            "Official name (see `esm2-features models`), mini (the demonstration model that ships "
-            "with this library), or the path of a checkpoint: .pt, .safetensors, or a Hugging Face "
-            "folder.",
-        ),
-        Option(
-            "layers",
-            -1,
-            "Layers whose representations are returned. 0 is the embedding, and negative numbers "
-            "count from the end. Several are concatenated.",
-            metavar="N[,N...]|all",
-        ),
-        Option(
-            "pooling",
-            "mean",
-            f"How the residues become one vector: {', '.join(POOLINGS)} (all of these is all); or "
-            "parti, a mean that weights residues by PageRank over the attention maps, which takes "
-            "more time and memory. Several are concatenated.",
-            metavar="WORD[,WORD...]|all",
-        ),
-        Option(
-            "region",
-            None,
-            "Pool over a part of every sequence, with the whole sequence as its context; counted "
-            "from 0, as in sequence[START:STOP].",
-            metavar="START:STOP",
-        ),
-        Option(
-            "precision",
-            "float32",
-            "Arithmetic. Half precisions are faster on hardware that supports them, and too coarse "
-            "to compare variants of one protein.",
-            choices=PRECISIONS,
-        ),
-        Option(
-            "device",
-            "auto",
-            "auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, or mps. Several with "
-            "commas between them share the work; all is every CUDA card.",
-        ),
-        Option(
-            "batch_tokens",
-            "auto",
-            "Tokens (residues + 2) in one forward pass. Changes speed and memory, but no result.",
-            metavar="N|auto",
-        ),
-        Option(
-            "max_residues",
-            1022,
-            "Longest sequence allowed. ESM-2 was trained on up to 1022 residues.",
-            metavar="N|none",
-        ),
-        Option(
-            "too_long",
-            "raise",
-            "What to do with longer sequences: raise an error, truncate them to their first "
-            "residues, or average over overlapping windows.",
-            choices=TOO_LONG,
-        ),
-        Option(
-            "unknown",
-            "raise",
-            "What to do with characters that stand for no residue: raise an error, or read them as "
-            "X or as a mask.",
-            choices=("raise", "X", "mask"),
-        ),
-        Option(
-            "cache",
-            "auto",
-            "Where results are kept. auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
-            metavar="FOLDER|auto|none",
-        ),
-        Option(
-            "cache_dtype",
-            "float32",
-            "What vectors are kept in. float16 halves the cache and rounds the features.",
-            choices=CACHE_DTYPES,
-        ),
-        Option(
-            "store",
-            "requested",
-            "What is kept: the layers and poolings that you ask for, or all that the model has.",
-            choices=STORES,
-        ),
-        Option(
-            "endpoint",
-            None,
-            "Address of a server that computes what is not in the cache, such as "
-            "http://host:8000. Its token is read from $ESM2_FEATURES_TOKEN.",
-            metavar="URL",
-        ),
-    )
+    "model": Option(
+        "esm2_t33_650M_UR50D",
+        "Official name (see `esm2-features models`), mini (the demonstration model that ships "
+        "with this library), or the path of a checkpoint: .pt, .safetensors, or a Hugging Face "
+        "folder.",
+    ),
+    "layers": Option(
+        -1,
+        "Layers whose representations are returned. 0 is the embedding, and negative numbers "
+        "count from the end. Several are concatenated.",
+        metavar="N[,N...]|all",
+    ),
+    "pooling": Option(
+        "mean",
+        f"How the residues become one vector: {', '.join(POOLINGS)} (all of these is all); or "
+        "parti, a mean that weights residues by PageRank over the attention maps, which takes "
+        "more time and memory. Several are concatenated.",
+        metavar="WORD[,WORD...]|all",
+    ),
+    "region": Option(
+        None,
+        "Pool over a part of every sequence, with the whole sequence as its context; counted "
+        "from 0, as in sequence[START:STOP].",
+        metavar="START:STOP",
+    ),
+    "precision": Option(
+        "float32",
+        "Arithmetic. Half precisions are faster on hardware that supports them, and too coarse "
+        "to compare variants of one protein.",
+        choices=PRECISIONS,
+    ),
+    "device": Option(
+        "auto",
+        "auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, or mps. Several with "
+        "commas between them share the work; all is every CUDA card.",
+    ),
+    "batch_tokens": Option(
+        "auto",
+        "Tokens (residues + 2) in one forward pass. Changes speed and memory, but no result.",
+        metavar="N|auto",
+    ),
+    "max_residues": Option(
+        1022,
+        "Longest sequence allowed. ESM-2 was trained on up to 1022 residues.",
+        metavar="N|none",
+    ),
+    "too_long": Option(
+        "raise",
+        "What to do with longer sequences: raise an error, truncate them to their first "
+        "residues, or average over overlapping windows.",
+        choices=TOO_LONG,
+    ),
+    "unknown": Option(
+        "raise",
+        "What to do with characters that stand for no residue: raise an error, or read them as "
+        "X or as a mask.",
+        choices=("raise", "X", "mask"),
+    ),
+    "cache": Option(
+        "auto",
+        "Where results are kept. auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
+        metavar="FOLDER|auto|none",
+    ),
+    "cache_dtype": Option(
+        "float32",
+        "What vectors are kept in. float16 halves the cache and rounds the features.",
+        choices=CACHE_DTYPES,
+    ),
+    "store": Option(
+        "requested",
+        "What is kept: the layers and poolings that you ask for, or all that the model has.",
+        choices=STORES,
+    ),
+    "endpoint": Option(
+        None,
+        "Address of a server that computes what is not in the cache, such as "
+        "http://host:8000. Its token is read from $ESM2_FEATURES_TOKEN.",
+        metavar="URL",
+    ),
 }
 """All options of a run, in the order of the parameters of `Engine`."""

@@ -178,9 +178,9 @@ class SequencePolicy:
         limit = self.max_residues
         if self.too_long == "window" or limit is None:
             return sequences
-        if max(map(len, sequences), default=0) <= limit:
-            return sequences
         long = [i for i, sequence in enumerate(sequences) if len(sequence) > limit]
+        if not long:
+            return sequences
         if self.too_long == "raise":
             length, index = len(sequences[long[0]]), rows[long[0]]
             raise SequenceTooLongError(
@@ -200,11 +200,7 @@ class SequencePolicy:
 
 def missing_rows(column: Column, *, on_missing: str, what: str = "protein sequence") -> set[int]:
     """Find the rows in which a column has no value; raise an error if ``on_missing`` wants that."""
-    missing = {
-        row
-        for row, value in enumerate(column.values)
-        if not isinstance(value, str) and is_missing(value)
-    }
+    missing = {row for row, value in enumerate(column.values) if is_missing(value)}
     if missing and on_missing == "raise":
         first = min(missing)
         others = f" (the first of {len(missing)})" if len(missing) > 1 else ""

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from esm2_features._inputs.containers import is_missing
+from esm2_features._inputs.options import is_whole
+from esm2_features._inputs.residues import place_of
 from esm2_features._inputs.views import Spans, spans_of
 from esm2_features.exceptions import InputError, InvalidRegionError, shorten
 
@@ -30,12 +32,11 @@ def read_region(value: object, *, length: int, index: int, column: str | None = 
         for start, stop in parts:
             _check_part(start, stop, length)
     except ValueError as error:
-        place = f"row {index}" + (f" of column {column!r}" if column is not None else "")
         raise InvalidRegionError(
-            f"The region {_shown(value)} in {place} {error}. Its sequence has {length} residues. "
-            "Positions count from 0 (residue 1 of a paper is position 0): give one position, "
-            "(start, stop) as in sequence[start:stop], a list of positions, or text such as "
-            '"26:33,50:58".',
+            f"The region {_shown(value)} in {place_of(index, column)} {error}. Its sequence has "
+            f"{length} residues. Positions count from 0 (residue 1 of a paper is position 0): give "
+            "one position, (start, stop) as in sequence[start:stop], a list of positions, or text "
+            'such as "26:33,50:58".',
             index=index,
             region=value,
             length=length,
@@ -131,7 +132,7 @@ def _parts_of_text(text: str) -> list[tuple[int, int]]:
 
 def _whole(number: object) -> int:
     # A mask of True and False would be read as the positions 0 and 1.
-    if isinstance(number, Integral) and not isinstance(number, bool):
+    if is_whole(number):
         return int(number)
     if isinstance(number, float | np.floating) and float(number).is_integer():
         return int(number)

@@ -14,10 +14,7 @@ from typing import TypeGuard
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.containers import is_biopython_seq, is_missing, is_record
 from esm2_features._inputs.options import MISSING_WORDS
-from esm2_features.exceptions import (
-    InvalidSequenceError,
-    MissingSequenceError,
-)
+from esm2_features.exceptions import InvalidSequenceError, MissingSequenceError
 
 _WHITE_SPACE = " \t\n\r\v\f"
 _RESIDUES_AS_BYTES = RESIDUES.encode()
@@ -35,11 +32,7 @@ _SHORTEST_GENE = 20  # letters; shorter peptides may be of these residues alone
 
 
 def normalise(
-    value: object,
-    *,
-    index: int,
-    unknown: str = "raise",
-    column: str | None = None,
+    value: object, *, index: int, unknown: str = "raise", column: str | None = None
 ) -> str:
     r"""Check one cell, and bring its sequence into the form that is encoded and cached."""
     text = (value if isinstance(value, str) else _text_of(value, index, column)).strip(_WHITE_SPACE)

@@ -74,19 +74,12 @@ def positions_of(spans: Spans) -> NDArray[np.intp]:
     return np.concatenate([np.arange(start, stop) for start, stop in spans])
 
 
-class Window(NamedTuple):
-    """One window of a long sequence."""
-
-    start: int  # its residues, counted from 0
-    stop: int  # its residues, counted from 0
-
-
-def windows(residues: int, size: int) -> list[Window]:
+def windows(residues: int, size: int) -> list[range]:
     """Cover a long sequence with windows of one size that overlap by a quarter of it or more."""
     step = max(1, size - -(-size // 4))
     count = 1 + -(-(residues - size) // step)
     starts = [round(i * (residues - size) / (count - 1)) for i in range(count)]
-    return [Window(start, start + size) for start in starts]
+    return [range(start, start + size) for start in starts]
 
 
 def piece_tokens(residues: int, window: int) -> list[int]:
@@ -100,10 +93,10 @@ def window_weights(size: int) -> NDArray[np.float32]:
     return np.minimum(from_left, from_left[::-1])
 
 
-def around(position: int, residues: int, size: int) -> Window:
+def around(position: int, residues: int, size: int) -> range:
     """Choose the window of a long sequence in which a position has the most even context."""
     start = min(max(0, position - size // 2), max(0, residues - size))
-    return Window(start, min(residues, start + size))
+    return range(start, min(residues, start + size))
 
 
 def count_sequences(views: Iterable[str]) -> int:

@@ -54,9 +54,9 @@ def test__commands__have_the_defaults_of_the_table(name):
     own |= {"verify": {"model"}, "demo": {"model"}}
     for parameter in main.commands[name].params:
         option = OPTIONS.get(parameter.name or "")
-        if option is not None and option.name not in own.get(name, set()):
+        if option is not None and parameter.name not in own.get(name, set()):
             expected = None if option.default is None else str(option.default)
-            assert parameter.default == expected, option.name
+            assert parameter.default == expected, parameter.name
 
 
 @pytest.mark.parametrize("option", OPTIONS.values(), ids=OPTIONS)

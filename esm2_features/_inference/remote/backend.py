@@ -116,12 +116,7 @@ class RemoteRows:
     """Vectors of one model, computed by a server to which there is a connection."""
 
     def __init__(
-        self,
-        connection: ApiClient,
-        checkpoint: Checkpoint,
-        *,
-        precision: str,
-        budget: int | None,
+        self, connection: ApiClient, checkpoint: Checkpoint, *, precision: str, budget: int | None
     ) -> None:
         self._connection = connection
         self._model, self._shape = checkpoint.name, checkpoint.architecture
