@@ -36,7 +36,7 @@ from esm2_features._inference.remote.responses import (
 )
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.views import SequenceView, parse
-from esm2_features.exceptions import EndpointError, InputError, NumericalError
+from esm2_features.exceptions import InputError, NumericalError
 
 if TYPE_CHECKING:
     from esm2_features._checkpoints import Checkpoint
@@ -121,11 +121,8 @@ class RemoteRows:
         self._connection = connection
         self._model, self._shape = checkpoint.name, checkpoint.architecture
         self._budget = budget or _TOKENS
-        self._about = {
-            "checkpoint": checkpoint.identity,
-            "precision": precision,
-            "schema": str(SCHEMA),
-        }
+        self._about = {"checkpoint": checkpoint.identity, "precision": precision}
+        self._about["schema"] = str(SCHEMA)
         self.server_info = self._ask_about()
 
     @property
@@ -136,7 +133,7 @@ class RemoteRows:
     @property
     def is_ours(self) -> bool:
         """Whether it is this library's server, which states what its numbers are."""
-        return self.server_info.identity is None
+        return self.identity is None
 
     def compute(
         self,
@@ -195,7 +192,6 @@ class RemoteRows:
         said = self._connection.ask("/models/", first=True).json
         if said.get("server") != "esm2-features":
             return self._foreign()
-        url = self._connection.url
         try:
             served = {str(entry["name"]): entry["checkpoint"] for entry in said["models"]}
             found = {
@@ -211,35 +207,31 @@ class RemoteRows:
         except (KeyError, TypeError, ValueError):
             raise self._connection.unlike("does not say what it serves") from None
         if self._model not in served:
-            raise EndpointError(
-                f"{url} does not serve {self._model}; it has {', '.join(served)}. Choose one of "
-                f"them as model=, or start it with --model {self._model}.",
-                url=url,
+            raise self._connection.error(
+                f" does not serve {self._model}; it has {', '.join(served)}. Choose one of them as "
+                f"model=, or start it with --model {self._model}."
             )
         self._compare(found)
         return server_info
 
     def _compare(self, found: dict[str, Any]) -> None:
         """Raise an error if the server's numbers are not those of the cache's keys."""
-        url = self._connection.url
         differing = [key for key, value in self._about.items() if found.get(key) != value]
         if "precision" in differing:
             raise InputError(
-                f"Got precision={self._about['precision']!r}, and {url} computes in "
-                f"{found.get('precision')!r}. Ask for that, or start the server with --precision "
-                f"{self._about['precision']}."
+                f"Got precision={self._about['precision']!r}, and {self._connection.url} computes "
+                f"in {found.get('precision')!r}. Ask for that, or start the server with "
+                f"--precision {self._about['precision']}."
             )
         if "schema" in differing:
-            raise EndpointError(
-                f"{url} runs a version of esm2-features whose vectors mean something else. Install "
-                "the same version on both machines.",
-                url=url,
+            raise self._connection.error(
+                " runs a version of esm2-features whose vectors mean something else. Install the "
+                "same version on both machines."
             )
         if differing:
-            raise EndpointError(
-                f"{url} has other weights under the name {self._model}: {found.get('checkpoint')}, "
-                f"and not {self._about['checkpoint']}. Have the server use the official file.",
-                url=url,
+            raise self._connection.error(
+                f" has other weights under the name {self._model}: {found.get('checkpoint')}, and "
+                f"not {self._about['checkpoint']}. Have the server use the official file."
             )
 
     def _foreign(self) -> ServerInfo:
@@ -356,8 +348,7 @@ class _Requests:
 
     def _bytes(self, view: SequenceView) -> int:
         """Bytes of the numbers of a view, as float32."""
-        rows = len([word for word in self._words if word != "per_token"])
-        rows += len(view.sequence) if "per_token" in self._words else 0
+        rows = sum(len(view.sequence) if word == "per_token" else 1 for word in self._words)
         return 4 * len(self._layers) * rows * self._rows._shape.dim
 
     def _read(self, answer: Response, views: Sequence[SequenceView]) -> NDArray[np.float32]:
@@ -383,8 +374,7 @@ class _Requests:
                 f'Got too_long="window" with endpoint={url!r}, which is not a server of '
                 'esm2-features, and knows no windows. Pass too_long="raise" or "truncate".'
             )
-        by_residue = {"max", "std"}.intersection(self._poolings) or any(
-            view.spans for view in self._views.values()
-        )
+        is_partial = any(view.spans for view in self._views.values())
+        by_residue = is_partial or {"max", "std"}.intersection(self._poolings)
         words = ["per_token"] if by_residue else ["mean"] if "mean" in self._poolings else []
         return words + (["bos"] if "cls" in self._poolings else [])

@@ -12,7 +12,6 @@ import random
 import threading
 import time
 from collections.abc import Callable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from esm2_features._inference.remote.endpoint import API, TOKEN_VARIABLE, Endpoint
@@ -83,12 +82,7 @@ class ApiClient:
             self._session.mount(scheme, HTTPAdapter(pool_maxsize=AT_ONCE))
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
         assert self._session is not None
         self._session.close()
@@ -119,27 +113,24 @@ class ApiClient:
                     return self._looked_at(found)
                 status, trouble = found.status, f"it answers {found.status}{self.words(found)}"
                 if found.json.get("code") in _HOPELESS:
-                    raise EndpointError(f"{self.url}: {trouble}", url=self.url, status=status)
+                    raise self.error(f": {trouble}", status)
                 if found.later is not None:
                     wait = max(found.later, _SHORTEST_PAUSE)
             else:
                 trouble = found
             if wait > _LONGEST_WAIT:
-                raise EndpointError(
-                    f"{self.url} wants to be asked again after {wait:.0f} s only: {trouble} What "
-                    "has come is in the cache, if there is one.",
-                    url=self.url,
-                    status=status,
+                raise self.error(
+                    f" wants to be asked again after {wait:.0f} s only: {trouble} What has come is "
+                    "in the cache, if there is one.",
+                    status,
                 )
             # Never sooner than was asked for, and not together with everybody else.
             if attempt + 1 < attempts and self._pause(wait * random.uniform(1, 1.25)):  # noqa: S311
                 raise Stopped
-        raise EndpointError(
-            f"{self.url} was asked {attempts} times: {trouble.rstrip('.')}. What has come is in "
-            "the cache, if there is one. See whether the server runs, and whether endpoint= is "
-            "its address.",
-            url=self.url,
-            status=status,
+        raise self.error(
+            f" was asked {attempts} times: {trouble.rstrip('.')}. What has come is in the cache, "
+            "if there is one. See whether the server runs, and whether endpoint= is its address.",
+            status,
         )
 
     def words(self, answer: Response) -> str:
@@ -153,13 +144,16 @@ class ApiClient:
             text = f"{text[:_LONGEST_SHOWN]}..."
         return f": {text}" if text else "."
 
+    def error(self, text: str, status: int | None = None) -> EndpointError:
+        """Make an error whose message is the address and this text."""
+        return EndpointError(f"{self.url}{text}", url=self.url, status=status)
+
     def unlike(self, what: str, status: int | None = None) -> EndpointError:
         """Make the error of an answer that is not one of this API."""
-        return EndpointError(
-            f"{self.url} {what}. Is endpoint= the address of a server that speaks version 3 of the "
-            "API, such as `esm2-features serve`?",
-            url=self.url,
-            status=status,
+        return self.error(
+            f" {what}. Is endpoint= the address of a server that speaks version 3 of the API, such "
+            "as `esm2-features serve`?",
+            status,
         )
 
     def _pause(self, seconds: float) -> bool:
@@ -177,6 +171,7 @@ class ApiClient:
         """Send a request once; a failure that may pass is returned as a sentence."""
         import requests
         from requests.exceptions import ChunkedEncodingError, ContentDecodingError, SSLError
+        from urllib3.exceptions import MaxRetryError
 
         assert self._session is not None
         begun = _clock()
@@ -207,13 +202,12 @@ class ApiClient:
         except requests.Timeout:
             return f"there was no answer within {timeout:g} s."
         except SSLError as error:
-            raise EndpointError(
-                f"{self.url} has no certificate that is trusted here. Ask who runs it, or name its "
-                "authority by REQUESTS_CA_BUNDLE.",
-                url=self.url,
+            raise self.error(
+                " has no certificate that is trusted here. Ask who runs it, or name its authority "
+                "by REQUESTS_CA_BUNDLE."
             ) from error
         except (requests.ConnectionError, ChunkedEncodingError, ContentDecodingError) as error:
-            if _never_connected(error):
+            if error.args and isinstance(error.args[0], MaxRetryError):  # it never connected
                 return "it cannot be reached from here."
             return "it closed the connection before its answer was complete."
         except requests.RequestException as error:  # its own words hold the address alone
@@ -222,13 +216,12 @@ class ApiClient:
     def _looked_at(self, answer: Response) -> Response:
         if answer.status in (401, 403):
             given = "It was sent none." if self._token is None else "The one it was sent is not."
-            raise EndpointError(
-                f"{self.url} asks for a token that it knows ({answer.status}). {given} Set the "
-                f"environment variable {TOKEN_VARIABLE}, or pass token=. (What is passed does not "
-                "reach other processes, such as those of n_jobs: no pickle holds it.) It says"
+            raise self.error(
+                f" asks for a token that it knows ({answer.status}). {given} Set the environment "
+                f"variable {TOKEN_VARIABLE}, or pass token=. (What is passed does not reach other "
+                "processes, such as those of n_jobs: no pickle holds it.) It says"
                 f"{self.words(answer)}",
-                url=self.url,
-                status=answer.status,
+                answer.status,
             )
         if 300 <= answer.status < 400:
             raise self.unlike(
@@ -237,20 +230,12 @@ class ApiClient:
         return answer
 
 
-def _never_connected(error: Exception) -> bool:
-    from urllib3.exceptions import MaxRetryError
-
-    return bool(error.args) and isinstance(error.args[0], MaxRetryError)
-
-
 def _seconds(retry_after: str | None) -> float | None:
     """Read Retry-After: seconds, or a date."""
-    if retry_after is None:
-        return None
-    if retry_after.strip().isdecimal():
+    if retry_after is not None and retry_after.strip().isdecimal():
         return float(retry_after)
     try:
-        when = email.utils.parsedate_to_datetime(retry_after)
+        when = email.utils.parsedate_to_datetime(retry_after or "")
     except ValueError:
         return None
     return max(0.0, when.timestamp() - time.time())

@@ -82,7 +82,7 @@ def _given(
     result: dict[str, Any], _: SequenceView, layer: int, pooling: str, dim: int
 ) -> NDArray[np.float32]:
     name = "bos_embeddings" if pooling == "cls" else "embeddings"
-    vector = np.array(_at(result[name], layer)["embedding"], np.float32)
+    vector = np.array(_by_layer(result[name])[layer]["embedding"], np.float32)
     if vector.shape != (dim,):
         raise ValueError
     return vector
@@ -91,7 +91,7 @@ def _given(
 def _pooled(
     result: dict[str, Any], view: SequenceView, layer: int, pooling: str, dim: int
 ) -> NDArray[np.float64]:
-    residues = np.array(_at(result["per_token_embeddings"], layer)["embeddings"], np.float64)
+    residues = np.array(_by_layer(result["per_token_embeddings"])[layer]["embeddings"], np.float64)
     if residues.shape != (len(view.sequence), dim):  # with special tokens, say
         raise ValueError
     if view.spans:
@@ -99,12 +99,8 @@ def _pooled(
     return OF_RESIDUES[pooling](residues)
 
 
-def _at(listed_by_layer: list[dict[str, Any]], layer: int) -> dict[str, Any]:
-    """Find what belongs to a layer."""
-    for part in listed_by_layer:
-        if part["layer"] == layer:
-            return part
-    raise KeyError(layer)
+def _by_layer(parts: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    return {part["layer"]: part for part in parts}
 
 
 # ------------------------------------------------------------------ refusals
