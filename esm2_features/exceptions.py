@@ -139,10 +139,8 @@ class SequenceTooLongError(InputError):
     ----------
     index : int
         Row of the sequence in the input, from 0.
-    length : int
-        Its number of residues.
-    limit : int
-        The number of residues allowed.
+    length, limit : int
+        Its number of residues, and the number allowed.
 
     Examples
     --------
@@ -168,10 +166,9 @@ class InvalidVariantError(InputError):
         Row of the variant in the input, from 0.
     variant : str
         The variant, as it was given.
-    expected : str
-        What would be right there: a letter of the wild type, a range of positions, a length.
-    found : str
-        What the variant has instead.
+    expected, found : str
+        What would be right there (a letter of the wild type, a range of positions, a length), and
+        what the variant has instead.
 
     Examples
     --------
@@ -268,10 +265,8 @@ class DownloadError(CheckpointError):
 
     Attributes
     ----------
-    path : str
-        Where the file would have been written.
-    url : str
-        Where it would have come from.
+    path, url : str
+        Where the file would have been written, and where it would have come from.
     """
 
     def __init__(self, message: str, *, path: str, url: str) -> None:
@@ -284,10 +279,8 @@ class DatasetError(Esm2FeaturesError, OSError):
 
     Attributes
     ----------
-    path : str
-        Where the file is, or would be.
-    url : str
-        Where it comes from; of several files, the first.
+    path, url : str
+        Where the file is, or would be, and where it comes from (of several files, the first).
 
     Examples
     --------
@@ -351,10 +344,8 @@ class CacheVersionError(Esm2FeaturesError, RuntimeError):
     ----------
     path : str
         The cache file.
-    found : int
-        The format that the file has.
-    expected : int
-        The format that this version reads.
+    found, expected : int
+        The format of the file, and the one that this version reads.
     """
 
     def __init__(self, message: str, *, path: str, found: int, expected: int) -> None:

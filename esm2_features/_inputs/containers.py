@@ -137,10 +137,8 @@ def _names(names: list[object]) -> Sequence[str | None]:
 
 
 def _from_list(rows: list[Any]) -> list[Column]:
+    rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
     kinds = set(map(type, rows))
-    if np.ndarray in kinds:
-        rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
-        kinds = set(map(type, rows))
     of_chains = {kind for kind in kinds if issubclass(kind, list | tuple) and not is_record(kind)}
     if not of_chains:
         return [Column(None, rows)]

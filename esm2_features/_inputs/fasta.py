@@ -154,20 +154,14 @@ def _split(lines: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
             residues = []
         elif header is not None:
             residues.append(line)
+        elif line.startswith("@"):
+            what = "is a FASTQ file (its first line starts with '@'). Convert it to protein FASTA."
+            raise _error(name, what)
         elif line:
-            raise _error(name, _not_fasta(line, number))
+            what = f"line {number}, {_shown(line)}, stands before the first header."
+            raise _error(name, f"{what} A FASTA file starts with '>'.")
     if header is not None:
         yield header, "".join(residues)
-
-
-def _not_fasta(line: str, number: int) -> str:
-    """Make the error of text before the first header."""
-    if line.startswith("@"):
-        return "is a FASTQ file (its first line starts with '@'). Convert it to protein FASTA."
-    return (
-        f"line {number}, {_shown(line)}, stands before the first header. "
-        "A FASTA file starts with '>'."
-    )
 
 
 @contextmanager

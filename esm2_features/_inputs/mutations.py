@@ -46,14 +46,11 @@ def read_variants(
     hint = partial(_offset_hint, wildtype, values)
     for index, value in enumerate(values):
         if is_missing(value):
-            raise InvalidVariantError(
+            what = (
                 f"Missing value in row {index}, where a variant is expected. Drop such rows, or "
-                'write "WT" for the wild type.',
-                index=index,
-                variant=str(value),
-                expected="a variant",
-                found="a missing value",
+                'write "WT" for the wild type.'
             )
+            raise _invalid(what, index, str(value), "a variant", "a missing value")
         if _is_written(value):
             found.append(_read_mutations(as_text(value), index, wildtype, offset, known, hint))
         else:
@@ -110,29 +107,24 @@ def check_length(
 ) -> None:
     """Raise InvalidVariantError for a sequence that is not as long as the wild type."""
     if len(sequence) != len(wildtype):
-        raise InvalidVariantError(
-            f"The sequence in {place_of(index, column)} has {len(sequence)} residues, the wild "
-            f"type has {len(wildtype)}. Marginals are of substitutions only: for insertions and "
-            'deletions, pass method="pseudo-perplexity".',
-            index=index,
-            variant=as_text(given),
-            expected=f"{len(wildtype)} residues",
-            found=f"{len(sequence)} residues",
+        expected, found = f"{len(wildtype)} residues", f"{len(sequence)} residues"
+        what = (
+            f"The sequence in {place_of(index, column)} has {found}, the wild type has "
+            f"{len(wildtype)}. Marginals are of substitutions only: for insertions and deletions, "
+            'pass method="pseudo-perplexity".'
         )
+        raise _invalid(what, index, as_text(given), expected, found)
 
 
 def check_mask(sequence: str, *, index: int, given: object, column: str | None = None) -> None:
-    """Raise InvalidSequenceError for a mutant that holds a mask."""
+    """Raise InvalidVariantError for a mutant that holds a mask."""
     if MASK in sequence:
-        raise InvalidVariantError(
+        what = (
             f"The sequence in {place_of(index, column)} holds a <mask> at position "
             f"{sequence.index(MASK) + 1}, and a masked residue has no likelihood to compare with "
-            "the wild type. Write the residue, or X if it is not known.",
-            index=index,
-            variant=as_text(given),
-            expected="a residue",
-            found="<mask>",
+            "the wild type. Write the residue, or X if it is not known."
         )
+        raise _invalid(what, index, as_text(given), "a residue", "<mask>")
 
 
 def is_notation(text: str) -> bool:
@@ -165,14 +157,11 @@ def _read_mutations(
     positions = [mutation.position for mutation in mutations]
     if len(set(positions)) < len(positions):
         twice = next(p for i, p in enumerate(positions) if p in positions[:i]) + 1 + offset
-        raise InvalidVariantError(
+        what = (
             f"The variant {_shown(given)} in row {index} mutates position {twice} twice. Name "
-            "each position once, with the residue that it has in the end.",
-            index=index,
-            variant=given,
-            expected="each position once",
-            found=f"position {twice} twice",
+            "each position once, with the residue that it has in the end."
         )
+        raise _invalid(what, index, given, "each position once", f"position {twice} twice")
     return tuple(mutations)
 
 
@@ -180,13 +169,8 @@ def _read_mutation(
     part: str, given: str, index: int, wildtype: str, offset: int, hint: Callable[[], str]
 ) -> Mutation:
     def wrong(problem: str, remedy: str, *, expected: str, found: str) -> InvalidVariantError:
-        return InvalidVariantError(
-            f"The variant {_shown(given)} in row {index} {problem}. {remedy}",
-            index=index,
-            variant=given,
-            expected=expected,
-            found=found,
-        )
+        what = f"The variant {_shown(given)} in row {index} {problem}. {remedy}"
+        return _invalid(what, index, given, expected, found)
 
     match = _MUTATION.fullmatch(part)
     if match is None:
@@ -274,6 +258,10 @@ def _offset_hint(wildtype: str, values: Sequence[object]) -> str:
     return (
         f" Is the numbering shifted? All {len(found)} mutations would fit with offset={fitting[0]}."
     )
+
+
+def _invalid(what: str, index: int, variant: str, expected: str, found: str) -> InvalidVariantError:
+    return InvalidVariantError(what, index=index, variant=variant, expected=expected, found=found)
 
 
 def _shown(text: str) -> str:

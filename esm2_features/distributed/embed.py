@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -154,16 +155,13 @@ def embed_shards(
     import_parquet("Writing shards")
     model_engine = Engine(**options)
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
-    sources = find_sources(paths, sequence_column=sequence_column, id_column=id_column)
+    columns = {"sequence_column": sequence_column, "id_column": id_column}
+    sources = find_sources(paths, **columns)
     folder = Path(output).absolute()
     _check_sources(sources, folder)
     table = _table(model_engine, dtype=dtype, with_sequence=bool(with_sequence))
     job = _description(model_engine, table)
-    job["parameters"] |= {
-        "shard_size": size,
-        "sequence_column": sequence_column,
-        "id_column": id_column,
-    }
+    job["parameters"] |= {"shard_size": size, **columns}
     manifest = Manifest(folder)
     manifest.begin(json.loads(json.dumps(job)), sources)
     settings = WorkerOptions(options, model_engine.checkpoint.identity, folder, table)
@@ -301,12 +299,7 @@ def _description(engine: Engine, table: ShardTable) -> dict[str, Any]:
             "unknown": engine.unknown,
             "cache_dtype": engine.cache_dtype,
         },
-        "columns": {
-            "vectors": table.vectors,
-            "dim": table.dim,
-            "dtype": table.dtype,
-            "with_sequence": table.with_sequence,
-        },
+        "columns": {name: value for name, value in asdict(table).items() if name != "about"},
         "versions": versions(),
     }
 

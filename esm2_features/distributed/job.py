@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from esm2_features.distributed.manifest import (
@@ -53,18 +53,16 @@ class ShardReport:
     complete: bool
 
 
+@dataclass
 class ShardJob:
     """The shards of some inputs in one folder."""
 
-    def __init__(
-        self, manifest: Manifest, sources: Sequence[InputFile], *, size: int, share: tuple[int, int]
-    ) -> None:
-        self._manifest = manifest
-        self._sources = sources
-        self._size = size
-        self._share = share
-        self._present = 0
-        self._unread: list[FailedShard] = []
+    manifest: Manifest
+    sources: Sequence[InputFile]
+    size: int  # sequences of a shard
+    share: tuple[int, int]  # number of this task, and number of tasks
+    n_present: int = 0  # shards that were finished before
+    unread: list[FailedShard] = field(default_factory=list)
 
     def run(
         self, compute: Compute, *, progress: Callable[[str], None] | None = None
@@ -81,21 +79,20 @@ class ShardJob:
                 done.append(result)
                 rate = result.rows / max(result.seconds, 1e-3)
                 print_line(f"{result.name}: {result.rows} sequences ({rate:.0f}/s)")
-        cut = sum(shard.truncated for shard in done)
+        n_rows, cut = sum(shard.rows for shard in done), sum(shard.truncated for shard in done)
         if cut:
             warnings.warn(
-                f"{cut} of {sum(shard.rows for shard in done)} sequences were cut to their first "
-                "residues (too_long='truncate'); the column 'length' has the residues that are "
-                "left.",
+                f"{cut} of {n_rows} sequences were cut to their first residues "
+                "(too_long='truncate'); the column 'length' has the residues that are left.",
                 TruncationWarning,
                 stacklevel=3,
             )
-        _, missing = self._manifest.shards()
+        _, missing = self.manifest.shards()
         return ShardReport(
             computed=len(done),
-            present=self._present,
-            failed=(*self._unread, *failed),
-            sequences=sum(shard.rows for shard in done),
+            present=self.n_present,
+            failed=(*self.unread, *failed),
+            sequences=n_rows,
             residues=sum(shard.residues for shard in done),
             seconds=time.perf_counter() - start,
             complete=not missing,
@@ -103,26 +100,26 @@ class ShardJob:
 
     def _tasks(self, print_line: Callable[[str], None]) -> Iterator[Task]:
         """Yield what has to be computed; inputs are read as it is consumed."""
-        for index, source in enumerate(self._sources):
+        for index, source in enumerate(self.sources):
             try:
                 yield from self._of_source(index, source)
             except _Unreadable as error:
                 cause = InputError(f"{error} Nothing was read from shard {error.number} on.")
                 failed = failure(source.stem, source.path, cause)
-                self._manifest.set_aside(failed)
-                self._unread.append(failed)
+                self.manifest.set_aside(failed)
+                self.unread.append(failed)
                 print_line(describe_failure(failed))
 
     def _of_source(self, index: int, source: InputFile) -> Iterator[Task]:
-        manifest = self._manifest
+        manifest = self.manifest
         try:
             is_same, stamp = manifest.is_unchanged(source), source.stamp()
         except InputError as error:
             raise _Unreadable(error, 0) from error
         known = manifest.source(source.stem)
-        share = _Share(manifest, source, index, self._share, is_same=is_same)
+        share = _Share(manifest, source.stem, index, self.share, is_same)
         total = known.shards if known is not None and is_same else None
-        reading = Reading(source, self._size, share.wants, total)
+        reading = Reading(source, self.size, share.wants, total)
         try:
             for records in _readable(reading):
                 shard = share.done[records.number]
@@ -132,7 +129,7 @@ class ShardJob:
                 elif records.error is not None or shard.input != records.digest():
                     raise self._changed(source, shard.name)
         finally:
-            self._present += share.n_present
+            self.n_present += share.n_present
         if reading.n_records is None or reading.n_ranges is None:
             return  # no shard was missing behind some point, so the end was not reached
         if known is not None and reading.n_ranges < known.shards:
@@ -143,41 +140,36 @@ class ShardJob:
 
     def _changed(self, source: InputFile, name: str) -> InputError:
         return InputError(
-            f"{source.path} has changed: the shard {name} in {self._manifest.output} was made of "
+            f"{source.path} has changed: the shard {name} in {self.manifest.output} was made of "
             "other sequences. Restore the file (records may only be corrected where no shard is "
             "finished), or choose another folder."
         )
 
 
+@dataclass
 class _Share:
     """The shards of an input that a task has to read, and which of them are finished."""
 
-    def __init__(
-        self,
-        manifest: Manifest,
-        source: InputFile,
-        index: int,
-        share: tuple[int, int],
-        *,
-        is_same: bool,
-    ) -> None:
-        self.done: dict[int, DoneShard | None] = {}
-        self.n_present = 0
-        self._manifest, self._stem, self._is_same = manifest, source.stem, is_same
-        self._index, (self._task, self._n_tasks) = index, share
+    manifest: Manifest
+    stem: str  # of the input
+    index: int  # of the input
+    share: tuple[int, int]  # number of this task, and number of tasks
+    is_same: bool  # whether the input is unchanged
+    done: dict[int, DoneShard | None] = field(default_factory=dict)
+    n_present: int = 0
 
     def wants(self, number: int) -> bool:
         """Whether to read a range: to compute its shard, or to compare a finished shard with it."""
-        is_mine = (self._index + number) % self._n_tasks == self._task
-        if not is_mine and self._is_same:
+        task, n_tasks = self.share
+        is_mine = (self.index + number) % n_tasks == task
+        if not is_mine and self.is_same:
             return False
         if number not in self.done:
-            self.done[number] = self._manifest.done(shard_name(self._stem, number))
+            self.done[number] = self.manifest.done(shard_name(self.stem, number))
             self.n_present += is_mine and self.done[number] is not None
         is_missing = self.done[number] is None
-        if self._is_same:
-            return is_missing
-        return is_mine or not is_missing  # mine is computed, a finished one compared
+        # Of a changed input, mine is computed, and a finished one compared.
+        return is_missing if self.is_same else is_mine or not is_missing
 
 
 class _Unreadable(Exception):  # noqa: N818 - wraps one

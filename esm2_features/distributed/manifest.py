@@ -164,15 +164,11 @@ class Manifest:
 
     def done(self, name: str) -> DoneShard | None:
         """Return the record of a shard if it is finished and its file is there, else None."""
-        record = _read(self._folder / f"{name}.done.json")
-        if record is None:
+        record, path = _read(self._folder / f"{name}.done.json"), self.path_of(name)
+        if record is None or not path.exists():
             return None
         shard = DoneShard(**record)
-        try:
-            size = self.path_of(name).stat().st_size
-        except FileNotFoundError:
-            return None
-        return shard if size == shard.bytes else None
+        return shard if path.stat().st_size == shard.bytes else None
 
     def add(self, shard: DoneShard) -> DoneShard:
         """Record that the file of a shard is finished; its size and digest are added."""

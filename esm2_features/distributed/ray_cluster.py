@@ -95,18 +95,12 @@ def connect(ray: ModuleType, *, address: str | None, workers: int) -> bool:
                 "the address out, or call ray.shutdown() first."
             )
         return False
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     known = address or os.environ.get("RAY_ADDRESS")
-    if known:
-        ray.init(address=known, **quiet)
-        return True
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, workers),
-        include_dashboard=False,
-        object_store_memory=_STORE_BYTES,
-        **quiet,
-    )
+    if not known:
+        options["num_cpus"] = max(os.cpu_count() or 1, workers)
+        options |= {"include_dashboard": False, "object_store_memory": _STORE_BYTES}
+    ray.init(address=known or "local", **options)
     return True
 
 
@@ -116,11 +110,10 @@ def cpus_of_each(ray: ModuleType, *, workers: int, gpus_per_worker: int) -> int:
 
     def room(cpus: int) -> int:
         """Return how many actors of so many cores fit on the nodes."""
-        of_nodes = [int(node.get("CPU", 0) // cpus) for node in nodes]
-        if gpus_per_worker:
-            gpus = [int(node.get("GPU", 0) // gpus_per_worker) for node in nodes]
-            of_nodes = list(map(min, of_nodes, gpus))
-        return sum(of_nodes)
+        needs = {"CPU": cpus, "GPU": gpus_per_worker}
+        return sum(
+            min(int(node.get(kind, 0) // n) for kind, n in needs.items() if n) for node in nodes
+        )
 
     if room(1) < workers:
         has = [f"{sum(node.get(kind, 0) for node in nodes):.0f} {kind}s" for kind in ("CPU", "GPU")]

@@ -235,8 +235,8 @@ class Embeddings:
             more = f", and {len(absent) - _SHOWN} others" if len(absent) > _SHOWN else ""
             shown = ", ".join(map(repr, absent[:_SHOWN]))
             raise InputError(f"No row of {self.path} has the id {shown}{more}.")
-        number_of = {name: i for i, name in enumerate(unique)}
-        return self._rows(rows[[number_of[name] for name in wanted]])
+        numbers = pc.index_in(pa.array(wanted, pa.string()), value_set=values)
+        return self._rows(rows[numbers.to_numpy()])
 
     # -------------------------------------------------------------- for other libraries
 

@@ -87,14 +87,12 @@ class Reading:
         return self._parquet() if self.source.is_parquet else self._fasta()
 
     def _fasta(self) -> Iterator[InputRange]:
-        last = None
+        numbers: Iterable[int] = itertools.count()
         if self._total is not None:  # nothing behind the last wanted range has to be read
-            last = max(filter(self._wanted, range(self._total)), default=-1)
+            numbers = range(1 + max(filter(self._wanted, range(self._total)), default=-1))
         pairs = iter_pairs(str(self.source.path))
         n_records = 0
-        for number in itertools.count():
-            if last is not None and number > last:
-                return
+        for number in numbers:
             self.reached = number
             some = itertools.islice(pairs, self._size)
             if self._wanted(number):
@@ -118,13 +116,11 @@ class Reading:
         return InputRange(number, first, [r.id for r in records], [r.seq for r in records])
 
     def _parquet(self) -> Iterator[InputRange]:
-        path = self.source.path
+        module = import_parquet("Reading Parquet")
         try:
-            file = import_parquet("Reading Parquet").ParquetFile(path)
+            file = module.ParquetFile(self.source.path)
         except Exception as error:  # Arrow's errors, and the system's
-            if isinstance(error, ImportError):
-                raise
-            raise _unreadable(path, error) from error
+            raise _unreadable(self.source.path, error) from error
         with file:
             check_columns(self.source, file.schema_arrow)
             rows = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]

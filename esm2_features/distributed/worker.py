@@ -91,7 +91,7 @@ class ShardWorker:
 
     def _computed(self, task: Task) -> DoneShard:
         start = time.perf_counter()
-        engine, records, truncations, residues = self._engine, task.records, TruncationCounter(), 0
+        engine, records, truncations = self._engine, task.records, TruncationCounter()
         n = len(records.ids)
         rows = range(records.first, records.first + n)
         # All sequences are checked before the first is computed.
@@ -106,9 +106,8 @@ class ShardWorker:
                 lengths = [len(sequence) for sequence in sequences[some]]
                 values = engine.runner.embed(views[some], engine.columns)
                 writer.add(records.ids[some], texts, lengths, values, first=rows.start + at)
-                residues += sum(lengths)
         seconds, cut = round(time.perf_counter() - start, 3), truncations.truncated
-        digest = records.digest()
+        residues, digest = sum(map(len, sequences)), records.digest()
         shard = DoneShard(task.name, n, residues, digest, 0, "", seconds, cut, self._versions)
         return self._manifest.add(shard)
 

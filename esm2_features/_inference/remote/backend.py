@@ -194,10 +194,7 @@ class RemoteRows:
             return self._foreign()
         try:
             served = {str(entry["name"]): entry["checkpoint"] for entry in said["models"]}
-            found = {
-                "checkpoint": served.get(self._model),
-                **{key: str(said[key]) for key in ("precision", "schema")},
-            }
+            stated = {key: str(said[key]) for key in ("precision", "schema")}
             server_info = ServerInfo(
                 identity=None,
                 max_items=max(1, int(said["max_items"])),
@@ -211,7 +208,7 @@ class RemoteRows:
                 f" does not serve {self._model}; it has {', '.join(served)}. Choose one of them as "
                 f"model=, or start it with --model {self._model}."
             )
-        self._compare(found)
+        self._compare(stated | {"checkpoint": served[self._model]})
         return server_info
 
     def _compare(self, found: dict[str, Any]) -> None:

@@ -70,33 +70,25 @@ def from_json(
     try:
         for row, (result, view) in enumerate(zip(results, views, strict=True)):
             for column, (layer, pooling) in enumerate(columns):
-                pools = by_residue and pooling != "cls"
-                read = _pooled if pools else _given
-                vectors[row, column] = read(result, view, layer, pooling, dim)
+                vector = _vector(result, view, layer, pooling, by_residue)
+                if vector.shape != (dim,):  # which NumPy might broadcast
+                    raise ValueError
+                vectors[row, column] = vector
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UnreadableResponse("something else than a vector for each sequence") from None
     return vectors
 
 
-def _given(
-    result: dict[str, Any], _: SequenceView, layer: int, pooling: str, dim: int
-) -> NDArray[np.float32]:
-    name = "bos_embeddings" if pooling == "cls" else "embeddings"
-    vector = np.array(_by_layer(result[name])[layer]["embedding"], np.float32)
-    if vector.shape != (dim,):
-        raise ValueError
-    return vector
-
-
-def _pooled(
-    result: dict[str, Any], view: SequenceView, layer: int, pooling: str, dim: int
-) -> NDArray[np.float64]:
+def _vector(
+    result: dict[str, Any], view: SequenceView, layer: int, pooling: str, by_residue: bool
+) -> NDArray[Any]:
+    if pooling == "cls" or not by_residue:
+        name = "bos_embeddings" if pooling == "cls" else "embeddings"
+        return np.array(_by_layer(result[name])[layer]["embedding"], np.float32)
     residues = np.array(_by_layer(result["per_token_embeddings"])[layer]["embeddings"], np.float64)
-    if residues.shape != (len(view.sequence), dim):  # with special tokens, say
+    if len(residues) != len(view.sequence):  # with special tokens, say
         raise ValueError
-    if view.spans:
-        residues = residues[positions_of(view.spans)]
-    return OF_RESIDUES[pooling](residues)
+    return OF_RESIDUES[pooling](residues[positions_of(view.spans)] if view.spans else residues)
 
 
 def _by_layer(parts: list[dict[str, Any]]) -> dict[int, dict[str, Any]]:
