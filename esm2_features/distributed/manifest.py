@@ -164,11 +164,12 @@ class Manifest:
 
     def done(self, name: str) -> DoneShard | None:
         """Return the record of a shard if it is finished and its file is there, else None."""
-        record, path = _read(self._folder / f"{name}.done.json"), self.path_of(name)
-        if record is None or not path.exists():
+        record = _read(self._folder / f"{name}.done.json")
+        try:
+            size = self.path_of(name).stat().st_size
+        except FileNotFoundError:
             return None
-        shard = DoneShard(**record)
-        return shard if path.stat().st_size == shard.bytes else None
+        return None if record is None or record["bytes"] != size else DoneShard(**record)
 
     def add(self, shard: DoneShard) -> DoneShard:
         """Record that the file of a shard is finished; its size and digest are added."""
