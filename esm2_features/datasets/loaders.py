@@ -17,26 +17,18 @@ Most of these data sets have several rows of one protein. Split them by protein,
 
 from __future__ import annotations
 
-import csv
-import io
+import inspect
 import os
+from collections.abc import Callable, Iterable, Mapping
 from importlib import resources
 from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch
 
-from esm2_features.datasets.bunch import Target, make_bunch, text_array
-from esm2_features.datasets.files import read_table
+from esm2_features.datasets.files import csv_rows, read_table
 from esm2_features.datasets.sources import GB1_SPLITS, MEGASCALE, S2648, TOXICITY, WILDTYPE
-from esm2_features.exceptions import InputError
-
-__all__ = [
-    "fetch_fitness_gb1",
-    "fetch_stability_megascale",
-    "fetch_stability_s2648",
-    "fetch_toxicity_peptides",
-    "load_demo_peptides",
-]
+from esm2_features.exceptions import InputError, import_optional
 
 
 def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> Any:
@@ -96,14 +88,14 @@ def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> A
     {'hormone': 72, 'toxin': 83}
     """
     file = resources.files("esm2_features").joinpath("data", "demo_peptides.csv")
-    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="ascii"))))
+    rows = list(csv_rows(file))
+    kinds = [row["class"] for row in rows]
     columns = {
-        "name": text_array(row["name"] for row in rows),
-        "sequence": text_array(row["sequence"] for row in rows),
+        "name": [row["name"] for row in rows],
+        "sequence": [row["sequence"] for row in rows],
+        "kind": kinds,
     }
-    kinds = text_array(row["class"] for row in rows)
-    target = Target("kind", kinds, sorted(set(kinds)))
-    return make_bunch(load_demo_peptides, columns, target, return_X_y, as_frame)
+    return _bunch(load_demo_peptides, columns, return_X_y, as_frame, sorted(set(kinds)))
 
 
 def fetch_toxicity_peptides(
@@ -176,9 +168,9 @@ def fetch_toxicity_peptides(
     """
     rows = read_table(TOXICITY, data_home=data_home, download_if_missing=download_if_missing)
     sequences, labels = zip(*rows, strict=True)
-    target = Target("toxic", np.array(labels, dtype=np.int64), ["not toxic", "toxic"])
-    columns = {"sequence": text_array(sequences)}
-    return make_bunch(fetch_toxicity_peptides, columns, target, return_X_y, as_frame)
+    columns = {"sequence": sequences, "toxic": np.array(labels, np.int64)}
+    classes = ["not toxic", "toxic"]
+    return _bunch(fetch_toxicity_peptides, columns, return_X_y, as_frame, classes)
 
 
 def fetch_stability_s2648(
@@ -247,14 +239,14 @@ def fetch_stability_s2648(
     rows = read_table(S2648, data_home=data_home, download_if_missing=download_if_missing)
     proteins, mutations, positions, wildtypes, sequences, ddg = zip(*rows, strict=True)
     columns = {
-        "protein": text_array(proteins),
-        "mutation": text_array(mutations),
-        "position": np.array(positions, dtype=np.int64),
-        "wildtype": text_array(wildtypes),
-        "sequence": text_array(sequences),
+        "protein": proteins,
+        "mutation": mutations,
+        "position": np.array(positions, np.int64),
+        "wildtype": wildtypes,
+        "sequence": sequences,
+        "ddG": np.array(ddg, np.float64),
     }
-    target = Target("ddG", np.array(ddg, dtype=np.float64))
-    return make_bunch(fetch_stability_s2648, columns, target, return_X_y, as_frame)
+    return _bunch(fetch_stability_s2648, columns, return_X_y, as_frame)
 
 
 def fetch_stability_megascale(
@@ -327,14 +319,14 @@ def fetch_stability_megascale(
     mutants = [row for row in rows if row[1] != WILDTYPE]
     proteins, mutations, ddg, sequences = zip(*mutants, strict=True)
     columns = {
-        "protein": text_array(proteins),
-        "mutation": text_array(mutations),
-        "position": np.array([int(mutation[1:-1]) - 1 for mutation in mutations], dtype=np.int64),
-        "wildtype": text_array(wildtype_of[protein] for protein in proteins),
-        "sequence": text_array(sequences),
+        "protein": proteins,
+        "mutation": mutations,
+        "position": np.array([int(mutation[1:-1]) - 1 for mutation in mutations], np.int64),
+        "wildtype": [wildtype_of[protein] for protein in proteins],
+        "sequence": sequences,
+        "ddG": np.array(ddg, np.float64),
     }
-    target = Target("ddG", np.array(ddg, dtype=np.float64))
-    return make_bunch(fetch_stability_megascale, columns, target, return_X_y, as_frame)
+    return _bunch(fetch_stability_megascale, columns, return_X_y, as_frame)
 
 
 def fetch_fitness_gb1(
@@ -362,15 +354,8 @@ def fetch_fitness_gb1(
         ``"low_vs_high"`` (those no fitter than the wild type), or ``"sampled"`` (80
         %, at random; FLIP advises against it). The variants and their order are the same in all of
         them.
-    data_home : path, optional
-        Folder of the file. By default ``$ESM2_FEATURES_DATA``, or else ``datasets`` in
-        ``$ESM2_FEATURES_HOME`` or in the user's cache folder.
-    download_if_missing : bool, default=True
-        If False, raise an error if the file is not there.
-    return_X_y : bool, default=False
-        If True, return ``(data, target)`` instead of a Bunch.
-    as_frame : bool, default=False
-        If True, data is a pandas DataFrame and target a pandas Series.
+    data_home, download_if_missing, return_X_y, as_frame : optional
+        As in `fetch_toxicity_peptides`.
 
     Returns
     -------
@@ -422,9 +407,47 @@ def fetch_fitness_gb1(
     )
     sequences, fitness, sets, validation = zip(*rows, strict=True)
     columns = {
-        "sequence": text_array(sequences),
-        "set": text_array(sets),
+        "sequence": sequences,
+        "set": sets,
         "validation": np.array([cell == "True" for cell in validation]),
+        "fitness": np.array(fitness, np.float64),
     }
-    target = Target("fitness", np.array(fitness, dtype=np.float64))
-    return make_bunch(fetch_fitness_gb1, columns, target, return_X_y, as_frame)
+    return _bunch(fetch_fitness_gb1, columns, return_X_y, as_frame)
+
+
+def _bunch(
+    source: Callable[..., Any],
+    columns: Mapping[str, Iterable[Any]],
+    return_X_y: bool,
+    as_frame: bool,
+    classes: list[str] | None = None,
+) -> Any:
+    """Return what scikit-learn's data sets return; the last column is the target.
+
+    Lists of text become arrays of objects; ``classes`` is None for a measured quantity.
+    """
+    arrays = {
+        name: cells if isinstance(cells, np.ndarray) else np.array(cells, dtype=object)
+        for name, cells in columns.items()
+    }
+    *names, label = arrays
+    data: Any
+    target: Any = arrays[label]
+    frame = None
+    if as_frame:
+        purpose = f"{source.__name__}(as_frame=True)"
+        pandas: Any = import_optional("pandas", extra="pandas", purpose=purpose)
+        frame = pandas.DataFrame(arrays)
+        data, target = frame[names], frame[label]
+    else:
+        data = np.stack([arrays[name].astype(object) for name in names], axis=1)
+    if return_X_y:
+        return data, target
+    return Bunch(
+        data=data,
+        target=target,
+        frame=frame,
+        feature_names=names,
+        target_names=classes or [label],
+        DESCR=inspect.cleandoc(source.__doc__ or ""),
+    )
