@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -29,6 +29,15 @@ from sklearn.utils import Bunch
 from esm2_features.datasets.files import csv_rows, read_table
 from esm2_features.datasets.sources import GB1_SPLITS, MEGASCALE, S2648, TOXICITY, WILDTYPE
 from esm2_features.exceptions import InputError, import_optional
+
+_STABILITY = {
+    "protein": object,
+    "mutation": object,
+    "position": np.int64,
+    "wildtype": object,
+    "sequence": object,
+    "ddG": np.float64,
+}
 
 
 def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> Any:
@@ -88,14 +97,10 @@ def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> A
     {'hormone': 72, 'toxin': 83}
     """
     file = resources.files("esm2_features").joinpath("data", "demo_peptides.csv")
-    rows = list(csv_rows(file))
-    kinds = [row["class"] for row in rows]
-    columns = {
-        "name": [row["name"] for row in rows],
-        "sequence": [row["sequence"] for row in rows],
-        "kind": kinds,
-    }
-    return _bunch(load_demo_peptides, columns, return_X_y, as_frame, sorted(set(kinds)))
+    rows = [(row["name"], row["sequence"], row["class"]) for row in csv_rows(file)]
+    columns = {"name": object, "sequence": object, "kind": object}
+    classes = ["hormone", "toxin"]
+    return _bunch(load_demo_peptides, rows, columns, return_X_y, as_frame, classes)
 
 
 def fetch_toxicity_peptides(
@@ -167,10 +172,9 @@ def fetch_toxicity_peptides(
     ((3284, 1), 1663)
     """
     rows = read_table(TOXICITY, data_home=data_home, download_if_missing=download_if_missing)
-    sequences, labels = zip(*rows, strict=True)
-    columns = {"sequence": sequences, "toxic": np.array(labels, np.int64)}
+    columns = {"sequence": object, "toxic": np.int64}
     classes = ["not toxic", "toxic"]
-    return _bunch(fetch_toxicity_peptides, columns, return_X_y, as_frame, classes)
+    return _bunch(fetch_toxicity_peptides, rows, columns, return_X_y, as_frame, classes)
 
 
 def fetch_stability_s2648(
@@ -237,16 +241,7 @@ def fetch_stability_s2648(
     ['1A43A', 'G156A', 8, -2.4]
     """
     rows = read_table(S2648, data_home=data_home, download_if_missing=download_if_missing)
-    proteins, mutations, positions, wildtypes, sequences, ddg = zip(*rows, strict=True)
-    columns = {
-        "protein": proteins,
-        "mutation": mutations,
-        "position": np.array(positions, np.int64),
-        "wildtype": wildtypes,
-        "sequence": sequences,
-        "ddG": np.array(ddg, np.float64),
-    }
-    return _bunch(fetch_stability_s2648, columns, return_X_y, as_frame)
+    return _bunch(fetch_stability_s2648, rows, _STABILITY, return_X_y, as_frame)
 
 
 def fetch_stability_megascale(
@@ -316,17 +311,12 @@ def fetch_stability_megascale(
     rows = read_table(MEGASCALE, data_home=data_home, download_if_missing=download_if_missing)
     wildtype_of = {row[0]: row[3] for row in rows if row[1] == WILDTYPE}
     # That a wild type differs from itself by 0 is a definition, not a measurement.
-    mutants = [row for row in rows if row[1] != WILDTYPE]
-    proteins, mutations, ddg, sequences = zip(*mutants, strict=True)
-    columns = {
-        "protein": proteins,
-        "mutation": mutations,
-        "position": np.array([int(mutation[1:-1]) - 1 for mutation in mutations], np.int64),
-        "wildtype": [wildtype_of[protein] for protein in proteins],
-        "sequence": sequences,
-        "ddG": np.array(ddg, np.float64),
-    }
-    return _bunch(fetch_stability_megascale, columns, return_X_y, as_frame)
+    mutants = [
+        (protein, mutation, int(mutation[1:-1]) - 1, wildtype_of[protein], sequence, ddg)
+        for protein, mutation, ddg, sequence in rows
+        if mutation != WILDTYPE
+    ]
+    return _bunch(fetch_stability_megascale, mutants, _STABILITY, return_X_y, as_frame)
 
 
 def fetch_fitness_gb1(
@@ -405,35 +395,32 @@ def fetch_fitness_gb1(
     rows = read_table(
         GB1_SPLITS, splits[split], data_home=data_home, download_if_missing=download_if_missing
     )
-    sequences, fitness, sets, validation = zip(*rows, strict=True)
-    columns = {
-        "sequence": sequences,
-        "set": sets,
-        "validation": np.array([cell == "True" for cell in validation]),
-        "fitness": np.array(fitness, np.float64),
-    }
-    return _bunch(fetch_fitness_gb1, columns, return_X_y, as_frame)
+    variants = [
+        (sequence, role, validation == "True", fitness)
+        for sequence, fitness, role, validation in rows
+    ]
+    columns = {"sequence": object, "set": object, "validation": bool, "fitness": np.float64}
+    return _bunch(fetch_fitness_gb1, variants, columns, return_X_y, as_frame)
 
 
 def _bunch(
     source: Callable[..., Any],
-    columns: Mapping[str, Iterable[Any]],
+    rows: Iterable[Sequence[Any]],
+    columns: Mapping[str, type],
     return_X_y: bool,
     as_frame: bool,
     classes: list[str] | None = None,
 ) -> Any:
-    """Return what scikit-learn's data sets return; the last column is the target.
+    """Return what scikit-learn's data sets return, of rows in columns of these dtypes.
 
-    Lists of text become arrays of objects; ``classes`` is None for a measured quantity.
+    The last column is the target; ``classes`` is None for a measured quantity.
     """
-    arrays = {
-        name: cells if isinstance(cells, np.ndarray) else np.array(cells, dtype=object)
-        for name, cells in columns.items()
+    arrays: dict[str, Any] = {
+        name: np.array(cells, dtype)
+        for (name, dtype), cells in zip(columns.items(), zip(*rows, strict=True), strict=True)
     }
     *names, label = arrays
-    data: Any
-    target: Any = arrays[label]
-    frame = None
+    target, frame = arrays[label], None
     if as_frame:
         purpose = f"{source.__name__}(as_frame=True)"
         pandas: Any = import_optional("pandas", extra="pandas", purpose=purpose)
