@@ -40,19 +40,19 @@ _HEADER = """
 select (select application_id from pragma_application_id),
        (select user_version from pragma_user_version), (select count(*) from sqlite_master)
 """
-_SCHEMA = (
-    "create table file(id blob not null)",
-    """create table space(
+_SCHEMA = (  # as SQLite stores it, with two words in capitals
+    "CREATE TABLE file(id blob not null)",
+    """CREATE TABLE space(
         id integer primary key, digest blob not null unique, checkpoint text not null,
         layer integer not null, pooling text not null, precision text not null,
         dtype text not null, model text not null)""",
     # Numbers are never used again, so an index in another process can be old, but not wrong.
-    """create table block(
+    """CREATE TABLE block(
         id integer primary key autoincrement, space integer not null, day integer not null,
         keys blob not null, checks blob not null, crc integer not null)""",
-    "create index block_of_space on block(space)",
-    "create index block_of_day on block(day)",
-    "create table value(block integer primary key, vectors blob not null)",
+    "CREATE INDEX block_of_space on block(space)",
+    "CREATE INDEX block_of_day on block(day)",
+    "CREATE TABLE value(block integer primary key, vectors blob not null)",
 )
 
 
@@ -142,14 +142,8 @@ def _check_schema(connection: SqliteConnection) -> None:
     """Raise on a damaged schema that can be read: SQLite would miss its columns much later."""
     query = "select sql from sqlite_master where name not like 'sqlite_%'"
     found = {sql for (sql,) in connection.execute(query).fetchall()}
-    if found != {_as_stored(table) for table in _SCHEMA}:
+    if found != {table.encode() for table in _SCHEMA}:
         raise damage("its schema is another one")
-
-
-def _as_stored(statement: str) -> bytes:
-    """Write a statement as SQLite keeps it: its first two words in capitals, by single spaces."""
-    create, kind, rest = statement.split(maxsplit=2)
-    return f"{create.upper()} {kind.upper()} {rest}".encode()
 
 
 @contextmanager
