@@ -32,9 +32,7 @@ import platformdirs
 
 from esm2_features.exceptions import CacheVersionError
 
-PAGE_BYTES = 65536
-"""Large pages: a block is a few of them."""
-
+PAGE_BYTES = 65536  # large pages: a block is a few of them
 _PROGRAM, _FORMAT = 0x45534D32, 2
 _HEADER = """
 select (select application_id from pragma_application_id),
@@ -55,7 +53,6 @@ _SCHEMA = (  # as SQLite stores it, with two words in capitals
     "CREATE TABLE value(block integer primary key, vectors blob not null)",
 )
 
-
 # A fork waits for this lock, and so never copies a transaction that is half done, which the child
 # would roll back under its parent's hands, nor a lock inside SQLite, on which it would hang.
 FORK_LOCK = threading.RLock()
@@ -66,9 +63,8 @@ if hasattr(os, "register_at_fork"):
         after_in_child=FORK_LOCK.release,
     )
 
-
+# Collected while another thread forked; closed when the next one is opened.
 _LEFT_OPEN: list[SqliteConnection] = []
-"""Collected while another thread forked; closed when the next one is opened."""
 
 
 class SqliteConnection(sqlite3.Connection):

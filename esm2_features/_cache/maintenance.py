@@ -12,11 +12,9 @@ from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
 from esm2_features.exceptions import InputError
 
+# At least ten times the difference of two machines, at most a tenth of that of two layers.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""At least ten times the difference of two machines, at most a tenth of that of two layers."""
-
-_TIDIED = 64
-"""Blocks that are read at a time, 16 MB at most."""
+_TIDIED = 64  # blocks that are read at a time, 16 MB at most
 
 
 def count(connection: SqliteConnection) -> tuple[SpaceInfo, ...]:

@@ -19,11 +19,8 @@ from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.reports import Conflict, describe
 from esm2_features.exceptions import InputError
 
-_SNAPSHOT_BYTES = 1 << 30
-"""Bytes of vectors that are read in one transaction, for which writers wait."""
-
-_MOST_RUNS = 8
-"""Sorted parts of an index that are searched one after the other."""
+_SNAPSHOT_BYTES = 1 << 30  # read in one transaction, for which writers wait
+_MOST_RUNS = 8  # sorted parts of an index that are searched one after the other
 
 
 class Index:
@@ -43,12 +40,8 @@ class Index:
         if not blocks:
             return
         prefixes = np.concatenate([prefixes_of(k) for k in keys])
-        places = np.concatenate(
-            [
-                block * SLOTS + np.arange(len(k), dtype=np.int64)
-                for block, k in zip(blocks, keys, strict=True)
-            ]
-        )
+        ranges = [SLOTS * block + np.arange(len(k)) for block, k in zip(blocks, keys, strict=True)]
+        places = np.concatenate(ranges, dtype=np.int64)
         if len(prefixes):
             self._runs.append(_sorted(prefixes, places))
         self.last = blocks[-1]
