@@ -110,7 +110,11 @@ def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
                     connection.execute(f"pragma user_version={_FORMAT}")
         program, version, _ = connection.execute(_HEADER).fetchone()
         if (program, version) == (_PROGRAM, _FORMAT):
-            _check_schema(connection)
+            # A damaged schema that can be read: SQLite would miss its columns much later.
+            query = "select sql from sqlite_master where name not like 'sqlite_%'"
+            statements = {sql for (sql,) in connection.execute(query).fetchall()}
+            if statements != {statement.encode() for statement in _SCHEMA}:
+                raise damage("its schema is another one")
             return connection
         reason = "belongs to another program. Move it away"
         if program == _PROGRAM:
@@ -132,14 +136,6 @@ def damage(what: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(what)
     error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
     return error
-
-
-def _check_schema(connection: SqliteConnection) -> None:
-    """Raise on a damaged schema that can be read: SQLite would miss its columns much later."""
-    query = "select sql from sqlite_master where name not like 'sqlite_%'"
-    found = {sql for (sql,) in connection.execute(query).fetchall()}
-    if found != {table.encode() for table in _SCHEMA}:
-        raise damage("its schema is another one")
 
 
 @contextmanager

@@ -193,11 +193,8 @@ def _columns(path: Path, start: int, batch: Any) -> dict[str, Any]:
 def _schema(dim: int) -> Any:
     import pyarrow as pa
 
-    types = {
-        "key": pa.binary(KEY_BYTES),
-        "layer": pa.int32(),
-        "vector": pa.list_(pa.float32(), dim),
-    }
+    types = {"key": pa.binary(KEY_BYTES), "layer": pa.int32()}
+    types["vector"] = pa.list_(pa.float32(), dim)
     return pa.schema([(name, types.get(name, pa.string())) for name in _NAMES])
 
 

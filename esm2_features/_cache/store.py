@@ -132,7 +132,12 @@ class VectorStore:
             for block, slots, at in self._located(connection, spec, keys):
                 intact = block.intact(spec)
                 if block.vectors is not None and intact.any():
-                    _check_width(spec, rows.shape[1], block.vectors.shape[1])
+                    if rows.shape[1] != block.vectors.shape[1]:
+                        raise InputError(
+                            f"Vectors of {describe(spec)} have {rows.shape[1]} components, and "
+                            f"those in the cache {block.vectors.shape[1]}. They cannot be of the "
+                            "same model: check where they come from."
+                        )
                     _copy(block, slots, at, intact, keys, there, hit)
             contradicting = maintenance.contradicting(spec, there, rows)
             new = ~hit & (taken == np.arange(len(keys)))
@@ -249,14 +254,6 @@ def _copy(
     whole = len(slots) == len(block.keys) and bool((slots[1:] > slots[:-1]).all())
     out[at] = block.vectors if whole else block.vectors[slots]
     hit[at] = True
-
-
-def _check_width(spec: Spec, width: int, found: int) -> None:
-    if width != found:
-        raise InputError(
-            f"Vectors of {describe(spec)} have {width} components, and those in the cache {found}. "
-            "They cannot be of the same model: check where they come from."
-        )
 
 
 def prefixes_of(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:

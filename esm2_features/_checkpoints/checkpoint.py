@@ -161,11 +161,10 @@ def open_checkpoint(model: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"Got model={model!r}; pass the name of a model or a path.")
     text = os.fspath(model)
-    if isinstance(model, str) and not _looks_like_a_path(text):
-        if text == EMBEDDED_MODEL:
-            return Checkpoint(text, EMBEDDED.architecture, _EMBEDDED_FILE)
-        if text in OFFICIAL:
-            return Checkpoint(text, OFFICIAL[text].architecture, OFFICIAL[text])
+    if isinstance(model, str) and text == EMBEDDED_MODEL:
+        return Checkpoint(text, EMBEDDED.architecture, _EMBEDDED_FILE)
+    if isinstance(model, str) and text in OFFICIAL:
+        return Checkpoint(text, OFFICIAL[text].architecture, OFFICIAL[text])
     # Absolute: the weights may be loaded after the working directory has changed.
     path = Path(text).expanduser().absolute()
     if not text or not path.exists():
@@ -176,16 +175,12 @@ def open_checkpoint(model: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
     return Checkpoint(name, read_header(path).architecture, path)
 
 
-def _looks_like_a_path(text: str) -> bool:
-    return text.endswith(_SUFFIXES) or os.sep in text or "/" in text
-
-
 def _unknown(text: str, path: Path) -> CheckpointError:
     known = {name.lower(): name for name in (*OFFICIAL, EMBEDDED_MODEL)}
     asked = Path(text).name.removesuffix(path.suffix).lower()
     close = difflib.get_close_matches(asked, known, n=1)
     hint = f' Did you mean model="{known[close[0]]}"?' if close else ""
-    if _looks_like_a_path(text):
+    if text.endswith(_SUFFIXES) or os.sep in text or "/" in text:
         return CheckpointError(f"There is no file or folder {path}.{hint}", path=str(path))
     return CheckpointError(
         f"There is no model {text!r}.{hint} Known names: {', '.join(known.values())}. "

@@ -151,6 +151,7 @@ def _download(card: ModelCard, file: RemoteFile, final: Path) -> None:
 def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
     """Download the bytes of ``file`` into ``part``, and resume when the connection is lost."""
     import requests
+    from urllib3.exceptions import MaxRetryError
 
     if file.bytes is not None and _size(part) > file.bytes:
         part.unlink()  # not what this file began with
@@ -162,7 +163,8 @@ def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
             if _receive(file, part):
                 return
         except requests.RequestException as error:
-            if _never_connected(error):
+            # No route, no name, no TLS, no proxy: the server was not reached at all.
+            if error.args and isinstance(error.args[0], MaxRetryError):
                 host = urlsplit(file.url).netloc
                 raise _unreachable(card, file, f"{host} cannot be reached from here") from error
             trouble = str(error)
@@ -251,13 +253,6 @@ def _require_room(file: RemoteFile, part: Path, needed: int) -> None:
             f"{part.stem} needs {_human(needed)} more in {part.parent}, where {_human(free)} are "
             "free. Make room, or set ESM2_FEATURES_HOME to a folder on a larger disk.",
         )
-
-
-def _never_connected(error: requests.RequestException) -> bool:
-    """Whether the server was not reached at all: no route, no name, no TLS, no proxy."""
-    from urllib3.exceptions import MaxRetryError
-
-    return bool(error.args) and isinstance(error.args[0], MaxRetryError)
 
 
 def _destination(file: RemoteFile) -> Path:
