@@ -15,10 +15,9 @@ from functools import lru_cache
 from itertools import pairwise
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, damage, impatient, transaction
-from esm2_features._cache.index import SLOTS
 from esm2_features._cache.keys import KEY_BYTES, Spec
 
 try:  # the same CRC-32, several times as fast
@@ -26,10 +25,12 @@ try:  # the same CRC-32, several times as fast
 except ImportError:
     from zlib import crc32
 
+_FIELDS = "checkpoint, layer, pooling, precision, dtype, model"
 _BLOCK_BYTES = 262144
+SLOTS = 1 << 16  # vectors in a block, at most
 _FETCH = 16  # blocks in one query: 4 MB in memory at a time
 _LIST = 2000  # blocks whose keys are listed in one query
-_MOST_BLOCKS = 1 << 47  # more than fit into any file
+_MOST_BLOCKS = 1 << 47  # more than fit into any file; times SLOTS, it is an int64
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,27 +70,23 @@ def space_of(connection: SqliteConnection, spec: Spec) -> int | None:
 def new_space(connection: SqliteConnection, spec: Spec) -> int:
     """Give a number to a spec that has none; call it in a transaction."""
     fields = (spec.checkpoint, spec.layer, spec.pooling, spec.precision, spec.dtype, spec.model)
-    insert = (
-        "insert into space(digest, checkpoint, layer, pooling, precision, dtype, model) "
-        "values(?, ?, ?, ?, ?, ?, ?)"
-    )
+    insert = f"insert into space(digest, {_FIELDS}) values(?, ?, ?, ?, ?, ?, ?)"
     return connection.execute(insert, (spec.digest, *fields)).lastrowid or 0
 
 
 def spaces(connection: SqliteConnection) -> dict[int, Spec]:
     """Return the specs of the file by number, without those that contradict their digest."""
-    found = {}
-    columns = "id, digest, checkpoint, layer, pooling, precision, dtype, model"
-    for number, digest, *fields in connection.execute(f"select {columns} from space").fetchall():
-        words = [
-            word.decode(errors="replace") if isinstance(word, bytes) else word for word in fields
-        ]
+    specs = {}
+    query = f"select id, digest, {_FIELDS} from space"
+    for number, digest, *fields in connection.execute(query).fetchall():
         # Of whatever types, because the digest tells; but it does not cover the name.
-        *identity, model = words
+        *identity, model = (
+            word.decode(errors="replace") if isinstance(word, bytes) else word for word in fields
+        )
         spec = Spec(*identity, model=str(model or ""))  # type: ignore[arg-type,misc]
         if spec.digest == digest:
-            found[number] = spec
-    return found
+            specs[number] = spec
+    return specs
 
 
 # ------------------------------------------------------------------ blocks
@@ -164,15 +161,10 @@ def write_vectors(
     for start in range(0, len(keys), per_block):
         some = np.ascontiguousarray(keys[start : start + per_block])
         vectors = values[start : start + per_block]
+        checks, crc = _checks(seed, some, vectors), crc32(vectors.data, crc32(some.data, seed))
         number = connection.execute(
             "insert into block(space, day, keys, checks, crc) values(?, ?, ?, ?, ?)",
-            (
-                space,
-                day,
-                some.data,
-                _checks(seed, some, vectors).data,
-                crc32(vectors.data, crc32(some.data, seed)),
-            ),
+            (space, day, some.data, checks.data, crc),
         ).lastrowid
         connection.execute("insert into value values(?, ?)", (number, vectors.data))
 
@@ -185,24 +177,16 @@ def delete_blocks(connection: SqliteConnection, numbers: Iterable[int]) -> None:
 
 
 def rewrite_block(
-    connection: SqliteConnection,
-    spec: Spec,
-    number: int,
-    *,
-    without: NDArray[np.int64] | None = None,
-) -> int:
+    connection: SqliteConnection, spec: Spec, number: int, without: ArrayLike = ()
+) -> None:
     """Replace a block by one with its intact vectors; call it in a transaction."""
-    dropped = 0
     for block in read_blocks(connection, [number], spec.dtype):
         keep = block.intact(spec)
-        if without is not None:
-            keep[without] = False
-        dropped = len(keep) - int(keep.sum())
+        keep[np.asarray(without, np.int64)] = False
         delete_blocks(connection, [number])
         if block.vectors is not None and keep.any():
             rest = block.keys[keep], block.vectors[keep]
             write_vectors(connection, block.space, spec, *rest, day=block.day)
-    return dropped
 
 
 def make_room(connection: SqliteConnection, max_bytes: int, needed: int = 0) -> int:
@@ -229,21 +213,14 @@ def renew(connection: SqliteConnection, numbers: Sequence[int]) -> None:
     """Note that blocks were used today, unless the file is locked or read-only."""
     # Book-keeping only, so do not wait for a lock.
     with impatient(connection), suppress(sqlite3.OperationalError), transaction(connection):
-        day = today()
-        connection.executemany(
-            "update block set day = ? where id = ?", [(day, number) for number in numbers]
-        )
+        days = [(today(), number) for number in numbers]
+        connection.executemany("update block set day = ? where id = ?", days)
 
 
 def last_block(connection: SqliteConnection) -> int:
     """Return the highest number that a block ever had."""
     row = connection.execute("select seq from sqlite_sequence where name = 'block'").fetchone()
     return row[0] if row is not None and isinstance(row[0], int) else 0
-
-
-def file_id(connection: SqliteConnection) -> object:
-    """Return the random bytes that identify this file."""
-    return connection.execute("select id from file").fetchone()
 
 
 def today() -> int:
@@ -269,13 +246,10 @@ def _seed(spec: Spec) -> int:
 def _checks(
     seed: int, keys: NDArray[np.uint8], vectors: NDArray[np.floating]
 ) -> NDArray[np.uint32]:
-    pairs = zip(_rows_of(keys), vectors, strict=True)
+    text = keys.tobytes()  # slices of it are quicker to make than rows of an array
+    rows = (text[i : i + KEY_BYTES] for i in range(0, len(text), KEY_BYTES))
+    pairs = zip(rows, vectors, strict=True)
     return np.array([crc32(vector.data, crc32(key, seed)) for key, vector in pairs], "<u4")
-
-
-def _rows_of(keys: NDArray[np.uint8]) -> Iterator[bytes]:
-    everything = keys.tobytes()
-    return (everything[i : i + KEY_BYTES] for i in range(0, len(everything), KEY_BYTES))
 
 
 def _whole(value: object, size: int) -> bool:

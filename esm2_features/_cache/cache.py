@@ -118,9 +118,8 @@ class Cache:
     ) -> NDArray[np.bool_]:
         """Read vectors into ``out`` (n, dim), and return which of them were there (n,)."""
         hit = np.zeros(len(keys), np.bool_)
-        if len(keys) and self._link.attempt(
-            "read", lambda connection: self._vectors.read(connection, spec, keys, out, hit)
-        ):
+        read = partial(self._vectors.read, spec=spec, keys=keys, out=out, hit=hit)
+        if len(keys) and self._link.attempt("read", read):
             self._link.warn(
                 "value",
                 f"The cache {self.file} holds damaged vectors, which are computed again and "
@@ -134,12 +133,9 @@ class Cache:
         # A file without a byte is begun by whoever opens it.
         if not self.file.exists() or not self.file.stat().st_size:
             return listed
+        list_into = partial(self._vectors.list_into, spec=spec, keys=keys, listed=listed)
         try:
-            self._link.run(
-                "read",
-                lambda connection: self._vectors.list_into(connection, spec, keys, listed),
-                mend=False,
-            )
+            self._link.run("read", list_into, mend=False)
         except OSError as error:
             self._link.warn("listed", f"{error}.")
         return listed
@@ -331,9 +327,8 @@ class Cache:
             raise InputError(f"{target} does not end in .parquet, which is what is written.")
         if not self.info().rows:
             raise InputError(f"The cache {self.path} holds no vectors.")
-        return write_parquet(
-            target, stored_parts(self._link, model=model, layer=layer, pooling=pooling)
-        )
+        parts = stored_parts(self._link, model=model, layer=layer, pooling=pooling)
+        return write_parquet(target, parts)
 
     def import_(
         self,

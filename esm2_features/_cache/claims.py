@@ -18,9 +18,9 @@ import socket
 import sqlite3
 import time
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar
 
 import numpy as np
@@ -52,19 +52,12 @@ class Claims:
     def __enter__(self) -> Claims:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
-        if self._connection is not None:
-            self._delete("delete from claim where owner = ?", [(self._owner,)])
-            self._connection.close()
-            self._connection = None
+        self._delete("delete from claim where owner = ?", [(self._owner,)])
+        self._disconnect()
 
     def claim(self, keys: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Claim the keys that no other run has claimed, and return which these are (n,)."""
@@ -76,11 +69,8 @@ class Claims:
 
     def release(self, keys: NDArray[np.uint8]) -> None:
         """Release claims: the vectors are stored, or will not be computed."""
-        if self._connection is not None:
-            self._delete(
-                "delete from claim where key = ? and owner = ?",
-                [(key.tobytes(), self._owner) for key in keys],
-            )
+        mine = [(key.tobytes(), self._owner) for key in keys]
+        self._delete("delete from claim where key = ? and owner = ?", mine)
 
     def _look(self, keys: NDArray[np.uint8], *, claim: bool) -> NDArray[np.bool_]:
         wanted = [key.tobytes() for key in keys]
@@ -108,9 +98,8 @@ class Claims:
         now, alive, taken = time.time(), dict[bytes, bool](), set[bytes]()
         for start in range(0, len(wanted), _CHUNK):
             some = wanted[start : start + _CHUNK]
-            marks = ",".join("?" * len(some))
             query = (
-                f"select key, owner, until from claim where key in ({marks}) "
+                f"select key, owner, until from claim where key in ({','.join('?' * len(some))}) "
                 "and typeof(owner) = 'text' and typeof(until) = 'real'"
             )
             for key, owner, until in connection.execute(query, some).fetchall():
@@ -124,15 +113,13 @@ class Claims:
                     taken.add(key)
         return taken
 
-    def _delete(self, query: str, values: list[tuple[object, ...]]) -> None:
-        assert self._connection is not None
+    def _delete(self, query: str, values: Sequence[tuple[object, ...]]) -> None:
+        if self._connection is None:
+            return
         # What is not deleted is free when its lease ends, or this process.
-        with (
-            suppress(sqlite3.Error, UnicodeDecodeError),
-            FORK_LOCK,
-            transaction(self._connection),
-        ):
-            self._connection.executemany(query, values)
+        free = suppress(sqlite3.Error, UnicodeDecodeError)
+        with free, FORK_LOCK, transaction(self._connection) as connection:
+            connection.executemany(query, values)
 
     def _opened(self) -> SqliteConnection:
         if self._connection is None:
@@ -142,13 +129,16 @@ class Claims:
             self._connection.execute(_SCHEMA)
         return self._connection
 
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
     def _give_up(self, error: Exception) -> None:
         """Continue this run without claims, and delete a damaged file."""
         self._given_up = True
         if is_damage(error):
-            if self._connection is not None:
-                self._connection.close()
-                self._connection = None
+            self._disconnect()
             for name in (f"{self._file}-journal", self._file):
                 with suppress(OSError):
                     Path(name).unlink()
@@ -166,5 +156,5 @@ def _may_be_alive(owner: str) -> bool:
     except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # it is somebody else's
-        return True
+        pass
     return True

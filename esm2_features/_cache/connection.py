@@ -27,6 +27,16 @@ _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
 
 _T = TypeVar("_T")
 
+# Connections that a parent opened are kept from being closed in its children, as SQLite demands.
+_INHERITED: list[SqliteConnection] = []
+
+
+class _PerThread(threading.local):
+    """The connection of one thread, and the identity of the file that it opened."""
+
+    connection: SqliteConnection | None = None
+    identity: tuple[int, int] | None = None
+
 
 class CacheConnection:
     """Connections to one file, which threads may share and forked processes inherit."""
@@ -165,17 +175,6 @@ def make_private(file: Path) -> None:
                     file.chmod(0o660)
         finally:
             os.close(opened)
-
-
-# Connections that a parent opened are kept from being closed in its children, as SQLite demands.
-_INHERITED: list[SqliteConnection] = []
-
-
-class _PerThread(threading.local):
-    """The connection of one thread, and the identity of the file that it opened."""
-
-    connection: SqliteConnection | None = None
-    identity: tuple[int, int] | None = None
 
 
 def _cause(error: Exception) -> str:

@@ -27,11 +27,8 @@ from esm2_features._inputs.options import (
 from esm2_features._inputs.residues import normalise
 from esm2_features.exceptions import InputError, InvalidSequenceError
 
-_ROWS = 4096
-"""Vectors of a file in one part."""
-
-_BLOCKS = 64
-"""Blocks that are read at a time, 16 MB at most."""
+_ROWS = 4096  # vectors of a file in one part
+_BLOCKS = 64  # blocks that are read at a time, 16 MB at most
 
 
 def stored_parts(link: CacheConnection, **wanted: Any) -> Iterator[KeyedVectors]:

@@ -32,29 +32,26 @@ import platformdirs
 
 from esm2_features.exceptions import CacheVersionError
 
-PAGE_BYTES = 65536
-"""Large pages: a block is a few of them."""
-
+PAGE_BYTES = 65536  # large pages: a block is a few of them
 _PROGRAM, _FORMAT = 0x45534D32, 2
 _HEADER = """
 select (select application_id from pragma_application_id),
        (select user_version from pragma_user_version), (select count(*) from sqlite_master)
 """
-_SCHEMA = (
-    "create table file(id blob not null)",
-    """create table space(
+_SCHEMA = (  # as SQLite stores it, with two words in capitals
+    "CREATE TABLE file(id blob not null)",
+    """CREATE TABLE space(
         id integer primary key, digest blob not null unique, checkpoint text not null,
         layer integer not null, pooling text not null, precision text not null,
         dtype text not null, model text not null)""",
     # Numbers are never used again, so an index in another process can be old, but not wrong.
-    """create table block(
+    """CREATE TABLE block(
         id integer primary key autoincrement, space integer not null, day integer not null,
         keys blob not null, checks blob not null, crc integer not null)""",
-    "create index block_of_space on block(space)",
-    "create index block_of_day on block(day)",
-    "create table value(block integer primary key, vectors blob not null)",
+    "CREATE INDEX block_of_space on block(space)",
+    "CREATE INDEX block_of_day on block(day)",
+    "CREATE TABLE value(block integer primary key, vectors blob not null)",
 )
-
 
 # A fork waits for this lock, and so never copies a transaction that is half done, which the child
 # would roll back under its parent's hands, nor a lock inside SQLite, on which it would hang.
@@ -66,9 +63,8 @@ if hasattr(os, "register_at_fork"):
         after_in_child=FORK_LOCK.release,
     )
 
-
+# Collected while another thread forked; closed when the next one is opened.
 _LEFT_OPEN: list[SqliteConnection] = []
-"""Collected while another thread forked; closed when the next one is opened."""
 
 
 class SqliteConnection(sqlite3.Connection):
@@ -114,7 +110,11 @@ def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
                     connection.execute(f"pragma user_version={_FORMAT}")
         program, version, _ = connection.execute(_HEADER).fetchone()
         if (program, version) == (_PROGRAM, _FORMAT):
-            _check_schema(connection)
+            # A damaged schema that can be read: SQLite would miss its columns much later.
+            query = "select sql from sqlite_master where name not like 'sqlite_%'"
+            statements = {sql for (sql,) in connection.execute(query).fetchall()}
+            if statements != {statement.encode() for statement in _SCHEMA}:
+                raise damage("its schema is another one")
             return connection
         reason = "belongs to another program. Move it away"
         if program == _PROGRAM:
@@ -136,20 +136,6 @@ def damage(what: str) -> sqlite3.DatabaseError:
     error = sqlite3.DatabaseError(what)
     error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
     return error
-
-
-def _check_schema(connection: SqliteConnection) -> None:
-    """Raise on a damaged schema that can be read: SQLite would miss its columns much later."""
-    query = "select sql from sqlite_master where name not like 'sqlite_%'"
-    found = {sql for (sql,) in connection.execute(query).fetchall()}
-    if found != {_as_stored(table) for table in _SCHEMA}:
-        raise damage("its schema is another one")
-
-
-def _as_stored(statement: str) -> bytes:
-    """Write a statement as SQLite keeps it: its first two words in capitals, by single spaces."""
-    create, kind, rest = statement.split(maxsplit=2)
-    return f"{create.upper()} {kind.upper()} {rest}".encode()
 
 
 @contextmanager

@@ -17,9 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 KEY_BYTES = 32
-
-SCHEMA = 1
-"""Increase it when the same spec gives other numbers."""
+SCHEMA = 1  # increase it when the same spec gives other numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +89,7 @@ def computation_keys(checkpoint: str, precision: str, views: Iterable[str]) -> N
 
 @lru_cache(maxsize=4096)
 def _digest_of(spec: Spec) -> bytes:
-    compared = {f.name: getattr(spec, f.name) for f in fields(spec) if f.compare}
-    return _digest(compared)
+    return _digest({f.name: getattr(spec, f.name) for f in fields(spec) if f.compare})
 
 
 def _digest(identity: dict[str, object]) -> bytes:

@@ -12,11 +12,9 @@ from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
 from esm2_features.exceptions import InputError
 
+# At least ten times the difference of two machines, at most a tenth of that of two layers.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-"""At least ten times the difference of two machines, at most a tenth of that of two layers."""
-
-_TIDIED = 64
-"""Blocks that are read at a time, 16 MB at most."""
+_TIDIED = 64  # blocks that are read at a time, 16 MB at most
 
 
 def count(connection: SqliteConnection) -> tuple[SpaceInfo, ...]:
@@ -80,7 +78,9 @@ def prune(
         for _, numbers in unwanted:
             store.delete_blocks(connection, numbers)
         if unused_days is not None:
-            store.delete_blocks(connection, _unused(connection, unused_days))
+            query = "select id from block where day < ?"
+            unused = connection.execute(query, (store.today() - unused_days,)).fetchall()
+            store.delete_blocks(connection, (number for (number,) in unused))
     for spec, numbers in contents(connection):
         _tidy(connection, spec, numbers)
     if max_bytes is not None:
@@ -111,11 +111,11 @@ def contents(
 ) -> list[tuple[Spec, list[int]]]:
     """List the specs that have vectors, and the numbers of their blocks."""
     specs = store.spaces(connection)
-    everything = [
-        (spec, store.blocks_of(connection, number))
-        for number, spec in sorted(specs.items(), key=lambda item: _order(item[1]))
+    there = [
+        (spec, numbers)
+        for space, spec in sorted(specs.items(), key=lambda item: _order(item[1]))
+        if (numbers := store.blocks_of(connection, space))
     ]
-    there = [(spec, numbers) for spec, numbers in everything if numbers]
     found = [
         (spec, numbers)
         for spec, numbers in there
@@ -149,9 +149,8 @@ def read_parts(
         intact = block.intact(spec)
         damaged += max(1, len(intact)) - int(intact.sum())
         if block.vectors is not None and intact.any():
-            parts.append(
-                KeyedVectors(spec, block.keys[intact], block.vectors[intact].astype(np.float32))
-            )
+            rows = block.vectors[intact].astype(np.float32)
+            parts.append(KeyedVectors(spec, block.keys[intact], rows))
     return parts, damaged
 
 
@@ -168,11 +167,10 @@ def contradicting(
 def _tidy(connection: SqliteConnection, spec: Spec, numbers: list[int]) -> None:
     """Drop damaged vectors, and join blocks that are less than half full."""
     for start in range(0, len(numbers), _TIDIED):
+        some = numbers[start : start + _TIDIED]
         with transaction(connection):
             by_width: dict[int, list[tuple[VectorBlock, NDArray[np.bool_]]]] = {}
-            for block in store.read_blocks(
-                connection, numbers[start : start + _TIDIED], spec.dtype
-            ):
+            for block in store.read_blocks(connection, some, spec.dtype):
                 intact = block.intact(spec)
                 if block.vectors is None or not intact.any():
                     store.delete_blocks(connection, [block.id])
@@ -185,14 +183,10 @@ def _tidy(connection: SqliteConnection, spec: Spec, numbers: list[int]) -> None:
                 if len(odd) == 1 and odd[0][1].all():
                     continue  # small, and with nothing to be joined to
                 store.delete_blocks(connection, [block.id for block, _ in odd])
-                store.write_vectors(
-                    connection,
-                    odd[0][0].space,
-                    spec,
-                    np.concatenate([block.keys[intact] for block, intact in odd]),
-                    np.concatenate([block.vectors[intact] for block, intact in odd]),  # type: ignore[index]
-                    day=max(block.day for block, _ in odd),
-                )
+                keys = np.concatenate([block.keys[intact] for block, intact in odd])
+                rows = np.concatenate([block.vectors[intact] for block, intact in odd])  # type: ignore[index]
+                space, day = odd[0][0].space, max(block.day for block, _ in odd)
+                store.write_vectors(connection, space, spec, keys, rows, day=day)
 
 
 def _lost_blocks(connection: SqliteConnection) -> list[int]:
@@ -204,11 +198,6 @@ def _lost_blocks(connection: SqliteConnection) -> list[int]:
         "union select block from value where block not in (select id from block)"
     )
     return [row[0] for row in connection.execute(query).fetchall()]
-
-
-def _unused(connection: SqliteConnection, days: int) -> list[int]:
-    query = "select id from block where day < ?"
-    return [row[0] for row in connection.execute(query, (store.today() - days,)).fetchall()]
 
 
 def _rows(connection: SqliteConnection) -> int:

@@ -28,12 +28,9 @@ from esm2_features._files import atomic_write
 from esm2_features._inputs.options import CACHE_DTYPES, CACHED_POOLINGS, PRECISIONS
 from esm2_features.exceptions import InputError
 
-_FORMAT = 1
-"""Increase it when older versions would misread a file."""
-
+_FORMAT = 1  # increase it when older versions would misread a file
+# Vectors that are compressed and read together: 5 MB at 320 components, 84 MB at 5120.
 _GROUP_ROWS = 4096
-"""Vectors that are compressed and read together: 5 MB at 320 components, 84 MB at 5120."""
-
 _BATCH_ROWS = 1024
 _OF_SPEC = ("model", "checkpoint", "layer", "pooling", "precision", "dtype")
 _TEXTS = [name for name in _OF_SPEC if name != "layer"]
@@ -196,10 +193,9 @@ def _columns(path: Path, start: int, batch: Any) -> dict[str, Any]:
 def _schema(dim: int) -> Any:
     import pyarrow as pa
 
-    types = dict.fromkeys(_TEXTS, pa.string())
-    types |= {"key": pa.binary(KEY_BYTES), "layer": pa.int32()}
-    types |= {"vector": pa.list_(pa.float32(), dim)}
-    return pa.schema([(name, types[name]) for name in _NAMES])
+    types = {"key": pa.binary(KEY_BYTES), "layer": pa.int32()}
+    types["vector"] = pa.list_(pa.float32(), dim)
+    return pa.schema([(name, types.get(name, pa.string())) for name in _NAMES])
 
 
 def _table(part: KeyedVectors, schema: Any) -> Any:
@@ -218,12 +214,12 @@ def _check_format(path: Path, metadata: bytes | None) -> None:
     if metadata is None:  # other programs leave it out
         return
     try:
-        found = int(json.loads(metadata)["format"])
+        version = int(json.loads(metadata)["format"])
     except (ValueError, TypeError, KeyError) as error:
         raise unreadable(path, error) from error
-    if found > _FORMAT:
+    if version > _FORMAT:
         raise InputError(
-            f"{path} has format {found}, and this version of esm2-features reads formats up to "
+            f"{path} has format {version}, and this version of esm2-features reads formats up to "
             f"{_FORMAT}. Upgrade it: pip install --upgrade esm2-features."
         )
 

@@ -51,14 +51,9 @@ class CacheInfo(NamedTuple):
         """Format the contents as a table."""
         lines = [f"{self.path}: {vectors(self.rows)}, {readable(self.bytes)}"]
         if self.spaces:
-            header = ("model", "layer", "pooling", "precision", "kept in", "vectors", "size")
-            table = [
-                header,
-                *(
-                    (*_words(space.spec), str(space.rows), readable(space.bytes))
-                    for space in self.spaces
-                ),
-            ]
+            table = [("model", "layer", "pooling", "precision", "kept in", "vectors", "size")]
+            for spec, rows, size in self.spaces:
+                table.append((*_words(spec), str(rows), readable(size)))
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
             for row in table:
                 cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -155,17 +150,12 @@ def readable(count: int | None) -> str:
     """Write a number of bytes for people."""
     if count is None:
         return "unknown"
-    unit, scale = next(
-        (
-            (unit, scale)
-            for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6))
-            if count >= scale
-        ),
-        ("kB", 1e3),
-    )
-    return f"{count / scale:.1f} {unit}"
+    for unit, scale in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if count >= scale:
+            return f"{count / scale:.1f} {unit}"
+    return f"{count / 1e3:.1f} kB"
 
 
-def _words(spec: Spec) -> tuple[str, ...]:
+def _words(spec: Spec) -> tuple[str, str, str, str, str]:
     name = spec.model or spec.checkpoint
     return name, str(spec.layer), spec.pooling, spec.precision, spec.dtype

@@ -13,15 +13,52 @@ from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
 from esm2_features._cache import maintenance
-from esm2_features._cache.blocks import VectorBlock
+from esm2_features._cache.blocks import SLOTS, VectorBlock
 from esm2_features._cache.file import SqliteConnection, impatient, snapshot, transaction
-from esm2_features._cache.index import SLOTS, Index
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.reports import Conflict, describe
 from esm2_features.exceptions import InputError
 
-_SNAPSHOT_BYTES = 1 << 30
-"""Bytes of vectors that are read in one transaction, for which writers wait."""
+_SNAPSHOT_BYTES = 1 << 30  # read in one transaction, for which writers wait
+_MOST_RUNS = 8  # sorted parts of an index that are searched one after the other
+
+
+class Index:
+    """Places of keys in memory, added block by block; of equal keys, the latest counts.
+
+    It holds the first bytes of each key, sorted, at 16 bytes a vector: a database index over random
+    keys would be slow to fill, and slower to ask than to read the vectors. A place is the number of
+    a block times `SLOTS`, plus the position in the block.
+    """
+
+    def __init__(self) -> None:
+        self.last = 0
+        self._runs: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
+
+    def add(self, blocks: Sequence[int], keys: Sequence[NDArray[np.uint8]]) -> None:
+        """Add blocks in the order of their numbers."""
+        if not blocks:
+            return
+        prefixes = np.concatenate([prefixes_of(k) for k in keys])
+        ranges = [SLOTS * block + np.arange(len(k)) for block, k in zip(blocks, keys, strict=True)]
+        places = np.concatenate(ranges, dtype=np.int64)
+        if len(prefixes):
+            self._runs.append(_sorted(prefixes, places))
+        self.last = blocks[-1]
+        if len(self._runs) > _MOST_RUNS:
+            merged = (np.concatenate(parts) for parts in zip(*self._runs, strict=True))
+            self._runs = [_sorted(*merged)]
+
+    def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
+        """Return the place where each key should be (n,), -1 for unknown keys."""
+        wanted = prefixes_of(keys)
+        found = np.full(len(keys), -1, np.int64)
+        for prefixes, places in self._runs:  # later runs overwrite earlier ones
+            # Of equal prefixes, the rightmost is the latest.
+            at = np.searchsorted(prefixes, wanted, side="right") - 1
+            there = (at >= 0) & (prefixes[at] == wanted)
+            found[there] = places[at[there]]
+        return found
 
 
 class VectorStore:
@@ -95,7 +132,12 @@ class VectorStore:
             for block, slots, at in self._located(connection, spec, keys):
                 intact = block.intact(spec)
                 if block.vectors is not None and intact.any():
-                    _check_width(spec, rows.shape[1], block.vectors.shape[1])
+                    if rows.shape[1] != block.vectors.shape[1]:
+                        raise InputError(
+                            f"Vectors of {describe(spec)} have {rows.shape[1]} components, and "
+                            f"those in the cache {block.vectors.shape[1]}. They cannot be of the "
+                            "same model: check where they come from."
+                        )
                     _copy(block, slots, at, intact, keys, there, hit)
             contradicting = maintenance.contradicting(spec, there, rows)
             new = ~hit & (taken == np.arange(len(keys)))
@@ -133,7 +175,8 @@ class VectorStore:
 
     def _index(self, connection: SqliteConnection, space: int, spec: Spec) -> Index:
         """Bring the index of a space up to date."""
-        file = store.file_id(connection), connection.identity
+        file_id = connection.execute("select id from file").fetchone()  # its random bytes
+        file = file_id, connection.identity
         if self._indexed != file:
             self._indexes.clear()
             self._indexed = file
@@ -174,8 +217,7 @@ class VectorStore:
         row_bytes = rows.shape[1] * store.stored_dtype(spec.dtype).itemsize
         for start in range(0, len(keys), step):
             some = slice(start, start + step)
-            needed = len(keys[some]) * row_bytes
-            dropped += store.make_room(connection, self._max_bytes, needed)
+            dropped += store.make_room(connection, self._max_bytes, len(keys[some]) * row_bytes)
             store.write_vectors(connection, space, spec, keys[some], rows[some])
         return dropped
 
@@ -214,9 +256,13 @@ def _copy(
     hit[at] = True
 
 
-def _check_width(spec: Spec, width: int, found: int) -> None:
-    if width != found:
-        raise InputError(
-            f"Vectors of {describe(spec)} have {width} components, and those in the cache {found}. "
-            "They cannot be of the same model: check where they come from."
-        )
+def prefixes_of(keys: NDArray[np.uint8]) -> NDArray[np.uint64]:
+    """First eight bytes of each key, as a number."""
+    return np.ascontiguousarray(keys[:, :8]).view("<u8").ravel()
+
+
+def _sorted(
+    prefixes: NDArray[np.uint64], places: NDArray[np.int64]
+) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+    order = np.argsort(prefixes, kind="stable")
+    return prefixes[order], places[order]

@@ -119,8 +119,8 @@ def _read_csv(path: Path, dim: int) -> SequenceVectors:
                 values.append(float(cells[i]))
             except ValueError:
                 raise InputError(
-                    f"{path}, row {row} (line {line}): {_shown(cells[i])} in the column "
-                    f"{_shown(header[i])} is no number. Write it like -0.25, or remove the row."
+                    f"{path}, row {row} (line {line}): {shorten(cells[i])!a} in the column "
+                    f"{shorten(header[i])!a} is no number. Write it like -0.25, or remove the row."
                 ) from None
     return SequenceVectors(sequences, np.frombuffer(values, np.float32).reshape(-1, dim))
 
@@ -162,11 +162,7 @@ def unreadable(path: Path, error: Exception) -> InputError:
 
 def listed(names: Iterable[str]) -> str:
     """List names; of many, the first and the last few, where the odd one mostly is."""
-    shown = [_shown(name) for name in names]
+    shown = [ascii(shorten(name)) for name in names]
     if len(shown) > 8:
         shown[4:-3] = ["..."]
     return ", ".join(shown) or "none"
-
-
-def _shown(text: str) -> str:
-    return ascii(shorten(text))

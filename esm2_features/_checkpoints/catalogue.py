@@ -106,9 +106,9 @@ def _official(
     name: str,
     parameters: str,
     shape: tuple[int, int, int],
-    weights: tuple[str, int] | tuple[None, None],
-    regression: tuple[str, int] | tuple[None, None],
-    safetensors: str | None,
+    weights: tuple[str | None, int | None] = (None, None),
+    regression: tuple[str | None, int | None] = (None, None),
+    safetensors: str | None = None,
 ) -> ModelCard:
     return ModelCard(
         name=name,
@@ -165,16 +165,8 @@ OFFICIAL: dict[str, ModelCard] = {
             (36, 2560, 40),
             ("7de8b4082ba15891959ab368b77ce3886697af1efb16d3c9e9e7b0c5d3f07500", 5_678_116_398),
             ("4da500eab246481dc9c8c95bc7b1d02f2803d761c380b0e95186d4a07d0fc84e", 6_759),
-            None,
         ),
-        _official(
-            "esm2_t48_15B_UR50D",
-            "15B",
-            (48, 5120, 40),
-            (None, None),
-            (None, None),
-            None,
-        ),
+        _official("esm2_t48_15B_UR50D", "15B", (48, 5120, 40)),
     )
 }
 

@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -61,10 +61,7 @@ class Checkpoint:
         """
         if isinstance(self.source, ModelCard):
             return self.source.identity
-        key = self.fingerprint()
-        if key not in _identities:
-            _identities[key] = _identity_of(read_header(self.source))
-        return _identities[key]
+        return _identity(self.source, self.fingerprint())
 
     def fingerprint(self) -> Hashable:
         """Something that changes with the files of the checkpoint; no file is read."""
@@ -81,11 +78,11 @@ class Checkpoint:
 
         If the size of the file is unknown, the size of the weights in memory.
         """
-        if isinstance(self.source, Path) or self.source.weights is None:
+        if isinstance(self.source, Path) or (weights := self.source.weights) is None:
             return None
-        if locate(self.source, self.source.weights) is not None:
+        if locate(self.source, weights) is not None:
             return None
-        return self.source.weights.bytes or 4 * self.architecture.parameters
+        return weights.bytes or 4 * self.architecture.parameters
 
     def load(self) -> dict[str, Tensor]:
         """Load the weights onto the CPU, in the stored dtype, under fair-esm's names.
@@ -129,10 +126,8 @@ class Checkpoint:
         wanted = [(1, self.architecture.layers * self.architecture.heads), (1,)]
         if shapes != wanted:
             state = f"one of shapes {shapes}, not {wanted}" if shapes else "none"
-            remedy = (
-                f"put fair-esm's {beside.name} beside the weights, or save a Hugging Face "
-                "folder with its contact head"
-            )
+            remedy = f"put fair-esm's {beside.name} beside the weights, or save a Hugging Face "
+            remedy += "folder with its contact head"
             if self.source == _EMBEDDED_FILE:
                 remedy = "the demonstration model ships without"
             raise CheckpointError(
@@ -166,11 +161,10 @@ def open_checkpoint(model: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"Got model={model!r}; pass the name of a model or a path.")
     text = os.fspath(model)
-    if isinstance(model, str) and not _looks_like_a_path(text):
-        if text == EMBEDDED_MODEL:
-            return Checkpoint(text, EMBEDDED.architecture, _EMBEDDED_FILE)
-        if text in OFFICIAL:
-            return Checkpoint(text, OFFICIAL[text].architecture, OFFICIAL[text])
+    if isinstance(model, str) and text == EMBEDDED_MODEL:
+        return Checkpoint(text, EMBEDDED.architecture, _EMBEDDED_FILE)
+    if isinstance(model, str) and text in OFFICIAL:
+        return Checkpoint(text, OFFICIAL[text].architecture, OFFICIAL[text])
     # Absolute: the weights may be loaded after the working directory has changed.
     path = Path(text).expanduser().absolute()
     if not text or not path.exists():
@@ -181,16 +175,12 @@ def open_checkpoint(model: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
     return Checkpoint(name, read_header(path).architecture, path)
 
 
-def _looks_like_a_path(text: str) -> bool:
-    return text.endswith(_SUFFIXES) or os.sep in text or "/" in text
-
-
 def _unknown(text: str, path: Path) -> CheckpointError:
     known = {name.lower(): name for name in (*OFFICIAL, EMBEDDED_MODEL)}
     asked = Path(text).name.removesuffix(path.suffix).lower()
     close = difflib.get_close_matches(asked, known, n=1)
     hint = f' Did you mean model="{known[close[0]]}"?' if close else ""
-    if _looks_like_a_path(text):
+    if text.endswith(_SUFFIXES) or os.sep in text or "/" in text:
         return CheckpointError(f"There is no file or folder {path}.{hint}", path=str(path))
     return CheckpointError(
         f"There is no model {text!r}.{hint} Known names: {', '.join(known.values())}. "
@@ -201,31 +191,29 @@ def _unknown(text: str, path: Path) -> CheckpointError:
 
 # ------------------------------------------------------------------ identity
 
-_identities: dict[Hashable, str] = {}
-"""Identities of checkpoints in this process, by their fingerprints."""
-_digests: dict[Hashable, str] = {}
-"""Digests of files in this process, for as long as the files look untouched."""
 
-
-def _stat_of(file: Path) -> Hashable:
+def _stat_of(file: Path) -> tuple[str, int, int, int, int]:
     stat = file.stat()
     times = stat.st_mtime_ns, stat.st_ctime_ns
     return os.path.realpath(file), stat.st_size, *times, stat.st_ino
 
 
-def _digest(file: Path) -> str:
-    key = _stat_of(file)
-    if key not in _digests:
-        _digests[key] = sha256_of(file)
-    return _digests[key]
+@cache
+def _identity(source: Path, _fingerprint: Hashable) -> str:
+    return _identity_of(read_header(source))
+
+
+@cache
+def _digest(path: str, *_stat: int) -> str:
+    """Digest of a file, for as long as it looks untouched."""
+    return sha256_of(Path(path))
 
 
 def _identity_of(header: Header) -> str:
-    digests = [_digest(file) for file in header.files]
+    digests = [_digest(*_stat_of(file)) for file in header.files]
     for card in OFFICIAL.values():
-        pins = (card.weights and card.weights.sha256, card.safetensors_sha256)
-        is_pinned = len(digests) == 1 and digests[0] in pins
-        if is_pinned and header.architecture == card.architecture:
+        pins = [card.weights and card.weights.sha256], [card.safetensors_sha256]
+        if digests in pins and header.architecture == card.architecture:
             return card.identity
     if not header.heads_inside:
         # Another config.json beside the same file would make another network of it.

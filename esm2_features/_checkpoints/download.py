@@ -67,11 +67,9 @@ def _torch_hub_folder() -> Path:
 
 def _hugging_face_folder() -> Path:
     """Folder of repositories of the Hugging Face hub."""
-    for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
-        if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser()
+    hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     home = os.environ.get("HF_HOME") or f"{_user_cache()}/huggingface"
-    return Path(home).expanduser() / "hub"
+    return Path(hub or f"{home}/hub").expanduser()
 
 
 def _user_cache() -> str:
@@ -91,10 +89,7 @@ def _hugging_face_files(card: ModelCard) -> Iterator[Path]:
 
 
 def _verify(path: Path, pin: str | None) -> None:
-    if pin is None:
-        return
-    found = sha256_of(path)
-    if found != pin:
+    if pin is not None and (found := sha256_of(path)) != pin:
         raise CheckpointError(
             f"{path} ({path.stat().st_size} bytes) is not the official file that its name says: "
             f"its sha256 is {found}, expected {pin}. Delete it and run again to fetch it anew, "
@@ -105,7 +100,7 @@ def _verify(path: Path, pin: str | None) -> None:
 
 def _fetch(card: ModelCard, file: RemoteFile) -> Path:
     """Download a file into our own folder; only one process does."""
-    final = own_folder() / _file_name(file)
+    final = _destination(file)
     if is_offline():
         raise _unreachable(card, file, "ESM2_FEATURES_OFFLINE forbids to download it")
     from filelock import FileLock, Timeout
@@ -126,11 +121,10 @@ def _fetch(card: ModelCard, file: RemoteFile) -> Path:
         finally:
             lock.release()
     except OSError as error:
-        raise DownloadError(
+        raise _error(
+            file,
             f"{final} cannot be written: {error}. Mend that, or set ESM2_FEATURES_HOME to a "
             "folder with room that this user may write to.",
-            path=str(final),
-            url=file.url,
         ) from error
     return final
 
@@ -138,20 +132,18 @@ def _fetch(card: ModelCard, file: RemoteFile) -> Path:
 def _download(card: ModelCard, file: RemoteFile, final: Path) -> None:
     part = final.with_name(f"{final.name}.part")
     size = "size unknown" if file.bytes is None else _human(file.bytes)
-    have = _size(part)
-    resumed = f", of which {_human(have)} are here already" if have else ""
+    resumed = f", of which {_human(have)} are here already" if (have := _size(part)) else ""
     _say(f"downloading {final.name} ({size}{resumed}) from {file.url} to {final}")
     _transfer(card, file, part)
     if file.sha256 is not None and (found := sha256_of(part)) != file.sha256:
         received = part.stat().st_size
         part.unlink()
-        raise DownloadError(
+        raise _error(
+            file,
             f"What came from {file.url} is not {final.name}: {received} bytes with sha256 "
             f"{found}, expected {file.bytes} bytes with {file.sha256}. They were deleted and "
             f"nothing was written to {final}. Run again to start afresh; if that does not help, "
             "something on the way (a proxy?) changes the file.",
-            path=str(final),
-            url=file.url,
         )
     part.replace(final)
 
@@ -159,6 +151,7 @@ def _download(card: ModelCard, file: RemoteFile, final: Path) -> None:
 def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
     """Download the bytes of ``file`` into ``part``, and resume when the connection is lost."""
     import requests
+    from urllib3.exceptions import MaxRetryError
 
     if file.bytes is not None and _size(part) > file.bytes:
         part.unlink()  # not what this file began with
@@ -170,18 +163,18 @@ def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
             if _receive(file, part):
                 return
         except requests.RequestException as error:
-            if _never_connected(error):
+            # No route, no name, no TLS, no proxy: the server was not reached at all.
+            if error.args and isinstance(error.args[0], MaxRetryError):
                 host = urlsplit(file.url).netloc
                 raise _unreachable(card, file, f"{host} cannot be reached from here") from error
             trouble = str(error)
     if _size(part) == file.bytes:  # all of it came before the last trouble
         return
     expected = "an unknown number" if file.bytes is None else file.bytes
-    raise DownloadError(
+    raise _error(
+        file,
         f"The download of {file.url} was cut {_ATTEMPTS} times; {_size(part)} of {expected} bytes "
         f"came (last trouble: {trouble}). They are kept in {part}: run again to resume.",
-        path=str(part.with_suffix("")),
-        url=file.url,
     )
 
 
@@ -194,9 +187,7 @@ def _receive(file: RemoteFile, part: Path) -> bool:
     import requests
 
     have = _size(part)
-    headers = {"Accept-Encoding": "identity"}
-    if have:
-        headers["Range"] = f"bytes={have}-"
+    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     with requests.get(file.url, headers=headers, stream=True, timeout=_TIMEOUT_SECONDS) as response:
         content_range = response.headers.get("Content-Range", "")
         if response.status_code == requests.codes.requested_range_not_satisfiable:
@@ -205,7 +196,12 @@ def _receive(file: RemoteFile, part: Path) -> bool:
             part.unlink(missing_ok=True)  # longer than the file: it was another one
             return False
         if not response.ok:
-            raise _refused(file, part, response)
+            raise _error(
+                file,
+                f"The server answered {response.status_code} {response.reason} for {file.url}. "
+                "Try again later, or bring the file yourself: copy it to "
+                f"{_destination(file)} or pass its path as model=.",
+            )
         resumed = have > 0 and content_range.startswith(f"bytes {have}-")
         if response.status_code == requests.codes.partial_content and not resumed:
             part.unlink(missing_ok=True)  # another range than was asked for: all of it, then
@@ -221,11 +217,10 @@ def _receive(file: RemoteFile, part: Path) -> bool:
         # page, say. Nothing worth resuming.
         received = _size(part)
         part.unlink()
-        raise DownloadError(
+        raise _error(
+            file,
             f"{file.url} gives {received} bytes instead of {total}: that is another file, such as "
             "the page of a proxy. Open the address in a browser to see what it is.",
-            path=str(part.with_suffix("")),
-            url=file.url,
         )
     return complete
 
@@ -250,46 +245,34 @@ def _write(response: requests.Response, part: Path, start: int, total: int | Non
         os.fsync(out.fileno())
 
 
-def _refused(file: RemoteFile, part: Path, response: requests.Response) -> DownloadError:
-    return DownloadError(
-        f"The server answered {response.status_code} {response.reason} for {file.url}. "
-        "Try again later, or bring the file yourself: copy it to "
-        f"{part.with_suffix('')} or pass its path as model=.",
-        path=str(part.with_suffix("")),
-        url=file.url,
-    )
-
-
 def _require_room(file: RemoteFile, part: Path, needed: int) -> None:
     free = shutil.disk_usage(part.parent).free
     if needed + _SPARE_BYTES > free:
-        raise DownloadError(
+        raise _error(
+            file,
             f"{part.stem} needs {_human(needed)} more in {part.parent}, where {_human(free)} are "
             "free. Make room, or set ESM2_FEATURES_HOME to a folder on a larger disk.",
-            path=str(part.with_suffix("")),
-            url=file.url,
         )
 
 
-def _never_connected(error: requests.RequestException) -> bool:
-    """Whether the server was not reached at all: no route, no name, no TLS, no proxy."""
-    from urllib3.exceptions import MaxRetryError
+def _destination(file: RemoteFile) -> Path:
+    return own_folder() / _file_name(file)
 
-    return bool(error.args) and isinstance(error.args[0], MaxRetryError)
+
+def _error(file: RemoteFile, message: str) -> DownloadError:
+    return DownloadError(message, path=str(_destination(file)), url=file.url)
 
 
 def _unreachable(card: ModelCard, file: RemoteFile, why: str) -> DownloadError:
     name = _file_name(file)
-    final = own_folder() / name
     hub = f"the Hugging Face cache ({_hugging_face_folder()}, by: hf download {card.hf_repo})"
     elsewhere = f" or in {hub}" if card.safetensors_sha256 is not None else ""
-    return DownloadError(
+    return _error(
+        file,
         f"{name} is not on this machine, and {why}. Provide it in one of three ways:\n"
-        f"  1. copy {file.url}\n     to {final}\n"
+        f"  1. copy {file.url}\n     to {_destination(file)}\n"
         f"  2. put it where other tools keep it: {_torch_hub_folder() / name}{elsewhere}\n"
         f'  3. pass the path of your copy: model="/path/to/{card.name}.pt"',
-        path=str(final),
-        url=file.url,
     )
 
 

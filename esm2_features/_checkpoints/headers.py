@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._checkpoints.names import Shape, has_rotary, read_architecture, translate
+from esm2_features._checkpoints.names import Shape, read_architecture, translate
 from esm2_features._checkpoints.pt_file import pt_state, read_pt_without_tensors
 from esm2_features.exceptions import CheckpointError
 
@@ -77,11 +77,8 @@ def is_safetensors(path: Path) -> bool:
 
 def read_pt_header(path: Path, contents: Any) -> Header:
     """Make the header of the contents of a ``.pt`` file: tensors, or stand-ins with a shape."""
-    shapes = {
-        str(name): tuple(tensor.shape)
-        for name, tensor in pt_state(contents).items()
-        if hasattr(tensor, "shape")
-    }
+    state = pt_state(contents).items()
+    shapes = {str(name): tuple(it.shape) for name, it in state if hasattr(it, "shape")}
     config = contents.get("cfg") if isinstance(contents, dict) else None
     settings = config.get("model") if isinstance(config, dict) else None
     declared = None
@@ -120,7 +117,8 @@ def _read_safetensors(path: Path) -> Header:
         inside or beside,
         files=files,
         slots=slots,
-        heads_inside=beside is None or has_rotary(shapes),
+        # Rotary frequencies give the number of heads, too.
+        heads_inside=beside is None or any(name.endswith("inv_freq") for name in shapes),
     )
 
 

@@ -7,7 +7,7 @@ tells which table to use.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import count
 
 from esm2_features._checkpoints.catalogue import OFFICIAL, Architecture
@@ -205,11 +205,6 @@ def read_architecture(shapes: Mapping[str, Shape], *, path: str) -> Architecture
     return None
 
 
-def has_rotary(shapes: Mapping[str, Shape]) -> bool:
-    """Whether a checkpoint has rotary frequencies, which give the number of heads."""
-    return any(name.endswith("inv_freq") for name in shapes)
-
-
 def _scheme(shapes: Mapping[str, Shape], path: str) -> Table:
     for embedding, scheme in _SCHEMES.items():
         if len(shapes.get(embedding, ())) == 2:
@@ -230,12 +225,9 @@ def _expand(table: Table, layers: int) -> Table:
     }
 
 
-def _per_layer(template: str, layers: int) -> Iterator[str]:
-    if "{i}" not in template:
-        yield template
-        return
-    for i in range(layers):
-        yield template.replace("{i}", str(i))
+def _per_layer(template: str, layers: int) -> Iterable[str]:
+    """Fill in the number of each layer; a template without one is a single name."""
+    return dict.fromkeys(template.replace("{i}", str(i)) for i in range(layers))
 
 
 def _listed(kind: str, names: list[str]) -> str:

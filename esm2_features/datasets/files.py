@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -106,15 +107,20 @@ def read_table(
     try:
         content = _proved(file, table, path)
     except _WrongFileError as error:
-        raise DatasetError(
+        raise _error(
+            file,
+            path,
             f"{path} is not the published file: {error}. Delete it and run again to fetch it anew, "
             "or restore it from where it came from.",
-            path=str(path),
-            url=file.sources[0].urls()[0],
         ) from error
     header, *rows = csv.reader(io.StringIO(content.decode("ascii")))
     assert tuple(header) == file.columns, "a digest was pinned for other columns"
     return rows
+
+
+def csv_rows(file: Traversable) -> Iterator[dict[str, str]]:
+    """Return the rows of a CSV file by the names of the columns."""
+    return csv.DictReader(io.StringIO(file.read_text(encoding="ascii")))
 
 
 def write_table(columns: Sequence[str], rows: Iterator[Sequence[str]], path: Path) -> None:
@@ -183,32 +189,27 @@ def _fetch(file: DataFile, final: Path) -> None:
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(final.with_name(f"{final.name}.lock")):
-            if not final.is_file():  # no other process was quicker
-                _fetch_from_any(file, final)
+            for source in file.sources:
+                if final.is_file():  # another source had it, or another process was quicker
+                    return
+                try:
+                    _fetch_from(file, source, final)
+                except DatasetError as error:
+                    if source is file.sources[-1]:
+                        raise
+                    _say(f"trying another address: {error}")
     except DatasetError:
         raise
     except OSError as error:
-        raise DatasetError(
+        raise _error(
+            file,
+            final,
             f"{final} cannot be written: {error}. Mend that, or set data_home= or the environment "
             "variable ESM2_FEATURES_DATA to a folder with room that this user may write to.",
-            path=str(final),
-            url=file.sources[0].urls()[0],
         ) from error
 
 
-def _fetch_from_any(file: DataFile, final: Path) -> None:
-    """Try one source after the other; raise the error of the last one."""
-    *others, last = file.sources
-    for source in others:
-        try:
-            return _fetch_from(file, source, final)
-        except DatasetError as error:
-            _say(f"trying another address: {error}")
-    return _fetch_from(file, last, final)
-
-
 def _fetch_from(file: DataFile, source: Provider, final: Path) -> None:
-    url = source.urls()[0]
     parts = final.with_name(f"{final.name}.parts")
     _say(f"downloading {final.name} ({file.size}) from {source.place()} to {final}")
     paths = _download(file, source, final, parts)
@@ -227,7 +228,7 @@ def _fetch_from(file: DataFile, source: Provider, final: Path) -> None:
             f"was deleted, and nothing was written to {final}. Run again to start afresh; if that "
             "does not help, something on the way (a proxy?) changes it.",
             path=str(final),
-            url=url,
+            url=source.urls()[0],
         ) from error
     made.replace(final)
     shutil.rmtree(parts)
@@ -270,25 +271,25 @@ def _download_part(url: str, path: Path) -> Path:
 
 def _missing(file: DataFile, final: Path, why: str, kept: Path | None = None) -> DatasetError:
     source = file.sources[0]
-    url = source.urls()[0]
-    if file.convert is None:
-        by_hand = f"fetch {url} where there is a network and copy it there"
-    else:
-        by_hand = (
-            f"load it once where there is a network (it is made from {source.place()}) and copy "
-            "the file that this makes"
-        )
-    resumed = (
-        f" What has come is kept in {kept}: run again to go on."
-        if kept and any(kept.iterdir())
-        else ""
+    by_hand = (
+        f"load it once where there is a network (it is made from {source.place()}) and copy "
+        "the file that this makes"
     )
-    return DatasetError(
+    if file.convert is None:
+        by_hand = f"fetch {source.urls()[0]} where there is a network and copy it there"
+    resumed = ""
+    if kept and any(kept.iterdir()):
+        resumed = f" What has come is kept in {kept}: run again to go on."
+    return _error(
+        file,
+        final,
         f"{final} is missing, and {why}.{resumed} To bring it by hand, {by_hand}; or set "
         "data_home= or the environment variable ESM2_FEATURES_DATA to a folder that has it.",
-        path=str(final),
-        url=url,
     )
+
+
+def _error(file: DataFile, path: Path, message: str) -> DatasetError:
+    return DatasetError(message, path=str(path), url=file.sources[0].urls()[0])
 
 
 def _say(message: str) -> None:

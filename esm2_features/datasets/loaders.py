@@ -17,26 +17,27 @@ Most of these data sets have several rows of one protein. Split them by protein,
 
 from __future__ import annotations
 
-import csv
-import io
+import inspect
 import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 import numpy as np
+from sklearn.utils import Bunch
 
-from esm2_features.datasets.bunch import Target, make_bunch, text_array
-from esm2_features.datasets.files import read_table
+from esm2_features.datasets.files import csv_rows, read_table
 from esm2_features.datasets.sources import GB1_SPLITS, MEGASCALE, S2648, TOXICITY, WILDTYPE
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import InputError, import_optional
 
-__all__ = [
-    "fetch_fitness_gb1",
-    "fetch_stability_megascale",
-    "fetch_stability_s2648",
-    "fetch_toxicity_peptides",
-    "load_demo_peptides",
-]
+_STABILITY = {
+    "protein": object,
+    "mutation": object,
+    "position": np.int64,
+    "wildtype": object,
+    "sequence": object,
+    "ddG": np.float64,
+}
 
 
 def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> Any:
@@ -96,14 +97,10 @@ def load_demo_peptides(*, return_X_y: bool = False, as_frame: bool = False) -> A
     {'hormone': 72, 'toxin': 83}
     """
     file = resources.files("esm2_features").joinpath("data", "demo_peptides.csv")
-    rows = list(csv.DictReader(io.StringIO(file.read_text(encoding="ascii"))))
-    columns = {
-        "name": text_array(row["name"] for row in rows),
-        "sequence": text_array(row["sequence"] for row in rows),
-    }
-    kinds = text_array(row["class"] for row in rows)
-    target = Target("kind", kinds, sorted(set(kinds)))
-    return make_bunch(load_demo_peptides, columns, target, return_X_y, as_frame)
+    rows = [(row["name"], row["sequence"], row["class"]) for row in csv_rows(file)]
+    columns = {"name": object, "sequence": object, "kind": object}
+    classes = ["hormone", "toxin"]
+    return _bunch(load_demo_peptides, rows, columns, return_X_y, as_frame, classes)
 
 
 def fetch_toxicity_peptides(
@@ -175,10 +172,9 @@ def fetch_toxicity_peptides(
     ((3284, 1), 1663)
     """
     rows = read_table(TOXICITY, data_home=data_home, download_if_missing=download_if_missing)
-    sequences, labels = zip(*rows, strict=True)
-    target = Target("toxic", np.array(labels, dtype=np.int64), ["not toxic", "toxic"])
-    columns = {"sequence": text_array(sequences)}
-    return make_bunch(fetch_toxicity_peptides, columns, target, return_X_y, as_frame)
+    columns = {"sequence": object, "toxic": np.int64}
+    classes = ["not toxic", "toxic"]
+    return _bunch(fetch_toxicity_peptides, rows, columns, return_X_y, as_frame, classes)
 
 
 def fetch_stability_s2648(
@@ -245,16 +241,7 @@ def fetch_stability_s2648(
     ['1A43A', 'G156A', 8, -2.4]
     """
     rows = read_table(S2648, data_home=data_home, download_if_missing=download_if_missing)
-    proteins, mutations, positions, wildtypes, sequences, ddg = zip(*rows, strict=True)
-    columns = {
-        "protein": text_array(proteins),
-        "mutation": text_array(mutations),
-        "position": np.array(positions, dtype=np.int64),
-        "wildtype": text_array(wildtypes),
-        "sequence": text_array(sequences),
-    }
-    target = Target("ddG", np.array(ddg, dtype=np.float64))
-    return make_bunch(fetch_stability_s2648, columns, target, return_X_y, as_frame)
+    return _bunch(fetch_stability_s2648, rows, _STABILITY, return_X_y, as_frame)
 
 
 def fetch_stability_megascale(
@@ -324,17 +311,12 @@ def fetch_stability_megascale(
     rows = read_table(MEGASCALE, data_home=data_home, download_if_missing=download_if_missing)
     wildtype_of = {row[0]: row[3] for row in rows if row[1] == WILDTYPE}
     # That a wild type differs from itself by 0 is a definition, not a measurement.
-    mutants = [row for row in rows if row[1] != WILDTYPE]
-    proteins, mutations, ddg, sequences = zip(*mutants, strict=True)
-    columns = {
-        "protein": text_array(proteins),
-        "mutation": text_array(mutations),
-        "position": np.array([int(mutation[1:-1]) - 1 for mutation in mutations], dtype=np.int64),
-        "wildtype": text_array(wildtype_of[protein] for protein in proteins),
-        "sequence": text_array(sequences),
-    }
-    target = Target("ddG", np.array(ddg, dtype=np.float64))
-    return make_bunch(fetch_stability_megascale, columns, target, return_X_y, as_frame)
+    mutants = [
+        (protein, mutation, int(mutation[1:-1]) - 1, wildtype_of[protein], sequence, ddg)
+        for protein, mutation, ddg, sequence in rows
+        if mutation != WILDTYPE
+    ]
+    return _bunch(fetch_stability_megascale, mutants, _STABILITY, return_X_y, as_frame)
 
 
 def fetch_fitness_gb1(
@@ -362,15 +344,8 @@ def fetch_fitness_gb1(
         ``"low_vs_high"`` (those no fitter than the wild type), or ``"sampled"`` (80
         %, at random; FLIP advises against it). The variants and their order are the same in all of
         them.
-    data_home : path, optional
-        Folder of the file. By default ``$ESM2_FEATURES_DATA``, or else ``datasets`` in
-        ``$ESM2_FEATURES_HOME`` or in the user's cache folder.
-    download_if_missing : bool, default=True
-        If False, raise an error if the file is not there.
-    return_X_y : bool, default=False
-        If True, return ``(data, target)`` instead of a Bunch.
-    as_frame : bool, default=False
-        If True, data is a pandas DataFrame and target a pandas Series.
+    data_home, download_if_missing, return_X_y, as_frame : optional
+        As in `fetch_toxicity_peptides`.
 
     Returns
     -------
@@ -420,11 +395,46 @@ def fetch_fitness_gb1(
     rows = read_table(
         GB1_SPLITS, splits[split], data_home=data_home, download_if_missing=download_if_missing
     )
-    sequences, fitness, sets, validation = zip(*rows, strict=True)
-    columns = {
-        "sequence": text_array(sequences),
-        "set": text_array(sets),
-        "validation": np.array([cell == "True" for cell in validation]),
+    variants = [
+        (sequence, role, validation == "True", fitness)
+        for sequence, fitness, role, validation in rows
+    ]
+    columns = {"sequence": object, "set": object, "validation": bool, "fitness": np.float64}
+    return _bunch(fetch_fitness_gb1, variants, columns, return_X_y, as_frame)
+
+
+def _bunch(
+    source: Callable[..., Any],
+    rows: Iterable[Sequence[Any]],
+    columns: Mapping[str, type],
+    return_X_y: bool,
+    as_frame: bool,
+    classes: list[str] | None = None,
+) -> Any:
+    """Return what scikit-learn's data sets return, of rows in columns of these dtypes.
+
+    The last column is the target; ``classes`` is None for a measured quantity.
+    """
+    arrays: dict[str, Any] = {
+        name: np.array(cells, dtype)
+        for (name, dtype), cells in zip(columns.items(), zip(*rows, strict=True), strict=True)
     }
-    target = Target("fitness", np.array(fitness, dtype=np.float64))
-    return make_bunch(fetch_fitness_gb1, columns, target, return_X_y, as_frame)
+    *names, label = arrays
+    target, frame = arrays[label], None
+    if as_frame:
+        purpose = f"{source.__name__}(as_frame=True)"
+        pandas: Any = import_optional("pandas", extra="pandas", purpose=purpose)
+        frame = pandas.DataFrame(arrays)
+        data, target = frame[names], frame[label]
+    else:
+        data = np.stack([arrays[name].astype(object) for name in names], axis=1)
+    if return_X_y:
+        return data, target
+    return Bunch(
+        data=data,
+        target=target,
+        frame=frame,
+        feature_names=names,
+        target_names=classes or [label],
+        DESCR=inspect.cleandoc(source.__doc__ or ""),
+    )

@@ -5,32 +5,22 @@ Rows are in the published order, and numbers are written as Python writes them.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from esm2_features.datasets.files import DataFile, Pin, Provider
+from esm2_features.datasets.files import DataFile, Pin, Provider, csv_rows
 
 
 def _toxicity(parts: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     """Rows of the one published table, without its numbering."""
-    with parts[0].open(encoding="ascii", newline="") as file:
-        for row in csv.DictReader(file):
-            yield row["sequence"], row["label"]
+    return ((row["sequence"], row["label"]) for row in csv_rows(parts[0]))
 
 
 def _s2648(parts: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     """Rows of the one published table, without its numbering; positions are counted from 0."""
-    with parts[0].open(encoding="ascii", newline="") as file:
-        for row in csv.DictReader(file):
-            yield (
-                row["pdb_id"],
-                row["mut_info"],
-                row["pos"],
-                row["wt_seq"],
-                row["mut_seq"],
-                repr(float(row["ddg"])),
-            )
+    names = ("pdb_id", "mut_info", "pos", "wt_seq", "mut_seq")
+    for row in csv_rows(parts[0]):
+        yield (*(row[name] for name in names), repr(float(row["ddg"])))
 
 
 def _megascale(parts: Sequence[Path]) -> Iterator[tuple[str, ...]]:
@@ -42,14 +32,13 @@ def _megascale(parts: Sequence[Path]) -> Iterator[tuple[str, ...]]:
     for table, fasta in zip(parts[::2], parts[1::2], strict=True):
         wildtype = "".join(fasta.read_text(encoding="ascii").split("\n")[1:])
         domain = ""
-        with table.open(encoding="ascii", newline="") as file:
-            for row in csv.DictReader(file):
-                domain, mutation = row["protein_id"], row["mutation_fasta"]
-                at = int(mutation[1:-1]) - 1
-                if wildtype[at] != mutation[0]:
-                    raise ValueError(f"{mutation} does not fit the wild type of {domain}")
-                mutant = wildtype[:at] + mutation[-1] + wildtype[at + 1 :]
-                yield domain, mutation, repr(float(row["DDG"])), mutant
+        for row in csv_rows(table):
+            domain, mutation = row["protein_id"], row["mutation_fasta"]
+            at = int(mutation[1:-1]) - 1
+            if wildtype[at] != mutation[0]:
+                raise ValueError(f"{mutation} does not fit the wild type of {domain}")
+            mutant = wildtype[:at] + mutation[-1] + wildtype[at + 1 :]
+            yield domain, mutation, repr(float(row["DDG"])), mutant
         yield domain, WILDTYPE, repr(0.0), wildtype
 
 
@@ -100,9 +89,7 @@ S2648 = DataFile(
     tables={"": Pin(749_330, "ac96f25151264d08a5efec8fd319bb118d595cb73131d6149637146b7226c259")},
     sources=(
         Provider(
-            "mitiau/PROSTATA",
-            "03d8a032b874d6b156331be61fcd354eaa3e2eaa",
-            ("DATASETS/S2648.csv",),
+            "mitiau/PROSTATA", "03d8a032b874d6b156331be61fcd354eaa3e2eaa", ("DATASETS/S2648.csv",)
         ),
     ),
     convert=_s2648,

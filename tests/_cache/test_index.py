@@ -7,7 +7,8 @@ from cache_helpers import keys_of
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esm2_features._cache.index import SLOTS, Index, prefixes_of
+from esm2_features._cache.blocks import SLOTS
+from esm2_features._cache.store import Index, prefixes_of
 
 
 def key_array(keys):
