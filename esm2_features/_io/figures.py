@@ -112,12 +112,7 @@ def scan_figure(
         start, stop = row * per_row, min((row + 1) * per_row, length)
         top = height - _TOP - row * (high + _BELOW)
         axes = figure.add_axes(
-            (
-                _LEFT / width,
-                (top - high) / height,
-                (stop - start) * _CELL / width,
-                high / height,
-            )
+            (_LEFT / width, (top - high) / height, (stop - start) * _CELL / width, high / height)
         )
         image = axes.imshow(shown[:, start:stop], aspect="auto", interpolation="nearest", **style)
         _mark_wildtype(axes, wildtype[start:stop], order)

@@ -93,10 +93,7 @@ def write_scan(
 
 
 def _write(output: Output, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with (
-        atomic_output(output) as part,
-        part.open("x", encoding="utf-8", newline="") as file,
-    ):
+    with atomic_output(output) as part, part.open("x", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
         writer.writerows(rows)

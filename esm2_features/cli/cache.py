@@ -77,7 +77,7 @@ def _selection_options(what: str) -> Decorator:
         "esm2-features cache info",
         "esm2-features cache export vectors.parquet",
         "esm2-features cache import vectors.parquet",
-    ),
+    )
 )
 def cache() -> None:
     """Inspect, verify, prune and share the cache."""
