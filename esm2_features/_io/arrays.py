@@ -110,8 +110,7 @@ def _npz(part: Path, contents: Arrays) -> Iterator[_Add]:
 def _npy(part: Path, contents: Arrays) -> Iterator[_Add]:
     import numpy as np
 
-    write_index(part, contents.ids, "npy")
-    names = iter(file_names(contents.ids))
+    names = iter(write_index(part, contents.ids, "npy"))
 
     def add(array: NDArray[np.float32]) -> None:
         rows = np.ascontiguousarray(array)
@@ -147,14 +146,23 @@ def _pt(part: Path, contents: Arrays) -> Iterator[_Add]:
 
 @contextmanager
 def _h5(part: Path, contents: Arrays) -> Iterator[_Add]:
+    from importlib.metadata import version
+
     h5py: Any = import_optional("h5py", extra="h5", purpose="Writing HDF5")
     names = iter(contents.ids)
+    attributes = {
+        "product": contents.product,
+        "model": contents.model,
+        "precision": contents.precision,
+        "esm2_features": version("esm2-features"),
+        "layers": list(contents.layers),
+        "tokens": list(contents.tokens),
+    }
     with part.open("x+b", buffering=0) as raw:
         deferred = _DeferredErrors(raw)
         try:
             with h5py.File(deferred, "w", track_order=True) as file:
-                for name, value in _attributes(contents).items():
-                    file.attrs[name] = value
+                file.attrs.update({name: value for name, value in attributes.items() if value})
 
                 def add(array: NDArray[np.float32]) -> None:
                     identifier = next(names)
@@ -165,20 +173,6 @@ def _h5(part: Path, contents: Arrays) -> Iterator[_Add]:
                 yield add
         finally:
             deferred.raise_first()
-
-
-def _attributes(contents: Arrays) -> dict[str, object]:
-    """Collect the attributes of a file."""
-    from importlib.metadata import version
-
-    lists = {"layers": list(contents.layers), "tokens": list(contents.tokens)}
-    return {
-        "product": contents.product,
-        "model": contents.model,
-        "precision": contents.precision,
-        "esm2_features": version("esm2-features"),
-        **{name: values for name, values in lists.items() if values},
-    }
 
 
 def _h5_name(identifier: str) -> str:

@@ -6,7 +6,6 @@ They are made without pyplot, so there is no window and no global state.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,12 +62,13 @@ def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
     width, height, side = 6.2, 5.6, 4.65
     # At least one pixel for each residue, or single contacts of long proteins would fade.
     dpi = min(max(_DPI, math.ceil(residues / side)), _MOST_DPI)
-    figure: Figure = _figure(width, height, dpi)
+    figure = _figure(width, height, dpi)
+    colors: Any = import_optional("matplotlib.colors", extra="plot", purpose="Drawing")
     axes = figure.add_axes((0.115, 0.085, side / width, side / height))
     image = axes.imshow(
         contacts,
         interpolation="nearest" if residues / side <= _MOST_DPI else "antialiased",
-        cmap=_colour_map("contacts", _BLUES),
+        cmap=colors.LinearSegmentedColormap.from_list("contacts", _BLUES),
         vmin=0,
         vmax=1,
         extent=(0.5, residues + 0.5, residues + 0.5, 0.5),
@@ -100,14 +100,17 @@ def scan_figure(
     width = max(_NARROWEST, _LEFT + per_row * _CELL + _RIGHT)
     high = len(order) * _CELL
     height = _TOP + n_rows * (high + _BELOW)
-    figure: Figure = _figure(width, height, _DPI)
+    figure = _figure(width, height, _DPI)
+    matplotlib: Any = import_optional("matplotlib", extra="plot", purpose="Drawing")
+    # Red for less likely than the wild type, and blue for more likely.
+    colours = matplotlib.colormaps["RdBu"].with_extremes(bad="#bbbbbb")
 
     # (20, L), by property. At an X, ratios cannot be compared with those of other positions.
     values = scores[:, [CANONICAL_RESIDUES.index(letter) for letter in order]].T
     is_odd = np.array([letter not in order for letter in wildtype])
     shown = np.ma.array(values, mask=~np.isfinite(values) | is_odd)
     largest = float(np.abs(shown).max()) if shown.count() else 0.0
-    style = {"cmap": _scan_colours(), "vmin": -(largest or 1.0), "vmax": largest or 1.0}
+    style = {"cmap": colours, "vmin": -(largest or 1.0), "vmax": largest or 1.0}
     for row in range(n_rows):
         start, stop = row * per_row, min((row + 1) * per_row, length)
         top = height - _TOP - row * (high + _BELOW)
@@ -115,8 +118,12 @@ def scan_figure(
             (_LEFT / width, (top - high) / height, (stop - start) * _CELL / width, high / height)
         )
         image = axes.imshow(shown[:, start:stop], aspect="auto", interpolation="nearest", **style)
-        _mark_wildtype(axes, wildtype[start:stop], order)
-        _label_scan(axes, wildtype[start:stop], start + 1 + offset, order)
+        letters = wildtype[start:stop]
+        dots = [(x, order.index(letter)) for x, letter in enumerate(letters) if letter in order]
+        if dots:  # an X has no row
+            x, y = zip(*dots, strict=True)
+            axes.scatter(x, y, s=5, color="#222222", linewidths=0)
+        _label_scan(axes, letters, start + 1 + offset, order)
 
     figure.text(
         (_LEFT - 0.3) / width,
@@ -143,22 +150,11 @@ def scan_figure(
     return figure
 
 
-def _scan_colours() -> Any:
-    """Give red for less likely than the wild type, and blue for more likely."""
-    matplotlib: Any = import_optional("matplotlib", extra="plot", purpose="Drawing")
-    return matplotlib.colormaps["RdBu"].with_extremes(bad="#bbbbbb")
-
-
-def _mark_wildtype(axes: Any, wildtype: str, order: str) -> None:
-    dots = [(x, order.index(letter)) for x, letter in enumerate(wildtype) if letter in order]
-    if dots:  # an X has no row
-        axes.scatter(*zip(*dots, strict=True), s=5, color="#222222", linewidths=0)
-
-
 def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
     """Write wild-type letters and residue numbers below, and mutant letters at the side."""
     length = len(wildtype)
-    numbered = set(_tick_numbers(first, length))
+    # The first number, and every tenth that is not too close to it.
+    numbered = {first, *(n for n in range(first + 4, first + length) if n % 10 == 0)}
     axes.set_xticks(
         range(length),
         [
@@ -178,25 +174,13 @@ def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _tick_numbers(first: int, length: int) -> Iterator[int]:
-    """Yield the numbers on the axis: the first one, and every tenth that is not too close to it."""
-    yield first
-    for number in range(first + 1, first + length):
-        if number % 10 == 0 and number - first > 3:
-            yield number
-
-
 # ------------------------------------------------------------------ for both
 
 
-def _figure(width: float, height: float, dpi: int) -> Any:
+def _figure(width: float, height: float, dpi: int) -> Figure:
     module: Any = import_optional("matplotlib.figure", extra="plot", purpose="Drawing")
-    return module.Figure(figsize=(width, height), dpi=dpi)
-
-
-def _colour_map(name: str, colours: Sequence[str]) -> Any:
-    module: Any = import_optional("matplotlib.colors", extra="plot", purpose="Drawing")
-    return module.LinearSegmentedColormap.from_list(name, colours)
+    figure: Figure = module.Figure(figsize=(width, height), dpi=dpi)
+    return figure
 
 
 def _style_axes(axes: Any) -> None:

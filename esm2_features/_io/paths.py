@@ -121,15 +121,15 @@ def file_names(labels: Iterable[str]) -> list[str]:
     return names
 
 
-def write_index(folder: Path, ids: Sequence[str], ending: str) -> None:
-    """Write which file belongs to which id, unless all files have the names of their ids."""
+def write_index(folder: Path, ids: Sequence[str], ending: str) -> list[str]:
+    """Make `file_names` of ids; write which belongs to which id, unless all are the same."""
     names = file_names(ids)
-    if names == list(ids):
-        return
-    with (folder / _INDEX).open("x", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(zip((f"{name}.{ending}" for name in names), ids, strict=True))
+    if names != list(ids):
+        with (folder / _INDEX).open("x", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows(zip((f"{name}.{ending}" for name in names), ids, strict=True))
+    return names
 
 
 def _resolve(path: str | os.PathLike[str]) -> Path:

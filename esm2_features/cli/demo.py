@@ -7,11 +7,8 @@ training set is recognised.
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -31,15 +28,15 @@ from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 from esm2_features._sklearn.embedding import ESM2Transformer
+from esm2_features.datasets import load_demo_peptides
 from esm2_features.exceptions import import_optional
 
 _FOLDS = 5
 _REPEATS = 10
 _SHARED_3MERS = 0.2
 
-_CLASSES = {"toxin": "Venom toxins", "hormone": "Human hormones and neuropeptides"}
+_TITLES = {"toxin": "Venom toxins", "hormone": "Human hormones and neuropeptides"}
 _COLOURS = {"toxin": "#c8384d", "hormone": "#00738a"}
-_MARKERS = {"toxin": "^", "hormone": "o"}
 
 # The most important first: a name for which the map has no room is left out.
 _WELL_KNOWN = (
@@ -79,7 +76,7 @@ def run(
     peptides = read_peptides() if peptides is None else peptides
     sequences = [peptide.sequence for peptide in peptides]
     families = group_families(sequences)
-    for kind, title in _CLASSES.items():
+    for kind, title in _TITLES.items():
         print_line(f"{sum(peptide.kind == kind for peptide in peptides):>4} {title.lower()}")
     print_line(f"{len(set(families)):>4} families of similar sequences")
 
@@ -89,8 +86,12 @@ def run(
         embedding = ESM2Transformer(model, cache=cache)
         print_line(f"\nEmbedding all of them with {name}, twice:")
         for turn in ("first", "second"):
-            vectors, line = _embed(embedding, sequences, cache)
-            print_line(f"  {turn:<7} {line}")
+            before, start = cache.info().rows, time.perf_counter()
+            vectors = embedding.transform(sequences)
+            seconds = time.perf_counter() - start
+            computed = cache.info().rows - before
+            counts = f"{computed:>5} computed {len(set(sequences)) - computed:>5} from the cache"
+            print_line(f"  {turn:<7} {counts} {seconds:>7.2f} s")
         print_line("\nToxin or hormone? Logistic regression, families kept together:")
         features = {name: embedding, "composition": FunctionTransformer(_composition)}
         for line in _comparison(features, peptides, families):
@@ -107,9 +108,8 @@ def run(
 
 def read_peptides() -> list[Peptide]:
     """Read the table of peptides that ships with this library."""
-    table = resources.files("esm2_features").joinpath("data", "demo_peptides.csv")
-    rows = csv.DictReader(io.StringIO(table.read_text(encoding="ascii")))
-    return [Peptide(row["name"], row["sequence"], row["class"]) for row in rows]
+    rows, kinds = load_demo_peptides(return_X_y=True)
+    return [Peptide(name, text, kind) for (name, text), kind in zip(rows, kinds, strict=True)]
 
 
 def group_families(sequences: Sequence[str]) -> NDArray[np.int64]:
@@ -130,17 +130,6 @@ def group_families(sequences: Sequence[str]) -> NDArray[np.int64]:
     components = DBSCAN(eps=0.5, min_samples=1, metric="precomputed")
     families: NDArray[np.int64] = components.fit_predict(share < _SHARED_3MERS)
     return families
-
-
-def _embed(
-    embedding: ESM2Transformer, sequences: Sequence[str], cache: Cache
-) -> tuple[NDArray[np.float32], str]:
-    """Embed, and count how many vectors were computed and how many came from the cache."""
-    before, start = cache.info().rows, time.perf_counter()
-    vectors = embedding.transform(sequences)
-    seconds = time.perf_counter() - start
-    computed, n = cache.info().rows - before, len(set(sequences))
-    return vectors, f"{computed:>5} computed {n - computed:>5} from the cache {seconds:>7.2f} s"
 
 
 def _composition(sequences: Sequence[str]) -> NDArray[np.float64]:
@@ -196,29 +185,19 @@ def draw_map(
     drawing = figure.Figure(figsize=(10, 6.6), dpi=160)
     canvas = agg.FigureCanvasAgg(drawing)  # not pyplot: no window, no global state
     axes = drawing.add_axes((0.07, 0.085, 0.91, 0.765))
-    for kind, title in _CLASSES.items():
+    for kind, title in _TITLES.items():
         chosen = [i for i, peptide in enumerate(peptides) if peptide.kind == kind]
-        style = {"marker": _MARKERS[kind], "color": _COLOURS[kind], "edgecolors": "white"}
-        axes.scatter(
-            *plane[chosen].T,
-            s=50,
-            alpha=0.7,
-            linewidths=0.6,
-            label=f"{title} ({len(chosen)})",
-            **style,
-        )
+        style = {"s": 50, "alpha": 0.7, "linewidths": 0.6, "edgecolors": "white"}
+        style |= {"marker": "^" if kind == "toxin" else "o", "color": _COLOURS[kind]}
+        axes.scatter(*plane[chosen].T, label=f"{title} ({len(chosen)})", **style)
     demonstration = f" {model} is a demonstration model." if model == EMBEDDED_MODEL else ""
-    drawing.text(
-        0.07, 0.945, f"Toxins and hormones, embedded by {model}", fontsize=17, weight="bold"
-    )
-    drawing.text(
-        0.07,
-        0.905,
+    title = f"Toxins and hormones, embedded by {model}"
+    text = (
         "Mean embeddings in their first two principal components; the model does not know the "
-        f"classes.{demonstration}",
-        fontsize=10,
-        color="#555555",
+        f"classes.{demonstration}"
     )
+    drawing.text(0.07, 0.945, title, fontsize=17, weight="bold")
+    drawing.text(0.07, 0.905, text, fontsize=10, color="#555555")
     shares = pca.explained_variance_ratio_
     axes.set_xlabel(f"First principal component, {shares[0]:.0%} of the variance", color="#555555")
     axes.set_ylabel(f"Second principal component, {shares[1]:.0%}", color="#555555")

@@ -1,17 +1,19 @@
 """Health checks, counters, the pages for people, and the files of the web page."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from esm2_features._checkpoints.catalogue import Architecture, slug
 from esm2_features.server.errors import ERRORS, ApiError, error_responses
-from esm2_features.server.metrics import CONTENT_TYPE, Metrics
+from esm2_features.server.metrics import Metrics
 
 _STATIC = Path(__file__).parents[1] / "data" / "server"
 _MEDIA = {
@@ -63,7 +65,7 @@ def add_health(
 
     @app.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
-        return Response(metrics.text, media_type=CONTENT_TYPE)
+        return Response(metrics.text, media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/status", include_in_schema=False)
     async def status() -> Response:
@@ -134,15 +136,12 @@ def add_files(app: FastAPI) -> None:
         if file.is_file():
             address = f"/{file.relative_to(_STATIC).as_posix()}"
             for path in {address, address.removesuffix("index.html")}:
-                app.add_route(path, _sending(file), methods=["GET"])
+                app.add_route(path, partial(_send, file=file), methods=["GET"])
     app.add_route("/example.fasta", _example, methods=["GET"])
 
 
-def _sending(file: Path) -> Callable[[Request], Awaitable[Response]]:
-    async def send(_: Request) -> Response:
-        return FileResponse(file, media_type=_MEDIA[file.suffix], headers=_FILE_HEADERS)
-
-    return send
+async def _send(_: Request, file: Path) -> Response:
+    return FileResponse(file, media_type=_MEDIA[file.suffix], headers=_FILE_HEADERS)
 
 
 async def _example(_: Request) -> Response:

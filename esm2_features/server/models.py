@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -41,15 +40,8 @@ class LoadedModels:
         self._cache = open_cache(settings.cache)
         # The engines of each model, least recently used first; the network is shared by them.
         self._engines: OrderedDict[str, dict[Computation | None, Engine]] = OrderedDict()
-        self._names: tuple[str, ...] = ()
-        self._lock = threading.Lock()
+        self.in_memory: tuple[str, ...] = ()  # names of models; replaced as a whole
         self.identities: dict[str, str] = {}  # digests of the weights of models that have run
-
-    @property
-    def in_memory(self) -> tuple[str, ...]:
-        """Names of the models that are in memory."""
-        with self._lock:
-            return self._names
 
     def compute(self, model: str, computation: Computation, sequences: list[str]) -> Sequence[Any]:
         """Return one result for each sequence."""
@@ -60,7 +52,7 @@ class LoadedModels:
                 raise
             # The weights do not fit beside those of other models: remove these.
             for other in [name for name in self._engines if name != model]:
-                self._remove(other, self._engines.pop(other))
+                self._remove(other)
             return self._compute(model, computation, sequences)
 
     def _compute(self, model: str, computation: Computation, sequences: list[str]) -> Sequence[Any]:
@@ -72,8 +64,7 @@ class LoadedModels:
             return results
         finally:
             # Only embeddings are cached.
-            n = len(sequences)
-            n_network = n
+            n = n_network = len(sequences)
             if computation.name == "embed":
                 n_network = min(n, engine.n_computed - before)
                 self._metrics.sequences.labels(model, "cache").inc(n - n_network)
@@ -84,12 +75,11 @@ class LoadedModels:
 
         if model not in self._engines:
             while len(self._engines) >= self._settings.models_in_memory:
-                self._remove(*self._engines.popitem(last=False))
+                self._remove(next(iter(self._engines)))
             self._engines[model] = {}
         self._engines.move_to_end(model)
         self._metrics.models.labels(model).set(1)
-        with self._lock:
-            self._names = tuple(self._engines)
+        self.in_memory = tuple(self._engines)
         options: dict[str, Any] = {}
         if computation.name == "embed":
             options = {"layers": list(computation.layers), "pooling": list(computation.poolings)}
@@ -108,10 +98,10 @@ class LoadedModels:
             )
         return engines[key]
 
-    def _remove(self, model: str, engines: dict[Computation | None, Engine]) -> None:
+    def _remove(self, model: str) -> None:
         from esm2_features._inference.networks import forget_network
 
-        for engine in list(engines.values())[:1]:
+        for engine in list(self._engines.pop(model).values())[:1]:
             forget_network(
                 engine.checkpoint, device=self._device, precision=self._settings.precision
             )
