@@ -3,7 +3,7 @@
 The way of a request: `AuthMiddleware` checks who sent it (`auth`, `tokens`); its body is read
 within limits (`limits`) and becomes a `FeatureRequest` (`requests`); this waits in the
 `RequestQueue` (`queue`) and is computed together with others (`models`); the results are written in
-the format that the client accepts (`api_v1`, `api_v3`, `responses`), or as an error (`errors`).
+the format that the client accepts (`api_versions`, `responses`), or as an error (`errors`).
 """
 
 import asyncio
@@ -19,8 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
-from esm2_features.server.api_v1 import VERSION_1, VERSION_2
-from esm2_features.server.api_v3 import VERSION_3
+from esm2_features.server.api_versions import VERSION_1, VERSION_2, VERSION_3
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
     ApiError,

@@ -79,12 +79,9 @@ def add_health(
             for line in metrics.text.decode().splitlines()
             if not line.startswith("#") and "_bucket{" not in line and "_created" not in line
         ]
-        parts = [
-            _table(("model", "name", "layers", "dim", "in memory"), models),
-            "<h2>Counters</h2>",
-            _table(("counter", "value"), counters),
-        ]
-        return _page("Status", parts)
+        table = _table(("model", "name", "layers", "dim", "in memory"), models)
+        counts = _table(("counter", "value"), counters)
+        return _page("Status", [table, "<h2>Counters</h2>", counts])
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:

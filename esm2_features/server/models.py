@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 VOCABULARY = [token for token in TOKENS if token in set(CANONICAL_RESIDUES)]
 """The 20 residues in the order of the hosted service's logits, which is that of the network."""
 _COLUMNS = [TOKENS.index(token) for token in VOCABULARY]
-_INDEX_OF = {residue: i for i, residue in enumerate(CANONICAL_RESIDUES)}
 _MAPS_BYTES = 1 << 28
 """Bytes of attention maps of one sequence that are in memory at a time."""
 _MOST_ENGINES = 64
@@ -141,16 +140,11 @@ def _log_prob(engine: Engine, _: Computation, sequences: list[str]) -> Sequence[
     As the hosted service does: the softmax is over the 20 residues, and X and the like are left
     out of the sum.
     """
-    return [
-        float(
-            sum(
-                row[_INDEX_OF[letter]]
-                for letter, row in zip(text, rows, strict=True)
-                if letter in _INDEX_OF
-            )
-        )
-        for text, rows in zip(sequences, engine.log_probs(sequences), strict=True)
-    ]
+    totals = []
+    for text, rows in zip(sequences, engine.log_probs(sequences), strict=True):
+        letters = zip(rows, map(CANONICAL_RESIDUES.find, text), strict=True)
+        totals.append(float(sum(row[column] for row, column in letters if column >= 0)))
+    return totals
 
 
 def _attentions(engine: Engine, _: Computation, sequences: list[str]) -> Sequence[Any]:

@@ -91,8 +91,7 @@ class RequestQueue:
             if len(self._entries) >= self._max_waiting:
                 self._drop()
             if len(self._entries) >= self._max_waiting:
-                n, seconds = len(self._entries), self._seconds_left()
-                raise ApiError("busy", n=n, retry_after=seconds)
+                raise ApiError("busy", n=len(self._entries), retry_after=self._seconds_left())
             self._entries.extend(entries)
             self._changed.notify_all()
         return [entry.future for entry in entries]

@@ -61,10 +61,6 @@ def _as_integer(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _as_params(value: object) -> object:
-    return {} if value == [] else value
-
-
 _Outputs = Annotated[list[Output], Field(min_length=1, max_length=32)]
 _Layer = Annotated[StrictInt, BeforeValidator(_as_integer)]
 _Layers = Annotated[list[_Layer], Field(min_length=1, max_length=64)]
@@ -99,7 +95,7 @@ class Params(Strict):
     window: Annotated[SkipJsonSchema[_Window | None], BeforeValidator(_as_integer)] = None
 
 
-AnyParams = Annotated[Params, BeforeValidator(_as_params)]
+AnyParams = Annotated[Params, BeforeValidator(lambda value: {} if value == [] else value)]
 
 
 class Item(Strict):
