@@ -179,11 +179,9 @@ def draw_map(
 ) -> None:
     """Draw peptides in the plane in which their embeddings, (n, dim), vary the most."""
     figure = import_optional("matplotlib.figure", extra="plot", purpose="Drawing the map")
-    agg = import_optional("matplotlib.backends.backend_agg", extra="plot", purpose="Drawing")
     pca = PCA(2)
     plane = pca.fit_transform(StandardScaler().fit_transform(vectors))
-    drawing = figure.Figure(figsize=(10, 6.6), dpi=160)
-    canvas = agg.FigureCanvasAgg(drawing)  # not pyplot: no window, no global state
+    drawing = figure.Figure(figsize=(10, 6.6), dpi=160)  # not pyplot: no window, no global state
     axes = drawing.add_axes((0.07, 0.085, 0.91, 0.765))
     for kind, title in _TITLES.items():
         chosen = [i for i, peptide in enumerate(peptides) if peptide.kind == kind]
@@ -205,15 +203,9 @@ def draw_map(
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#aaaaaa")
     axes.margins(0.06)
-    axes.legend(
-        frameon=False,
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 0.99),
-        ncols=2,
-        fontsize=11,
-        handletextpad=0.2,
-    )
-    canvas.draw()  # sets the positions in pixels
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99)}
+    axes.legend(**place, ncols=2, frameon=False, fontsize=11, handletextpad=0.2)
+    drawing.draw_without_rendering()  # sets the positions in pixels
     _name_well_known(axes, plane, peptides)
     drawing.savefig(path, format="png")
 
@@ -227,14 +219,8 @@ def _name_well_known(axes: Any, plane: NDArray[np.float64], peptides: Sequence[P
     for name in filter(rows.__contains__, _WELL_KNOWN):
         i = rows[name]
         colour = _COLOURS[peptides[i].kind]
-        text = axes.annotate(
-            name.partition(" (")[0],
-            plane[i],
-            (0, 0),
-            textcoords="offset points",
-            fontsize=10,
-            color=colour,
-        )
+        style = {"textcoords": "offset points", "fontsize": 10, "color": colour}
+        text = axes.annotate(name.partition(" (")[0], plane[i], (0, 0), **style)
         for offset in _OFFSETS:
             text.set_position(offset)
             text.set_ha(("center", "left", "right")[np.sign(offset[0])])
@@ -255,5 +241,5 @@ def _name_well_known(axes: Any, plane: NDArray[np.float64], peptides: Sequence[P
             text.remove()
             continue
         if offset not in _OFFSETS[:8]:  # so far that a line must connect the two
-            style = {"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
-            axes.annotate("", plane[i], offset, textcoords="offset points", arrowprops=style)
+            line = {"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
+            axes.annotate("", plane[i], offset, textcoords="offset points", arrowprops=line)
