@@ -75,13 +75,9 @@ def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
     )
     figure.text(0.02, 0.945, shorten(title, 60), fontsize=11, weight="bold", parse_math=False)
     ticks = _round_ticks(1, residues, most=8)
-    axes.set_xticks(ticks)
-    axes.set_yticks(ticks)
-    axes.set_xlabel("residue")
-    axes.set_ylabel("residue")
+    axes.set(xticks=ticks, yticks=ticks, xlabel="residue", ylabel="residue")
     beside = figure.add_axes((0.885, 0.085, 0.025, 0.83))
-    bar = figure.colorbar(image, cax=beside)
-    bar.set_label("contact probability")
+    figure.colorbar(image, cax=beside, label="contact probability")
     for part in (axes, beside):
         _style_axes(part)
     return figure
@@ -134,7 +130,7 @@ def scan_figure(
         parse_math=False,
     )
     bar_axes = figure.add_axes(((_LEFT) / width, 1 - 0.56 / height, 2.0 / width, 0.12 / height))
-    bar = figure.colorbar(image, cax=bar_axes, orientation="horizontal")
+    figure.colorbar(image, cax=bar_axes, orientation="horizontal")
     bar_axes.text(
         1.06,
         0.5,
@@ -145,7 +141,7 @@ def scan_figure(
         fontsize=8,
         color=_GREY,
     )
-    bar.ax.tick_params(pad=1)
+    bar_axes.tick_params(pad=1)
     _style_axes(bar_axes)
     return figure
 
@@ -165,8 +161,7 @@ def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
     axes.set_yticks(range(len(order)), list(order))
     axes.tick_params(length=0, pad=2, labelsize=7)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_family("monospace")
-        label.set_linespacing(1.25)
+        label.set(family="monospace", linespacing=1.25)
     edge = -0.5
     for group in RESIDUES_BY_PROPERTY[:-1]:
         edge += len(group)
@@ -185,11 +180,9 @@ def _figure(width: float, height: float, dpi: int) -> Figure:
 
 def _style_axes(axes: Any) -> None:
     axes.tick_params(labelsize=8, color="#aaaaaa", labelcolor=_GREY)
-    for spine in axes.spines.values():
-        spine.set_color("#aaaaaa")
+    axes.spines[:].set_color("#aaaaaa")
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_size(9)
-        label.set_color(_GREY)
+        label.set(size=9, color=_GREY)
 
 
 def _round_ticks(first: int, last: int, *, most: int) -> list[int]:

@@ -80,15 +80,14 @@ def check_inputs(output: Path, *inputs: str, called: str = "OUT") -> None:
 
 def check_nesting(one: Path, other: Path) -> None:
     """Raise InputError if two outputs are the same, or one lies in the other."""
-    first, second = _resolve(one), _resolve(other)
-    if first == second:
+    if _resolve(one) == _resolve(other):
         raise InputError(f"Pictures and numbers have the same name, {one}. Choose another one.")
-    if first in second.parents or second in first.parents:
-        inner, outer = (other, one) if first in second.parents else (one, other)
-        raise InputError(
-            f"Pictures and numbers: {inner} would be in {outer}, but each is replaced as a whole. "
-            "Write them side by side."
-        )
+    for inner, outer in ((one, other), (other, one)):
+        if _resolve(outer) in _resolve(inner).parents:
+            raise InputError(
+                f"Pictures and numbers: {inner} would be in {outer}, but each is replaced as a "
+                "whole. Write them side by side."
+            )
 
 
 @contextmanager

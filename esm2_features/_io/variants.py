@@ -222,10 +222,10 @@ def _read_text(path: str) -> str:
 
 
 def _ending(path: str) -> str:
-    endings = [ending.lower() for ending in Path(path).suffixes]
-    if endings and endings[-1] in _COMPRESSED:
-        endings.pop()
-    return endings[-1] if endings else ""
+    file = Path(path)
+    if file.suffix.lower() in _COMPRESSED:
+        file = file.with_suffix("")
+    return file.suffix.lower()
 
 
 def _shown(path: str) -> str:

@@ -86,12 +86,7 @@ def main() -> None:
 @add_options(SHARD_OPTIONS.values())
 @click.pass_context
 def embed(
-    context: click.Context,
-    /,
-    inputs: tuple[str, ...],
-    output: Path | None,
-    pooling: list[str],
-    **options: Any,
+    context: click.Context, /, inputs: tuple[str, ...], output: Path | None, **options: Any
 ) -> None:
     """Embed the sequences of FASTA and Parquet files.
 
@@ -107,7 +102,6 @@ def embed(
     check_arguments(context, inputs, output)
     unused = FILE_OPTIONS if output is None else SHARD_OPTIONS
     options = {name: value for name, value in options.items() if name not in unused}
-    options["pooling"] = pooling[0] if pooling == ["all"] else pooling
     if output is None:
         embed_into_folder(context, inputs, **options)
     else:
@@ -190,10 +184,7 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, print_line=click.echo)
 
 
-for command in (
-    *(estimate, residues, logits, contacts, attentions),
-    *(score, scan, cache, serve, token),
-):
+for command in (estimate, residues, logits, contacts, attentions, score, scan, cache, serve, token):
     main.add_command(command)
 
 

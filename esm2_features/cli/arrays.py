@@ -176,7 +176,7 @@ def _write_product(
     kind: str | None,
     force: bool,
     plot: Path | None = None,
-    layers: list[int] | str | None = None,
+    layers: Any = None,
     over: Any = None,
     **options: Any,
 ) -> None:
@@ -197,7 +197,7 @@ def _write_product(
 
         check_inputs(plot, fasta, called="The folder of pictures")
         pictures = check_picture_output(plot, beside=checked, is_folder=True)
-    chosen: Any = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers
+    chosen = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers
     kept = "nothing is kept of what was computed."
     with interruptible(checked.path, None, kept), ExitStack() as stack:
         records = read_fasta(fasta)
@@ -227,11 +227,7 @@ def _write_product(
 
 
 def _contents(
-    product: str,
-    engine: Engine,
-    records: Sequence[FastaRecord],
-    layers: list[int] | str | None,
-    over: str | None,
+    product: str, engine: Engine, records: Sequence[FastaRecord], layers: Any, over: str | None
 ) -> Arrays:
     from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, TOKENS
 

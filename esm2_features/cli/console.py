@@ -119,6 +119,5 @@ def as_options(message: str) -> str:
 
 def examples(*lines: str) -> str:
     """Format example commands for the end of a help text."""
-    return "\n".join(
-        ["\b", "Examples:" if len(lines) > 1 else "Example:", *map("  {}".format, lines)]
-    )
+    title = "Examples:" if len(lines) > 1 else "Example:"
+    return "\n".join(["\b", title, *map("  {}".format, lines)])

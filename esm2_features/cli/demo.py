@@ -134,9 +134,7 @@ def group_families(sequences: Sequence[str]) -> NDArray[np.int64]:
 
 def _composition(sequences: Sequence[str]) -> NDArray[np.float64]:
     """Share of each amino acid: (n, 20)."""
-    return np.array(
-        [[s.count(letter) / len(s) for letter in CANONICAL_RESIDUES] for s in sequences]
-    )
+    return np.array([[s.count(a) / len(s) for a in CANONICAL_RESIDUES] for s in sequences])
 
 
 def _comparison(

@@ -66,7 +66,7 @@ def _parse_number(text: str, word: str, meaning: str | None) -> int | str | None
 
 _PARSERS: dict[str, Callable[[str], Any]] = {
     "layers": _parse_layers,
-    "pooling": parse_words,
+    "pooling": lambda text: "all" if text.strip() == "all" else parse_words(text),
     "region": _parse_region,
     "batch_tokens": partial(_parse_number, word="auto", meaning="auto"),
     "max_residues": partial(_parse_number, word="none", meaning=None),

@@ -8,6 +8,7 @@ the format that the client accepts (`api_versions`, `responses`), or as an error
 
 import asyncio
 import time
+from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -90,12 +91,10 @@ class FeatureService:
 
     def identity(self, name: str) -> str | None:
         """Return the digest of a model's weights, or None if it is not known yet."""
-        for models in self.devices:
-            if name in models.identities:
-                return models.identities[name]
+        if self.settings.models[name] in (EMBEDDED_MODEL, *OFFICIAL):
+            return self.checkpoints[name].identity
         # That of other files is known once they have been read.
-        is_known = self.settings.models[name] in (EMBEDDED_MODEL, *OFFICIAL)
-        return self.checkpoints[name].identity if is_known else None
+        return ChainMap(*(models.identities for models in self.devices)).get(name)
 
     def in_memory(self) -> set[str]:
         """Return the models that are in memory, on any device."""
@@ -138,19 +137,16 @@ class FeatureService:
         if self.queue is None:
             raise ApiError("starting", retry_after=1)
         futures = self.queue.submit(wanted, deadline=deadline)
-        results = asyncio.gather(*map(asyncio.wrap_future, futures))
+        results: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
         # asyncio logs exceptions that nobody has retrieved.
         results.add_done_callback(lambda done: done.cancelled() or done.exception())
-        gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
-        either: list[asyncio.Future[Any]] = [results, gone]
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(request))
+        seconds = max(0.0, deadline - time.monotonic())
         try:
-            await asyncio.wait(
-                either,
-                timeout=max(0.0, deadline - time.monotonic()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait([results, gone], timeout=seconds, return_when=first)
             if results.done() and not results.cancelled():
-                return results.result()
+                return list(results.result())
             if gone.done():
                 raise ApiError("client_gone")
             raise ApiError("timeout", seconds=self.settings.timeout)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -42,11 +41,6 @@ class Metrics:
         self.models = Gauge("model_in_memory", "Whether a model is in memory", ["model"], **named)
         memory = Gauge("gpu_memory_bytes", "GPU memory of tensors", **named)
         memory.set_function(_gpu_bytes)
-
-    def watch(self, waiting: Callable[[], int], tokens: Callable[[], int]) -> None:
-        """Set the functions that return the length of the queue, in requests and in tokens."""
-        self.waiting.set_function(waiting)
-        self.waiting_tokens.set_function(tokens)
 
     @property
     def text(self) -> bytes:

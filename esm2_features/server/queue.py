@@ -74,7 +74,8 @@ class RequestQueue:
         self._changed = threading.Condition()
         self._is_closing = False
         self._speed = 0.0  # tokens per second, a moving average
-        metrics.watch(lambda: len(self._entries), self._waiting_tokens)
+        metrics.waiting.set_function(lambda: len(self._entries))
+        metrics.waiting_tokens.set_function(self._waiting_tokens)
         self._threads = [
             threading.Thread(target=self._work, args=[worker], name=f"worker-{i}", daemon=True)
             for i, worker in enumerate(workers)
