@@ -47,7 +47,10 @@ class VariantTable(NamedTuple):
 
 def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
     """Read variants from a table, a FASTA file, or lines of text."""
-    ending = _ending(path)
+    file = Path(path)
+    if file.suffix.lower() in _COMPRESSED:
+        file = file.with_suffix("")
+    ending = file.suffix.lower()
     if ending not in _DELIMITERS and column is not None:
         raise InputError(
             f"Got --column {column}, but {_shown(path)} is not a table. Leave the option out, or "
@@ -67,11 +70,8 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
 
 def write_scores(output: Output, table: VariantTable, scores: Sequence[float]) -> None:
     """Write a table with an additional column of scores, completely or not at all."""
-    _write(
-        output,
-        [*table.header, SCORE],
-        ([*row, float(score)] for row, score in zip(table.rows, scores, strict=True)),
-    )
+    rows = ([*row, float(score)] for row, score in zip(table.rows, scores, strict=True))
+    _write(output, [*table.header, SCORE], rows)
 
 
 def write_scan(
@@ -219,13 +219,6 @@ def _read_text(path: str) -> str:
             f"{_shown(path)} cannot be read ({error}). A table or list of variants is text in "
             "UTF-8, plain or compressed: write it anew."
         ) from error
-
-
-def _ending(path: str) -> str:
-    file = Path(path)
-    if file.suffix.lower() in _COMPRESSED:
-        file = file.with_suffix("")
-    return file.suffix.lower()
 
 
 def _shown(path: str) -> str:

@@ -173,10 +173,8 @@ def verify(
     differences: list[Difference] = []
     for precision in checked:
         [network] = get_networks(checkpoint, devices=[str(chosen)], precision=precision)
-        pairs = [
-            _layers(network, reference, residues),
-            _maps(network, reference, checkpoint, residues),
-        ]
+        pairs = [_layers(network, reference, residues)]
+        pairs.append(_maps(network, reference, checkpoint, residues))
         if checkpoint.identity == open_checkpoint(_PUBLISHED_MODEL).identity:
             pairs.append(_published(network))
         worst: dict[str, Difference] = {}

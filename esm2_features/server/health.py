@@ -32,8 +32,7 @@ _FILE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_EXAMPLES = 60
-"""Sequences of the example."""
+_EXAMPLES = 60  # sequences
 _STYLE = (
     "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}th,td{text-align:left;padding:.2rem 1rem .2rem 0}"

@@ -18,8 +18,8 @@ from esm2_features.server.requests import ApiVersion, FeatureRequest
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 NPZ = "application/x-npz"
-_MEDIA = {JSON: JSON, ARROW: ARROW, NPZ: NPZ}
-_MEDIA |= dict.fromkeys(("application/npz", "application/x-numpy-npz"), NPZ)
+_MEDIA = {JSON: JSON, ARROW: ARROW}
+_MEDIA |= dict.fromkeys((NPZ, "application/npz", "application/x-numpy-npz"), NPZ)
 _TOKEN = re.compile("<mask>|.")
 
 Result = dict[str, Any]
