@@ -16,8 +16,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    _Add = Callable[[NDArray[np.float32]], object]
+    _Each = Iterable[NDArray[np.float32]]
 
 ARRAY_FORMATS = ("npz", "h5", "npy", "pt")
 """Names of the formats; each is also its ending, after a dot."""
@@ -77,61 +76,43 @@ def check_ids(output: Output, ids: Iterable[str]) -> None:
         )
 
 
-def write_arrays(output: Output, contents: Arrays, arrays: Iterable[NDArray[np.float32]]) -> int:
-    """Write arrays one at a time, completely or not at all; return their number."""
-    n = 0
-    with atomic_output(output) as part, _WRITERS[output.format](part, contents) as add:
-        for array in arrays:
-            add(array)
-            n += 1
-        assert n == len(contents.ids), f"{n} arrays of {len(contents.ids)} sequences"
-    return n
+def write_arrays(output: Output, contents: Arrays, arrays: _Each) -> int:
+    """Write an array for each id, one at a time, completely or not at all; return their number."""
+    with atomic_output(output) as part:
+        _WRITERS[output.format](part, contents, arrays)
+    return len(contents.ids)
 
 
 # ------------------------------------------------------------------ formats
 
 
-@contextmanager
-def _npz(part: Path, contents: Arrays) -> Iterator[_Add]:
+def _write_npz(part: Path, contents: Arrays, arrays: _Each) -> None:
     import numpy as np
 
-    names = iter(contents.ids)
     # Not np.savez: it needs all arrays at once, and an id could be the name of its parameter.
     with zipfile.ZipFile(part, "x", allowZip64=True) as archive:
-
-        def add(array: NDArray[np.float32]) -> None:
-            with archive.open(f"{next(names)}.npy", "w", force_zip64=True) as file:
+        for identifier, array in zip(contents.ids, arrays, strict=True):
+            with archive.open(f"{identifier}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, np.ascontiguousarray(array), allow_pickle=False)
 
-        yield add
 
-
-@contextmanager
-def _npy(part: Path, contents: Arrays) -> Iterator[_Add]:
+def _write_npy(part: Path, contents: Arrays, arrays: _Each) -> None:
     import numpy as np
 
-    write_index(part, contents.ids, "npy")
-    names = iter(file_names(contents.ids))
-
-    def add(array: NDArray[np.float32]) -> None:
+    for name, array in zip(write_index(part, contents.ids, "npy"), arrays, strict=True):
         rows = np.ascontiguousarray(array)
         # Not np.save, whose error on a full disk does not have the system's message.
-        with (part / f"{next(names)}.npy").open("xb") as file:
+        with (part / f"{name}.npy").open("xb") as file:
             header = np.lib.format.header_data_from_array_1_0(rows)
             np.lib.format.write_array_header_1_0(file, header)
             file.write(rows.data)
 
-    yield add
 
-
-@contextmanager
-def _pt(part: Path, contents: Arrays) -> Iterator[_Add]:
+def _write_pt(part: Path, contents: Arrays, arrays: _Each) -> None:
     import torch
 
-    named = zip(contents.labels, file_names(contents.labels), strict=True)
-
-    def add(array: NDArray[np.float32]) -> None:
-        label, name = next(named)
+    names = file_names(contents.labels)
+    for label, name, array in zip(contents.labels, names, arrays, strict=True):
         values: object
         if contents.product == "residues":
             of_layers = array.reshape(len(contents.layers), *array.shape[-2:])
@@ -142,43 +123,30 @@ def _pt(part: Path, contents: Arrays) -> Iterator[_Add]:
             key, values = contents.product, torch.tensor(array)
         save_pt(part / f"{name}.pt", {"label": label, key: values})
 
-    yield add
 
-
-@contextmanager
-def _h5(part: Path, contents: Arrays) -> Iterator[_Add]:
-    h5py: Any = import_optional("h5py", extra="h5", purpose="Writing HDF5")
-    names = iter(contents.ids)
-    with part.open("x+b", buffering=0) as raw:
-        deferred = _DeferredErrors(raw)
-        try:
-            with h5py.File(deferred, "w", track_order=True) as file:
-                for name, value in _attributes(contents).items():
-                    file.attrs[name] = value
-
-                def add(array: NDArray[np.float32]) -> None:
-                    identifier = next(names)
-                    dataset = file.create_dataset(_h5_name(identifier), data=array)
-                    dataset.attrs["id"] = identifier
-                    deferred.raise_first()
-
-                yield add
-        finally:
-            deferred.raise_first()
-
-
-def _attributes(contents: Arrays) -> dict[str, object]:
-    """Collect the attributes of a file."""
+def _write_h5(part: Path, contents: Arrays, arrays: _Each) -> None:
     from importlib.metadata import version
 
-    lists = {"layers": list(contents.layers), "tokens": list(contents.tokens)}
-    return {
+    h5py: Any = import_optional("h5py", extra="h5", purpose="Writing HDF5")
+    attributes = {
         "product": contents.product,
         "model": contents.model,
         "precision": contents.precision,
         "esm2_features": version("esm2-features"),
-        **{name: values for name, values in lists.items() if values},
+        "layers": list(contents.layers),
+        "tokens": list(contents.tokens),
     }
+    with part.open("x+b", buffering=0) as raw:
+        deferred = _DeferredErrors(raw)
+        try:
+            with h5py.File(deferred, "w", track_order=True) as file:
+                file.attrs.update({name: value for name, value in attributes.items() if value})
+                for identifier, array in zip(contents.ids, arrays, strict=True):
+                    dataset = file.create_dataset(_h5_name(identifier), data=array)
+                    dataset.attrs["id"] = identifier
+                    deferred.raise_first()
+        finally:
+            deferred.raise_first()
 
 
 def _h5_name(identifier: str) -> str:
@@ -229,4 +197,4 @@ class _DeferredErrors(io.RawIOBase):
         return self._file.tell()
 
 
-_WRITERS = {"npz": _npz, "h5": _h5, "npy": _npy, "pt": _pt}
+_WRITERS = {"npz": _write_npz, "h5": _write_h5, "npy": _write_npy, "pt": _write_pt}

@@ -12,7 +12,7 @@ import csv
 import io
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -54,8 +54,13 @@ def check_features_output(
 ) -> Output:
     """Check, before anything is computed, that features can be written."""
     output = check_output(path, formats=FORMATS, format=format, force=force)
-    if output.format == "pt":
-        _check_pt_poolings(poolings)
+    odd = [pooling for pooling in poolings if pooling not in _NAMES_IN_EXTRACT]
+    if output.format == "pt" and odd:
+        raise InputError(
+            f"The format pt is that of fair-esm's extract script, which has no place for the "
+            f"pooling {', '.join(odd)}, only for {' and '.join(_NAMES_IN_EXTRACT)}. "
+            "Choose one of these, or another format."
+        )
     if output.format == "parquet":
         import_parquet("Writing Parquet")
     return output
@@ -133,19 +138,4 @@ def save_pt(path: Path, contents: dict[str, object]) -> None:
     path.write_bytes(serialised.getbuffer())
 
 
-_WRITERS: dict[str, Callable[[BinaryIO, Features], None]] = {
-    "npz": _write_npz,
-    "parquet": _write_parquet,
-    "csv": _write_csv,
-}
-
-
-def _check_pt_poolings(poolings: Iterable[str]) -> None:
-    """Raise InputError on poolings that files of fair-esm's extract script cannot hold."""
-    odd = [pooling for pooling in poolings if pooling not in _NAMES_IN_EXTRACT]
-    if odd:
-        raise InputError(
-            f"The format pt is that of fair-esm's extract script, which has no place for the "
-            f"pooling {', '.join(odd)}, only for {' and '.join(_NAMES_IN_EXTRACT)}. "
-            "Choose one of these, or another format."
-        )
+_WRITERS = {"npz": _write_npz, "parquet": _write_parquet, "csv": _write_csv}

@@ -6,7 +6,6 @@ They are made without pyplot, so there is no window and no global state.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,25 +62,22 @@ def contact_figure(contacts: NDArray[np.float32], *, title: str) -> Figure:
     width, height, side = 6.2, 5.6, 4.65
     # At least one pixel for each residue, or single contacts of long proteins would fade.
     dpi = min(max(_DPI, math.ceil(residues / side)), _MOST_DPI)
-    figure: Figure = _figure(width, height, dpi)
+    figure = _figure(width, height, dpi)
+    colors: Any = import_optional("matplotlib.colors", extra="plot", purpose="Drawing")
     axes = figure.add_axes((0.115, 0.085, side / width, side / height))
     image = axes.imshow(
         contacts,
         interpolation="nearest" if residues / side <= _MOST_DPI else "antialiased",
-        cmap=_colour_map("contacts", _BLUES),
+        cmap=colors.LinearSegmentedColormap.from_list("contacts", _BLUES),
         vmin=0,
         vmax=1,
         extent=(0.5, residues + 0.5, residues + 0.5, 0.5),
     )
     figure.text(0.02, 0.945, shorten(title, 60), fontsize=11, weight="bold", parse_math=False)
     ticks = _round_ticks(1, residues, most=8)
-    axes.set_xticks(ticks)
-    axes.set_yticks(ticks)
-    axes.set_xlabel("residue")
-    axes.set_ylabel("residue")
+    axes.set(xticks=ticks, yticks=ticks, xlabel="residue", ylabel="residue")
     beside = figure.add_axes((0.885, 0.085, 0.025, 0.83))
-    bar = figure.colorbar(image, cax=beside)
-    bar.set_label("contact probability")
+    figure.colorbar(image, cax=beside, label="contact probability")
     for part in (axes, beside):
         _style_axes(part)
     return figure
@@ -100,28 +96,30 @@ def scan_figure(
     width = max(_NARROWEST, _LEFT + per_row * _CELL + _RIGHT)
     high = len(order) * _CELL
     height = _TOP + n_rows * (high + _BELOW)
-    figure: Figure = _figure(width, height, _DPI)
+    figure = _figure(width, height, _DPI)
+    matplotlib: Any = import_optional("matplotlib", extra="plot", purpose="Drawing")
+    # Red for less likely than the wild type, and blue for more likely.
+    colours = matplotlib.colormaps["RdBu"].with_extremes(bad="#bbbbbb")
 
     # (20, L), by property. At an X, ratios cannot be compared with those of other positions.
     values = scores[:, [CANONICAL_RESIDUES.index(letter) for letter in order]].T
     is_odd = np.array([letter not in order for letter in wildtype])
     shown = np.ma.array(values, mask=~np.isfinite(values) | is_odd)
     largest = float(np.abs(shown).max()) if shown.count() else 0.0
-    style = {"cmap": _scan_colours(), "vmin": -(largest or 1.0), "vmax": largest or 1.0}
+    style = {"cmap": colours, "vmin": -(largest or 1.0), "vmax": largest or 1.0}
     for row in range(n_rows):
         start, stop = row * per_row, min((row + 1) * per_row, length)
         top = height - _TOP - row * (high + _BELOW)
         axes = figure.add_axes(
-            (
-                _LEFT / width,
-                (top - high) / height,
-                (stop - start) * _CELL / width,
-                high / height,
-            )
+            (_LEFT / width, (top - high) / height, (stop - start) * _CELL / width, high / height)
         )
         image = axes.imshow(shown[:, start:stop], aspect="auto", interpolation="nearest", **style)
-        _mark_wildtype(axes, wildtype[start:stop], order)
-        _label_scan(axes, wildtype[start:stop], start + 1 + offset, order)
+        letters = wildtype[start:stop]
+        dots = [(x, order.index(letter)) for x, letter in enumerate(letters) if letter in order]
+        if dots:  # an X has no row
+            x, y = zip(*dots, strict=True)
+            axes.scatter(x, y, s=5, color="#222222", linewidths=0)
+        _label_scan(axes, letters, start + 1 + offset, order)
 
     figure.text(
         (_LEFT - 0.3) / width,
@@ -132,7 +130,7 @@ def scan_figure(
         parse_math=False,
     )
     bar_axes = figure.add_axes(((_LEFT) / width, 1 - 0.56 / height, 2.0 / width, 0.12 / height))
-    bar = figure.colorbar(image, cax=bar_axes, orientation="horizontal")
+    figure.colorbar(image, cax=bar_axes, orientation="horizontal")
     bar_axes.text(
         1.06,
         0.5,
@@ -143,27 +141,16 @@ def scan_figure(
         fontsize=8,
         color=_GREY,
     )
-    bar.ax.tick_params(pad=1)
+    bar_axes.tick_params(pad=1)
     _style_axes(bar_axes)
     return figure
-
-
-def _scan_colours() -> Any:
-    """Give red for less likely than the wild type, and blue for more likely."""
-    matplotlib: Any = import_optional("matplotlib", extra="plot", purpose="Drawing")
-    return matplotlib.colormaps["RdBu"].with_extremes(bad="#bbbbbb")
-
-
-def _mark_wildtype(axes: Any, wildtype: str, order: str) -> None:
-    dots = [(x, order.index(letter)) for x, letter in enumerate(wildtype) if letter in order]
-    if dots:  # an X has no row
-        axes.scatter(*zip(*dots, strict=True), s=5, color="#222222", linewidths=0)
 
 
 def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
     """Write wild-type letters and residue numbers below, and mutant letters at the side."""
     length = len(wildtype)
-    numbered = set(_tick_numbers(first, length))
+    # The first number, and every tenth that is not too close to it.
+    numbered = {first, *(n for n in range(first + 4, first + length) if n % 10 == 0)}
     axes.set_xticks(
         range(length),
         [
@@ -174,8 +161,7 @@ def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
     axes.set_yticks(range(len(order)), list(order))
     axes.tick_params(length=0, pad=2, labelsize=7)
     for label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
-        label.set_family("monospace")
-        label.set_linespacing(1.25)
+        label.set(family="monospace", linespacing=1.25)
     edge = -0.5
     for group in RESIDUES_BY_PROPERTY[:-1]:
         edge += len(group)
@@ -183,34 +169,20 @@ def _label_scan(axes: Any, wildtype: str, first: int, order: str) -> None:
     axes.spines[:].set_visible(False)
 
 
-def _tick_numbers(first: int, length: int) -> Iterator[int]:
-    """Yield the numbers on the axis: the first one, and every tenth that is not too close to it."""
-    yield first
-    for number in range(first + 1, first + length):
-        if number % 10 == 0 and number - first > 3:
-            yield number
-
-
 # ------------------------------------------------------------------ for both
 
 
-def _figure(width: float, height: float, dpi: int) -> Any:
+def _figure(width: float, height: float, dpi: int) -> Figure:
     module: Any = import_optional("matplotlib.figure", extra="plot", purpose="Drawing")
-    return module.Figure(figsize=(width, height), dpi=dpi)
-
-
-def _colour_map(name: str, colours: Sequence[str]) -> Any:
-    module: Any = import_optional("matplotlib.colors", extra="plot", purpose="Drawing")
-    return module.LinearSegmentedColormap.from_list(name, colours)
+    figure: Figure = module.Figure(figsize=(width, height), dpi=dpi)
+    return figure
 
 
 def _style_axes(axes: Any) -> None:
     axes.tick_params(labelsize=8, color="#aaaaaa", labelcolor=_GREY)
-    for spine in axes.spines.values():
-        spine.set_color("#aaaaaa")
+    axes.spines[:].set_color("#aaaaaa")
     for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_size(9)
-        label.set_color(_GREY)
+        label.set(size=9, color=_GREY)
 
 
 def _round_ticks(first: int, last: int, *, most: int) -> list[int]:

@@ -80,15 +80,14 @@ def check_inputs(output: Path, *inputs: str, called: str = "OUT") -> None:
 
 def check_nesting(one: Path, other: Path) -> None:
     """Raise InputError if two outputs are the same, or one lies in the other."""
-    first, second = _resolve(one), _resolve(other)
-    if first == second:
+    if _resolve(one) == _resolve(other):
         raise InputError(f"Pictures and numbers have the same name, {one}. Choose another one.")
-    if first in second.parents or second in first.parents:
-        inner, outer = (other, one) if first in second.parents else (one, other)
-        raise InputError(
-            f"Pictures and numbers: {inner} would be in {outer}, but each is replaced as a whole. "
-            "Write them side by side."
-        )
+    for inner, outer in ((one, other), (other, one)):
+        if _resolve(outer) in _resolve(inner).parents:
+            raise InputError(
+                f"Pictures and numbers: {inner} would be in {outer}, but each is replaced as a "
+                "whole. Write them side by side."
+            )
 
 
 @contextmanager
@@ -121,15 +120,15 @@ def file_names(labels: Iterable[str]) -> list[str]:
     return names
 
 
-def write_index(folder: Path, ids: Sequence[str], ending: str) -> None:
-    """Write which file belongs to which id, unless all files have the names of their ids."""
+def write_index(folder: Path, ids: Sequence[str], ending: str) -> list[str]:
+    """Make `file_names` of ids; write which belongs to which id, unless all are the same."""
     names = file_names(ids)
-    if names == list(ids):
-        return
-    with (folder / _INDEX).open("x", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_COLUMNS)
-        writer.writerows(zip((f"{name}.{ending}" for name in names), ids, strict=True))
+    if names != list(ids):
+        with (folder / _INDEX).open("x", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(_COLUMNS)
+            writer.writerows(zip((f"{name}.{ending}" for name in names), ids, strict=True))
+    return names
 
 
 def _resolve(path: str | os.PathLike[str]) -> Path:

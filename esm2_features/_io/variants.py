@@ -47,7 +47,10 @@ class VariantTable(NamedTuple):
 
 def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
     """Read variants from a table, a FASTA file, or lines of text."""
-    ending = _ending(path)
+    file = Path(path)
+    if file.suffix.lower() in _COMPRESSED:
+        file = file.with_suffix("")
+    ending = file.suffix.lower()
     if ending not in _DELIMITERS and column is not None:
         raise InputError(
             f"Got --column {column}, but {_shown(path)} is not a table. Leave the option out, or "
@@ -67,11 +70,8 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
 
 def write_scores(output: Output, table: VariantTable, scores: Sequence[float]) -> None:
     """Write a table with an additional column of scores, completely or not at all."""
-    _write(
-        output,
-        [*table.header, SCORE],
-        ([*row, _digits(score)] for row, score in zip(table.rows, scores, strict=True)),
-    )
+    rows = ([*row, float(score)] for row, score in zip(table.rows, scores, strict=True))
+    _write(output, [*table.header, SCORE], rows)
 
 
 def write_scan(
@@ -83,7 +83,7 @@ def write_scan(
     ever expects an X, so any residue in its place would seem far better.
     """
     rows = [
-        [f"{before}{position}{after}", str(position), before, after, _digits(score)]
+        [f"{before}{position}{after}", position, before, after, float(score)]
         for position, (before, row) in enumerate(zip(wildtype, scores, strict=True), 1 + offset)
         for after, score in zip(residues, row, strict=True)
         if before in residues and after != before
@@ -92,18 +92,11 @@ def write_scan(
     return len(rows)
 
 
-def _write(output: Output, header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    with (
-        atomic_output(output) as part,
-        part.open("x", encoding="utf-8", newline="") as file,
-    ):
+def _write(output: Output, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    with atomic_output(output) as part, part.open("x", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
-        writer.writerows(rows)
-
-
-def _digits(score: float) -> str:
-    return repr(float(score))  # enough digits to read the same number back
+        writer.writerows(rows)  # scores with enough digits to read the same numbers back
 
 
 # ------------------------------------------------------------------ reading
@@ -112,8 +105,8 @@ def _digits(score: float) -> str:
 def _read_table(path: str, delimiter: str, column: str | None) -> VariantTable:
     rows: list[list[str]] = []
     positions: list[str] = []
-    text = _text_of(_bytes_of(path), path)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    text = io.StringIO(_read_text(path), newline="")
+    reader = csv.reader(text, delimiter=delimiter, strict=True)
     try:
         header = next((row for row in reader if "".join(row).strip()), [])
         for row in filter(None, reader):  # a blank line is no row
@@ -156,11 +149,9 @@ def _column(path: str, header: Sequence[str], column: str | None) -> int:
             f"{_shown(path)} is separated by semicolons: {header[0]!r}. Separate its cells by "
             "commas (.csv) or tabs (.tsv)."
         )
-    wanted = [column] if column is not None else [n for n in header if n.lower() in COLUMNS]
-    wanted.sort(key=lambda name: COLUMNS.index(name.lower()) if column is None else 0)
-    wanted = wanted[:1]
-    if column is None and not wanted and len(header) == 1:
-        wanted = [header[0]]
+    known = [name for name in header if name.lower() in COLUMNS]
+    known.sort(key=lambda name: COLUMNS.index(name.lower()))
+    wanted = [column] if column is not None else known[:1] or header
     if len(wanted) != 1 or header.count(wanted[0]) != 1:
         what = f"the column {column!r} once" if column is not None else "one column of variants"
         raise InputError(
@@ -171,13 +162,13 @@ def _column(path: str, header: Sequence[str], column: str | None) -> int:
 
 
 def _read_lines(path: str) -> VariantTable:
-    content = _bytes_of(path)
-    lines = [line.strip() for line in io.StringIO(_text_of(content, path), newline=None)]
+    text = _read_text(path)
+    lines = [line.strip() for line in io.StringIO(text, newline=None)]
     numbered = [(number, line) for number, line in enumerate(lines, start=1) if line]
     variants = [variant for _, variant in numbered]
     if variants and variants[0].startswith(">"):
         if path == "-":  # which has no name that could say so
-            stream = io.BytesIO(content)
+            stream = io.BytesIO(text.encode())
             stream.name = path
             return _read_records(stream)
         raise InputError(
@@ -215,37 +206,19 @@ def _check_missing(path: str, variants: Sequence[str], positions: Sequence[str])
             )
 
 
-def _bytes_of(path: str) -> bytes:
+def _read_text(path: str) -> str:
     from xopen import xopen  # imported here because only files need it
 
     try:
         with xopen(sys.stdin.buffer if path == "-" else path, "rb", threads=0) as file:
-            return bytes(file.read())
+            return bytes(file.read()).decode("utf-8-sig")
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except Exception as error:  # every decompressor has an error class of its own
-        raise _unreadable(path, error) from error
-
-
-def _text_of(content: bytes, path: str) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: str, error: Exception) -> InputError:
-    return InputError(
-        f"{_shown(path)} cannot be read ({error}). A table or list of variants is text in UTF-8, "
-        "plain or compressed: write it anew."
-    )
-
-
-def _ending(path: str) -> str:
-    endings = [ending.lower() for ending in Path(path).suffixes]
-    if endings and endings[-1] in _COMPRESSED:
-        endings.pop()
-    return endings[-1] if endings else ""
+        raise InputError(
+            f"{_shown(path)} cannot be read ({error}). A table or list of variants is text in "
+            "UTF-8, plain or compressed: write it anew."
+        ) from error
 
 
 def _shown(path: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -26,7 +26,6 @@ from esm2_features.cli.console import (
     Commands,
     examples,
     interruptible,
-    kept_in,
     names_of_records,
     naming_rows,
     print_done,
@@ -34,6 +33,7 @@ from esm2_features.cli.console import (
 from esm2_features.cli.estimate import estimate, print_dry_run
 from esm2_features.cli.options import (
     add_options,
+    callback_of,
     device_option,
     force_option,
     format_option,
@@ -43,20 +43,13 @@ from esm2_features.cli.options import (
     run_options,
 )
 from esm2_features.cli.serve import serve, token
-from esm2_features.cli.shards import SHARD_OPTIONS, check_arguments, embed_into_folder
+from esm2_features.cli.shards import FILE_OPTIONS, SHARD_OPTIONS, check_arguments, embed_into_folder
 from esm2_features.cli.variants import scan, score
-
-if TYPE_CHECKING:
-    from esm2_features._checkpoints.catalogue import ModelCard
-
-_SETTINGS = {"help_option_names": ["-h", "--help"], "show_default": True}
-
-# ------------------------------------------------------------------ commands
 
 
 @click.group(
     cls=Commands,
-    context_settings=_SETTINGS,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog=examples("esm2-features embed proteins.fasta -o proteins.npz"),
 )
 @click.version_option(package_name="esm2-features", prog_name="esm2-features")
@@ -93,16 +86,7 @@ def main() -> None:
 @add_options(SHARD_OPTIONS.values())
 @click.pass_context
 def embed(
-    context: click.Context,
-    /,
-    inputs: tuple[str, ...],
-    output: Path | None,
-    pooling: list[str],
-    kind: str | None,
-    force: bool,
-    dry_run: bool,
-    endpoint: str | None,
-    **options: Any,
+    context: click.Context, /, inputs: tuple[str, ...], output: Path | None, **options: Any
 ) -> None:
     """Embed the sequences of FASTA and Parquet files.
 
@@ -116,19 +100,12 @@ def embed(
     unless you give --cache, because the folder keeps the results.
     """
     check_arguments(context, inputs, output)
-    options["pooling"] = pooling[0] if pooling == ["all"] else pooling
-    if output is not None:
-        options = {name: value for name, value in options.items() if name not in SHARD_OPTIONS}
-        options["endpoint"] = endpoint
-        _embed_file(inputs[0], output, kind=kind, force=force, dry_run=dry_run, **options)
-        return
-    if endpoint is not None:
-        raise click.UsageError("--endpoint is for one output, -o: shards are computed here.")
-    if dry_run:
-        raise click.UsageError(
-            "--dry-run is for one output, -o. `esm2-features estimate` counts any input."
-        )
-    embed_into_folder(context, inputs, **options)
+    unused = FILE_OPTIONS if output is None else SHARD_OPTIONS
+    options = {name: value for name, value in options.items() if name not in unused}
+    if output is None:
+        embed_into_folder(context, inputs, **options)
+    else:
+        _embed_file(inputs[0], output, **options)
 
 
 @main.command(epilog=examples("esm2-features models"))
@@ -137,10 +114,17 @@ def models() -> None:
 
     Sizes are those of the official files, and of the float32 weights in memory.
     """
+    from esm2_features._checkpoints.download import locate
+
     line = "{:<20} {:>10} {:>6} {:>5} {:>9} {:>8}  {}".format
     click.echo(line("name", "parameters", "layers", "dim", "download", "memory", "on this machine"))
     for card in available_models():
-        click.echo(line(*_model_row(card)))
+        shape, weights = card.architecture, card.weights
+        size, place = "included", "yes, with this library"
+        if weights is not None:
+            size, place = readable(weights.bytes), str(locate(card, weights) or "no")
+        memory = readable(4 * shape.parameters)
+        click.echo(line(card.name, card.parameters, shape.layers, shape.dim, size, memory, place))
 
 
 @main.command(
@@ -159,7 +143,7 @@ def models() -> None:
 @run_option(
     "precision",
     type=str,
-    callback=parse_words,
+    callback=callback_of(parse_words),
     metavar="WORD[,WORD...]",
     help=f"Arithmetic to compare: {', '.join(PRECISIONS)}.",
 )
@@ -200,14 +184,8 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, print_line=click.echo)
 
 
-for command in (
-    *(estimate, residues, logits, contacts, attentions),
-    *(score, scan, cache, serve, token),
-):
+for command in (estimate, residues, logits, contacts, attentions, score, scan, cache, serve, token):
     main.add_command(command)
-
-
-# ------------------------------------------------------------------ parts of commands
 
 
 def _embed_file(
@@ -221,7 +199,7 @@ def _embed_file(
     engine = Engine(verbose=True, **options)
     check_inputs(output, fasta)
     checked = check_features_output(output, format=kind, poolings=engine.poolings, force=force)
-    with interruptible(checked.path, kept=kept_in(engine.cache)):
+    with interruptible(checked.path, engine.cache):
         records = read_fasta(fasta)
         ids = [record.id for record in records]
         with naming_rows(names_of_records(ids)):
@@ -241,24 +219,3 @@ def _embed_file(
     n, d = values.shape
     computed = f"{engine.n_computed} of them computed"
     print_done(f"{n} sequences x {d} features, {computed} -> {checked.path}", start)
-
-
-def _model_row(card: ModelCard) -> tuple[str, ...]:
-    shape, weights = card.architecture, card.weights
-    return (
-        card.name,
-        card.parameters,
-        str(shape.layers),
-        str(shape.dim),
-        "included" if weights is None else readable(weights.bytes),
-        readable(4 * shape.parameters),
-        _location(card),
-    )
-
-
-def _location(card: ModelCard) -> str:
-    from esm2_features._checkpoints.download import locate
-
-    if card.weights is None:
-        return "yes, with this library"
-    return str(locate(card, card.weights) or "no")

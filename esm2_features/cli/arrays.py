@@ -19,7 +19,7 @@ from esm2_features._io.arrays import (
     check_ids,
     write_arrays,
 )
-from esm2_features._io.paths import Output, atomic_output, check_inputs, file_names, write_index
+from esm2_features._io.paths import atomic_output, check_inputs, write_index
 from esm2_features.cli.console import (
     examples,
     interruptible,
@@ -49,8 +49,6 @@ if TYPE_CHECKING:
 _PAIRWISE = ("contacts", "attentions")
 _NO_WINDOWS = ("raise", "truncate")
 """What can be done with a long sequence if all of its residues attend to each other."""
-
-_KEPT = "nothing is kept of what was computed."
 
 _OUTPUT = output_option(
     "OUT",
@@ -178,11 +176,13 @@ def _write_product(
     kind: str | None,
     force: bool,
     plot: Path | None = None,
-    layers: list[int] | str | None = None,
+    layers: Any = None,
     over: Any = None,
     **options: Any,
 ) -> None:
     """Compute a product of `Engine.stream` for a FASTA file, and write it as it comes."""
+    import numpy as np
+
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import read_fasta
     from esm2_features._inputs.policy import TruncationCounter
@@ -193,10 +193,13 @@ def _write_product(
     checked = check_array_output(output, format=kind, force=force)
     pictures = None
     if plot is not None:
+        from esm2_features._io.figures import check_picture_output
+
         check_inputs(plot, fasta, called="The folder of pictures")
-        pictures = _picture_folder(plot, checked)
-    chosen: Any = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers
-    with interruptible(checked.path, kept=_KEPT), ExitStack() as stack:
+        pictures = check_picture_output(plot, beside=checked, is_folder=True)
+    chosen = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers
+    kept = "nothing is kept of what was computed."
+    with interruptible(checked.path, None, kept), ExitStack() as stack:
         records = read_fasta(fasta)
         ids = [record.id for record in records]
         check_ids(checked, ids)
@@ -205,10 +208,15 @@ def _write_product(
             try:
                 engine.policy.normalise(records, truncations=TruncationCounter())
             except SequenceTooLongError as error:
-                raise _without_windows(error) if product in _PAIRWISE else error from None
+                if product in _PAIRWISE:
+                    error.args = (_without_windows(error),)
+                raise
         # This checks the options, and computes nothing yet.
         results = engine.stream(records, product, layers=chosen, over=over)
-        arrays: Iterator[NDArray[np.float32]] = map(_stack_layers, results)
+        arrays: Iterator[NDArray[np.float32]] = (
+            np.stack(list(result.values())) if isinstance(result, dict) else result
+            for result in results
+        )
         if pictures is not None:
             folder = stack.enter_context(atomic_output(pictures))
             arrays = _draw_contacts(arrays, records, folder)
@@ -219,11 +227,7 @@ def _write_product(
 
 
 def _contents(
-    product: str,
-    engine: Engine,
-    records: Sequence[FastaRecord],
-    layers: list[int] | str | None,
-    over: str | None,
+    product: str, engine: Engine, records: Sequence[FastaRecord], layers: Any, over: str | None
 ) -> Arrays:
     from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, TOKENS
 
@@ -231,11 +235,10 @@ def _contents(
     numbers = () if layers is None else absolute_layers(layers, depth=depth, model=name)
     if product == "attentions" and layers == "all":
         numbers = numbers[1:]  # the embedding has no attention
-    tokens: Sequence[str] = ()
-    if product == "log_probs" and over != "tokens":
-        tokens = tuple(CANONICAL_RESIDUES)
-    elif product in ("logits", "log_probs"):
-        tokens = TOKENS
+    tokens: dict[str, Sequence[str]] = {
+        "logits": TOKENS,
+        "log_probs": TOKENS if over == "tokens" else tuple(CANONICAL_RESIDUES),
+    }
     return Arrays(
         product=product,
         ids=[record.id for record in records],
@@ -243,34 +246,18 @@ def _contents(
         model=name,
         precision=engine.precision,
         layers=numbers,
-        tokens=tokens,
+        tokens=tokens.get(product, ()),
     )
 
 
-def _stack_layers(result: Any) -> NDArray[np.float32]:
-    """Make one array of the layers of a sequence."""
-    import numpy as np
-
-    return np.stack(list(result.values())) if isinstance(result, dict) else result
-
-
-def _without_windows(error: SequenceTooLongError) -> SequenceTooLongError:
-    """Make the same error without the advice to use windows, which the command does not have."""
+def _without_windows(error: SequenceTooLongError) -> str:
+    """Return the message without the advice to use windows, which the command does not have."""
     what = str(error).partition(". Pass ")[0]
-    return SequenceTooLongError(
+    return (
         f'{what}. Pass too_long="truncate" to keep the first {error.limit}, max_residues=None to '
         "run it whole (memory grows with the square of the length), or split the protein into its "
-        "domains.",
-        index=error.index,
-        length=error.length,
-        limit=error.limit,
+        "domains."
     )
-
-
-def _picture_folder(path: Path, output: Output) -> Output:
-    from esm2_features._io.figures import check_picture_output
-
-    return check_picture_output(path, beside=output, is_folder=True)
 
 
 def _draw_contacts(
@@ -279,9 +266,7 @@ def _draw_contacts(
     """Draw each map, and pass it on."""
     from esm2_features._io.figures import contact_figure, save_png
 
-    ids = [record.id for record in records]
-    write_index(folder, ids, "png")
-    names = file_names(ids)
+    names = write_index(folder, [record.id for record in records], "png")
     for array, record, name in zip(arrays, records, names, strict=True):
         save_png(contact_figure(array, title=record.description), folder / f"{name}.png")
         yield array

@@ -11,45 +11,34 @@ import click
 from esm2_features._cache.reports import readable, vectors
 from esm2_features._inputs.options import CACHED_POOLINGS, POOLINGS
 from esm2_features.cli.console import CommandError, examples
-from esm2_features.cli.options import Decorator, add_options, force_option, run_option
+from esm2_features.cli.options import Decorator, add_options, callback_of, force_option, run_option
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from esm2_features._cache import Cache
 
 _MOST_SHOWN = 10
-_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12}
 
 
-def _parse_size(_: click.Context, __: click.Parameter, value: str | None) -> int | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMGT]?B?)", value, re.IGNORECASE)
-    unit = None if match is None else _UNITS.get(match[2].upper())
-    if match is None or unit is None:
-        raise click.BadParameter(f"{value!r} is not a size such as 500MB or 20GB.")
-    return int(float(match[1]) * unit)
+def _parse_size(text: str) -> int:
+    match = re.fullmatch(r"(?ai)(\d+(?:\.\d+)?)\s*([KMGT](?=B))?B?", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size such as 500MB or 20GB.")
+    return int(float(match[1]) * 1000 ** " KMGT".index((match[2] or " ").upper()))
 
 
-def _any_cache(_: click.Context, __: click.Parameter, value: str) -> Cache:
-    from esm2_features._cache import Cache
+def _cache_option(*, must_exist: bool = True) -> Decorator:
+    def open_cache(name: str) -> Cache:
+        from esm2_features._cache import Cache
 
-    return Cache(None if value == "auto" else value)
+        cache = Cache(None if name == "auto" else name)
+        if must_exist and not cache.file.exists():
+            raise InputError(f"There is no cache in {cache.path}.")
+        return cache
 
-
-def _existing_cache(context: click.Context, parameter: click.Parameter, value: str) -> Cache:
-    cache = _any_cache(context, parameter, value)
-    if not cache.file.exists():
-        raise InputError(f"There is no cache in {cache.path}.")
-    return cache
-
-
-def _cache_option(callback: Callable[..., Cache]) -> Decorator:
     return run_option(
         "cache",
-        callback=callback,
+        callback=callback_of(open_cache),
         metavar="FOLDER|auto",
         help="Which cache. auto is the user's cache folder, or $ESM2_FEATURES_CACHE.",
     )
@@ -77,14 +66,14 @@ def _selection_options(what: str) -> Decorator:
         "esm2-features cache info",
         "esm2-features cache export vectors.parquet",
         "esm2-features cache import vectors.parquet",
-    ),
+    )
 )
 def cache() -> None:
     """Inspect, verify, prune and share the cache."""
 
 
 @cache.command(epilog=examples("esm2-features cache info --cache /data/shared"))
-@_cache_option(_any_cache)
+@_cache_option(must_exist=False)
 def info(cache: Cache) -> None:
     """Show where the cache is, how large it is, and what it holds."""
     if cache.file.exists():
@@ -94,7 +83,7 @@ def info(cache: Cache) -> None:
 
 
 @cache.command(epilog=examples("esm2-features cache verify"))
-@_cache_option(_existing_cache)
+@_cache_option()
 def verify(cache: Cache) -> None:
     """Read every vector and compare it with its checksum.
 
@@ -119,10 +108,10 @@ def verify(cache: Cache) -> None:
         "esm2-features cache prune --model esm2_t6_8M_UR50D --layer 5",
     )
 )
-@_cache_option(_existing_cache)
+@_cache_option()
 @click.option(
     "--max-bytes",
-    callback=_parse_size,
+    callback=callback_of(_parse_size),
     metavar="SIZE",
     help="Keep at most this much, such as 20GB, but at least 4MB. The vectors that were not used "
     "for the longest time are removed first.",
@@ -146,7 +135,7 @@ def prune(cache: Cache, **options: Any) -> None:
 
 @cache.command(epilog=examples("esm2-features cache export esm2.parquet --model esm2_t6_8M_UR50D"))
 @click.argument("output", metavar="OUT.parquet", type=click.Path(path_type=Path))
-@_cache_option(_existing_cache)
+@_cache_option()
 @_selection_options("Only vectors")
 @force_option
 def export(output: Path, cache: Cache, force: bool, **options: Any) -> None:
@@ -170,7 +159,7 @@ def export(output: Path, cache: Cache, force: bool, **options: Any) -> None:
     ),
 )
 @click.argument("source", metavar="IN", type=click.Path(path_type=Path))
-@_cache_option(_any_cache)
+@_cache_option(must_exist=False)
 @click.option(
     "--model",
     metavar="NAME",
@@ -210,7 +199,7 @@ def import_(source: Path, cache: Cache, replace: bool, **options: Any) -> None:
 
 
 @cache.command(epilog=examples("esm2-features cache clear --yes"))
-@_cache_option(_existing_cache)
+@_cache_option()
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def clear(cache: Cache, yes: bool) -> None:
     """Delete all vectors."""

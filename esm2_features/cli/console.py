@@ -32,7 +32,7 @@ class CommandError(click.ClickException):
     def show(self, file: IO[Any] | None = None) -> None:
         """Print the message; an interruption is not called an error."""
         start = "" if self.exit_code == INTERRUPTED else "Error: "
-        click.echo(start + as_options(self.message), file=file, err=True)
+        print_message(start + self.message, file)
 
 
 class Commands(click.Group):
@@ -40,7 +40,7 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         with warnings.catch_warnings():
-            warnings.showwarning = _print_warning
+            warnings.showwarning = lambda message, *_, **__: print_message(f"Warning: {message}")
             try:
                 return super().invoke(ctx)
             except Esm2FeaturesError as error:
@@ -72,8 +72,12 @@ def names_of_records(ids: Sequence[str]) -> list[str]:
 
 
 @contextmanager
-def interruptible(output: Path, *, kept: str) -> Iterator[None]:
+def interruptible(
+    output: Path, cache: Cache | None, kept: str = "nothing is kept, because of --cache none."
+) -> Iterator[None]:
     """On Ctrl-C, print what is lost and what is kept."""
+    if cache is not None:
+        kept = f"what was computed is in the cache, {cache.path}: repeat the command."
     try:
         yield
     except KeyboardInterrupt as error:
@@ -82,20 +86,13 @@ def interruptible(output: Path, *, kept: str) -> Iterator[None]:
         ) from error
 
 
-def kept_in(cache: Cache | None) -> str:
-    """Describe where the results of an interrupted command are."""
-    if cache is None:
-        return "nothing is kept, because of --cache none."
-    return f"what was computed is in the cache, {cache.path}: repeat the command."
-
-
 def print_done(text: str, start: float) -> None:
     """Print what was written, and the seconds since ``start``."""
     click.echo(f"{text} ({time.perf_counter() - start:.1f} s)", err=True)
 
 
-def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    click.echo(f"Warning: {as_options(str(message))}", err=True)
+def print_message(message: str, file: IO[Any] | None = None) -> None:
+    click.echo(as_options(message), file=file, err=True)
 
 
 _NAMES = [
@@ -122,6 +119,5 @@ def as_options(message: str) -> str:
 
 def examples(*lines: str) -> str:
     """Format example commands for the end of a help text."""
-    return "\n".join(
-        ["\b", "Examples:" if len(lines) > 1 else "Example:", *map("  {}".format, lines)]
-    )
+    title = "Examples:" if len(lines) > 1 else "Example:"
+    return "\n".join(["\b", title, *map("  {}".format, lines)])

@@ -7,11 +7,8 @@ training set is recognised.
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -31,15 +28,15 @@ from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 from esm2_features._sklearn.embedding import ESM2Transformer
+from esm2_features.datasets import load_demo_peptides
 from esm2_features.exceptions import import_optional
 
 _FOLDS = 5
 _REPEATS = 10
 _SHARED_3MERS = 0.2
 
-_CLASSES = {"toxin": "Venom toxins", "hormone": "Human hormones and neuropeptides"}
+_TITLES = {"toxin": "Venom toxins", "hormone": "Human hormones and neuropeptides"}
 _COLOURS = {"toxin": "#c8384d", "hormone": "#00738a"}
-_MARKERS = {"toxin": "^", "hormone": "o"}
 
 # The most important first: a name for which the map has no room is left out.
 _WELL_KNOWN = (
@@ -79,7 +76,7 @@ def run(
     peptides = read_peptides() if peptides is None else peptides
     sequences = [peptide.sequence for peptide in peptides]
     families = group_families(sequences)
-    for kind, title in _CLASSES.items():
+    for kind, title in _TITLES.items():
         print_line(f"{sum(peptide.kind == kind for peptide in peptides):>4} {title.lower()}")
     print_line(f"{len(set(families)):>4} families of similar sequences")
 
@@ -89,8 +86,12 @@ def run(
         embedding = ESM2Transformer(model, cache=cache)
         print_line(f"\nEmbedding all of them with {name}, twice:")
         for turn in ("first", "second"):
-            vectors, line = _embed(embedding, sequences, cache)
-            print_line(f"  {turn:<7} {line}")
+            before, start = cache.info().rows, time.perf_counter()
+            vectors = embedding.transform(sequences)
+            seconds = time.perf_counter() - start
+            computed = cache.info().rows - before
+            counts = f"{computed:>5} computed {len(set(sequences)) - computed:>5} from the cache"
+            print_line(f"  {turn:<7} {counts} {seconds:>7.2f} s")
         print_line("\nToxin or hormone? Logistic regression, families kept together:")
         features = {name: embedding, "composition": FunctionTransformer(_composition)}
         for line in _comparison(features, peptides, families):
@@ -107,9 +108,8 @@ def run(
 
 def read_peptides() -> list[Peptide]:
     """Read the table of peptides that ships with this library."""
-    table = resources.files("esm2_features").joinpath("data", "demo_peptides.csv")
-    rows = csv.DictReader(io.StringIO(table.read_text(encoding="ascii")))
-    return [Peptide(row["name"], row["sequence"], row["class"]) for row in rows]
+    rows, kinds = load_demo_peptides(return_X_y=True)
+    return [Peptide(name, text, kind) for (name, text), kind in zip(rows, kinds, strict=True)]
 
 
 def group_families(sequences: Sequence[str]) -> NDArray[np.int64]:
@@ -132,22 +132,9 @@ def group_families(sequences: Sequence[str]) -> NDArray[np.int64]:
     return families
 
 
-def _embed(
-    embedding: ESM2Transformer, sequences: Sequence[str], cache: Cache
-) -> tuple[NDArray[np.float32], str]:
-    """Embed, and count how many vectors were computed and how many came from the cache."""
-    before, start = cache.info().rows, time.perf_counter()
-    vectors = embedding.transform(sequences)
-    seconds = time.perf_counter() - start
-    computed, n = cache.info().rows - before, len(set(sequences))
-    return vectors, f"{computed:>5} computed {n - computed:>5} from the cache {seconds:>7.2f} s"
-
-
 def _composition(sequences: Sequence[str]) -> NDArray[np.float64]:
     """Share of each amino acid: (n, 20)."""
-    return np.array(
-        [[s.count(letter) / len(s) for letter in CANONICAL_RESIDUES] for s in sequences]
-    )
+    return np.array([[s.count(a) / len(s) for a in CANONICAL_RESIDUES] for s in sequences])
 
 
 def _comparison(
@@ -190,35 +177,23 @@ def draw_map(
 ) -> None:
     """Draw peptides in the plane in which their embeddings, (n, dim), vary the most."""
     figure = import_optional("matplotlib.figure", extra="plot", purpose="Drawing the map")
-    agg = import_optional("matplotlib.backends.backend_agg", extra="plot", purpose="Drawing")
     pca = PCA(2)
     plane = pca.fit_transform(StandardScaler().fit_transform(vectors))
-    drawing = figure.Figure(figsize=(10, 6.6), dpi=160)
-    canvas = agg.FigureCanvasAgg(drawing)  # not pyplot: no window, no global state
+    drawing = figure.Figure(figsize=(10, 6.6), dpi=160)  # not pyplot: no window, no global state
     axes = drawing.add_axes((0.07, 0.085, 0.91, 0.765))
-    for kind, title in _CLASSES.items():
+    for kind, title in _TITLES.items():
         chosen = [i for i, peptide in enumerate(peptides) if peptide.kind == kind]
-        style = {"marker": _MARKERS[kind], "color": _COLOURS[kind], "edgecolors": "white"}
-        axes.scatter(
-            *plane[chosen].T,
-            s=50,
-            alpha=0.7,
-            linewidths=0.6,
-            label=f"{title} ({len(chosen)})",
-            **style,
-        )
+        style = {"s": 50, "alpha": 0.7, "linewidths": 0.6, "edgecolors": "white"}
+        style |= {"marker": "^" if kind == "toxin" else "o", "color": _COLOURS[kind]}
+        axes.scatter(*plane[chosen].T, label=f"{title} ({len(chosen)})", **style)
     demonstration = f" {model} is a demonstration model." if model == EMBEDDED_MODEL else ""
-    drawing.text(
-        0.07, 0.945, f"Toxins and hormones, embedded by {model}", fontsize=17, weight="bold"
-    )
-    drawing.text(
-        0.07,
-        0.905,
+    title = f"Toxins and hormones, embedded by {model}"
+    text = (
         "Mean embeddings in their first two principal components; the model does not know the "
-        f"classes.{demonstration}",
-        fontsize=10,
-        color="#555555",
+        f"classes.{demonstration}"
     )
+    drawing.text(0.07, 0.945, title, fontsize=17, weight="bold")
+    drawing.text(0.07, 0.905, text, fontsize=10, color="#555555")
     shares = pca.explained_variance_ratio_
     axes.set_xlabel(f"First principal component, {shares[0]:.0%} of the variance", color="#555555")
     axes.set_ylabel(f"Second principal component, {shares[1]:.0%}", color="#555555")
@@ -226,15 +201,9 @@ def draw_map(
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color("#aaaaaa")
     axes.margins(0.06)
-    axes.legend(
-        frameon=False,
-        loc="lower left",
-        bbox_to_anchor=(-0.01, 0.99),
-        ncols=2,
-        fontsize=11,
-        handletextpad=0.2,
-    )
-    canvas.draw()  # sets the positions in pixels
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.01, 0.99)}
+    axes.legend(**place, ncols=2, frameon=False, fontsize=11, handletextpad=0.2)
+    drawing.draw_without_rendering()  # sets the positions in pixels
     _name_well_known(axes, plane, peptides)
     drawing.savefig(path, format="png")
 
@@ -248,14 +217,8 @@ def _name_well_known(axes: Any, plane: NDArray[np.float64], peptides: Sequence[P
     for name in filter(rows.__contains__, _WELL_KNOWN):
         i = rows[name]
         colour = _COLOURS[peptides[i].kind]
-        text = axes.annotate(
-            name.partition(" (")[0],
-            plane[i],
-            (0, 0),
-            textcoords="offset points",
-            fontsize=10,
-            color=colour,
-        )
+        style = {"textcoords": "offset points", "fontsize": 10, "color": colour}
+        text = axes.annotate(name.partition(" (")[0], plane[i], (0, 0), **style)
         for offset in _OFFSETS:
             text.set_position(offset)
             text.set_ha(("center", "left", "right")[np.sign(offset[0])])
@@ -276,5 +239,5 @@ def _name_well_known(axes: Any, plane: NDArray[np.float64], peptides: Sequence[P
             text.remove()
             continue
         if offset not in _OFFSETS[:8]:  # so far that a line must connect the two
-            style = {"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
-            axes.annotate("", plane[i], offset, textcoords="offset points", arrowprops=style)
+            line = {"arrowstyle": "-", "color": colour, "lw": 0.7, "shrinkA": 0, "shrinkB": 4}
+            axes.annotate("", plane[i], offset, textcoords="offset points", arrowprops=line)

@@ -54,7 +54,6 @@ def estimate(
 
     card = device if device in CARDS else None
     columns = {name: options.pop(name) for name in COLUMN_OPTIONS}
-    options["pooling"] = "all" if options["pooling"] == ["all"] else options["pooling"]
     engine = Engine(model, device="auto" if card else device, cache=None, **options)
     summary = summarise(inputs, engine, **columns)
     reason = summary.first_error or "They are too long: --too-long window or truncate."

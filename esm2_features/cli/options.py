@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,59 +26,51 @@ Decorator = Callable[[Any], Any]
 # ------------------------------------------------------------------ what is typed
 
 
-def parse_layers(_: click.Context, __: click.Parameter, value: str) -> list[int] | str:
-    """Read ``"all"``, or numbers with commas."""
-    if value == "all":
-        return value
+def callback_of(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """Make the callback of an option, which may be left out, from a function of its text."""
+    return lambda _, __, text: None if text is None else parse(text)
+
+
+def _parse_layers(text: str) -> list[int] | str:
     try:
-        return [int(word) for word in value.split(",")]
+        return text if text == "all" else [int(word) for word in text.split(",")]
     except ValueError:
         raise click.BadParameter(
-            f'{value!r} is neither "all" nor numbers such as -1 or 0,6,-1.'
+            f'{text!r} is neither "all" nor numbers such as -1 or 0,6,-1.'
         ) from None
 
 
-def parse_words(_: click.Context, __: click.Parameter, value: str) -> list[str]:
-    return [word.strip() for word in value.split(",")]
+def parse_words(text: str) -> list[str]:
+    return [word.strip() for word in text.split(",")]
 
 
-def parse_region(
-    _: click.Context, __: click.Parameter, value: str | None
-) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]+):([0-9]+)", value)
-    if match is None:
-        raise click.BadParameter(f"{value!r} is not two whole numbers such as 0:120.")
-    return int(match[1]), int(match[2])
+def two_numbers(text: str, separator: str) -> tuple[int, int] | None:
+    match = re.fullmatch(f"([0-9]+){separator}([0-9]+)", text)
+    return None if match is None else (int(match[1]), int(match[2]))
 
 
-def number_or(word: str, meaning: str | None) -> Callable[..., int | str | None]:
-    """Make a parser of a number, or of one word that stands for something else."""
-
-    def parse(_: click.Context, __: click.Parameter, value: str) -> int | str | None:
-        if value == word:
-            return meaning
-        try:
-            return int(value)
-        except ValueError:
-            raise click.BadParameter(f"{value!r} is neither a whole number nor {word!r}.") from None
-
-    return parse
+def _parse_region(text: str) -> tuple[int, int]:
+    region = two_numbers(text, ":")
+    if region is None:
+        raise click.BadParameter(f"{text!r} is not two whole numbers such as 0:120.")
+    return region
 
 
-def parse_cache(_: click.Context, __: click.Parameter, value: str) -> str | None:
-    """Read a folder, ``auto``, or ``none``."""
-    return None if value == "none" else value
+def _parse_number(text: str, word: str, meaning: str | None) -> int | str | None:
+    """Read a number, or a word that stands for something else."""
+    try:
+        return meaning if text == word else int(text)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is neither a whole number nor {word!r}.") from None
 
 
-_PARSERS: dict[str, Callable[..., Any]] = {
-    "layers": parse_layers,
-    "pooling": parse_words,
-    "region": parse_region,
-    "batch_tokens": number_or("auto", "auto"),
-    "max_residues": number_or("none", None),
-    "cache": parse_cache,
+_PARSERS: dict[str, Callable[[str], Any]] = {
+    "layers": _parse_layers,
+    "pooling": lambda text: "all" if text.strip() == "all" else parse_words(text),
+    "region": _parse_region,
+    "batch_tokens": partial(_parse_number, word="auto", meaning="auto"),
+    "max_residues": partial(_parse_number, word="none", meaning=None),
+    "cache": lambda text: None if text == "none" else text,
 }
 
 # ------------------------------------------------------------------ options of a run
@@ -89,7 +82,7 @@ def run_option(name: str, **changes: Any) -> Decorator:
     settings: dict[str, Any] = {
         "type": click.Choice(option.choices) if option.choices else None,
         "default": None if option.default is None else str(option.default),
-        "callback": _PARSERS.get(name),
+        "callback": callback_of(_PARSERS[name]) if name in _PARSERS else None,
         "metavar": option.metavar,
         "help": option.help,
     }

@@ -9,16 +9,13 @@ import click
 
 from esm2_features._environment import keep_few_products
 from esm2_features.cli.console import CommandError, Commands, examples
-from esm2_features.cli.options import Decorator, run_options
+from esm2_features.cli.options import Decorator, callback_of, parse_words, run_options
 from esm2_features.exceptions import InputError, import_optional
 
-_TOKENS = click.option(
-    "--tokens",
-    metavar="FILE",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File with the hashes of valid tokens, as `esm2-features token new` writes it. Without "
-    "it, the server only answers this machine.",
-)
+
+def _tokens_option(text: str, *, required: bool = False) -> Decorator:
+    kind = click.Path(path_type=Path, dir_okay=False)
+    return click.option("--tokens", metavar="FILE", required=required, type=kind, help=text)
 
 
 def _limit_option(flag: str, default: int, text: str) -> Decorator:
@@ -34,7 +31,10 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
 )
 @click.option("--host", default="127.0.0.1", help="Address to listen on; others need --tokens.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, help="Port to listen on.")
-@_TOKENS
+@_tokens_option(
+    "File with the hashes of valid tokens, as `esm2-features token new` writes it. Without it, the "
+    "server only answers this machine."
+)
 @click.option(
     "--model",
     "models",
@@ -47,6 +47,7 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
     "--device",
     "devices",
     default="auto",
+    callback=callback_of(parse_words),
     metavar="NAME[,NAME...]",
     help="auto (a GPU if there is one), cpu, cuda, cuda:1, mps; each has its own worker.",
 )
@@ -73,7 +74,7 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
 )
 def serve(
     models: tuple[str, ...],
-    devices: str,
+    devices: list[str],
     max_body: int,
     max_answer: int,
     rate: str | None,
@@ -89,14 +90,14 @@ def serve(
     from esm2_features.server.app import run
     from esm2_features.server.settings import Settings, read_rate
 
-    chosen: dict[str, Any] = {} if not models else {"models": _parse_models(models)}
+    if models:
+        options["models"] = _parse_models(models)
     settings = Settings(
-        devices=tuple(word.strip() for word in devices.split(",")),
+        devices=tuple(devices),
         max_body_bytes=max_body << 20,
         max_answer_bytes=max_answer << 20,
         rate=None if rate is None else read_rate(rate),
         wait=wait / 1000,
-        **chosen,
         **options,
     )
     if settings.tokens is None:
@@ -113,12 +114,8 @@ def token() -> None:
 
 
 @token.command(epilog=examples("esm2-features token new --tokens tokens.txt --name alice"))
-@click.option(
-    "--tokens",
-    metavar="FILE",
-    required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="File to add the hash of the token to. To revoke a token, delete its line.",
+@_tokens_option(
+    "File to add the hash of the token to. To revoke a token, delete its line.", required=True
 )
 @click.option("--name", required=True, help="Who the token is for.")
 def new(tokens: Path, name: str) -> None:
@@ -137,16 +134,13 @@ def _parse_models(words: tuple[str, ...]) -> dict[str, str]:
     models = {}
     for word in words:
         name, equals, path = word.partition("=")
-        if equals:
-            if not name or known.find(name) is not None or not name.isascii() or "/" in name:
-                raise CommandError(f"--model {word}: choose another name for {path}.", 2)
-            models[name] = path
-            continue
         official = known.find(name)
-        if official is None:
+        if equals and (not name or official is not None or not name.isascii() or "/" in name):
+            raise CommandError(f"--model {word}: choose another name for {path}.", 2)
+        if not equals and official is None:
             raise InputError(
                 f"Got model={word!r}, which is no model's name (see `esm2-features models`). Give "
                 f"a checkpoint a name: --model mine={word}"
             )
-        models[official] = official
+        models[official or name] = official or path
     return models

@@ -5,15 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-from esm2_features.cli.console import INTERRUPTED, CommandError, as_options
-from esm2_features.cli.options import Decorator
-
-if TYPE_CHECKING:
-    from esm2_features.distributed.job import ShardReport
+from esm2_features.cli.console import INTERRUPTED, CommandError, print_message
+from esm2_features.cli.options import Decorator, callback_of, two_numbers
 
 _DTYPES = ("float32", "float16")
 _ENGINES = ("plain", "ray")
@@ -23,16 +20,14 @@ _FILE = re.compile(r"\.(npz|parquet|pq|csv|pt|fasta|fas|faa|fa|fsa|gz|bz2|xz|zst
 """Endings of files: a last argument with one of them is an output whose -o was forgotten."""
 
 
-def parse_share(_: click.Context, __: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    match = re.fullmatch(r"([0-9]+)/([0-9]+)", value)
-    if match is None or int(match[1]) >= int(match[2]):
+def _parse_share(text: str) -> tuple[int, int]:
+    task, tasks = two_numbers(text, "/") or (0, 0)
+    if task >= tasks:
         raise click.BadParameter(
-            f"{value!r} is not I/N: the number of this task, from 0, and the number of tasks, such "
+            f"{text!r} is not I/N: the number of this task, from 0, and the number of tasks, such "
             "as 0/8."
         )
-    return int(match[1]), int(match[2])
+    return task, tasks
 
 
 COLUMN_OPTIONS: dict[str, Decorator] = {
@@ -70,9 +65,8 @@ SHARD_OPTIONS: dict[str, Decorator] = {
     ),
     "shard": click.option(
         "--shard",
-        callback=parse_share,
+        callback=callback_of(_parse_share),
         metavar="I/N",
-        default=None,
         help="With a folder OUT: make only the share of task I (from 0) of N, for job arrays.",
     ),
     "engine": click.option(
@@ -84,7 +78,6 @@ SHARD_OPTIONS: dict[str, Decorator] = {
     "address": click.option(
         "--address",
         metavar="ADDRESS",
-        default=None,
         help="With --engine ray: address of the cluster, such as auto; by default $RAY_ADDRESS, or "
         "a new cluster on this machine.",
     ),
@@ -102,39 +95,41 @@ SHARD_OPTIONS: dict[str, Decorator] = {
         help="With --engine ray: GPUs of each actor; with 0, the actors share all cores.",
     ),
 }
+FILE_OPTIONS = ("kind", "force", "endpoint", "dry_run")
+"""Parameters that need one file OUT; the others are for both."""
 
 
 def check_arguments(context: click.Context, inputs: Sequence[str], output: Path | None) -> None:
     """Check that arguments and options are those of `embed IN -o OUT` or of `embed IN... OUT`."""
-    if output is None:
-        _check_unused(context, ("kind", "force"), "is for one file OUT, with -o")
-        if len(inputs) < 2:
+    last = inputs[-1]
+    if output is not None:
+        if Path(inputs[0]).is_dir():
             raise click.UsageError(
-                "Missing option '-o' / '--output' for one file OUT, or a folder OUT after IN.",
-                context,
+                f"{inputs[0]} is a folder, but -o takes one file IN. Name a file, or write to a "
+                "folder OUT: esm2-features embed IN... OUT"
             )
-        if _FILE.search(inputs[-1]) and not Path(inputs[-1]).is_dir():
+        _check_unused(context, SHARD_OPTIONS, "is for a folder OUT: esm2-features embed IN... OUT")
+        if len(inputs) != 1:
             raise click.UsageError(
-                f"The last argument, {inputs[-1]}, should be a folder OUT, but has the name of a "
-                "file. To write one file, use -o.",
-                context,
+                "-o takes one file IN. Embed several files into a folder: esm2-features embed "
+                "IN... OUT"
             )
-        if context.params["engine"] == "plain":
-            _check_unused(context, ("address", "workers", "gpus_per_worker"), "is for --engine ray")
         return
-    if Path(inputs[0]).is_dir():
+    _check_unused(context, FILE_OPTIONS[:2], "is for one file OUT, with -o")
+    if len(inputs) < 2:
         raise click.UsageError(
-            f"{inputs[0]} is a folder, but -o takes one file IN. Name a file, or write to a folder "
-            "OUT: esm2-features embed IN... OUT",
-            context,
+            "Missing option '-o' / '--output' for one file OUT, or a folder OUT after IN."
         )
-    _check_unused(context, SHARD_OPTIONS, "is for a folder OUT: esm2-features embed IN... OUT")
-    if len(inputs) != 1:
+    if _FILE.search(last) and not Path(last).is_dir():
         raise click.UsageError(
-            "-o takes one file IN. Embed several files into a folder: esm2-features embed IN... "
-            "OUT",
-            context,
+            f"The last argument, {last}, should be a folder OUT, but has the name of a file. To "
+            "write one file, use -o."
         )
+    if context.params["engine"] == "plain":
+        _check_unused(context, ("address", "workers", "gpus_per_worker"), "is for --engine ray")
+    _check_unused(context, ["endpoint"], "is for one output, -o: shards are computed here")
+    why = "is for one output, -o. `esm2-features estimate` counts any input"
+    _check_unused(context, ["dry_run"], why)
 
 
 def embed_into_folder(
@@ -150,12 +145,19 @@ def embed_into_folder(
         cache = None
     options["shard"] = options["shard"] or (0, 1)
     try:
-        report = embed_shards(sources, folder, cache=cache, progress=_print_line, **options)
+        report = embed_shards(sources, folder, cache=cache, progress=print_message, **options)
     except KeyboardInterrupt as error:
         raise CommandError(
             f"Interrupted; finished shards are in {folder}: repeat the command.", INTERRUPTED
         ) from error
-    click.echo(_summary(report, folder), err=True)
+    rate = report.sequences / max(report.seconds, 1e-3)
+    state = "complete" if report.complete else "not complete yet"
+    click.echo(
+        f"{report.computed} shards made, {report.present} there before, "
+        f"{len(report.failed)} set aside; {report.sequences} sequences ({rate:.0f}/s) -> "
+        f"{folder}, {state} ({report.seconds:.1f} s)",
+        err=True,
+    )
     if report.failed:
         n = len(report.failed)
         raise CommandError(
@@ -163,20 +165,6 @@ def embed_into_folder(
             "Correct the input, and repeat the command: it computes what is missing.",
             1,
         )
-
-
-def _print_line(line: str) -> None:
-    click.echo(as_options(line), err=True)
-
-
-def _summary(report: ShardReport, folder: str) -> str:
-    rate = report.sequences / max(report.seconds, 1e-3)
-    state = "complete" if report.complete else "not complete yet"
-    return (
-        f"{report.computed} shards made, {report.present} there before, "
-        f"{len(report.failed)} set aside; {report.sequences} sequences ({rate:.0f}/s) -> "
-        f"{folder}, {state} ({report.seconds:.1f} s)"
-    )
 
 
 def _is_default(context: click.Context, name: str) -> bool:
@@ -188,4 +176,4 @@ def _check_unused(context: click.Context, names: Collection[str], why: str) -> N
     for parameter in context.command.params:
         name = parameter.name or ""
         if name in names and not _is_default(context, name):
-            raise click.UsageError(f"{parameter.opts[-1]} {why}.", context)
+            raise click.UsageError(f"{parameter.opts[-1]} {why}.")

@@ -14,7 +14,6 @@ from esm2_features._io.variants import COLUMNS, read_variant_file, write_scan, w
 from esm2_features.cli.console import (
     examples,
     interruptible,
-    kept_in,
     names_of_records,
     naming_rows,
     print_done,
@@ -109,7 +108,7 @@ def score(
     engine = Engine(verbose=True, **options)
     check_inputs(output, protein, variants)
     checked = check_output(output, formats=("csv",), force=force)
-    with interruptible(checked.path, kept=kept_in(engine.cache)):
+    with interruptible(checked.path, engine.cache):
         wildtype, _ = _read_wildtype(engine, protein, identifier)
         table = read_variant_file(variants, column=column)
         with naming_rows([f"{variants}, {position}" for position in table.positions]):
@@ -166,7 +165,7 @@ def scan(
     if plot is not None:
         check_inputs(plot, protein, called="The picture")
         picture = check_picture_output(plot, beside=checked)
-    with interruptible(checked.path, kept=kept_in(engine.cache)), ExitStack() as stack:
+    with interruptible(checked.path, engine.cache), ExitStack() as stack:
         wildtype, record = _read_wildtype(engine, protein, identifier)
         scores = scan_variants(engine, wildtype, method)
         if picture is not None:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -100,8 +102,7 @@ _PUBLISHED_REPRESENTATION = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Difference:
+class Difference(NamedTuple):
     """How far one layer is from the reference, over all sequences."""
 
     precision: str
@@ -111,6 +112,16 @@ class Difference:
     largest: float  # largest absolute difference of two numbers
     relative: float  # largest norm of a residue's difference over that of its representation
     of_tolerance: float  # largest difference over its tolerance; up to 1 passes
+
+
+class Pair(NamedTuple):
+    """Rows of one layer, in this library and in fair-esm."""
+
+    layer: str  # as in `Difference`
+    ours: NDArray[np.float32]
+    theirs: NDArray[np.float32]
+    tolerance: float = TOLERANCE  # in float32
+    half: float = HALF_PRECISION_TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +173,17 @@ def verify(
     differences: list[Difference] = []
     for precision in checked:
         [network] = get_networks(checkpoint, devices=[str(chosen)], precision=precision)
-        differences += _compare_layers(network, reference, checkpoint, residues, precision)
-        differences += _compare_maps(network, reference, checkpoint, residues, precision)
+        pairs = [_layers(network, reference, residues)]
+        pairs.append(_maps(network, reference, checkpoint, residues))
         if checkpoint.identity == open_checkpoint(_PUBLISHED_MODEL).identity:
-            differences += _compare_published(network, precision)
+            pairs.append(_published(network))
+        worst: dict[str, Difference] = {}
+        for pair in chain(*pairs):
+            now = _compare(precision, *pair)
+            before = worst.setdefault(pair.layer, now)
+            # Not max(), which may drop a NaN.
+            worst[pair.layer] = Difference(*now[:2], *np.maximum(before[2:], now[2:]).tolist())
+        differences += worst.values()
     title = (
         f"{checkpoint.name} on {chosen} against fair-esm: {len(residues)} sequences of "
         f"{min(map(len, residues))} to {max(map(len, residues))} residues"
@@ -173,30 +191,9 @@ def verify(
     return Report(title, tuple(differences))
 
 
-def _compare_layers(
-    network: ESM2Network,
-    reference: Reference,
-    checkpoint: Checkpoint,
-    sequences: Sequence[str],
-    precision: str,
-) -> list[Difference]:
-    layers = list(range(checkpoint.architecture.layers + 1))
-    worst: dict[str, Difference] = {}
-    for i, ours in _packed_layers(network, sequences, layers):
-        representations, logits = reference(sequences[i], layers)
-        theirs = {str(layer): x.numpy() for layer, x in representations.items()}
-        theirs["logits"] = logits.numpy()
-        for layer in ours:
-            tolerance = LOGITS_TOLERANCE if layer == "logits" else TOLERANCE
-            difference = _compare(precision, layer, ours[layer], theirs[layer], tolerance)
-            worst[layer] = _worst(worst.get(layer), difference)
-    return list(worst.values())
-
-
-def _packed_layers(
-    network: ESM2Network, sequences: Sequence[str], layers: list[int]
-) -> Iterator[tuple[int, dict[str, NDArray[np.float32]]]]:
-    """Run all sequences as `transform` does; yield each index, and its rows of all layers."""
+def _layers(network: ESM2Network, reference: Reference, sequences: Sequence[str]) -> Iterator[Pair]:
+    """Run all sequences, ours as `transform` does; yield all layers, and logits."""
+    layers = list(range(network.depth + 1))
     for batch in batches([len(sequence) + 2 for sequence in sequences], _BATCH_TOKENS):
         packed = pack([sequences[i] for i in batch])
         rows: dict[str, NDArray[np.float32]] = {}
@@ -208,20 +205,19 @@ def _packed_layers(
         stop = 0
         for i in batch:
             start, stop = stop, stop + len(sequences[i]) + 2
-            yield i, {layer: x[start:stop] for layer, x in rows.items()}
+            representations, logits = reference(sequences[i], layers)
+            theirs = {str(layer): x.numpy() for layer, x in representations.items()}
+            theirs["logits"] = logits.numpy()
+            for name, ours in rows.items():
+                tolerance = LOGITS_TOLERANCE if name == "logits" else TOLERANCE
+                yield Pair(name, ours[start:stop], theirs[name], tolerance)
 
 
-def _compare_maps(
-    network: ESM2Network,
-    reference: Reference,
-    checkpoint: Checkpoint,
-    sequences: Sequence[str],
-    precision: str,
-) -> list[Difference]:
-    """Compare attention, and contacts if the checkpoint has a regression."""
+def _maps(
+    network: ESM2Network, reference: Reference, checkpoint: Checkpoint, sequences: Sequence[str]
+) -> Iterator[Pair]:
+    """Yield attention, and contacts if the checkpoint has a regression."""
     short = list(dict.fromkeys(s for s in sequences if len(s) <= _LONGEST_MAPS))
-    if not short:
-        return []
     heads = checkpoint.architecture.heads
     extractors: dict[str, Extractor] = {
         "attention": Attentions(tuple(range(1, network.depth + 1)), heads)
@@ -231,32 +227,19 @@ def _compare_maps(
         extractors["contacts"] = Contacts(*regression, heads=heads)
     except CheckpointError:  # there are no contacts to compare
         regression = None
-    worst: dict[str, Difference] = {}
     for batch in batches([len(sequence) + 2 for sequence in short], _BATCH_TOKENS):
         some = [short[i] for i in batch]
         with exact_arithmetic(network.device), torch.inference_mode():
             ours = {name: extractor(network, some)() for name, extractor in extractors.items()}
         for i, sequence in enumerate(some):
-            attentions, contacts = reference.maps(sequence, regression)
-            theirs = {"attention": attentions.numpy()}
-            if contacts is not None:
-                theirs["contacts"] = contacts.numpy()
-            for name in extractors:
-                rows, expected = (x.reshape(-1, x.shape[-1]) for x in (ours[name][i], theirs[name]))
-                difference = _compare(
-                    precision,
-                    name,
-                    rows,
-                    expected,
-                    MAPS_TOLERANCE,
-                    HALF_PRECISION_MAPS_TOLERANCE,
-                )
-                worst[name] = _worst(worst.get(name), difference)
-    return list(worst.values())
+            maps: tuple[Any, ...] = reference.maps(sequence, regression)
+            for name, theirs in zip(extractors, maps, strict=False):  # contacts may be None
+                both = (ours[name][i], theirs.numpy())
+                rows, expected = (x.reshape(-1, x.shape[-1]) for x in both)
+                yield Pair(name, rows, expected, MAPS_TOLERANCE, HALF_PRECISION_MAPS_TOLERANCE)
 
 
-def _compare_published(network: ESM2Network, precision: str) -> list[Difference]:
-    differences = []
+def _published(network: ESM2Network) -> Iterator[Pair]:
     for name, (tokens, published) in (
         ("published", _PUBLISHED_REPRESENTATION),
         ("pub.logits", _PUBLISHED_LOGITS),
@@ -265,9 +248,8 @@ def _compare_published(network: ESM2Network, precision: str) -> list[Difference]
         with exact_arithmetic(network.device):
             [(_, x_TD)] = network.representations(batch, [network.depth])
             values = network.logits(x_TD) if name == "pub.logits" else x_TD
-        ours, theirs = values[:3, :3].cpu().numpy(), np.array(published, dtype=np.float32)
-        differences.append(_compare(precision, name, ours, theirs, _PUBLISHED_TOLERANCE))
-    return differences
+        theirs = np.array(published, dtype=np.float32)
+        yield Pair(name, values[:3, :3].cpu().numpy(), theirs, _PUBLISHED_TOLERANCE)
 
 
 def _compare(
@@ -288,16 +270,3 @@ def _compare(
     else:
         share = relative.max() / half
     return Difference(precision, layer, float(off.max()), float(relative.max()), float(share))
-
-
-def _worst(before: Difference | None, now: Difference) -> Difference:
-    if before is None:
-        return now
-    return Difference(
-        now.precision,
-        now.layer,
-        # Not max(), which may drop a NaN.
-        float(np.maximum(before.largest, now.largest)),
-        float(np.maximum(before.relative, now.relative)),
-        float(np.maximum(before.of_tolerance, now.of_tolerance)),
-    )

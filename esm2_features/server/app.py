@@ -3,11 +3,12 @@
 The way of a request: `AuthMiddleware` checks who sent it (`auth`, `tokens`); its body is read
 within limits (`limits`) and becomes a `FeatureRequest` (`requests`); this waits in the
 `RequestQueue` (`queue`) and is computed together with others (`models`); the results are written in
-the format that the client accepts (`api_v1`, `api_v3`, `responses`), or as an error (`errors`).
+the format that the client accepts (`api_versions`, `responses`), or as an error (`errors`).
 """
 
 import asyncio
 import time
+from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -19,8 +20,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
-from esm2_features.server.api_v1 import VERSION_1, VERSION_2
-from esm2_features.server.api_v3 import VERSION_3
+from esm2_features.server.api_versions import VERSION_1, VERSION_2, VERSION_3
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
     ApiError,
@@ -91,12 +91,10 @@ class FeatureService:
 
     def identity(self, name: str) -> str | None:
         """Return the digest of a model's weights, or None if it is not known yet."""
-        for models in self.devices:
-            if name in models.identities:
-                return models.identities[name]
+        if self.settings.models[name] in (EMBEDDED_MODEL, *OFFICIAL):
+            return self.checkpoints[name].identity
         # That of other files is known once they have been read.
-        is_known = self.settings.models[name] in (EMBEDDED_MODEL, *OFFICIAL)
-        return self.checkpoints[name].identity if is_known else None
+        return ChainMap(*(models.identities for models in self.devices)).get(name)
 
     def in_memory(self) -> set[str]:
         """Return the models that are in memory, on any device."""
@@ -139,19 +137,16 @@ class FeatureService:
         if self.queue is None:
             raise ApiError("starting", retry_after=1)
         futures = self.queue.submit(wanted, deadline=deadline)
-        results = asyncio.gather(*map(asyncio.wrap_future, futures))
+        results: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
         # asyncio logs exceptions that nobody has retrieved.
         results.add_done_callback(lambda done: done.cancelled() or done.exception())
-        gone: asyncio.Future[None] = asyncio.ensure_future(_disconnected(request))
-        either: list[asyncio.Future[Any]] = [results, gone]
+        gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(request))
+        seconds = max(0.0, deadline - time.monotonic())
         try:
-            await asyncio.wait(
-                either,
-                timeout=max(0.0, deadline - time.monotonic()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            first = asyncio.FIRST_COMPLETED
+            await asyncio.wait([results, gone], timeout=seconds, return_when=first)
             if results.done() and not results.cancelled():
-                return results.result()
+                return list(results.result())
             if gone.done():
                 raise ApiError("client_gone")
             raise ApiError("timeout", seconds=self.settings.timeout)

@@ -62,11 +62,10 @@ class AuthMiddleware:
 def _owner(authorization: str, tokens: Tokens) -> str:
     """Return the name that belongs to a token."""
     scheme, _, token = authorization.strip().partition(" ")
-    if scheme.lower() in ("token", "bearer"):
-        owner = tokens.owner(token.strip())
-        if owner is not None:
-            return owner
-    raise ApiError("unauthorized")
+    owner = tokens.owner(token.strip()) if scheme.lower() in ("token", "bearer") else None
+    if owner is None:
+        raise ApiError("unauthorized")
+    return owner
 
 
 def _check_host(host: str) -> None:

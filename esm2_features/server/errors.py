@@ -172,11 +172,9 @@ class ApiError(Exception):
     def response(self) -> Response:
         """Return the error as an HTTP response."""
         facts = {"error": str(self), "code": self.code, "status": self.status, **self.where}
-        headers = {}
+        headers = {"www-authenticate": "Bearer"} if self.status == 401 else {}
         if self.retry_after is not None:
             headers["retry-after"] = str(self.retry_after)
-        if self.status == 401:
-            headers["www-authenticate"] = "Bearer"
         content = json.dumps(facts)  # ASCII, whatever characters the request had
         return Response(content, self.status, headers, media_type="application/json")
 

@@ -1,17 +1,19 @@
 """Health checks, counters, the pages for people, and the files of the web page."""
 
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from esm2_features._checkpoints.catalogue import Architecture, slug
 from esm2_features.server.errors import ERRORS, ApiError, error_responses
-from esm2_features.server.metrics import CONTENT_TYPE, Metrics
+from esm2_features.server.metrics import Metrics
 
 _STATIC = Path(__file__).parents[1] / "data" / "server"
 _MEDIA = {
@@ -30,8 +32,7 @@ _FILE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-_EXAMPLES = 60
-"""Sequences of the example."""
+_EXAMPLES = 60  # sequences
 _STYLE = (
     "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
     "table{border-collapse:collapse}th,td{text-align:left;padding:.2rem 1rem .2rem 0}"
@@ -63,7 +64,7 @@ def add_health(
 
     @app.get("/metrics", include_in_schema=False)
     async def prometheus() -> Response:
-        return Response(metrics.text, media_type=CONTENT_TYPE)
+        return Response(metrics.text, media_type=CONTENT_TYPE_LATEST)
 
     @app.get("/status", include_in_schema=False)
     async def status() -> Response:
@@ -77,12 +78,9 @@ def add_health(
             for line in metrics.text.decode().splitlines()
             if not line.startswith("#") and "_bucket{" not in line and "_created" not in line
         ]
-        parts = [
-            _table(("model", "name", "layers", "dim", "in memory"), models),
-            "<h2>Counters</h2>",
-            _table(("counter", "value"), counters),
-        ]
-        return _page("Status", parts)
+        table = _table(("model", "name", "layers", "dim", "in memory"), models)
+        counts = _table(("counter", "value"), counters)
+        return _page("Status", [table, "<h2>Counters</h2>", counts])
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> Response:
@@ -134,15 +132,12 @@ def add_files(app: FastAPI) -> None:
         if file.is_file():
             address = f"/{file.relative_to(_STATIC).as_posix()}"
             for path in {address, address.removesuffix("index.html")}:
-                app.add_route(path, _sending(file), methods=["GET"])
+                app.add_route(path, partial(_send, file=file), methods=["GET"])
     app.add_route("/example.fasta", _example, methods=["GET"])
 
 
-def _sending(file: Path) -> Callable[[Request], Awaitable[Response]]:
-    async def send(_: Request) -> Response:
-        return FileResponse(file, media_type=_MEDIA[file.suffix], headers=_FILE_HEADERS)
-
-    return send
+async def _send(_: Request, file: Path) -> Response:
+    return FileResponse(file, media_type=_MEDIA[file.suffix], headers=_FILE_HEADERS)
 
 
 async def _example(_: Request) -> Response:

@@ -16,8 +16,8 @@ from esm2_features.server.errors import ApiError
 _BODY_SECONDS = 60.0
 _CLIENTS = 10_000
 """Clients whose rates are remembered."""
-_WINDOW_BITS = {"gzip": 31, "x-gzip": 31, "deflate": 15}
-"""What zlib needs to know about each encoding."""
+_WINDOW_BITS = {"identity": 0, "gzip": 31, "x-gzip": 31, "deflate": 15}
+"""What zlib needs to know about each encoding; 0 for what is not compressed."""
 
 
 async def read_json_body(request: Request, limit: int) -> bytes:
@@ -38,10 +38,10 @@ async def read_json_body(request: Request, limit: int) -> bytes:
 
 async def _read(request: Request, limit: int) -> bytes:
     encoding = request.headers.get("content-encoding", "identity").strip().lower() or "identity"
-    if encoding != "identity" and encoding not in _WINDOW_BITS:
+    if encoding not in _WINDOW_BITS:
         raise ApiError("unsupported_encoding")
-    is_plain = encoding == "identity"
-    decompressor = None if is_plain else zlib.decompressobj(_WINDOW_BITS[encoding])
+    bits = _WINDOW_BITS[encoding]
+    decompressor = zlib.decompressobj(bits) if bits else None
     parts: list[bytes] = []
     received = size = 0
     async for chunk in request.stream():

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-
-CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 _SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 _FILLS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -24,47 +21,26 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"esm2_features_{name}", text, labels, registry=self._registry)
-
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"esm2_features_{name}", text, labels, registry=self._registry)
-
-        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
-            name = f"esm2_features_{name}"
-            return Histogram(name, text, labels, buckets=buckets, registry=self._registry)
-
-        self.requests = counter("requests", "Requests", "route", "status")
-        self.seconds = histogram(
-            "request_seconds", "Seconds from a request's head to its answer", _SECONDS, "route"
-        )
-        self.waiting = gauge("queue_requests", "Requests in the queue")
-        self.waiting_tokens = gauge("queue_tokens", "Tokens in the queue")
-        self.batch_fill = histogram(
-            "batch_fill_ratio", "Tokens of a batch, as a fraction of the budget", _FILLS
-        )
-        self.batch_requests = histogram(
-            "batch_requests", "Requests whose sequences share a batch", _COUNTS
-        )
-        self.tokens = counter("tokens", "Tokens (residues + 2) of the answers", "model")
-        self.busy = counter("busy_seconds", "Seconds in which workers computed", "model")
-        self.tokens_per_second = gauge(
-            "tokens_per_second", "Tokens per second of computation, a moving average"
-        )
-        self.sequences = counter(
-            "sequences",
-            "Sequences by the source of their vectors: the network, or the cache and duplicates",
-            "model",
-            "source",
-        )
-        self.models = gauge("model_in_memory", "Whether a model is in memory", "model")
-        gauge("gpu_memory_bytes", "GPU memory of tensors").set_function(_gpu_bytes)
-
-    def watch(self, waiting: Callable[[], int], tokens: Callable[[], int]) -> None:
-        """Set the functions that return the length of the queue, in requests and in tokens."""
-        self.waiting.set_function(waiting)
-        self.waiting_tokens.set_function(tokens)
+        named: dict[str, Any] = {"namespace": "esm2_features", "registry": self._registry}
+        self.requests = Counter("requests", "Requests", ["route", "status"], **named)
+        text = "Seconds from a request's head to its answer"
+        self.seconds = Histogram("request_seconds", text, ["route"], buckets=_SECONDS, **named)
+        self.waiting = Gauge("queue_requests", "Requests in the queue", **named)
+        self.waiting_tokens = Gauge("queue_tokens", "Tokens in the queue", **named)
+        text = "Tokens of a batch, as a fraction of the budget"
+        self.batch_fill = Histogram("batch_fill_ratio", text, buckets=_FILLS, **named)
+        text = "Requests whose sequences share a batch"
+        self.batch_requests = Histogram("batch_requests", text, buckets=_COUNTS, **named)
+        self.tokens = Counter("tokens", "Tokens (residues + 2) of the answers", ["model"], **named)
+        text = "Seconds in which workers computed"
+        self.busy = Counter("busy_seconds", text, ["model"], **named)
+        text = "Tokens per second of computation, a moving average"
+        self.tokens_per_second = Gauge("tokens_per_second", text, **named)
+        text = "Sequences by the source of their vectors: the network, or the cache and duplicates"
+        self.sequences = Counter("sequences", text, ["model", "source"], **named)
+        self.models = Gauge("model_in_memory", "Whether a model is in memory", ["model"], **named)
+        memory = Gauge("gpu_memory_bytes", "GPU memory of tensors", **named)
+        memory.set_function(_gpu_bytes)
 
     @property
     def text(self) -> bytes:

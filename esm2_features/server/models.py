@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 VOCABULARY = [token for token in TOKENS if token in set(CANONICAL_RESIDUES)]
 """The 20 residues in the order of the hosted service's logits, which is that of the network."""
 _COLUMNS = [TOKENS.index(token) for token in VOCABULARY]
-_INDEX_OF = {residue: i for i, residue in enumerate(CANONICAL_RESIDUES)}
 _MAPS_BYTES = 1 << 28
 """Bytes of attention maps of one sequence that are in memory at a time."""
 _MOST_ENGINES = 64
@@ -41,15 +39,8 @@ class LoadedModels:
         self._cache = open_cache(settings.cache)
         # The engines of each model, least recently used first; the network is shared by them.
         self._engines: OrderedDict[str, dict[Computation | None, Engine]] = OrderedDict()
-        self._names: tuple[str, ...] = ()
-        self._lock = threading.Lock()
+        self.in_memory: tuple[str, ...] = ()  # names of models; replaced as a whole
         self.identities: dict[str, str] = {}  # digests of the weights of models that have run
-
-    @property
-    def in_memory(self) -> tuple[str, ...]:
-        """Names of the models that are in memory."""
-        with self._lock:
-            return self._names
 
     def compute(self, model: str, computation: Computation, sequences: list[str]) -> Sequence[Any]:
         """Return one result for each sequence."""
@@ -60,7 +51,7 @@ class LoadedModels:
                 raise
             # The weights do not fit beside those of other models: remove these.
             for other in [name for name in self._engines if name != model]:
-                self._remove(other, self._engines.pop(other))
+                self._remove(other)
             return self._compute(model, computation, sequences)
 
     def _compute(self, model: str, computation: Computation, sequences: list[str]) -> Sequence[Any]:
@@ -72,8 +63,7 @@ class LoadedModels:
             return results
         finally:
             # Only embeddings are cached.
-            n = len(sequences)
-            n_network = n
+            n = n_network = len(sequences)
             if computation.name == "embed":
                 n_network = min(n, engine.n_computed - before)
                 self._metrics.sequences.labels(model, "cache").inc(n - n_network)
@@ -84,12 +74,11 @@ class LoadedModels:
 
         if model not in self._engines:
             while len(self._engines) >= self._settings.models_in_memory:
-                self._remove(*self._engines.popitem(last=False))
+                self._remove(next(iter(self._engines)))
             self._engines[model] = {}
         self._engines.move_to_end(model)
         self._metrics.models.labels(model).set(1)
-        with self._lock:
-            self._names = tuple(self._engines)
+        self.in_memory = tuple(self._engines)
         options: dict[str, Any] = {}
         if computation.name == "embed":
             options = {"layers": list(computation.layers), "pooling": list(computation.poolings)}
@@ -108,10 +97,10 @@ class LoadedModels:
             )
         return engines[key]
 
-    def _remove(self, model: str, engines: dict[Computation | None, Engine]) -> None:
+    def _remove(self, model: str) -> None:
         from esm2_features._inference.networks import forget_network
 
-        for engine in list(engines.values())[:1]:
+        for engine in list(self._engines.pop(model).values())[:1]:
             forget_network(
                 engine.checkpoint, device=self._device, precision=self._settings.precision
             )
@@ -151,16 +140,11 @@ def _log_prob(engine: Engine, _: Computation, sequences: list[str]) -> Sequence[
     As the hosted service does: the softmax is over the 20 residues, and X and the like are left
     out of the sum.
     """
-    return [
-        float(
-            sum(
-                row[_INDEX_OF[letter]]
-                for letter, row in zip(text, rows, strict=True)
-                if letter in _INDEX_OF
-            )
-        )
-        for text, rows in zip(sequences, engine.log_probs(sequences), strict=True)
-    ]
+    totals = []
+    for text, rows in zip(sequences, engine.log_probs(sequences), strict=True):
+        letters = zip(rows, map(CANONICAL_RESIDUES.find, text), strict=True)
+        totals.append(float(sum(row[column] for row, column in letters if column >= 0)))
+    return totals
 
 
 def _attentions(engine: Engine, _: Computation, sequences: list[str]) -> Sequence[Any]:

@@ -39,11 +39,6 @@ class _Entry:
         self.future: Future[list[Any]] = Future()
 
     @property
-    def is_dropped(self) -> bool:
-        """Whether nobody waits for it any more."""
-        return self.future.done() or time.monotonic() > self.deadline
-
-    @property
     def waiting_tokens(self) -> int:
         return sum(self.tokens[self.n_taken :])
 
@@ -79,7 +74,8 @@ class RequestQueue:
         self._changed = threading.Condition()
         self._is_closing = False
         self._speed = 0.0  # tokens per second, a moving average
-        metrics.watch(lambda: len(self._entries), self._waiting_tokens)
+        metrics.waiting.set_function(lambda: len(self._entries))
+        metrics.waiting_tokens.set_function(self._waiting_tokens)
         self._threads = [
             threading.Thread(target=self._work, args=[worker], name=f"worker-{i}", daemon=True)
             for i, worker in enumerate(workers)
@@ -96,8 +92,7 @@ class RequestQueue:
             if len(self._entries) >= self._max_waiting:
                 self._drop()
             if len(self._entries) >= self._max_waiting:
-                n, seconds = len(self._entries), self._seconds_left()
-                raise ApiError("busy", n=n, retry_after=seconds)
+                raise ApiError("busy", n=len(self._entries), retry_after=self._seconds_left())
             self._entries.extend(entries)
             self._changed.notify_all()
         return [entry.future for entry in entries]
@@ -192,9 +187,10 @@ class RequestQueue:
 
     def _drop(self) -> None:
         """Remove the entries that nobody waits for any more."""
-        for entry in [entry for entry in self._entries if entry.is_dropped]:
-            self._entries.remove(entry)
-            entry.future.cancel()
+        for entry in list(self._entries):
+            if entry.future.done() or time.monotonic() > entry.deadline:
+                self._entries.remove(entry)
+                entry.future.cancel()
 
     def _waiting_tokens(self) -> int:
         with self._changed:
@@ -202,7 +198,7 @@ class RequestQueue:
 
     def _seconds_left(self) -> int:
         """Estimate how long the computation of all entries will take."""
-        tokens = sum(entry.waiting_tokens for entry in self._entries)
         if not self._speed:
             return 5
-        return max(1, min(60, math.ceil(tokens / self._speed / len(self._threads))))
+        seconds = self._waiting_tokens() / self._speed / len(self._threads)
+        return max(1, min(60, math.ceil(seconds)))

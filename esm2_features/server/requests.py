@@ -61,10 +61,6 @@ def _as_integer(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _as_params(value: object) -> object:
-    return {} if value == [] else value
-
-
 _Outputs = Annotated[list[Output], Field(min_length=1, max_length=32)]
 _Layer = Annotated[StrictInt, BeforeValidator(_as_integer)]
 _Layers = Annotated[list[_Layer], Field(min_length=1, max_length=64)]
@@ -99,7 +95,7 @@ class Params(Strict):
     window: Annotated[SkipJsonSchema[_Window | None], BeforeValidator(_as_integer)] = None
 
 
-AnyParams = Annotated[Params, BeforeValidator(_as_params)]
+AnyParams = Annotated[Params, BeforeValidator(lambda value: {} if value == [] else value)]
 
 
 class Item(Strict):
@@ -226,21 +222,21 @@ def _views(
     sequences: list[str], regions: list[str | None], params: Params, action: Action
 ) -> list[str]:
     """Add regions and windows to the sequences, where they are asked for."""
-    window = params.window
-    if window is None and not any(regions):
+    window = params.window or 0
+    if not window and not any(regions):
         return sequences
     poolings = {POOLING_OF.get(word) for word in params.include}
     if action != "encode" or None in poolings:
         raise ApiError("no_parts", outputs=", ".join(POOLING_OF))
     if any(regions) and poolings.intersection(SPECIAL_TOKENS):
         raise ApiError("no_parts", "bos and eos are special tokens, which no region holds.")
-    if window is not None and "parti" in poolings:
+    if window and "parti" in poolings:
         raise ApiError("no_parts", "parti needs all residues at once: leave out window.")
     return [
         str(
             SequenceView(
                 sequence,
-                window if window is not None and len(sequence) > window else 0,
+                window if len(sequence) > window else 0,
                 read_region(region, length=len(sequence), index=row) if region else (),
             )
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,8 @@ from esm2_features.server.requests import ApiVersion, FeatureRequest
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
 NPZ = "application/x-npz"
-_NPZ_ALIASES = ("application/x-npz", "application/npz", "application/x-numpy-npz")
+_MEDIA = {JSON: JSON, ARROW: ARROW}
+_MEDIA |= dict.fromkeys((NPZ, "application/npz", "application/x-numpy-npz"), NPZ)
 _TOKEN = re.compile("<mask>|.")
 
 Result = dict[str, Any]
@@ -43,15 +44,15 @@ def by_sequence(request: FeatureRequest, results: list[list[Any]]) -> list[Resul
 
 def media_type(accept: str | None) -> str:
     """Choose the format of the answer: JSON, unless another one is accepted by its name."""
-    candidates: list[tuple[float, int, str]] = []
-    for i, part in enumerate((accept or "").lower().split(",")):
+    best = (0.0, JSON)
+    for part in (accept or "").lower().split(","):
         name, _, parameters = part.partition(";")
-        known = {JSON: JSON, ARROW: ARROW, **dict.fromkeys(_NPZ_ALIASES, NPZ)}.get(name.strip())
+        known = _MEDIA.get(name.strip())
         quality = re.search(r"(?:^|;)\s*q=(\d+(?:\.\d*)?)?", parameters)
         weight = 1.0 if quality is None else float(quality[1] or 0)
-        if known is not None and weight > 0:
-            candidates.append((-weight, i, known))
-    return min(candidates)[2] if candidates else JSON
+        if known is not None and weight > best[0]:
+            best = (weight, known)
+    return best[1]
 
 
 def as_json(value: object) -> bytes:
@@ -59,16 +60,6 @@ def as_json(value: object) -> bytes:
     import orjson
 
     return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS)
-
-
-def json_parts(
-    start: bytes, results: list[Result], entry: Callable[[int, Result], dict[str, Any]]
-) -> Iterator[bytes]:
-    """Write a JSON object with one list, which has an entry for each sequence."""
-    yield start
-    for i, result in enumerate(results):
-        yield (b"," if i else b"") + as_json(entry(i, result))
-    yield b"]}"
 
 
 def write(

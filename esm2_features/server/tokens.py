@@ -82,11 +82,9 @@ class Tokens:
         except (OSError, InputError):
             return None  # no token is valid while the file cannot be read
         digest = _digest(token)
-        owner = None
-        for name, known in self._digests.items():  # no early return: all tokens take the same time
-            if hmac.compare_digest(digest, known):
-                owner = name
-        return owner
+        # Compared with all, so that all tokens take the same time.
+        owners = [n for n, known in self._digests.items() if hmac.compare_digest(digest, known)]
+        return owners[-1] if owners else None
 
     def _refresh(self) -> None:
         status = self.path.stat()
