@@ -200,7 +200,11 @@ class SequencePolicy:
 
 def missing_rows(column: Column, *, on_missing: str, what: str = "protein sequence") -> set[int]:
     """Find the rows in which a column has no value; raise an error if ``on_missing`` wants that."""
-    missing = {row for row, value in enumerate(column.values) if is_missing(value)}
+    missing = {
+        row
+        for row, value in enumerate(column.values)
+        if not isinstance(value, str) and is_missing(value)  # text is the usual case
+    }
     if missing and on_missing == "raise":
         first = min(missing)
         others = f" (the first of {len(missing)})" if len(missing) > 1 else ""
