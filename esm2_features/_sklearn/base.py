@@ -171,10 +171,8 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         The class of such boxes is private, and has moved before. Where it cannot be imported,
         scikit-learn draws the box that it draws of any estimator.
         """
-        try:
-            from sklearn.utils._repr_html.estimator import _VisualBlock
-        except ModuleNotFoundError:  # scikit-learn 1.6
-            from sklearn.utils._estimator_html_repr import _VisualBlock
+        from sklearn.utils._repr_html.estimator import _VisualBlock
+
         return _VisualBlock(
             "single",
             self,
