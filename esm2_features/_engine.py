@@ -20,7 +20,6 @@ from esm2_features._inference.remote.backend import RemoteBackend, check_remote
 from esm2_features._inference.remote.endpoint import Token, read_endpoint
 from esm2_features._inference.runner import Backend, Runner
 from esm2_features._inputs import options
-from esm2_features._inputs.containers import single_column
 from esm2_features._inputs.policy import SequencePolicy
 from esm2_features._inputs.regions import read_regions
 
@@ -202,7 +201,7 @@ class Engine:
         >>> engine.embed(["MKTAYIAKQR", "GSHMVLSEGE"], regions=["2:6", None]).shape
         (2, 192)
         """
-        residues = self.policy.normalise(single_column(sequences, owner="Engine"))
+        residues = self.policy.normalise_column(sequences, owner="Engine")
         spans = None if regions is None else read_regions(regions, residues)
         return self.runner.embed(self.policy.views(residues, regions=spans), self.columns)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import warnings
 from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
 from numbers import Integral
 
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 
 from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
-from esm2_features._inputs.containers import is_biopython_seq, is_missing
+from esm2_features._inputs.cells import is_biopython_seq, is_missing
+from esm2_features._inputs.containers import labels_of
 from esm2_features._inputs.mutations import (
     Mutation,
     check_length,
@@ -22,7 +24,13 @@ from esm2_features._inputs.mutations import (
     uncut,
 )
 from esm2_features._inputs.options import one_of
-from esm2_features.exceptions import InputError, InvalidSequenceError, SequenceTooLongError
+from esm2_features._inputs.rows import labelled, place_of
+from esm2_features.exceptions import (
+    InputError,
+    InvalidSequenceError,
+    Message,
+    SequenceTooLongError,
+)
 
 MASKED, UNMASKED, PSEUDO = "masked-marginals", "wildtype-marginals", "pseudo-perplexity"
 METHODS = (MASKED, UNMASKED, PSEUDO)
@@ -41,6 +49,7 @@ def score_variants(
     method: str = MASKED,
     *,
     offset: int = 0,
+    per_residue: bool = False,
 ) -> NDArray[np.float64]:
     """Score variants of a protein by their log-likelihood ratio to the wild type.
 
@@ -52,13 +61,19 @@ def score_variants(
         The protein that the variants are of.
     variants : iterable of str
         Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), the sequence of the
-        mutant, or ``"WT"`` for the wild type. Letters may be in lower case. The engine's
-        ``unknown`` is about sequences: in ``"A123J"``, J is refused whatever it says.
+        mutant, or a word for the wild type: ``"WT"``, ``"_wt"``, ``"wildtype"``, ``"native"``,
+        ``"parent"``, ``"reference"``, or one for no change: ``"synonymous"``, ``"_sy"``,
+        ``"p.="``, ``"A123="``. Letters may be in lower case. The engine's ``unknown`` is about
+        sequences: in ``"A123J"``, J is refused whatever it says.
     method : {"masked-marginals", "wildtype-marginals", "pseudo-perplexity"}
         How probabilities are computed; see the notes. The default is ``"masked-marginals"``.
     offset : int, default=0
         Number of the residue before the first one: with ``offset=23``, ``"M24V"`` mutates the
         first residue.
+    per_residue : bool, default=False
+        Whether to divide by the number of residues: the score is then the difference of means
+        over the residues of the mutant and of the wild type. Choose it to compare insertions and
+        deletions by ``"pseudo-perplexity"``.
 
     Returns
     -------
@@ -85,6 +100,12 @@ def score_variants(
     scan_variants : All single substitutions at once.
     ESM2LikelihoodTransformer : The same as features.
 
+    Warns
+    -----
+    UserWarning
+        If a sequence is not as long as the wild type, and ``per_residue`` is False; or if a
+        mutation such as ``"R10X"``, which some write for a stop, is read as an unknown residue.
+
     Notes
     -----
     ``"masked-marginals"`` adds, over the mutated positions i,
@@ -101,8 +122,11 @@ def score_variants(
     PLL(x) adds log p(residue | x without i) over all L positions i of x, so that the
     pseudo-perplexity is exp(-PLL / L) (Salazar et al.). It costs L forward passes for every
     variant, and is the only method for insertions and deletions, which Brandes et al. score by
-    the same ratio. The code of Meier et al. masks a position, reads there the probability of the
-    next residue, and leaves out the last two positions; this function does not.
+    the same ratio. A sum over fewer residues is higher for that alone (each costs about 1 to 3
+    nats), so that the loss of half a protein seems to be a gain: with ``per_residue=True`` the
+    score is log(pseudo-perplexity of the wild type / pseudo-perplexity of the mutant), which does
+    not depend on the length. The code of Meier et al. masks a position, reads there the
+    probability of the next residue, and leaves out the last two positions; this function does not.
 
     ESM-2 hardly ever expects X, B, U, Z or O: ratios to or from them say nothing of the protein.
 
@@ -140,15 +164,19 @@ def score_variants(
     if isinstance(offset, bool) or not isinstance(offset, Integral):
         raise TypeError(f"Got offset={offset!r}; expected a whole number.")
     given = _listed(variants)
-    found = read_variants(given, protein, offset=int(offset), normalise=engine.policy.normalise)
-    if method == PSEUDO:
-        mutants = [v if isinstance(v, str) else mutate(protein, v) for v in found]
-        return _pseudo_ratios(engine, protein, mutants)
-    for index, variant in enumerate(found):
-        if isinstance(variant, str):
-            check_length(protein, variant, index=index, given=given[index])
+    with labelled(labels_of(variants)):
+        found = read_variants(given, protein, offset=int(offset), normalise=engine.policy.normalise)
+        if method == PSEUDO:
+            mutants = [v if isinstance(v, str) else mutate(protein, v) for v in found]
+            if not per_residue:
+                warn_of_lengths(protein, mutants)
+            return _pseudo_ratios(engine, protein, mutants, per_residue=per_residue)
+        for index, variant in enumerate(found):
+            if isinstance(variant, str):
+                check_length(protein, variant, index=index, given=given[index])
     mutations = [mutations_between(protein, v) if isinstance(v, str) else v for v in found]
-    return _marginals(engine, protein, mutations, masked=method == MASKED)
+    scores = _marginals(engine, protein, mutations, masked=method == MASKED)
+    return scores / len(protein) if per_residue else scores
 
 
 def scan_variants(
@@ -232,7 +260,7 @@ def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild t
         protein = engine.policy.normalise([wildtype], column="wildtype")[0]
     except (InputError, TypeError) as error:
         told = uncut(error) if isinstance(error, SequenceTooLongError) else error
-        told.args = (_ITS_ROW.sub(lambda found: (found[1] or "t") + name[1:], str(told)),)
+        told.args = (_called(name, told),)
         raise told from None
     if MASK in protein:
         position = protein.index(MASK) + 1
@@ -244,6 +272,16 @@ def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild t
             residue="<mask>",
         )
     return protein
+
+
+def _called(name: str, error: Exception) -> str:
+    """Rename the row of a message to what it is."""
+
+    def rename(text: str) -> str:
+        return _ITS_ROW.sub(lambda found: (found[1] or "t") + name[1:], text)
+
+    message = error.args[0]
+    return message.with_text(rename) if isinstance(message, Message) else rename(str(error))
 
 
 def tokens(sequence: str) -> NDArray[np.intp]:
@@ -293,13 +331,31 @@ def _groups(sequences: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _pseudo_ratios(engine: Engine, wildtype: str, mutants: Sequence[str]) -> NDArray[np.float64]:
-    """Compute PLL(mutant) - PLL(wild type), each distinct sequence once."""
+def warn_of_lengths(wildtype: str, mutants: Sequence[str | None]) -> None:
+    """Warn of sequences whose sums are over more or fewer residues than the wild type's."""
+    rows = [i for i, m in enumerate(mutants) if m is not None and len(m) != len(wildtype)]
+    if rows:
+        length = len(mutants[rows[0]] or "")
+        others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
+        warnings.warn(
+            f"The sequence in {place_of(rows[0])}{others} has {length} residues, the wild type "
+            f"{len(wildtype)}. A sum over fewer residues is higher for that alone. Pass "
+            "per_residue=True to compare means over the residues.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _pseudo_ratios(
+    engine: Engine, wildtype: str, mutants: Sequence[str], *, per_residue: bool
+) -> NDArray[np.float64]:
+    """Compute PLL(mutant) - PLL(wild type), or of their means, each distinct sequence once."""
     distinct = list(dict.fromkeys([wildtype, *mutants]))
     if len(distinct) == 1:
         return np.zeros(len(mutants))
     log_probs = residue_log_probs(engine, distinct, masked=True)
-    pll = {sequence: row.sum() for sequence, row in zip(distinct, log_probs, strict=True)}
+    total = np.mean if per_residue else np.sum
+    pll = {sequence: total(row) for sequence, row in zip(distinct, log_probs, strict=True)}
     return np.array([pll[mutant] - pll[wildtype] for mutant in mutants])
 
 

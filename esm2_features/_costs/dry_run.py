@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from esm2_features._engine import Engine
-from esm2_features._inputs.containers import single_column
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class DryRun:
 
 def dry_run(engine: Engine, sequences: object) -> DryRun:
     """Find out what `Engine.embed` would do; nothing is claimed, loaded or written."""
-    residues = engine.policy.normalise(single_column(sequences, owner="Engine"))
+    residues = engine.policy.normalise_column(sequences, owner="Engine")
     views = engine.policy.views(residues)
     plan = engine.runner.plan(views, engine.columns)
     counts = len(views), len(plan.unique), len(plan.missing)

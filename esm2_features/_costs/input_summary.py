@@ -16,8 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._engine import Engine
-from esm2_features._inputs.residues import are_normal, normalise, warn_of_nucleotides
+from esm2_features._inputs.residues import (
+    are_normal,
+    missing_error,
+    normalise,
+    warn_of_nucleotides,
+)
 from esm2_features._inputs.views import piece_tokens
+from esm2_features._inputs.words import missing_words
 from esm2_features.distributed.sources import InputFile, InputRange, Reading, find_sources
 from esm2_features.exceptions import InputError
 
@@ -133,11 +139,14 @@ def _normalised(
     path: Path, records: InputRange, unknown: str, summary: InputSummary
 ) -> Iterator[str]:
     """Yield the sequences that are valid, and count the others as left out."""
-    if are_normal(records.sequences):
+    if are_normal(records.sequences) and not missing_words(records.sequences):
         yield from records.sequences
         return
+    missing = missing_words(records.sequences)
     for row, value in enumerate(records.sequences, records.first):
         try:
+            if row - records.first in missing:
+                raise missing_error(value, row, None)
             yield normalise(value, index=row, unknown=unknown)
         except InputError as error:
             summary.left_out += 1

@@ -74,7 +74,7 @@ class Products:
     ) -> list[Any]:
         """Compute a product for each sequence of a container."""
         extractor = self._extractor(product, layers, over)
-        residues = self.policy.normalise(single_column(sequences, owner="Engine"))
+        residues = self.policy.normalise_column(sequences, owner="Engine")
         rows = range(len(residues))
         if extractor is None:
             return _predict_masked(self.policy, self.runner, residues, rows)
@@ -88,7 +88,7 @@ class Products:
         one_of("product", product, PRODUCTS)
         extractor = self._extractor(product, layers, over)
         if not isinstance(sequences, Iterator):
-            sequences = iter(single_column(sequences, owner="Engine"))
+            sequences = iter(single_column(sequences, owner="Engine").values)
         return self._stream(sequences, product, extractor)
 
     def _extractor(self, product: str, layers: object, over: object) -> Extractor | None:

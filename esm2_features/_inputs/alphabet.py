@@ -25,6 +25,10 @@ CANONICAL_TOKENS = [TOKENS.index(letter) for letter in CANONICAL_RESIDUES]
 RESIDUES = CANONICAL_RESIDUES + "XBUZO"
 """Letters that a normalised sequence may hold, besides `MASK`."""
 
+_CODES = "ala arg asn asp cys gln glu gly his ile leu lys met phe pro ser thr trp tyr val sec pyl"
+RESIDUE_OF_CODE = dict(zip(_CODES.split(), "ARNDCQEGHILKMFPSTWYVUO", strict=True))
+"""Letters of the codes of three letters, in lower case."""
+
 MASK = "#"
 """The one character that stands for a ``<mask>`` token in a normalised sequence."""
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from esm2_features._inputs.options import is_whole, one_of
+from esm2_features._inputs.rows import place_of
 from esm2_features._inputs.views import Spans
 from esm2_features.exceptions import InputError, SequenceTooLongError
 
@@ -79,7 +80,7 @@ def _spans(chains: Sequence[str], linker_length: int, per_chain: bool) -> list[S
 
 def _too_long(sequence: str, row: int, linker_length: int, longest: int) -> SequenceTooLongError:
     return SequenceTooLongError(
-        f"The chains of row {row} and the linkers of {linker_length} glycines between them have "
+        f"The chains of {place_of(row)} and the linkers of {linker_length} glycines between them have "
         f"{len(sequence)} residues in all, more than max_residues={longest}, which measures the "
         'joined sequence. Pass too_long="window" to embed it in overlapping windows, '
         'max_residues=None to embed it whole, or join="concatenate" to embed each chain by itself.',

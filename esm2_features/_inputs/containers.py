@@ -8,15 +8,25 @@ strings.
 from __future__ import annotations
 
 import os
-import sys
-import warnings
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set, Sized
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    Set,
+    Sized,
+)
 from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from esm2_features._inputs.cells import is_biopython_seq, is_missing, is_record
+from esm2_features._inputs.labels import check_labels
+from esm2_features._inputs.options import is_whole, similar
 from esm2_features.exceptions import InputError
 
 
@@ -25,77 +35,119 @@ class Column(NamedTuple):
 
     name: str | None  # the column's name, where the container has names and they are strings
     values: list[object]  # the cells, row by row, not yet checked
+    labels: Sequence[object] | None = None  # what the user calls the rows, besides their numbers
+    # lengths at which words such as NA are peptides; None to find them in the values
+    peptide_sizes: frozenset[int] | None = None
 
 
-_LABELS = {"accession", "class", "description", "gene", "id", "label", "name", "organism", "target"}
 _TO_LIST = ("to_pylist", "tolist", "to_list")  # of Arrow, of NumPy and pandas, of Polars
 
 
-def columns(X: object, *, owner: str, region: object = None) -> list[Column]:
+def columns(
+    X: object, *, owner: str, region: object = None, chains: Sequence[str | int] | None = None
+) -> list[Column]:
     """Read a container of sequences, column by column.
 
     Messages name ``owner``; ``region``, if it is a str, is the name of the column of regions.
+    Of several columns, ``chains`` are those to read, by their names or numbers.
     """
     region = region if isinstance(region, str) else None
-    if isinstance(X, np.ndarray):
-        found = _from_array(X, owner)
-    elif _type_has(X, "columns"):
-        found = _from_frame(X, owner)
-    elif _is_series(X):
-        name = getattr(X, "name", None)
-        found = [Column(str(name) if isinstance(name, str) and name else None, _cells(X))]
-    else:
-        _check_container(X, owner)
-        found = _from_list(list(X))  # type: ignore[call-overload]
+    found = _read(X, owner)
     _check_empty(found, X, owner)
-    _warn_of_labels(found, region)
+    if chains is not None:
+        found = _chosen(found, chains, region)
     if region is not None:
         _check_region_column(found, region)
     for column in found:
         if region is None or column.name != region:
-            _check_numbers(column, owner)
+            _check_numbers(column, found, X, owner)
     return found
 
 
-def single_column(sequences: object, *, owner: str) -> list[object]:
-    """List the cells of a container that must be a single column, and may be empty."""
+def check_sequences(found: Sequence[Column], X: object, *, region: object, insist: str) -> None:
+    """Raise InputError for columns of labels; ``insist`` says how to embed them all the same."""
+    chains = [column for column in found if not isinstance(region, str) or column.name != region]
+    check_labels(
+        [(column.name, column.values) for column in chains],
+        pick=lambda kept: _selection(X, found, [chains[i] for i in kept]),
+        insist=insist,
+    )
+
+
+def single_column(sequences: object, *, owner: str) -> Column:
+    """Read a container that must be a single column, and may be empty."""
     is_column = hasattr(type(sequences), "to_list") and not hasattr(type(sequences), "columns")
     is_array = isinstance(sequences, np.ndarray) and sequences.ndim == 1
     is_list = isinstance(sequences, list | tuple) or is_column or is_array
     if is_list and not len(sequences):  # type: ignore[arg-type]
-        return []  # where scikit-learn would have no rows refused
+        return Column(None, [])  # where scikit-learn would have no rows refused
     chains = columns(sequences, owner=owner)
+    insist = "If they are peptides, write them with a stop at the end, such as {word}*."
+    check_sequences(chains, sequences, region=None, insist=insist)
     if len(chains) > 1:
         raise InputError(
             f"{owner} takes one column of sequences, but got {len(chains)}. Pass one of them, or "
             "use ESM2Transformer, which embeds several chains side by side."
         )
-    return chains[0].values
+    return chains[0]
 
 
-def is_missing(value: object) -> bool:
-    """Whether a cell holds a missing value, of whichever library."""
-    if isinstance(value, str):
-        return False
-    if value is None or value is np.ma.masked:
-        return True
-    if isinstance(value, Number | np.datetime64 | np.timedelta64):
-        return bool(value != value)
-    if is_record(value):
-        return is_missing(value.seq)  # type: ignore[attr-defined]
-    return type(value).__name__ in ("NAType", "NaTType")
+def _read(X: Any, owner: str) -> list[Column]:
+    _check_lazy(X, owner)
+    if isinstance(X, np.ndarray):
+        return _from_array(X, owner)
+    if _type_has(X, "fetchall"):  # a relation of DuckDB, or a cursor that has been executed
+        return _from_rows(list(X.columns), X.fetchall())
+    if _type_has(X, "columns"):
+        return _from_frame(X, owner)
+    if _type_has(X, "column_names"):  # a data set of Hugging Face
+        return [Column(name, list(X[name])) for name in X.column_names]
+    if _is_series(X):
+        name = getattr(X, "name", None)
+        name = str(name) if isinstance(name, str) and name else None
+        return [Column(name, _cells(X), labels_of(X))]
+    _check_container(X, owner)
+    return _from_list(list(X))
 
 
-def is_record(value: object) -> bool:
-    """Whether an object has a sequence as its ``.seq``, as Biopython's records have."""
-    return hasattr(value, "seq")
+def _chosen(found: list[Column], chains: Sequence[str | int], region: str | None) -> list[Column]:
+    """Choose the columns that hold chains, and that of the regions."""
+    names = [column.name for column in found]
+    wanted = [chains] if isinstance(chains, str) or is_whole(chains) else list(chains)
+    chosen = []
+    for chain in wanted:
+        if is_whole(chain) and 0 <= chain < len(found):
+            chosen.append(int(chain))
+        elif isinstance(chain, str) and names.count(chain) == 1:
+            chosen.append(names.index(chain))
+        else:
+            known = [name for name in names if name is not None]
+            raise InputError(
+                f"Got chains={chains!r}, but X has no such column as {chain!r}; it has "
+                f"{known or len(found)}.{similar(chain, known)} Name columns by their names, or by "
+                "their numbers from 0."
+            )
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise InputError(f"Got chains={chains!r}; name each column once, and at least one.")
+    regions = [i for i, name in enumerate(names) if name is not None and name == region]
+    return [found[i] for i in [*(i for i in chosen if i not in regions), *regions]]
 
 
-def is_biopython_seq(value: object) -> bool:
-    """Whether an object is Biopython's ``Seq``."""
-    # Whoever made a Seq has imported its module.
-    module = sys.modules.get("Bio.Seq")
-    return module is not None and isinstance(value, module.Seq | module.MutableSeq)
+def _selection(X: Any, found: Sequence[Column], kept: Sequence[Column]) -> str:
+    """Write how to pass only some of the columns."""
+    names = [column.name for column in kept]
+    at = [i for i, column in enumerate(found) if any(column is one for one in kept)]
+    if isinstance(X, np.ndarray):
+        return f"X[:, {at}]"
+    if _type_has(X, "columns") or _type_has(X, "column_names"):
+        named = None not in names
+        if _type_has(X, "iloc"):
+            return f"X[{names!r}]" if named else f"X.iloc[:, {at}]"
+        return f"X[{names!r}]" if _type_has(X, "get_column") else f"X.select({names!r})"
+    keys = [repr(i if name is None else name) for i, name in zip(at, names, strict=True)]
+    if len(keys) == 1:
+        return f"[row[{keys[0]}] for row in X]"
+    return f"[[{', '.join(f'row[{key}]' for key in keys)}] for row in X]"
 
 
 def _from_array(X: NDArray[Any], owner: str) -> list[Column]:
@@ -110,8 +162,6 @@ def _from_array(X: NDArray[Any], owner: str) -> list[Column]:
 
 
 def _from_frame(X: Any, owner: str) -> list[Column]:
-    if _type_has(X, "collect"):
-        raise TypeError(f"{owner} got a lazy frame ({type(X).__name__}). Pass X.collect().")
     if _type_has(X, "column_names"):  # Arrow, where .columns are the columns themselves
         return [Column(n, _cells(c)) for n, c in zip(X.column_names, X.columns, strict=True)]
     names = list(X.columns)
@@ -119,7 +169,17 @@ def _from_frame(X: Any, owner: str) -> list[Column]:
         cells = [_cells(X.iloc[:, j]) for j in range(len(names))]
     else:
         cells = [_cells(X[name]) for name in names]
-    return [Column(n, c) for n, c in zip(_names(names), cells, strict=True)]
+    labels = labels_of(X)
+    return [Column(n, c, labels) for n, c in zip(_names(names), cells, strict=True)]
+
+
+def labels_of(X: Any) -> Sequence[object] | None:
+    """Give the index of a pandas object, if it is more than the numbers of the rows."""
+    if not _type_has(X, "iloc"):
+        return None
+    index = X.index
+    is_default = getattr(index, "start", None) == 0 and getattr(index, "step", None) == 1
+    return None if is_default else index
 
 
 def _names(names: list[object]) -> Sequence[str | None]:
@@ -139,15 +199,11 @@ def _names(names: list[object]) -> Sequence[str | None]:
 def _from_list(rows: list[Any]) -> list[Column]:
     rows = [row.tolist() if isinstance(row, np.ndarray) else row for row in rows]
     kinds = set(map(type, rows))
+    if kinds and all(issubclass(kind, Mapping) for kind in kinds):
+        return _from_mappings(rows)
     of_chains = {kind for kind in kinds if issubclass(kind, list | tuple) and not is_record(kind)}
     if not of_chains:
         return [Column(None, rows)]
-    if any(issubclass(kind, tuple) for kind in of_chains):
-        raise InputError(
-            "The rows are tuples. If they are (label, sequence) pairs, pass the sequences alone: "
-            "[sequence for label, sequence in rows]. If they are the chains of one molecule, pass "
-            "lists, an array or a data frame."
-        )
     if kinds != of_chains:
         odd = next(i for i, row in enumerate(rows) if type(row) not in of_chains)
         raise InputError(
@@ -155,14 +211,38 @@ def _from_list(rows: list[Any]) -> list[Column]:
             "Pass one sequence for every row, or a list of chains for every row."
         )
     width = len(rows[0])
+    if any(issubclass(kind, tuple) for kind in of_chains) and any(len(row) != 1 for row in rows):
+        raise InputError(
+            "The rows are tuples. If they are (label, sequence) pairs, pass the sequences alone: "
+            "[sequence for label, sequence in rows]. If they are the chains of one molecule, pass "
+            "lists: list(map(list, rows))."
+        )
     odd = next((i for i, row in enumerate(rows) if len(row) != width), -1)
     if odd >= 0:
         raise InputError(
             f"Row 0 has {width} chains, but row {odd} has {len(rows[odd])}. Give every row the "
             "same number, with None for a chain that is missing. If a row is one sequence, "
-            'letter by letter, join it: "".join(row).'
+            'letter by letter, join them: ["".join(row) for row in X].'
         )
-    return [Column(None, [row[j] for row in rows]) for j in range(width)]
+    return _from_rows([None] * width, rows)
+
+
+def _from_rows(names: Sequence[str | None], rows: Sequence[Any]) -> list[Column]:
+    return [Column(name, [row[j] for row in rows]) for j, name in enumerate(names)]
+
+
+def _from_mappings(rows: Sequence[Mapping[Any, object]]) -> list[Column]:
+    """Read rows that have names for their cells, such as those of csv.DictReader."""
+    names = list(rows[0])
+    odd = next((i for i, row in enumerate(rows) if row.keys() != rows[0].keys()), -1)
+    if odd >= 0:
+        raise InputError(
+            f"Row 0 has the keys {names}, but row {odd} has {list(rows[odd])}. Give every row the "
+            "same keys, with None for what is missing."
+        )
+    return [
+        Column(n, [row[key] for row in rows]) for n, key in zip(_names(names), names, strict=True)
+    ]
 
 
 def _cells(column: Any) -> list[object]:
@@ -174,14 +254,35 @@ def _cells(column: Any) -> list[object]:
     return list(cells) if na is None else [None if cell is na else cell for cell in cells]
 
 
+_LAZY: list[tuple[tuple[str, ...], str]] = [
+    (("toPandas", "collect"), "X.toPandas()"),  # Spark
+    (("collect", "collect_schema"), "X.collect()"),  # Polars
+    (("compute", "persist"), "X.compute()"),  # Dask
+    (("to_pandas", "execute"), "X.to_pandas()"),  # Ibis
+]
+"""What types have whose values are computed when they are asked for, and how to ask."""
+
+
+def _check_lazy(X: object, owner: str) -> None:
+    for names, remedy in _LAZY:
+        if all(_type_has(X, name) for name in names):
+            raise TypeError(
+                f"{owner} got a {type(X).__name__}, whose rows are not computed yet. Pass {remedy}."
+            )
+
+
 def _check_container(X: object, owner: str) -> None:
     """Raise TypeError for objects without rows, without an order, or that can be read only once."""
     if isinstance(X, str | bytes | bytearray):
         got, remedy = "a single string", "Pass a list: [sequence]; for a file, read_fasta(path)"
     elif is_record(X) or is_biopython_seq(X):
         got, remedy = f"a single {type(X).__name__}", "Pass a list: [record]"
+    elif isinstance(X, Mapping) and any(_type_has(v, "column_names") for v in X.values()):
+        got, remedy = f"a {type(X).__name__}", f"Pass one of its parts: X[{next(iter(X))!r}]"
     elif isinstance(X, Mapping | ItemsView):
         got, remedy = f"a {type(X).__name__}", "Pass its sequences: list(d.values())"
+        if isinstance(X, Mapping) and X and all(isinstance(v, list) for v in X.values()):
+            remedy = "Pass a data frame: pandas.DataFrame(d), or one of its lists"
     elif isinstance(X, Set) and not isinstance(X, KeysView):
         got, remedy = f"a {type(X).__name__}, which has no order", "Pass a list: sorted(sequences)"
     elif isinstance(X, os.PathLike):
@@ -193,23 +294,11 @@ def _check_container(X: object, owner: str) -> None:
         got, remedy = "sparse data", "Pass sequences as text"
     elif isinstance(X, Sized) and isinstance(X, Iterable):
         return
+    elif isinstance(X, Iterable):
+        got, remedy = f"a {type(X).__name__}, which has no length", "Pass a list: list(X)"
     else:
         got, remedy = type(X).__name__, "Pass a list of sequences, a Series or a data frame"
     raise TypeError(f"{owner} needs protein sequences, one for each row, but got {got}. {remedy}.")
-
-
-def _warn_of_labels(found: list[Column], region: str | None) -> None:
-    """Warn of a column among several whose name is not that of a chain."""
-    if len(found) == 1:
-        return
-    for column in found:
-        if column.name is not None and column.name != region and column.name.lower() in _LABELS:
-            warnings.warn(
-                f"The column {column.name!r} is embedded as a chain of its own, because it holds "
-                "text. If it is none, pass the columns of sequences only, such as "
-                "X[['sequence']]; if it is, rename it, and this warning goes.",
-                stacklevel=4,
-            )
 
 
 def _check_empty(found: list[Column], X: Any, owner: str) -> None:
@@ -223,15 +312,21 @@ def _check_empty(found: list[Column], X: Any, owner: str) -> None:
     )
 
 
-def _check_numbers(column: Column, owner: str) -> None:
+def _check_numbers(column: Column, found: Sequence[Column], X: object, owner: str) -> None:
     """Raise TypeError for a column of numbers: the column is wrong, not one cell."""
-    first = next((cell for cell in column.values if not is_missing(cell)), None)
+    first = _first(column)
     if isinstance(first, Number | np.generic) and not isinstance(first, str | bytes):
         which = f"column {column.name!r}" if column.name is not None else "a column"
+        text = [other for other in found if isinstance(_first(other), str | bytes)]
+        example = f": {_selection(X, found, text)}" if text else ""
         raise TypeError(
             f"{owner} needs protein sequences as text, but {which} holds numbers (such as "
-            f"{first!s:.20}). Select the columns that hold sequences."
+            f"{first!s:.20}). Select the columns that hold sequences{example}."
         )
+
+
+def _first(column: Column) -> object:
+    return next((cell for cell in column.values if not is_missing(cell)), None)
 
 
 def _check_region_column(found: list[Column], region: str) -> None:
@@ -244,8 +339,9 @@ def _check_region_column(found: list[Column], region: str) -> None:
         )
     if region not in names:
         raise InputError(
-            f"Got region={region!r}, but X has no column of this name; it has {names}. Pass a "
-            "frame with a column of sequences and this one."
+            f"Got region={region!r}, but X has no column of this name; it has {names}."
+            f"{similar(region, [name for name in names if name])} Pass a frame with a column of "
+            "sequences and this one, or region=(start, stop) for all rows."
         )
     if len(found) != 2 or names.count(region) != 1:
         raise InputError(

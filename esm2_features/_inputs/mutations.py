@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import chain
@@ -13,17 +14,22 @@ from typing import NamedTuple
 
 import numpy as np
 
-from esm2_features._inputs.alphabet import MASK, RESIDUES
-from esm2_features._inputs.containers import is_missing, is_record
-from esm2_features._inputs.residues import place_of
+from esm2_features._inputs.alphabet import MASK, RESIDUE_OF_CODE, RESIDUES
+from esm2_features._inputs.cells import is_missing, is_record
+from esm2_features._inputs.rows import place_of
+from esm2_features._inputs.words import LABELS, WILD_TYPE, missing_words
 from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError, shorten
 
 _MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")
-_WILDTYPE = ("WT", "_WT")
-_NOTATION = re.compile(r"[0-9:]")  # a text with neither is the sequence of a mutant
+_UNCHANGED = re.compile(r"(?:p\.)?\(?([A-Za-z]|[A-Za-z]{3})(-?[0-9]{1,9})=\)?")
+_NOTATION = re.compile(r"[0-9:=]")  # a text with none is the sequence of a mutant
 _THREE_LETTERS = re.compile(r"p\.|[A-Za-z]{3}[0-9]+[A-Za-z]{3}")
-_NO_SUBSTITUTION = re.compile(r"[*=-]|del|ins|dup|fs|ter", re.IGNORECASE)
+_STOP = re.compile(r"[0-9](\*|ter|stop)|fs", re.IGNORECASE)
+_NO_SUBSTITUTION = re.compile(r"[*=-]|del|ins|dup|ext", re.IGNORECASE)
 
+_LONGEST_WORD = 25
+_FEWEST_SHARED = 4
+"""Residues in a row that a mutant of another length shares with its wild type."""
 _FEWEST_THAT_HINT = 3
 """Positions that have to agree on an offset: fewer of them do so by chance."""
 
@@ -41,19 +47,20 @@ def read_variants(
 ) -> list[tuple[Mutation, ...] | str]:
     """Read variants, and check them against the wild type."""
     found: list[tuple[Mutation, ...] | str] = []
-    sequence_rows = []
+    sequence_rows, missing = [], missing_words(values)
     known: dict[str, Mutation] = {}  # a scan repeats the same few thousand in all combinations
     hint = partial(_offset_hint, wildtype, values)
     for index, value in enumerate(values):
-        if is_missing(value):
+        if is_missing(value) or index in missing:
             what = (
-                f"Missing value in row {index}, where a variant is expected. Drop such rows, or "
+                f"Missing value in {place_of(index)}, where a variant is expected. Drop such rows, or "
                 'write "WT" for the wild type.'
             )
             raise _invalid(what, index, str(value), "a variant", "a missing value")
-        if _is_written(value):
+        if _is_written(value, wildtype):
             found.append(_read_mutations(as_text(value), index, wildtype, offset, known, hint))
         else:
+            _check_word(as_text(value), index, wildtype)
             found.append("")
             sequence_rows.append(index)
     texts = [values[index] for index in sequence_rows]
@@ -64,6 +71,7 @@ def read_variants(
     for index, sequence in zip(sequence_rows, sequences, strict=True):
         check_mask(sequence, index=index, given=values[index])
         found[index] = sequence
+    _warn_of_x(found, values)
     return found
 
 
@@ -111,7 +119,7 @@ def check_length(
         what = (
             f"The sequence in {place_of(index, column)} has {found}, the wild type has "
             f"{len(wildtype)}. Marginals are of substitutions only: for insertions and deletions, "
-            'pass method="pseudo-perplexity".'
+            'pass method="pseudo-perplexity" with per_residue=True.'
         )
         raise _invalid(what, index, as_text(given), expected, found)
 
@@ -132,10 +140,58 @@ def is_notation(text: str) -> bool:
     return all(_MUTATION.fullmatch(part.strip()) for part in text.split(":"))
 
 
-def _is_written(value: object) -> bool:
-    """Whether a cell holds mutations or the word for the wild type, and no sequence."""
+def _is_written(value: object, wildtype: str) -> bool:
+    """Whether a cell holds mutations or a word for the wild type, and no sequence."""
     text = as_text(value) if isinstance(value, str | bytes | bytearray) else ""
-    return text.strip().upper() in _WILDTYPE or _NOTATION.search(text) is not None
+    return _is_wildtype(text, wildtype) or _NOTATION.search(text) is not None
+
+
+def _is_wildtype(text: str, wildtype: str) -> bool:
+    """Whether a text is a word for the wild type; capitals of its length are a sequence."""
+    text = text.strip()
+    may_be_mutant = (
+        text.isalpha() and text.isupper() and len(text) == len(wildtype) and text != "WT"
+    )
+    return text.casefold() in WILD_TYPE and not may_be_mutant
+
+
+def _check_word(text: str, index: int, wildtype: str) -> None:
+    """Raise InvalidVariantError for a word, which is no sequence though its letters are residues."""
+    letters = text.strip().removesuffix("*").upper()
+    if not letters.isalpha() or len(letters) > _LONGEST_WORD:
+        return
+    is_usual = letters.casefold() in LABELS
+    if len(letters) == len(wildtype) and (text.isupper() or not is_usual):
+        return
+    size = min(len(letters), _FEWEST_SHARED)
+    parts = (letters[i : i + size] for i in range(len(letters) - size + 1))
+    if any(part in wildtype for part in parts):
+        return
+    if is_usual or not text.isupper() or 2 * len(letters) < len(wildtype):
+        what = (
+            f"The variant {_shown(text)} in {place_of(index)} is neither a mutation nor a sequence "
+            "that has anything in common with the wild type. Write a mutation such as 'A123G', the "
+            'whole sequence of the mutant, or "WT" for the wild type; drop other rows.'
+        )
+        raise _invalid(what, index, text, "a variant", text.strip())
+
+
+def _warn_of_x(found: Sequence[tuple[Mutation, ...] | str], values: Sequence[object]) -> None:
+    """Warn once of mutations to X, which stands for a stop in older notation."""
+    rows = [
+        row
+        for row, variant in enumerate(found)
+        if not isinstance(variant, str) and any(m.mutant == "X" != m.wildtype for m in variant)
+    ]
+    if rows:
+        others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
+        warnings.warn(
+            f"The variant {_shown(as_text(values[rows[0]]))} in {place_of(rows[0])}{others} puts "
+            "X, an unknown residue. If X stands for a stop, as in older notation, drop such rows: "
+            "a stop has no likelihood.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _read_mutations(
@@ -147,7 +203,7 @@ def _read_mutations(
     hint: Callable[[], str],
 ) -> tuple[Mutation, ...]:
     """Read a text of mutations, or the word for the wild type."""
-    if given.strip().upper() in _WILDTYPE:
+    if _is_wildtype(given, wildtype):
         return ()
     mutations = []
     for part in map(str.strip, given.split(":")):
@@ -158,7 +214,7 @@ def _read_mutations(
     if len(set(positions)) < len(positions):
         twice = next(p for i, p in enumerate(positions) if p in positions[:i]) + 1 + offset
         what = (
-            f"The variant {_shown(given)} in row {index} mutates position {twice} twice. Name "
+            f"The variant {_shown(given)} in {place_of(index)} mutates position {twice} twice. Name "
             "each position once, with the residue that it has in the end."
         )
         raise _invalid(what, index, given, "each position once", f"position {twice} twice")
@@ -169,9 +225,13 @@ def _read_mutation(
     part: str, given: str, index: int, wildtype: str, offset: int, hint: Callable[[], str]
 ) -> Mutation:
     def wrong(problem: str, remedy: str, *, expected: str, found: str) -> InvalidVariantError:
-        what = f"The variant {_shown(given)} in row {index} {problem}. {remedy}"
+        what = f"The variant {_shown(given)} in {place_of(index)} {problem}. {remedy}"
         return _invalid(what, index, given, expected, found)
 
+    unchanged = _UNCHANGED.fullmatch(part)
+    if unchanged is not None:
+        letter = RESIDUE_OF_CODE.get(unchanged[1].lower(), unchanged[1])
+        part = f"{letter}{unchanged[2]}{letter}"
     match = _MUTATION.fullmatch(part)
     if match is None:
         raise wrong(
@@ -212,14 +272,19 @@ def _read_mutation(
 def _remedy_for(part: str) -> str:
     if not part:
         return "Leave out the ':' at the ends, and write one between two mutations."
+    if _STOP.search(part):
+        return (
+            "A stop ends the protein there, and the likelihoods of a part and of the whole are "
+            "not comparable: drop such rows."
+        )
     if _THREE_LETTERS.search(part):
         return "Write letters, not codes of three letters or HGVS: 'A123G' for p.Ala123Gly."
     if len(_MUTATION.findall(part)) > 1:
         return "Join several mutations by ':' alone: 'A123G:D42N'."
     if _NO_SUBSTITUTION.search(part):
         return (
-            "Deletions, insertions and stops are no substitutions: give the sequence of the "
-            'mutant, with method="pseudo-perplexity".'
+            "Deletions and insertions are no substitutions: give the sequence of the mutant, with "
+            'method="pseudo-perplexity" and per_residue=True.'
         )
     return "Write the residue of the wild type, the position, and the residue of the mutant."
 
@@ -232,11 +297,11 @@ def _offset_hint(wildtype: str, values: Sequence[object]) -> str:
     """
     if any(map(is_missing, values)):
         return ""
-    written = [as_text(value).strip() for value in values if _is_written(value)]
+    written = [as_text(value).strip() for value in values if _is_written(value, wildtype)]
     variants = [
         [_MUTATION.fullmatch(part.strip()) for part in text.split(":")]
         for text in written
-        if text.upper() not in _WILDTYPE
+        if not _is_wildtype(text, wildtype)
     ]
     found = set()
     for match in chain.from_iterable(variants):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -22,13 +24,39 @@ POOLING_OF = {"mean": "mean", "bos": "cls"} | {w: w for w in ("eos", "max", "std
 TOO_LONG = ("raise", "truncate", "window")
 UNKNOWN = ("raise", "X", "mask")
 ON_MISSING = ("raise", "nan", "zero")
-MISSING_WORDS = frozenset({"nan", "None", "NaN", "NaT", "<NA>"})
-"""What str() makes of missing values; all but the last spell a peptide that nobody meant."""
 PRECISIONS = ("float32", "bfloat16", "float16")
 CACHE_DTYPES = ("float32", "float16")
 STORES = ("requested", "all")
 
 _LEAST_CACHE_BYTES = 1 << 22
+
+_OTHER_WORDS = {
+    **dict.fromkeys(("average", "avg", "ave", "mean-pooling", "meanpool", "global"), "mean"),
+    **dict.fromkeys(("maximum", "maxpool", "max-pooling"), "max"),
+    **dict.fromkeys(("sd", "stdev", "variance", "var", "dispersion"), "std"),
+    **dict.fromkeys(("bos", "first", "start", "<cls>", "class-token", "pooler", "pooled"), "cls"),
+    **dict.fromkeys(("last", "end", "<eos>", "sep", "eos-token"), "eos"),
+    **dict.fromkeys(("pagerank", "attention", "weighted"), "parti"),
+    **dict.fromkeys(("fp16", "half", "f16", "16"), "float16"),
+    **dict.fromkeys(("bf16", "bfloat", "amp", "mixed", "auto"), "bfloat16"),
+    **dict.fromkeys(("fp32", "single", "full", "f32", "32", "tf32", "float64", "fp64"), "float32"),
+    **dict.fromkeys(("error", "fail", "strict", "refuse"), "raise"),
+    **dict.fromkeys(("sliding", "chunk", "split", "windowed"), "window"),
+    **dict.fromkeys(("cut", "crop", "clip", "truncation", "true"), "truncate"),
+    **dict.fromkeys(("masked", "mlm", "masked-marginal"), "masked-marginals mask"),
+    **dict.fromkeys(("wt-marginals", "unmasked", "wildtype", "fast"), "wildtype-marginals"),
+    **dict.fromkeys(("pppl", "ppl", "pll", "perplexity", "likelihood"), "pseudo-perplexity"),
+    **dict.fromkeys(("keep", "ignore", "drop", "skip", "np.nan"), "nan"),
+    **dict.fromkeys(("fill", "zeros"), "zero"),
+    **dict.fromkeys(("<mask>", "<unk>", "unk"), "mask x"),
+    **dict.fromkeys(("concat", "cat", "separate"), "concatenate"),
+    **dict.fromkeys(("gpu", "nvidia"), "cuda"),
+    **dict.fromkeys(("metal", "apple", "m1"), "mps"),
+    "none": "nan concatenate",
+    "0": "zero",
+    **dict.fromkeys(("every", "everything"), "all"),
+}
+"""What other programs call the words of our options."""
 
 
 def absolute_layers(
@@ -39,7 +67,9 @@ def absolute_layers(
         return tuple(range(depth + 1))
     listed: list[Any] = list(layers) if isinstance(layers, Iterable) else [layers]
     if not all(map(is_whole, listed)):
-        raise TypeError(f'Got layers={layers!r}; pass an int, a list of int, or "all".')
+        is_last = isinstance(layers, str) and layers in ("last", "final", "-1")
+        meant = " Did you mean -1, the last layer?" if is_last else similar(layers, ("all",))
+        raise TypeError(f'Got layers={layers!r}; pass an int, a list of int, or "all".{meant}')
     found = []
     for layer in listed:
         if not -depth - 1 <= int(layer) <= depth:
@@ -81,7 +111,19 @@ def one_of(option: str, value: object, allowed: Sequence[str]) -> str:
     if isinstance(value, str) and value in allowed:
         return str(value)
     choices = ", ".join(f'"{word}"' for word in allowed)
-    raise InputError(f"Got {option}={value!r}; expected one of {choices}.")
+    raise InputError(f"Got {option}={value!r}; expected one of {choices}.{similar(value, allowed)}")
+
+
+def similar(value: object, allowed: Iterable[str]) -> str:
+    """Ask whether another word was meant, at the end of a message; empty if none is like it."""
+    if not isinstance(value, str):
+        return ""
+    known = {word.casefold(): word for word in allowed}
+    word = value.strip().casefold().replace("_", "-").removeprefix("torch.")
+    meant = [other for other in _OTHER_WORDS.get(word, "").split() if other in known]
+    meant = meant or [w for w in known if word and w.startswith(word)]
+    meant = meant or difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    return f' Did you mean "{known[meant[0]]}"?' if meant else ""
 
 
 def is_whole(value: object) -> TypeGuard[int]:
@@ -104,9 +146,12 @@ def fixed_region(value: object) -> tuple[int, int] | None:
         start, stop = value
         if all(map(is_whole, value)) and 0 <= start < stop:
             return int(start), int(stop)
+    numbers = re.findall(r"-?\d+", str(value))
+    like_pair = len(numbers) == 2 and isinstance(value, str | list | slice)
+    meant = f" Did you mean ({numbers[0]}, {numbers[1]})?" if like_pair else ""
     raise InputError(
         f"Got region={value!r}; expected None, or a tuple (start, stop) with 0 <= start < stop, "
-        "counted from 0, as in sequence[start:stop]."
+        f"counted from 0, as in sequence[start:stop].{meant}"
     )
 
 
@@ -131,6 +176,7 @@ def device_names(device: object) -> tuple[str, ...]:
         raise InputError(
             f'Got device={device!r}; expected "auto", "cpu", "cuda", a card such as "cuda:1", '
             '"mps", "xpu", a list of such devices, or "all".'
+            f"{_similar_device(device)}"
         )
     twice = [name for name in names if names.count(name) > 1 and name != "cpu"]
     if twice:
@@ -139,6 +185,14 @@ def device_names(device: object) -> tuple[str, ...]:
             'busy; only "cpu" can be named several times, and its cores are divided then.'
         )
     return names
+
+
+def _similar_device(device: object) -> str:
+    """Ask whether another device was meant."""
+    found = re.fullmatch(r"(?:cuda|gpu)[-_: ]?([0-9]+)|([0-9]+)", str(device).strip().lower())
+    if found:
+        return f' Did you mean "cuda:{found[1] or found[2]}"?'
+    return similar(device, ("cpu", "cuda", "mps", "xpu", "all", "auto"))
 
 
 def _is_device(name: str) -> bool:

@@ -7,11 +7,19 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from esm2_features._inputs.alphabet import MASK
-from esm2_features._inputs.containers import Column, is_missing
+from esm2_features._inputs.cells import is_missing, text_of
+from esm2_features._inputs.containers import Column, single_column
 from esm2_features._inputs.regions import read_region
-from esm2_features._inputs.residues import are_normal, normalise, place_of, warn_of_nucleotides
+from esm2_features._inputs.residues import (
+    are_normal,
+    missing_error,
+    normalise,
+    warn_of_nucleotides,
+)
+from esm2_features._inputs.rows import labelled, place_of
 from esm2_features._inputs.views import SequenceView, Spans, around
-from esm2_features.exceptions import MissingSequenceError, SequenceTooLongError, TruncationWarning
+from esm2_features._inputs.words import missing_words
+from esm2_features.exceptions import SequenceTooLongError, TruncationWarning
 
 
 @dataclass
@@ -49,14 +57,19 @@ class SequencePolicy:
         rows: Iterable[int] | None = None,
         column: str | None = None,
         truncations: TruncationCounter | None = None,
+        peptide_sizes: frozenset[int] | None = None,
     ) -> list[str]:
         """Check cells, and bring them into the one form that is encoded and cached.
 
         ``rows`` and ``column`` are what messages call the cells. With a counter, whoever passes it
-        warns of truncations.
+        warns of truncations. ``peptide_sizes`` are those of a `Column`.
         """
         cells = list(sequences)
         numbers = list(range(len(cells)) if rows is None else rows)
+        words = missing_words(cells, peptide_sizes)
+        if words:
+            first = min(words)
+            raise missing_error(text_of(cells[first]), numbers[first], column, n=len(words))
         if are_normal(cells):
             residues = cells
         else:
@@ -70,6 +83,12 @@ class SequencePolicy:
         if truncations is None:
             counter.warn(self.max_residues)
         return fitting
+
+    def normalise_column(self, sequences: object, *, owner: str) -> list[str]:
+        """Check the cells of a container with one column, as `normalise` does."""
+        column = single_column(sequences, owner=owner)
+        with labelled(column.labels):
+            return self.normalise(column.values)
 
     def normalise_chains(
         self, chains: Sequence[Column], on_missing: str, truncations: TruncationCounter
@@ -87,6 +106,7 @@ class SequencePolicy:
                 rows=rows,
                 column=chain.name if len(chains) > 1 else None,
                 truncations=truncations,
+                peptide_sizes=chain.peptide_sizes,
             )
             for row, sequence in zip(rows, residues, strict=True):
                 sequences[row * len(chains) + i] = sequence
@@ -156,7 +176,7 @@ class SequencePolicy:
             size = self.window(sequence)
             if size:
                 raise SequenceTooLongError(
-                    f"The sequence in row {row} has {len(sequence)} residues, more than "
+                    f"The sequence in {place_of(row)} has {len(sequence)} residues, more than "
                     f"max_residues={size}, and {product} cannot be put together from windows "
                     '(too_long="window"): residues of different windows do not attend to each '
                     "other. Pass max_residues=None to run it whole (memory grows with the square "
@@ -204,14 +224,15 @@ def missing_rows(column: Column, *, on_missing: str, what: str = "protein sequen
         row
         for row, value in enumerate(column.values)
         if not isinstance(value, str) and is_missing(value)  # text is the usual case
-    }
+    } | missing_words(column.values, column.peptide_sizes)
     if missing and on_missing == "raise":
         first = min(missing)
-        others = f" (the first of {len(missing)})" if len(missing) > 1 else ""
-        raise MissingSequenceError(
-            f"Missing value in {place_of(first, column.name or None)}{others}, where a {what} is "
-            'expected. Drop such rows, or pass on_missing="nan" or on_missing="zero" to get rows '
-            "of NaN or 0 for them.",
-            index=first,
+        raise missing_error(
+            text_of(column.values[first]) or None,
+            first,
+            column.name or None,
+            what=what,
+            on_missing="pass",
+            n=len(missing),
         )
     return missing

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from esm2_features._inputs.containers import is_missing
+from esm2_features._inputs.cells import is_missing
 from esm2_features._inputs.options import is_whole
-from esm2_features._inputs.residues import place_of
+from esm2_features._inputs.rows import place_of
 from esm2_features._inputs.views import Spans, spans_of
 from esm2_features.exceptions import InputError, InvalidRegionError, shorten
 

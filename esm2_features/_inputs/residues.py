@@ -12,23 +12,29 @@ from collections.abc import Sequence
 from typing import TypeGuard
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
-from esm2_features._inputs.containers import is_biopython_seq, is_missing, is_record
-from esm2_features._inputs.options import MISSING_WORDS
+from esm2_features._inputs.cells import is_biopython_seq, is_missing, is_record
+from esm2_features._inputs.remedies import (
+    THREE_LETTER_REMEDY,
+    Remedy,
+    is_three_letter_code,
+    remedy_for,
+    stands_for_residue,
+)
+from esm2_features._inputs.rows import place_of
+from esm2_features._inputs.words import is_missing_word
 from esm2_features.exceptions import InvalidSequenceError, MissingSequenceError
 
 _WHITE_SPACE = " \t\n\r\v\f"
 _RESIDUES_AS_BYTES = RESIDUES.encode()
 _RESIDUES = frozenset(RESIDUES)
 _TOKEN = re.compile(r"<mask>|.", re.ASCII | re.IGNORECASE | re.DOTALL)
-_FILE_NAME = re.compile(r"\.(fa|faa|fasta|fas|txt|csv|gz|zst|parquet)$", re.IGNORECASE)
-_ACCESSION = re.compile(  # https://www.uniprot.org/help/accession_numbers, and their isoforms
-    r"([OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9]([A-Z][A-Z0-9]{2}[0-9]){1,2})(-[0-9]+)?",
-    re.IGNORECASE,
-)
 _LONGEST_SHOWN = 60
 
 _NUCLEOTIDES = "ACGTUN"
 _SHORTEST_GENE = 20  # letters; shorter peptides may be of these residues alone
+
+_FEWEST_LETTERS = 5
+"""Letters with white space between them that are one sequence, as ProtTrans writes it."""
 
 
 def normalise(
@@ -36,8 +42,8 @@ def normalise(
 ) -> str:
     r"""Check one cell, and bring its sequence into the form that is encoded and cached."""
     text = (value if isinstance(value, str) else _text_of(value, index, column)).strip(_WHITE_SPACE)
-    if text in MISSING_WORDS:
-        raise _missing(text, index, column)
+    if is_missing_word(text) and not _are_residues(text):
+        raise missing_error(text, index, column)
     if text.endswith("*"):
         text = text[:-1]
     if not text:
@@ -49,8 +55,29 @@ def normalise(
         upper = text.upper()
         # Nothing is left when every letter is a residue: the usual case.
         if not upper.encode().translate(None, _RESIDUES_AS_BYTES):
+            if text != upper and is_three_letter_code(text):
+                raise _invalid(text, 0, index, column, THREE_LETTER_REMEDY)
             return upper
+        text = _without_blocks(text)
     return _character_by_character(text, index, unknown, column)
+
+
+def _are_residues(text: str) -> bool:
+    """Whether all characters are capitals that stand for residues."""
+    return text.isascii() and not text.encode().translate(None, _RESIDUES_AS_BYTES)
+
+
+def _without_blocks(text: str) -> str:
+    """Join blocks of ten, lines of one length, and letters that stand apart."""
+    blocks = text.split()
+    if len(blocks) < 2:
+        return text
+    size, is_apart = len(blocks[0]), len(text.splitlines()) == 1
+    are_blocks = size in (1, 10) if is_apart else size >= 10
+    are_equal = all(len(block) == size for block in blocks[:-1]) and len(blocks[-1]) <= size
+    if not are_blocks or not are_equal or (size == 1 and len(blocks) < _FEWEST_LETTERS):
+        return text
+    return "".join(blocks)
 
 
 def are_normal(values: Sequence[object]) -> TypeGuard[list[str]]:
@@ -58,14 +85,14 @@ def are_normal(values: Sequence[object]) -> TypeGuard[list[str]]:
     if not all(type(value) is str and value for value in values):
         return False
     letters = "".join(values)  # type: ignore[arg-type]  # as was just found out
-    # What is written in capitals only is no text of a missing value.
-    return letters.isascii() and not letters.encode().translate(None, _RESIDUES_AS_BYTES)
+    # Capitals that spell a word for a missing value are left to `missing_words`.
+    return _are_residues(letters)
 
 
 def _text_of(value: object, index: int, column: str | None) -> str:
     """Get the text of a cell that is not a string."""
     if is_missing(value):
-        raise _missing(value, index, column)
+        raise missing_error(value, index, column)
     if is_record(value):
         value = value.seq  # type: ignore[attr-defined]
     if isinstance(value, bytes | bytearray):
@@ -85,20 +112,36 @@ def _text_of(value: object, index: int, column: str | None) -> str:
     )
 
 
-def _missing(value: object, index: int, column: str | None) -> MissingSequenceError:
-    if isinstance(value, str):
-        return MissingSequenceError(
-            f"The text {value!r} in {place_of(index, column)} is what a missing value becomes when "
-            "it is turned into text. Keep missing values as they are (no astype(str)). If a "
-            "peptide of these letters is meant, write it in upper case.",
-            index=index,
-        )
-    return MissingSequenceError(
-        f"Missing value in {place_of(index, column)}, where a protein sequence is expected. Drop "
-        "such rows, or use ESM2Transformer, which gives rows of NaN or 0 for them with "
-        'on_missing="nan" or on_missing="zero".',
-        index=index,
+def missing_error(
+    value: object,
+    index: int,
+    column: str | None,
+    *,
+    what: str = "protein sequence",
+    on_missing: str = "use ESM2Transformer with",
+    n: int = 1,
+) -> MissingSequenceError:
+    """Make the error of a missing value, or of a word for one, the first of ``n``."""
+    remedy = Remedy(
+        f'Drop such rows, or {on_missing} on_missing="nan" or on_missing="zero" to get rows of NaN '
+        "or 0 for them.",
+        "Drop such rows.",
     )
+    others = f" (the first of {n})" if n > 1 else ""
+    found = f"Missing value in {place_of(index, column)}{others}"
+    if isinstance(value, str):
+        shown = value.strip()
+        found = f"The text {shown!r} in {place_of(index, column)}{others} means a missing value"
+        if _are_residues(shown):
+            also = (
+                f" If a peptide of these letters is meant, write it as {shown + '*'!r}; capitals of "
+                "2 or 3 letters are one among other peptides of their size."
+            )
+            remedy = Remedy(*(text + also for text in remedy))
+        elif shown.isalpha() and _are_residues(shown.upper()):
+            also = f" If a peptide is meant, write it in capitals with a stop, {shown.upper()}*."
+            remedy = Remedy(*(text + also for text in remedy))
+    return MissingSequenceError(remedy.after(f"{found}, where a {what} is expected."), index=index)
 
 
 def _character_by_character(text: str, index: int, unknown: str, column: str | None) -> str:
@@ -111,22 +154,28 @@ def _character_by_character(text: str, index: int, unknown: str, column: str | N
             residues.append(MASK)
         elif character.isascii() and character.upper() in _RESIDUES:
             residues.append(character.upper())
-        elif replacement is not None and character.isprintable() and character != " ":
+        elif replacement is not None and stands_for_residue(character):
             residues.append(replacement)
         else:
             raise _invalid(text, token.start(), index, column)
     return "".join(residues)
 
 
-def _invalid(text: str, offset: int, index: int, column: str | None) -> InvalidSequenceError:
+def _invalid(
+    text: str, offset: int, index: int, column: str | None, remedy: Remedy | None = None
+) -> InvalidSequenceError:
     character = text[offset]
     start = max(0, min(offset - _LONGEST_SHOWN // 2, len(text) - _LONGEST_SHOWN))
     end = start + _LONGEST_SHOWN
     around = ("..." if start else "") + text[start:end] + ("..." if end < len(text) else "")
-    return InvalidSequenceError(
+    what = (
         f"{_name_of(character)} at position {offset + 1} of the sequence in "
-        f"{place_of(index, column)} is not a residue that ESM-2 knows: "
-        f"{around!a}. {_remedy(text, character)}",
+        f"{place_of(index, column)} is not a residue that ESM-2 knows: {around!a}."
+    )
+    if remedy is not None:
+        what = f"The text in {place_of(index, column)} is not a sequence: {around!a}."
+    return InvalidSequenceError(
+        (remedy or remedy_for(text, offset)).after(what),
         index=index,
         position=offset + 1,
         residue=character,
@@ -140,38 +189,6 @@ def _name_of(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # how surrogateescape writes an undecodable byte
         return f"The byte 0x{ord(character) - 0xDC00:02X}"
     return f"U+{ord(character):04X} ({unicodedata.name(character, 'unnamed')})"
-
-
-def _remedy(text: str, character: str) -> str:
-    as_unknown = 'pass unknown="X" or unknown="mask" to embed it as an unknown residue'
-    if character == ">":
-        return (
-            "Headers belong to FASTA text: read it with read_fasta, which wants each on a line of "
-            "its own."
-        )
-    if _ACCESSION.fullmatch(text):
-        return "It looks like a UniProt accession: pass the sequence of that entry."
-    if _FILE_NAME.search(text):
-        return "It looks like the name of a file: read it with read_fasta."
-    if character.isspace():
-        return 'Join the sequence: "".join(sequence.split()).'
-    if character in "-.~":
-        return f"Remove alignment gaps: sequence.replace({character!r}, '')."
-    if character == "*":
-        return f"An inner '*' is a stop codon: cut the sequence there, or {as_unknown}."
-    if character in "<>" + MASK:
-        return 'Of the special tokens, only "<mask>" can be written in a sequence.'
-    if not character.isprintable():
-        unreadable = "\udc80" <= character <= "\udcff"
-        return "It is not ASCII: retype it." if unreadable else "It is invisible: remove it."
-    if not character.isascii():
-        return f"It may look like a letter that it is not: retype it, or {as_unknown}."
-    return f"Correct it, or {as_unknown}."
-
-
-def place_of(index: int, column: str | None) -> str:
-    """Name the row and column of a cell, for a message."""
-    return f"row {index}" + (f" of column {column!r}" if column is not None else "")
 
 
 def warn_of_nucleotides(

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from esm2_features._inputs.fasta import read_fasta
-from esm2_features._inputs.options import MISSING_WORDS
 from esm2_features._io.paths import Output, atomic_output
 from esm2_features.exceptions import InputError
 
@@ -31,9 +30,6 @@ SCORE = "score"
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _FASTA = (".fasta", ".fa", ".faa", ".fas", ".fsa")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
-
-_MISSING = MISSING_WORDS | {"", "NA", "N/A", "n/a", "#N/A", "NULL", "null"}
-"""Words for a missing value in R, pandas, databases and spreadsheets."""
 
 
 class VariantTable(NamedTuple):
@@ -197,12 +193,15 @@ def _read_records(source: str | BinaryIO) -> VariantTable:
 
 
 def _check_missing(path: str, variants: Sequence[str], positions: Sequence[str]) -> None:
-    for variant, position in zip(variants, positions, strict=True):
-        if variant.strip() in _MISSING:
+    from esm2_features._inputs.words import missing_words  # which needs NumPy, as above
+
+    missing = missing_words(variants)
+    for row, (variant, position) in enumerate(zip(variants, positions, strict=True)):
+        if row in missing or not variant.strip():
             raise InputError(
                 f"{_shown(path)}, {position}: {variant!r} stands for a missing value, where a "
-                "variant is expected. Drop such rows, or write WT for the wild type. Peptides with "
-                "this spelling can be given as FASTA."
+                "variant is expected. Drop such rows, or write WT for the wild type. If a peptide "
+                "of these letters is meant, write it in capitals with a stop, such as NA*."
             )
 
 

@@ -15,9 +15,11 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import devices_of_network
-from esm2_features._inputs.containers import Column, columns
+from esm2_features._inputs.containers import Column, check_sequences, columns
 from esm2_features._inputs.options import device_names
 from esm2_features._inputs.policy import TruncationCounter
+from esm2_features._inputs.rows import labelled
+from esm2_features._inputs.words import peptide_sizes
 from esm2_features.exceptions import Esm2FeaturesError
 
 _FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
@@ -31,6 +33,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     precision: str
     device: str | Sequence[str]
     on_missing: str
+    chains: Sequence[str | int] | None
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
         """Check the parameters and the sequences. Nothing is loaded or computed.
@@ -65,8 +68,12 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         """
         engine = self._engine()
         chains = self._columns(X)
-        self._views(engine, chains, TruncationCounter())  # `transform` warns of truncations
+        self._check_sequences(chains, X)
+        with labelled(chains[0].labels):
+            self._views(engine, chains, TruncationCounter())  # `transform` warns of truncations
         self.n_features_in_ = len(chains)
+        # What is decided of many rows holds for the few that `transform` may see.
+        self._peptide_sizes = [peptide_sizes(chain.values) for chain in chains]
         names = [chain.name for chain in chains]
         if all(name is not None for name in names):
             self.feature_names_in_ = np.array(names, dtype=object)
@@ -110,10 +117,11 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         chains = self._columns(X)
         self._check_same_chains(chains)
         truncations = TruncationCounter()
-        views = self._views(engine, chains, truncations)
-        truncations.warn(engine.max_residues)
         n_rows = len(chains[0].values)
-        features = self._features(engine, views, len(views) // n_rows, _FILL[self.on_missing])
+        with labelled(chains[0].labels):
+            views = self._views(engine, self._as_fitted(chains, X), truncations)
+            features = self._features(engine, views, len(views) // n_rows, _FILL[self.on_missing])
+        truncations.warn(engine.max_residues)
         return features.reshape(n_rows, -1)  # (rows x chains, d) -> (rows, chains x d)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
@@ -224,7 +232,34 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
     def _columns(self, X: object) -> list[Column]:
         """Read the columns of X; the one place that a test replaces to feed other input."""
-        return columns(X, owner=type(self).__name__, region=getattr(self, "region", None))
+        return columns(X, owner=type(self).__name__, region=self._region, chains=self.chains)
+
+    @property
+    def _region(self) -> object:
+        return getattr(self, "region", None)
+
+    def _check_sequences(self, chains: Sequence[Column], X: object) -> None:
+        """Raise InputError for columns of labels, unless ``chains`` names the columns."""
+        if self.chains is None:
+            check_sequences(
+                chains,
+                X,
+                region=self._region,
+                insist=f"To embed them all the same, name them: {type(self).__name__}"
+                "(chains={names!r}).",
+            )
+
+    def _as_fitted(self, chains: Sequence[Column], X: object) -> list[Column]:
+        """Take over what `fit` decided of the same columns, and decide of others."""
+        sizes = getattr(self, "_peptide_sizes", None)
+        fitted = list(getattr(self, "feature_names_in_", [None] * len(chains)))
+        if sizes is None or [chain.name for chain in chains] != fitted:
+            self._check_sequences(chains, X)
+            return list(chains)
+        return [
+            chain._replace(peptide_sizes=of_one)
+            for chain, of_one in zip(chains, sizes, strict=True)
+        ]
 
     def _check_same_chains(self, chains: Sequence[Column]) -> None:
         """Raise ValueError for other columns than those seen in `fit`."""

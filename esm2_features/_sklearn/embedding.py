@@ -20,6 +20,7 @@ from esm2_features._inputs.options import (
 )
 from esm2_features._inputs.policy import TruncationCounter, missing_rows
 from esm2_features._inputs.regions import read_region, warn_of_pairs
+from esm2_features._inputs.rows import labelled
 from esm2_features._inputs.views import Spans
 from esm2_features._sklearn.base import SequenceTransformer
 from esm2_features.exceptions import InputError
@@ -38,6 +39,11 @@ class ESM2Transformer(SequenceTransformer):
         Official name (see `available_models`), ``"mini"`` (the small demonstration model
         that ships with this library; not for science), or a path: fair-esm's ``.pt``, a
         ``.safetensors`` file, or a Hugging Face folder.
+    chains : list of str or int, or None, default=None
+        Columns of X that hold sequences, by their names or their numbers from 0; the others are
+        left out (but for that of the regions). None takes all columns, and raises an error if one
+        of them looks like labels (``"train"``, ``"human"``, chain ids, identifiers): name it here
+        if it holds sequences all the same.
     layers : int, list of int or "all", default=-1
         Representations to give. 0 is the embedding, negatives count from the end; only the
         last one has the final norm. Several are concatenated.
@@ -84,12 +90,13 @@ class ESM2Transformer(SequenceTransformer):
         averages what a residue is in several of them, with weights that fall off towards the
         edges of a window, before it pools over the whole sequence.
     unknown : {"raise", "X", "mask"}, default="raise"
-        What to do with characters that are neither one of the 20 amino acids nor X, B, U, Z,
-        O: refuse them, read them as X, or as ``<mask>``.
+        What to do with J, an inner ``*`` and ``?``, which stand for residues that ESM-2 does not
+        know: refuse them, read them as X, or as ``<mask>``. Other characters are always refused.
     on_missing : {"raise", "nan", "zero"}, default="raise"
-        What to do with missing values (None, NaN, NA), be they sequences or regions: refuse
-        them, or give NaN or 0 in place of their vectors. With a linker, a row in which a chain
-        is missing has no vector at all, because the molecule is not complete.
+        What to do with missing values (None, NaN, words such as ``"NA"`` or ``"missing"``), be
+        they sequences or regions: refuse them, or give NaN or 0 in place of their vectors. With a
+        linker, a row in which a chain is missing has no vector at all, because the molecule is not
+        complete.
     cache : "auto", None, path or Cache, default="auto"
         Where vectors are kept. ``"auto"`` is the user's cache folder, or the folder that the
         environment variable ``ESM2_FEATURES_CACHE`` names; None keeps none.
@@ -128,7 +135,12 @@ class ESM2Transformer(SequenceTransformer):
 
     Notes
     -----
-    White space around a sequence and one trailing ``*`` are removed, lower case is accepted.
+    White space around a sequence and one trailing ``*`` are removed, lower case is accepted, and
+    so are blocks of ten with spaces between them. Words for a missing value (NA, NaN, NULL, N/A,
+    missing, unknown, ``-`` and the like) are missing values. In capitals, NA or NAN is a peptide
+    where the column holds others of two or three residues, and so is ``"NA*"`` everywhere; what
+    `fit` decides of a column holds in `transform`.
+
     A frame of several columns is several chains of one molecule; see ``join``.
 
     A column of regions stands beside one column of sequences. Its cells are
@@ -174,6 +186,7 @@ class ESM2Transformer(SequenceTransformer):
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
+        chains: Sequence[str | int] | None = None,
         layers: int | Sequence[int] | Literal["all"] = -1,
         pooling: str | Sequence[str] = "mean",
         region: tuple[int, int] | str | None = None,
@@ -194,6 +207,7 @@ class ESM2Transformer(SequenceTransformer):
         token: str | Token | None = None,
     ) -> None:
         self.model = model
+        self.chains = chains
         self.layers = layers
         self.pooling = pooling
         self.region = region
@@ -271,7 +285,8 @@ class ESM2Transformer(SequenceTransformer):
         engine = self._engine(layers=layers, pooling=pooling)
         truncations = TruncationCounter()
         chains = self._columns(X)
-        views = self._views(engine, chains, truncations)
+        with labelled(chains[0].labels):
+            views = self._views(engine, self._as_fitted(chains, X), truncations)
         truncations.warn(engine.max_residues)
         row_of: dict[str, int] = {}
         in_a_row = len(views) // len(chains[0].values)
@@ -288,7 +303,7 @@ class ESM2Transformer(SequenceTransformer):
     def _engine(self, **changed: object) -> Engine:
         parameters = {**self.get_params(deep=False), **changed}
         one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
-        for name in ("join", "linker_length"):
+        for name in ("chains", "join", "linker_length"):
             del parameters[name]
         if (self.join, self.linker_length) != ("concatenate", LINKER_LENGTH):
             check_join(self.join, self.linker_length, region=self.region, too_long=self.too_long)

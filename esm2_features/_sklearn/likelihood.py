@@ -18,6 +18,7 @@ from esm2_features._inputs.containers import Column
 from esm2_features._inputs.mutations import check_length, check_mask, uncut
 from esm2_features._inputs.options import ON_MISSING, one_of
 from esm2_features._inputs.policy import TruncationCounter
+from esm2_features._inputs.rows import place_of
 from esm2_features._sklearn.base import SequenceTransformer
 from esm2_features._variants import (
     MASKED,
@@ -29,6 +30,7 @@ from esm2_features._variants import (
     position_log_probs,
     residue_log_probs,
     tokens,
+    warn_of_lengths,
 )
 from esm2_features.exceptions import InputError, InvalidSequenceError, SequenceTooLongError
 
@@ -61,12 +63,17 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     ----------
     model : str or path, default="esm2_t33_650M_UR50D"
         As in `ESM2Transformer`.
+    chains : list of str or int, or None, default=None
+        Columns of X that hold sequences, as in `ESM2Transformer`.
     wildtype : str, list of str or None, default=None
         The protein that the sequences are variants of; with several chains, a list of one for
         each. None if they are of different proteins.
     method : {"masked-marginals", "wildtype-marginals", "pseudo-perplexity"}
         The context of a residue; see the notes, and mind the cost. The default is
         ``"masked-marginals"``.
+    per_residue : bool, default=False
+        Whether ``llr`` is the difference of means over the residues, instead of sums; choose it
+        for sequences of other lengths than the wild type's. Only with a ``wildtype``.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the products. Half precision is too coarse to compare variants.
     device : str or list of str, default="auto"
@@ -83,8 +90,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         As in `ESM2Transformer`. The mean leaves out residues that ``"mask"``, or a ``<mask>`` in
         the sequence, has masked; with a ``wildtype`` they are errors.
     on_missing : {"raise", "nan", "zero"}, default="raise"
-        What to do with missing values (None, NaN, NA): refuse them, or give NaN or 0 as their
-        features.
+        What to do with missing values (None, NaN, words such as ``"NA"``): refuse them, or give
+        NaN or 0 as their features.
     cache : "auto", None, path or Cache, default="auto"
         Where log-probabilities are kept, as in `ESM2Transformer`.
     verbose : bool, default=False
@@ -123,7 +130,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     choose ``"wildtype-marginals"`` or a small model, and keep the cache. Peptides are cheap.
 
     The marginals are of substitutions: sequences that are not as long as the wild type are
-    refused. With ``"pseudo-perplexity"`` they are allowed.
+    refused. With ``"pseudo-perplexity"`` they are allowed, with a warning: ``llr`` is a sum then
+    that rises with every residue that is lost, unless ``per_residue=True`` makes it a mean.
 
     Side by side with embeddings, ``llr`` makes a ridge regression the augmented one of Hsu et
     al., a baseline for where few variants are measured; they have the residues, one-hot, in the
@@ -164,8 +172,10 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         self,
         model: str | os.PathLike[str] = DEFAULT_MODEL,
         *,
+        chains: Sequence[str | int] | None = None,
         wildtype: str | Sequence[str] | None = None,
         method: str = MASKED,
+        per_residue: bool = False,
         precision: str = "float32",
         device: str | list[str] = "auto",
         batch_tokens: int | Literal["auto"] = "auto",
@@ -177,8 +187,10 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         verbose: bool = False,
     ) -> None:
         self.model = model
+        self.chains = chains
         self.wildtype = wildtype
         self.method = method
+        self.per_residue = per_residue
         self.precision = precision
         self.device = device
         self.batch_tokens = batch_tokens
@@ -195,7 +207,13 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         one_of("method", parameters.pop("method"), METHODS)
         if self.wildtype is not None:
             check_truncation(parameters["too_long"])
-        del parameters["wildtype"]
+        elif self.per_residue:
+            raise InputError(
+                "Got per_residue=True without a wildtype, and it is about the ratio to one. Leave "
+                "it out: mean_log_prob is a mean over the residues."
+            )
+        for name in ("chains", "wildtype", "per_residue"):
+            del parameters[name]
         return Engine(**parameters)
 
     def _names(self, engine: Engine) -> list[str]:  # noqa: ARG002
@@ -228,7 +246,7 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
             if wildtype is None:
                 if sequence.count(MASK) == len(sequence):
                     raise InvalidSequenceError(
-                        f"The sequence in row {row} holds nothing but <mask>, so there is no "
+                        f"The sequence in {place_of(row)} holds nothing but <mask>, so there is no "
                         "residue to have a likelihood. Drop such rows.",
                         index=row,
                         position=1,
@@ -250,8 +268,10 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
                 sequence = views[i]
                 if sequence is not None:
                     rows.setdefault(sequence, []).append(i)
+            if wildtype is not None and not self.per_residue:
+                warn_of_lengths(wildtype, views[chain::n_chains])
             if rows:
-                found = _of_chain(engine, list(rows), wildtype, self.method)
+                found = _of_chain(engine, list(rows), wildtype, self.method, self.per_residue)
                 for of_one, members in zip(found, rows.values(), strict=True):
                     features[members] = of_one
         return features
@@ -275,7 +295,7 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
 
 
 def _of_chain(
-    engine: Engine, sequences: list[str], wildtype: str | None, method: str
+    engine: Engine, sequences: list[str], wildtype: str | None, method: str, per_residue: bool
 ) -> NDArray[np.float64]:
     """Features of distinct sequences of one chain: (n, 2), with a wild type (n, 4)."""
     if wildtype is None:
@@ -292,9 +312,10 @@ def _of_chain(
         table = position_log_probs(engine, wildtype, positions.tolist(), masked=method == MASKED)
         log_probs = [table[positions, tokens(sequence)] for sequence in sequences]
         of_wildtype = table[positions, tokens(wildtype)]
+    total = np.mean if per_residue else np.sum
     return np.array(
         [
-            (*_of_sequence(of_one), of_one.sum() - of_wildtype.sum(), _edits(wildtype, sequence))
+            (*_of_sequence(of_one), total(of_one) - total(of_wildtype), _edits(wildtype, sequence))
             for sequence, of_one in zip(sequences, log_probs, strict=True)
         ]
     )

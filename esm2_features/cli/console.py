@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from esm2_features._inputs.options import OPTIONS
-from esm2_features.exceptions import Esm2FeaturesError, InputError
+from esm2_features.exceptions import Esm2FeaturesError, InputError, in_shell
 
 if TYPE_CHECKING:
     from esm2_features._cache import Cache
@@ -40,11 +40,11 @@ class Commands(click.Group):
 
     def invoke(self, ctx: click.Context) -> object:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: print_message(f"Warning: {message}")
+            warnings.showwarning = _print_warning
             try:
                 return super().invoke(ctx)
             except Esm2FeaturesError as error:
-                raise CommandError(str(error), 2) from error
+                raise CommandError(in_shell(error), 2) from error
             except BrokenPipeError:  # `| head` closed the pipe; click handles it
                 raise
             except OSError as error:
@@ -63,7 +63,7 @@ def naming_rows(names: Sequence[str]) -> Iterator[None]:
         index = getattr(error, "index", None)
         if index is None:
             raise
-        raise CommandError(f"{names[index]}: {error}", 2) from error
+        raise CommandError(f"{names[index]}: {in_shell(error)}", 2) from error
 
 
 def names_of_records(ids: Sequence[str]) -> list[str]:
@@ -91,13 +91,17 @@ def print_done(text: str, start: float) -> None:
     click.echo(f"{text} ({time.perf_counter() - start:.1f} s)", err=True)
 
 
+def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print_message(f"Warning: {in_shell(message) if isinstance(message, Warning) else message}")
+
+
 def print_message(message: str, file: IO[Any] | None = None) -> None:
     click.echo(as_options(message), file=file, err=True)
 
 
 _NAMES = [
     *OPTIONS,
-    *("layer", "max_bytes", "unused_days", "over", "method", "offset"),
+    *("layer", "max_bytes", "unused_days", "over", "method", "offset", "per_residue"),
     *("engine", "address", "workers", "gpus_per_worker"),
 ]
 _ARGUMENT = re.compile(
@@ -112,6 +116,7 @@ def as_options(message: str) -> str:
     def option(match: re.Match[str]) -> str:
         name, *values = match.groups(default="")
         value = ":".join(filter(None, values))  # two values are START:STOP of a region
+        value = "" if value == "True" else value  # a flag
         return f"--{name.replace('_', '-')} {'none' if value == 'None' else value}".rstrip()
 
     return _ARGUMENT.sub(option, message)

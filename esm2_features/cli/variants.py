@@ -74,6 +74,12 @@ _run_options = add_options(
     "wildtype-marginals: one pass for all of them. pseudo-perplexity: one pass for each residue of "
     "each variant; the only method for insertions and deletions.",
 )
+@click.option(
+    "--per-residue",
+    is_flag=True,
+    help="Write differences of means over the residues instead of sums, for insertions and "
+    "deletions: a sum over fewer residues is higher for that alone.",
+)
 @_run_options
 @force_option
 def score(
@@ -83,6 +89,7 @@ def score(
     column: str | None,
     identifier: str | None,
     method: str,
+    per_residue: bool,
     offset: int,
     force: bool,
     **options: Any,
@@ -112,7 +119,9 @@ def score(
         wildtype, _ = _read_wildtype(engine, protein, identifier)
         table = read_variant_file(variants, column=column)
         with naming_rows([f"{variants}, {position}" for position in table.positions]):
-            scores = score_variants(engine, wildtype, table.variants, method, offset=offset)
+            scores = score_variants(
+                engine, wildtype, table.variants, method, offset=offset, per_residue=per_residue
+            )
         write_scores(checked, table, scores.tolist())
     print_done(f"scores of {len(scores)} variants -> {checked.path}", start)
 

@@ -1,0 +1,169 @@
+"""Columns of text that hold no sequences, though their letters are residues: labels and codes.
+
+A column is judged by its values, and where these do not suffice, by its name. Columns with
+values of more than 25 letters hold sequences.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from esm2_features._inputs.alphabet import RESIDUES
+from esm2_features._inputs.cells import is_biopython_seq, is_record, text_of
+from esm2_features._inputs.remedies import kind_of
+from esm2_features._inputs.words import LABELS, WILD_TYPE, is_missing_word
+from esm2_features.exceptions import InputError, shorten
+
+_LONGEST_LABEL = 25
+_SAMPLE = 50
+"""Values that are looked at one by one for identifiers, mutations and the like."""
+
+_FEWEST_ROWS, _FEWEST_REPEATS = 20, 10
+"""Rows, and rows for each different value, from which repetition is a sign of labels."""
+
+_LABEL_NAMES = frozenset(
+    "accession activity category class cluster description family fold gene genus group host id "
+    "ids kind label labels method name names organism partition protocol set source species split "
+    "status strain subset superfamily symbol taxon tissue type uniprot pdb wt mut".split()
+)
+_SEQUENCE_NAMES = re.compile(
+    r"seq|pep|cdr|link|epitope|antigen|motif|fr[1-4]|fw|v[hl]\b|heavy|light|alpha|beta|hla|mhc|"
+    r"pseudo|spacer|aa\b|fragment",
+    re.IGNORECASE,
+)
+_LETTERS = frozenset(RESIDUES + RESIDUES.lower() + "*")
+
+
+@dataclass(frozen=True)
+class _Profile:
+    """What is known of the values of one column."""
+
+    name: str | None
+    texts: list[str]  # without missing values
+
+    @cached_property
+    def longest(self) -> int:
+        return max(map(len, self.texts), default=0)
+
+    @cached_property
+    def counts(self) -> Counter[str]:
+        return Counter(self.texts)
+
+    @cached_property
+    def sample(self) -> list[str]:
+        return list(dict.fromkeys(self.texts[: 20 * _SAMPLE]))[:_SAMPLE]
+
+    @cached_property
+    def tokens(self) -> list[str]:
+        """The words of the column's name."""
+        return re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", self.name or "").lower())
+
+    @cached_property
+    def may_be_sequences(self) -> bool:
+        return bool(self.sample) and all(_LETTERS.issuperset(text) for text in self.sample)
+
+    @cached_property
+    def are_words(self) -> bool:
+        """Whether all values are written as words are: in lower case, or with one capital first."""
+        return all(text[1:].islower() if len(text) > 1 else text.islower() for text in self.counts)
+
+    @cached_property
+    def usual_length(self) -> int:
+        lengths = sorted(map(len, self.texts))
+        return lengths[len(lengths) // 2] if lengths else 0
+
+
+def check_labels(
+    columns: Sequence[tuple[str | None, Sequence[object]]],
+    *,
+    pick: Callable[[list[int]], str],
+    insist: str,
+) -> None:
+    """Raise InputError for a column of labels.
+
+    ``pick`` writes how to pass only some of the columns, ``insist`` how to embed all the same.
+    """
+    profiles = [_Profile(name, _texts(values)) for name, values in columns]
+    if len(profiles) > 1 and all(p.texts and p.longest == 1 for p in profiles):
+        raise InputError(
+            f"The {len(profiles)} columns of X hold single letters, so each row looks like one "
+            'sequence, letter by letter. Join them: ["".join(row) for row in X] of lists or an '
+            'array, X.agg("".join, axis=1) of a data frame of pandas.'
+        )
+    found = [_reason(profile, profiles) for profile in profiles]
+    odd = next((i for i, reason in enumerate(found) if reason), None)
+    if odd is None:
+        return
+    column, kept = profiles[odd], [i for i, reason in enumerate(found) if not reason]
+    which = f"column {column.name!r}" if column.name is not None else f"column {odd}"
+    shown = ", ".join(f"{shorten(t, 30)!r} ({n} rows)" for t, n in column.counts.most_common(3))
+    remedy = "Pass the column that holds the sequences"
+    if kept:
+        remedy = f"Pass the columns of sequences only: {pick(kept)}"
+    word = column.counts.most_common(1)[0][0].upper()
+    names = [i if profile.name is None else profile.name for i, profile in enumerate(profiles)]
+    raise InputError(
+        f"The {which} of X holds {found[odd]}, not sequences: {shown}. Each column would become a "
+        f"chain with features of its own. {remedy}. {insist.format(word=word, names=names)}"
+    )
+
+
+def _texts(values: Sequence[object]) -> list[str]:
+    """List the texts of a column; none if somebody made sequences of them."""
+    first = next((value for value in values if value is not None), None)
+    if is_record(first) or is_biopython_seq(first):
+        return []
+    texts = (value if type(value) is str else text_of(value) for value in values)
+    return [text.strip() for text in texts if text and not is_missing_word(text)]
+
+
+def _reason(column: _Profile, columns: Sequence[_Profile]) -> str:
+    """Say what a column holds in the place of sequences; empty if it may hold sequences."""
+    others = [other for other in columns if other is not column and other.may_be_sequences]
+    longer = [other for other in others if other.usual_length > max(4, column.usual_length)]
+    if not column.texts:
+        return ""
+    kinds = {kind_of(text) for text in column.sample} if others else {""}
+    if "" not in kinds:
+        return " and ".join(sorted(kinds))
+    if column.longest > _LONGEST_LABEL:
+        return ""
+    texts, is_sequence_name = column.counts, _SEQUENCE_NAMES.search(column.name or "") is not None
+    if _are_known(texts, is_alone=not others):
+        return "labels"
+    if not column.may_be_sequences:
+        return ""
+    if column.longest <= 2 and longer and not (is_sequence_name and column.longest == 2):
+        return "one or two letters"
+    if not others and column.longest == 1 and 1 < len(texts) < len(column.texts):
+        return "single letters"
+    if column.are_words and column.longest > 1 and not is_sequence_name:
+        if any(all(map(str.isupper, other.sample)) for other in others):
+            return "words in lower case beside sequences in capitals"
+        if len(texts) > 1 and all(text[0].isupper() and len(text) > 3 for text in texts):
+            return "names"
+    if longer and column.longest <= 12 and _LABEL_NAMES.intersection(column.tokens):
+        return "names or labels"
+    is_repeated = len(column.texts) >= max(_FEWEST_ROWS, _FEWEST_REPEATS * len(texts))
+    if is_repeated and len(texts) > 1 and not is_sequence_name:
+        letters = {letter.upper() for text in texts for letter in text}
+        is_short = column.longest <= 6 and len(letters) > 3 and longer
+        is_odd = longer and not letters.isdisjoint("BJOUZ")
+        if is_short or is_odd or (column.are_words and not others):
+            return "few words, repeated"
+    return ""
+
+
+def _are_known(texts: Counter[str], *, is_alone: bool) -> bool:
+    """Whether all values are labels that are usual in published tables."""
+    if any(text.casefold() not in LABELS and text.casefold() not in WILD_TYPE for text in texts):
+        return False
+    capitals = [text for text in texts if text.isupper()]
+    if is_alone and sum(texts.values()) < 2:
+        return not capitals
+    # A short word in capitals may be a peptide by chance, two of them are not.
+    return len(texts) > 1 or len(capitals) == 0 or len(capitals[0]) > 3  # noqa: PLR2004
