@@ -80,9 +80,9 @@ def _spans(chains: Sequence[str], linker_length: int, per_chain: bool) -> list[S
 
 def _too_long(sequence: str, row: int, linker_length: int, longest: int) -> SequenceTooLongError:
     return SequenceTooLongError(
-        f"The chains of {place_of(row)} and the linkers of {linker_length} glycines between them have "
-        f"{len(sequence)} residues in all, more than max_residues={longest}, which measures the "
-        'joined sequence. Pass too_long="window" to embed it in overlapping windows, '
+        f"The chains of {place_of(row)} and the linkers of {linker_length} glycines between them "
+        f"have {len(sequence)} residues in all, more than max_residues={longest}, which measures "
+        'the joined sequence. Pass too_long="window" to embed it in overlapping windows, '
         'max_residues=None to embed it whole, or join="concatenate" to embed each chain by itself.',
         index=row,
         length=len(sequence),

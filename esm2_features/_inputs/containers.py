@@ -99,7 +99,7 @@ def _read(X: Any, owner: str) -> list[Column]:
     if _type_has(X, "fetchall"):  # a relation of DuckDB, or a cursor that has been executed
         return _from_rows(list(X.columns), X.fetchall())
     if _type_has(X, "columns"):
-        return _from_frame(X, owner)
+        return _from_frame(X)
     if _type_has(X, "column_names"):  # a data set of Hugging Face
         return [Column(name, list(X[name])) for name in X.column_names]
     if _is_series(X):
@@ -161,7 +161,7 @@ def _from_array(X: NDArray[Any], owner: str) -> list[Column]:
     )
 
 
-def _from_frame(X: Any, owner: str) -> list[Column]:
+def _from_frame(X: Any) -> list[Column]:
     if _type_has(X, "column_names"):  # Arrow, where .columns are the columns themselves
         return [Column(n, _cells(c)) for n, c in zip(X.column_names, X.columns, strict=True)]
     names = list(X.columns)
@@ -273,32 +273,35 @@ def _check_lazy(X: object, owner: str) -> None:
 
 def _check_container(X: object, owner: str) -> None:
     """Raise TypeError for objects without rows, without an order, or that can be read only once."""
+    name = f"a {type(X).__name__}"
     if isinstance(X, str | bytes | bytearray):
         got, remedy = "a single string", "Pass a list: [sequence]; for a file, read_fasta(path)"
     elif is_record(X) or is_biopython_seq(X):
         got, remedy = f"a single {type(X).__name__}", "Pass a list: [record]"
-    elif isinstance(X, Mapping) and any(_type_has(v, "column_names") for v in X.values()):
-        got, remedy = f"a {type(X).__name__}", f"Pass one of its parts: X[{next(iter(X))!r}]"
     elif isinstance(X, Mapping | ItemsView):
-        got, remedy = f"a {type(X).__name__}", "Pass its sequences: list(d.values())"
-        if isinstance(X, Mapping) and X and all(isinstance(v, list) for v in X.values()):
-            remedy = "Pass a data frame: pandas.DataFrame(d), or one of its lists"
+        got, remedy = name, _remedy_for_mapping(X)
     elif isinstance(X, Set) and not isinstance(X, KeysView):
-        got, remedy = f"a {type(X).__name__}, which has no order", "Pass a list: sorted(sequences)"
+        got, remedy = f"{name}, which has no order", "Pass a list: sorted(sequences)"
     elif isinstance(X, os.PathLike):
         got, remedy = "a path", "Pass what is in the file: read_fasta(path)"
     elif isinstance(X, Iterator):
-        got = f"a {type(X).__name__}, which the first look would use up"
-        remedy = "Pass a list: list(sequences)"
+        got, remedy = f"{name}, which the first look would use up", "Pass a list: list(sequences)"
     elif _type_has(X, "nnz"):
         got, remedy = "sparse data", "Pass sequences as text"
     elif isinstance(X, Sized) and isinstance(X, Iterable):
         return
-    elif isinstance(X, Iterable):
-        got, remedy = f"a {type(X).__name__}, which has no length", "Pass a list: list(X)"
     else:
         got, remedy = type(X).__name__, "Pass a list of sequences, a Series or a data frame"
     raise TypeError(f"{owner} needs protein sequences, one for each row, but got {got}. {remedy}.")
+
+
+def _remedy_for_mapping(X: Mapping[Any, object] | ItemsView[Any, object]) -> str:
+    values = list(X.values()) if isinstance(X, Mapping) else []
+    if any(_type_has(value, "column_names") for value in values):  # splits of a data set
+        return f"Pass one of its parts: X[{next(iter(X))!r}]"
+    if values and all(isinstance(value, list) for value in values):
+        return "Pass one of its lists, or a data frame: pandas.DataFrame(d)"
+    return "Pass its sequences: list(d.values())"
 
 
 def _check_empty(found: list[Column], X: Any, owner: str) -> None:

@@ -18,18 +18,20 @@ from esm2_features._inputs.remedies import kind_of
 from esm2_features._inputs.words import LABELS, WILD_TYPE, is_missing_word
 from esm2_features.exceptions import InputError, shorten
 
-_LONGEST_LABEL = 25
+_LONGEST_LABEL, _LONGEST_NAME, _LONGEST_CODE = 25, 12, 6
+_LETTERS_OF_LINKERS = 3  # such as GGGGS and EAAAK have, at most
 _SAMPLE = 50
 """Values that are looked at one by one for identifiers, mutations and the like."""
 
 _FEWEST_ROWS, _FEWEST_REPEATS = 20, 10
 """Rows, and rows for each different value, from which repetition is a sign of labels."""
 
-_LABEL_NAMES = frozenset(
-    "accession activity category class cluster description family fold gene genus group host id "
-    "ids kind label labels method name names organism partition protocol set source species split "
-    "status strain subset superfamily symbol taxon tissue type uniprot pdb wt mut".split()
-)
+_NAMES_OF_LABELS = """
+accession activity category class cluster description family fold gene genus group host id ids kind
+label labels method name names organism partition pdb protocol set source species split status
+strain subset superfamily symbol taxon tissue type uniprot mut wt
+"""
+_LABEL_NAMES = frozenset(_NAMES_OF_LABELS.split())
 _SEQUENCE_NAMES = re.compile(
     r"seq|pep|cdr|link|epitope|antigen|motif|fr[1-4]|fw|v[hl]\b|heavy|light|alpha|beta|hla|mhc|"
     r"pseudo|spacer|aa\b|fragment",
@@ -63,13 +65,17 @@ class _Profile:
         return re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", self.name or "").lower())
 
     @cached_property
+    def is_called_sequence(self) -> bool:
+        return _SEQUENCE_NAMES.search(self.name or "") is not None
+
+    @cached_property
     def may_be_sequences(self) -> bool:
         return bool(self.sample) and all(_LETTERS.issuperset(text) for text in self.sample)
 
     @cached_property
     def are_words(self) -> bool:
         """Whether all values are written as words are: in lower case, or with one capital first."""
-        return all(text[1:].islower() if len(text) > 1 else text.islower() for text in self.counts)
+        return all(text[1:].islower() for text in self.counts)
 
     @cached_property
     def usual_length(self) -> int:
@@ -100,15 +106,20 @@ def check_labels(
         return
     column, kept = profiles[odd], [i for i, reason in enumerate(found) if not reason]
     which = f"column {column.name!r}" if column.name is not None else f"column {odd}"
-    shown = ", ".join(f"{shorten(t, 30)!r} ({n} rows)" for t, n in column.counts.most_common(3))
+    shown = ", ".join(
+        f"{shorten(t, 30)!r} ({n} of {len(column.texts)} rows)"
+        for t, n in column.counts.most_common(3)
+    )
     remedy = "Pass the column that holds the sequences"
     if kept:
         remedy = f"Pass the columns of sequences only: {pick(kept)}"
     word = column.counts.most_common(1)[0][0].upper()
     names = [i if profile.name is None else profile.name for i, profile in enumerate(profiles)]
+    # What holds other characters than residues is refused, whoever insists.
+    also = f" {insist.format(word=word, names=names)}" if column.may_be_sequences else ""
     raise InputError(
         f"The {which} of X holds {found[odd]}, not sequences: {shown}. Each column would become a "
-        f"chain with features of its own. {remedy}. {insist.format(word=word, names=names)}"
+        f"chain with features of its own. {remedy}.{also}"
     )
 
 
@@ -123,39 +134,60 @@ def _texts(values: Sequence[object]) -> list[str]:
 
 def _reason(column: _Profile, columns: Sequence[_Profile]) -> str:
     """Say what a column holds in the place of sequences; empty if it may hold sequences."""
-    others = [other for other in columns if other is not column and other.may_be_sequences]
-    longer = [other for other in others if other.usual_length > max(4, column.usual_length)]
     if not column.texts:
         return ""
+    others = [other for other in columns if other is not column and other.may_be_sequences]
     kinds = {kind_of(text) for text in column.sample} if others else {""}
     if "" not in kinds:
         return " and ".join(sorted(kinds))
     if column.longest > _LONGEST_LABEL:
         return ""
-    texts, is_sequence_name = column.counts, _SEQUENCE_NAMES.search(column.name or "") is not None
-    if _are_known(texts, is_alone=not others):
+    if _are_known(column.counts, is_alone=not others):
         return "labels"
     if not column.may_be_sequences:
         return ""
-    if column.longest <= 2 and longer and not (is_sequence_name and column.longest == 2):
+    return _reason_beside(column, others)
+
+
+def _reason_beside(column: _Profile, others: Sequence[_Profile]) -> str:
+    """Compare a column of short texts with those that may hold sequences."""
+    longer = [other for other in others if other.usual_length > max(4, column.usual_length)]
+    if others and _are_single_letters(column, bool(longer)):
         return "one or two letters"
-    if not others and column.longest == 1 and 1 < len(texts) < len(column.texts):
+    if not others and column.longest == 1 < len(column.counts) < len(column.texts):
         return "single letters"
-    if column.are_words and column.longest > 1 and not is_sequence_name:
-        if any(all(map(str.isupper, other.sample)) for other in others):
-            return "words in lower case beside sequences in capitals"
-        if len(texts) > 1 and all(text[0].isupper() and len(text) > 3 for text in texts):
-            return "names"
-    if longer and column.longest <= 12 and _LABEL_NAMES.intersection(column.tokens):
+    if longer and column.longest <= _LONGEST_NAME and _LABEL_NAMES.intersection(column.tokens):
         return "names or labels"
-    is_repeated = len(column.texts) >= max(_FEWEST_ROWS, _FEWEST_REPEATS * len(texts))
-    if is_repeated and len(texts) > 1 and not is_sequence_name:
-        letters = {letter.upper() for text in texts for letter in text}
-        is_short = column.longest <= 6 and len(letters) > 3 and longer
-        is_odd = longer and not letters.isdisjoint("BJOUZ")
-        if is_short or is_odd or (column.are_words and not others):
-            return "few words, repeated"
+    if column.is_called_sequence:
+        return ""
+    if column.are_words and any(all(map(str.isupper, other.sample)) for other in others):
+        return "words in lower case beside sequences in capitals"
+    if len(column.counts) > 1 and column.are_words and all(map(_is_name, column.counts)):
+        return "names"
+    if _are_repeated_words(column, is_alone=not others, is_shorter=bool(longer)):
+        return "few words, repeated"
     return ""
+
+
+def _are_single_letters(column: _Profile, is_shorter: bool) -> bool:
+    most = 1 if column.is_called_sequence else 2
+    return is_shorter and column.longest <= most
+
+
+def _is_name(text: str) -> bool:
+    return text[0].isupper() and len(text) > 3
+
+
+def _are_repeated_words(column: _Profile, *, is_alone: bool, is_shorter: bool) -> bool:
+    """Whether there are few short values for many rows that do not look like linkers."""
+    n = len(column.counts)
+    if n == 1 or len(column.texts) < max(_FEWEST_ROWS, _FEWEST_REPEATS * n):
+        return False
+    letters = {letter.upper() for text in column.counts for letter in text}
+    if is_alone:
+        return column.are_words
+    is_short = column.longest <= _LONGEST_CODE and len(letters) > _LETTERS_OF_LINKERS
+    return is_shorter and (is_short or not letters.isdisjoint("BJOUZ"))
 
 
 def _are_known(texts: Counter[str], *, is_alone: bool) -> bool:
@@ -166,4 +198,4 @@ def _are_known(texts: Counter[str], *, is_alone: bool) -> bool:
     if is_alone and sum(texts.values()) < 2:
         return not capitals
     # A short word in capitals may be a peptide by chance, two of them are not.
-    return len(texts) > 1 or len(capitals) == 0 or len(capitals[0]) > 3  # noqa: PLR2004
+    return len(texts) > 1 or len(capitals) == 0 or len(capitals[0]) > 3

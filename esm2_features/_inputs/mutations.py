@@ -53,8 +53,8 @@ def read_variants(
     for index, value in enumerate(values):
         if is_missing(value) or index in missing:
             what = (
-                f"Missing value in {place_of(index)}, where a variant is expected. Drop such rows, or "
-                'write "WT" for the wild type.'
+                f"Missing value in {place_of(index)}, where a variant is expected. Drop such rows, "
+                'or write "WT" for the wild type.'
             )
             raise _invalid(what, index, str(value), "a variant", "a missing value")
         if _is_written(value, wildtype):
@@ -156,7 +156,7 @@ def _is_wildtype(text: str, wildtype: str) -> bool:
 
 
 def _check_word(text: str, index: int, wildtype: str) -> None:
-    """Raise InvalidVariantError for a word, which is no sequence though its letters are residues."""
+    """Raise InvalidVariantError for a word whose letters are residues."""
     letters = text.strip().removesuffix("*").upper()
     if not letters.isalpha() or len(letters) > _LONGEST_WORD:
         return
@@ -170,8 +170,8 @@ def _check_word(text: str, index: int, wildtype: str) -> None:
     if is_usual or not text.isupper() or 2 * len(letters) < len(wildtype):
         what = (
             f"The variant {_shown(text)} in {place_of(index)} is neither a mutation nor a sequence "
-            "that has anything in common with the wild type. Write a mutation such as 'A123G', the "
-            'whole sequence of the mutant, or "WT" for the wild type; drop other rows.'
+            "that has anything in common with the wild type. Write a mutation such as 'A123G', "
+            'the whole sequence of the mutant, or "WT" for the wild type; drop other rows.'
         )
         raise _invalid(what, index, text, "a variant", text.strip())
 
@@ -214,8 +214,8 @@ def _read_mutations(
     if len(set(positions)) < len(positions):
         twice = next(p for i, p in enumerate(positions) if p in positions[:i]) + 1 + offset
         what = (
-            f"The variant {_shown(given)} in {place_of(index)} mutates position {twice} twice. Name "
-            "each position once, with the residue that it has in the end."
+            f"The variant {_shown(given)} in {place_of(index)} mutates position {twice} twice. "
+            "Name each position once, with the residue that it has in the end."
         )
         raise _invalid(what, index, given, "each position once", f"position {twice} twice")
     return tuple(mutations)

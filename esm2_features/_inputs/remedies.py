@@ -229,8 +229,9 @@ def _separator(text: str) -> str:
 def _remedy_for_character(character: str) -> Remedy:
     if character.isspace():
         return Remedy(
-            'Join the sequence: "".join(sequence.split()).',
-            "Remove the white space inside the sequence.",
+            'If this is one sequence, join it: "".join(sequence.split()). Several chains are '
+            "columns, and names are no sequences.",
+            "If this is one sequence, remove the white space; several chains are several records.",
         )
     if character in "-.~":
         return Remedy(

@@ -134,8 +134,8 @@ def missing_error(
         found = f"The text {shown!r} in {place_of(index, column)}{others} means a missing value"
         if _are_residues(shown):
             also = (
-                f" If a peptide of these letters is meant, write it as {shown + '*'!r}; capitals of "
-                "2 or 3 letters are one among other peptides of their size."
+                f" If a peptide of these letters is meant, write it as {shown + '*'!r}; capitals "
+                "of 2 or 3 letters are one among other peptides of their size."
             )
             remedy = Remedy(*(text + also for text in remedy))
         elif shown.isalpha() and _are_residues(shown.upper()):

@@ -19,7 +19,8 @@ from Bio.Seq import MutableSeq, Seq
 from Bio.SeqRecord import SeqRecord
 from scipy import sparse
 
-from esm2_features._inputs.containers import Column, columns, is_missing
+from esm2_features._inputs.cells import is_missing
+from esm2_features._inputs.containers import columns
 from esm2_features._inputs.fasta import FastaRecord
 from esm2_features._inputs.residues import normalise
 from esm2_features.exceptions import (
@@ -35,7 +36,7 @@ def read(X):
     """Every column of X, normalised: what the library goes on with."""
     return [
         (name, [normalise(cell, index=i) for i, cell in enumerate(cells)])
-        for name, cells in columns(X, owner="Test")
+        for name, cells, *_ in columns(X, owner="Test")
     ]
 
 
@@ -221,7 +222,7 @@ NO_CONTAINER = {
     "sparse array": (sparse.coo_array(SPARSE), "sparse data. Pass sequences as text."),
     "None": (None, "NoneType. Pass a list of sequences, a Series or a data frame."),
     "int": (3, "int. Pass a list of sequences, a Series or a data frame."),
-    "lazy frame": (pl.LazyFrame({"seq": SEQUENCES}), "a lazy frame (LazyFrame). Pass X.collect()."),
+    "lazy frame": (pl.LazyFrame({"seq": SEQUENCES}), "a LazyFrame, whose rows are not computed yet. Pass X.collect()."),
     "0-D array": (np.array("MKT"), "an array of 0 dimensions. Pass one dimension (sequences), "),
     "3-D array": (np.full((2, 2, 2), "MKT"), "an array of 3 dimensions. Pass one dimension "),
     "numbers": ([1, 2], "a column holds numbers (such as 1). Select the columns that hold "),
@@ -232,7 +233,7 @@ NO_CONTAINER = {
     "booleans": (pd.Series([True]), "a column holds numbers (such as True)."),
     "column of numbers": (
         pd.DataFrame({"seq": ["MKT"], "mass": [1.5]}),
-        "column 'mass' holds numbers (such as 1.5). Select the columns that hold sequences.",
+        "column 'mass' holds numbers (such as 1.5). Select the columns that hold sequences: X[['seq']].",
     ),
     "Polars numbers": (pl.Series("mass", [1.5]), "column 'mass' holds numbers (such as 1.5)."),
     "Arrow numbers": (pa.array([1, 2]), "a column holds numbers (such as 1)."),
@@ -272,7 +273,7 @@ WITH_REGIONS = {
 @parametrize(WITH_REGIONS)
 def test__columns__regions_may_be_numbers(X):
     found = columns(X, owner="Test", region="site")
-    assert found == [("seq", SEQUENCES), ("site", [2, 3, 4])]
+    assert [column[:2] for column in found] == [("seq", SEQUENCES), ("site", [2, 3, 4])]
     with pytest.raises(TypeError, match="column 'site' holds numbers"):
         columns(X, owner="Test")
 
@@ -286,7 +287,7 @@ LISTS = {
 
 @parametrize(LISTS)
 def test__columns__regions_may_be_lists(X):
-    [_, (name, cells)] = columns(X, owner="Test", region="site")
+    [_, (name, cells, *_)] = columns(X, owner="Test", region="site")
     assert name == "site"
     assert cells == [[2, 3], [4], [5]]
 
@@ -362,25 +363,14 @@ def test__columns__rows_of_different_lengths():
         columns([list("MKT"), list("MKT"), list("GSHM")], owner="Test")
     assert str(caught.value) == (
         "Row 0 has 3 chains, but row 2 has 4. Give every row the same number, with None for a "
-        'chain that is missing. If a row is one sequence, letter by letter, join it: "".join(row).'
+        "chain that is missing. If a row is one sequence, letter by letter, join them: "
+        '["".join(row) for row in X].'
     )
 
 
 def test__columns__rows_and_sequences_mixed():
     with pytest.raises(InputError, match="lists of chains, but row 1 is a str"):
         columns([["MKT", "GSH"], "MKT"], owner="Test")
-
-
-def test__columns__warns_of_a_column_that_is_called_like_a_label():
-    both = pd.DataFrame({"Name": ["melittin", "apamin"], "sequence": ["MKT", "GSH"]})
-    with pytest.warns(UserWarning, match=r"column 'Name' is embedded .*X\[\['sequence'\]\]"):
-        assert [column.name for column in columns(both, owner="Test")] == ["Name", "sequence"]
-
-
-def test__columns__says_nothing_of_a_single_column_or_of_the_regions():
-    columns(pd.DataFrame({"name": ["MKT", "GSH"]}), owner="Test")
-    sites = pd.DataFrame({"sequence": ["MKT", "GSH"], "label": [0, 1]})
-    columns(sites, owner="Test", region="label")
 
 
 def test__module__imports_no_library_of_containers():
@@ -392,7 +382,3 @@ def test__module__imports_no_library_of_containers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
-
-
-def test__column__is_a_pair():
-    assert Column("seq", ["MKT"]) == ("seq", ["MKT"])
