@@ -154,7 +154,11 @@ def _reason_beside(column: _Profile, others: Sequence[_Profile]) -> str:
     longer = [other for other in others if other.usual_length > max(4, column.usual_length)]
     if others and _are_single_letters(column, bool(longer)):
         return "one or two letters"
-    if not others and column.longest == 1 < len(column.counts) < len(column.texts):
+    if (
+        not others
+        and column.longest == 1
+        and len(column.texts) >= _FEWEST_ROWS > len(column.counts)
+    ):
         return "single letters"
     if longer and column.longest <= _LONGEST_NAME and _LABEL_NAMES.intersection(column.tokens):
         return "names or labels"

@@ -36,11 +36,12 @@ _START = (
     "Palm|Biotin|biotin|BIOTIN|Btn|FITC|5-FAM|TAMRA|Cy5|DOTA|Dansyl|Dabcyl|Abz|Mca|cyclo"
 )
 _END = "OH|NH2|COOH|COO|CONH2|[Aa]mide|AMIDE|NHMe|OMe|OEt|OtBu|pNA|[Aa]cid|ACID|[Bb]iotin"
+_DYE = "AMC|AFC|pNA|FMK|CMK|CHO|fmk|cmk|amc"
 _IDENTIFIER = "|".join(
     [
         # https://www.uniprot.org/help/accession_numbers, with isoforms and versions
         r"([OPQ][0-9][A-Z0-9]{3}[0-9]|[A-NR-Z][0-9]([A-Z][A-Z0-9]{2}[0-9]){1,2})([-.][0-9]+)?",
-        r"(sp|tr|ur|gi|ref|gb|emb|dbj|pdb|pir|prf|lcl|gnl)\|\S*",  # headers of UniProt and NCBI
+        r"(sp|tr|ur|gi|ref|gb|emb|dbj|pdb|pir|prf|lcl|gnl)\|.*",  # headers of UniProt and NCBI
         r"[A-Z0-9]{2,10}_(HUMAN|MOUSE|RAT|YEAST|ECOLI|BOVIN|PIG|CHICK|DROME|CAEEL|ARATH|XENLA|"
         r"SCHPO|BACSU|[A-Z9][A-Z0-9]{4})",  # names of UniProt's entries
         r"pdb_[0-9]{4}[a-z0-9]{4}([_:.][A-Za-z0-9]{1,4})?",
@@ -131,7 +132,7 @@ _KINDS: list[tuple[Callable[[str], object], str, Remedy]] = [
     ),
     (
         # What is left when tokens such as <mask> are gone.
-        lambda text: ">" in re.sub(r"<\w+>", "", text, flags=re.ASCII),
+        lambda text: ">" in re.sub("<[^<>]*>", "", text),
         "",
         Remedy("A FASTA header begins at this '>': put a line break before it."),
     ),
@@ -155,9 +156,7 @@ _KINDS: list[tuple[Callable[[str], object], str, Remedy]] = [
         THREE_LETTER_REMEDY,
     ),
     (
-        _part(
-            rf"^\s*(({_START})-(?=[^-])|(H|Z)-.*-[A-Za-z]+[0-9]?\s*$)|[^-]-\(?({_END})\)?\s*$", 0
-        ),
+        _part(rf"^\s*(({_START})-(?=[^-])|(H|Z)-[^-]+-({_DYE})\s*$)|[^-]-\(?({_END})\)?\s*$", 0),
         "",
         Remedy(
             "These are the ends of a peptide (such as H- and -OH, Ac- and -NH2), not gaps: leave "

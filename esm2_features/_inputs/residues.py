@@ -21,7 +21,7 @@ from esm2_features._inputs.remedies import (
     stands_for_residue,
 )
 from esm2_features._inputs.rows import place_of
-from esm2_features._inputs.words import is_missing_word
+from esm2_features._inputs.words import is_missing_word, may_be_peptide
 from esm2_features.exceptions import InvalidSequenceError, MissingSequenceError
 
 _WHITE_SPACE = " \t\n\r\v\f"
@@ -133,10 +133,8 @@ def missing_error(
         shown = value.strip()
         found = f"The text {shown!r} in {place_of(index, column)}{others} means a missing value"
         if _are_residues(shown):
-            also = (
-                f" If a peptide of these letters is meant, write it as {shown + '*'!r}; capitals "
-                "of 2 or 3 letters are one among other peptides of their size."
-            )
+            also = f" If a peptide of these letters is meant, write it as {shown + '*'!r}"
+            also += "; among peptides of its size it is one." if may_be_peptide(shown) else "."
             remedy = Remedy(*(text + also for text in remedy))
         elif shown.isalpha() and _are_residues(shown.upper()):
             also = f" If a peptide is meant, write it in capitals with a stop, {shown.upper()}*."

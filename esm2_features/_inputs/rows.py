@@ -25,10 +25,10 @@ def labelled(labels: Sequence[object] | None) -> Iterator[None]:
 def place_of(index: int, column: str | None = None) -> str:
     """Name the row and column of a cell, for a message."""
     labels = _LABELS.get()
-    row = f"row {index}"
-    if labels is not None and index < len(labels):
-        row += f" (index {shorten(repr(_plain(labels[index])), _LONGEST_SHOWN)})"
-    return row + (f" of column {column!r}" if column is not None else "")
+    place = f"row {index}" + (f" of column {column!r}" if column is not None else "")
+    if labels is None or index >= len(labels):
+        return place
+    return f"{place} (index {shorten(repr(_plain(labels[index])), _LONGEST_SHOWN)})"
 
 
 def _plain(label: object) -> object:

@@ -222,7 +222,10 @@ NO_CONTAINER = {
     "sparse array": (sparse.coo_array(SPARSE), "sparse data. Pass sequences as text."),
     "None": (None, "NoneType. Pass a list of sequences, a Series or a data frame."),
     "int": (3, "int. Pass a list of sequences, a Series or a data frame."),
-    "lazy frame": (pl.LazyFrame({"seq": SEQUENCES}), "a LazyFrame, whose rows are not computed yet. Pass X.collect()."),
+    "lazy frame": (
+        pl.LazyFrame({"seq": SEQUENCES}),
+        "a LazyFrame, whose rows are not computed yet. Pass X.collect().",
+    ),
     "0-D array": (np.array("MKT"), "an array of 0 dimensions. Pass one dimension (sequences), "),
     "3-D array": (np.full((2, 2, 2), "MKT"), "an array of 3 dimensions. Pass one dimension "),
     "numbers": ([1, 2], "a column holds numbers (such as 1). Select the columns that hold "),
@@ -233,7 +236,8 @@ NO_CONTAINER = {
     "booleans": (pd.Series([True]), "a column holds numbers (such as True)."),
     "column of numbers": (
         pd.DataFrame({"seq": ["MKT"], "mass": [1.5]}),
-        "column 'mass' holds numbers (such as 1.5). Select the columns that hold sequences: X[['seq']].",
+        "column 'mass' holds numbers (such as 1.5). Select the columns that hold sequences: "
+        "X[['seq']].",
     ),
     "Polars numbers": (pl.Series("mass", [1.5]), "column 'mass' holds numbers (such as 1.5)."),
     "Arrow numbers": (pa.array([1, 2]), "a column holds numbers (such as 1)."),

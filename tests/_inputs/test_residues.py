@@ -128,7 +128,7 @@ WRONG = {
     "full width": ("\uff2dKT", 1, "\uff2d", "retype it"),
     "sharp s": ("MK\u00df", 3, "\u00df", "retype it"),
     "dotless i": ("MK\u0131", 3, "\u0131", "retype it"),
-    "long s in a mask": ("<ma\u017fk>", 1, "<", "A FASTA header begins at this '>'"),
+    "long s in a mask": ("<ma\u017fk>", 1, "<", 'only "<mask>" can be written'),
     "no-break space": ("MKT\u00a0", 4, "\u00a0", 'join it: "".join(sequence.split()).'),
     "zero-width space": ("MK\u200bT", 3, "\u200b", "It is invisible: remove it."),
     "byte order mark": ("\ufeffMKT", 1, "\ufeff", "It is invisible: remove it."),
@@ -187,12 +187,21 @@ def test__normalise__shows_a_long_sequence_around_the_character_only():
     assert len(str(caught.value)) < 300
 
 
+@pytest.mark.parametrize("letter", ["J", "j", "*", "?"])
+def test__normalise__letters_of_unknown_residues_become_what_was_asked_for(letter):
+    assert normalise(f"MK{letter}T", index=0, unknown="X") == "MKXT"
+    assert normalise(f"MK{letter}T", index=0, unknown="mask") == "MK#T"
+
+
+@pytest.mark.parametrize("unknown", ["X", "mask"])
 @pytest.mark.parametrize(
-    "letters", ["J", "1", "-", "*", "#", "~", "j", "\u0410", "\u00df", "\u00e9"]
+    "character", [*"1-.~#<>()[]{}:/|;,_+&=\"'$%@!", "\u0410", "\u00df", "\u00e9", "\u03b1"]
 )
-def test__normalise__unknown_characters_become_what_was_asked_for(letters):
-    assert normalise(f"MK{letters}T", index=0, unknown="X") == "MKXT"
-    assert normalise(f"MK{letters}T", index=0, unknown="mask") == "MK#T"
+def test__normalise__other_characters_never_become_residues(character, unknown):
+    with pytest.raises(InvalidSequenceError) as caught:
+        normalise(f"MKTAYI{character}AKQRQI", index=0, unknown=unknown)
+    assert (caught.value.position, caught.value.residue) == (7, character)
+    assert "unknown=" not in str(caught.value)
 
 
 @pytest.mark.parametrize("unknown", ["raise", "X", "mask"])
@@ -217,15 +226,15 @@ def test__normalise__whole_message_of_a_missing_value():
     assert caught.value.index == 4
     assert str(caught.value) == (
         "Missing value in row 4 of column 'light', where a protein sequence is expected. Drop "
-        "such rows, or use ESM2Transformer, which gives rows of NaN or 0 for them with "
-        'on_missing="nan" or on_missing="zero".'
+        'such rows, or use ESM2Transformer with on_missing="nan" or on_missing="zero" to get '
+        "rows of NaN or 0 for them."
     )
 
 
 @pytest.mark.parametrize("cells", [[np.nan, "MKT"], [None, "MKT"], [pd.NA, "MKT"], [pd.NaT, "MKT"]])
 def test__normalise__the_text_of_a_missing_value_is_no_peptide(cells):
     text = pd.Series(cells, dtype=object).map(str)[0]
-    with pytest.raises(MissingSequenceError, match="is what a missing value becomes") as caught:
+    with pytest.raises(MissingSequenceError, match="means a missing value") as caught:
         normalise(text, index=0)
     assert text in str(caught.value)
 

@@ -89,6 +89,7 @@ def test__init__takes_all_but_the_model_by_name():
 def test__init__has_the_documented_defaults():
     assert ESM2Transformer().get_params() == {
         "model": "esm2_t33_650M_UR50D",
+        "chains": None,
         "layers": -1,
         "pooling": "mean",
         "region": None,
@@ -460,7 +461,7 @@ def test__invalid_letter__in_a_frame_is_refused_with_row_and_column(esm2):
 def test__unknown__is_the_same_as_writing_it(esm2, unknown, written):
     estimator = esm2(unknown=unknown)
     expected = esm2().transform([f"MK{written}T", f"{written * 2}GSH"])
-    assert_equal(estimator.fit_transform(["MKJT", "J1GSH"]), expected)
+    assert_equal(estimator.fit_transform(["MKJT", "J?GSH"]), expected)
     assert np.abs(expected[0] - esm2().transform(["MKT"])[0]).max() > 0.01
 
 

@@ -115,7 +115,8 @@ def test__transform__without_a_wild_type_sees_each_sequence_in_its_own_context(
 
 
 def test__transform__of_insertions_and_deletions_counts_edits(likelihood, oracle):
-    rows = likelihood(wildtype=WILDTYPE, method="pseudo-perplexity").transform(INDELS)
+    with pytest.warns(UserWarning, match=r"row 0 \(the first of 3\) .*per_residue=True"):
+        rows = likelihood(wildtype=WILDTYPE, method="pseudo-perplexity").transform(INDELS)
     expected = [oracle.score(WILDTYPE, mutant, "pseudo-perplexity") for mutant in INDELS]
     np.testing.assert_allclose(rows[:, 2], expected, rtol=0, atol=1e-4)
     assert rows[:, 3].tolist() == [1, 2, 0, 9]
@@ -378,7 +379,7 @@ def test__init__stores_each_parameter_as_it_is_and_takes_all_but_the_model_by_na
 def test__parameters__that_its_sibling_has_too_have_the_same_defaults():
     sibling = ESM2Transformer().get_params()
     own = ESM2LikelihoodTransformer().get_params()
-    assert own.keys() - sibling.keys() == {"wildtype", "method"}
+    assert own.keys() - sibling.keys() == {"wildtype", "method", "per_residue"}
     assert {name: sibling[name] for name in own if name in sibling} == {
         name: value for name, value in own.items() if name in sibling
     }
