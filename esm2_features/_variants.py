@@ -122,8 +122,8 @@ def score_variants(
     PLL(x) adds log p(residue | x without i) over all L positions i of x, so that the
     pseudo-perplexity is exp(-PLL / L) (Salazar et al.). It costs L forward passes for every
     variant, and is the only method for insertions and deletions, which Brandes et al. score by
-    the same ratio. A sum over fewer residues is higher for that alone (each costs about 1 to 3
-    nats), so that the loss of half a protein seems to be a gain: with ``per_residue=True`` the
+    the same ratio. A sum rises with every residue that is lost, by 1 to 3 nats, so that the loss of
+    half a protein seems to be a gain: with ``per_residue=True`` the
     score is log(pseudo-perplexity of the wild type / pseudo-perplexity of the mutant), which does
     not depend on the length. The code of Meier et al. masks a position, reads there the
     probability of the next residue, and leaves out the last two positions; this function does not.
@@ -339,8 +339,8 @@ def warn_of_lengths(wildtype: str, mutants: Sequence[str | None]) -> None:
         others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
         warnings.warn(
             f"The sequence in {place_of(rows[0])}{others} has {length} residues, the wild type "
-            f"{len(wildtype)}. A sum over fewer residues is higher for that alone. Pass "
-            "per_residue=True to compare means over the residues.",
+            f"{len(wildtype)}. A sum over residues rises with every one that is lost, and falls "
+            "with every one that is added. Pass per_residue=True to compare means.",
             UserWarning,
             stacklevel=3,
         )

@@ -25,7 +25,7 @@ from esm2_features._inputs.residues import (
 from esm2_features._inputs.views import piece_tokens
 from esm2_features._inputs.words import missing_words
 from esm2_features.distributed.sources import InputFile, InputRange, Reading, find_sources
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import InputError, in_shell
 
 _BATCH = 4096  # records that are read and checked together
 
@@ -150,4 +150,6 @@ def _normalised(
             yield normalise(value, index=row, unknown=unknown)
         except InputError as error:
             summary.left_out += 1
-            summary.first_error = summary.first_error or f"{path}, record {row + 1}: {error}"
+            summary.first_error = (
+                summary.first_error or f"{path}, record {row + 1}: {in_shell(error)}"
+            )

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._inputs.cells import is_biopython_seq, is_missing, is_record
-from esm2_features._inputs.labels import check_labels
+from esm2_features._inputs.labels import check_labels, may_be_sequences
 from esm2_features._inputs.options import is_whole, similar
 from esm2_features.exceptions import InputError
 
@@ -68,8 +68,9 @@ def check_sequences(found: Sequence[Column], X: object, *, region: object, insis
     """Raise InputError for columns of labels; ``insist`` says how to embed them all the same."""
     chains = [column for column in found if not isinstance(region, str) or column.name != region]
     check_labels(
-        [(column.name, column.values) for column in chains],
+        [column[:2] for column in chains],
         pick=lambda kept: _selection(X, found, [chains[i] for i in kept]),
+        join=_joined(X),
         insist=insist,
     )
 
@@ -79,10 +80,11 @@ def single_column(sequences: object, *, owner: str) -> Column:
     is_column = hasattr(type(sequences), "to_list") and not hasattr(type(sequences), "columns")
     is_array = isinstance(sequences, np.ndarray) and sequences.ndim == 1
     is_list = isinstance(sequences, list | tuple) or is_column or is_array
-    if is_list and not len(sequences):  # type: ignore[arg-type]
+    if is_list and isinstance(sequences, Sized) and not len(sequences):
         return Column(None, [])  # where scikit-learn would have no rows refused
     chains = columns(sequences, owner=owner)
-    insist = "If they are peptides, write them with a stop at the end, such as {word}*."
+    is_one = len(chains) == 1
+    insist = "If they are peptides, write them with a stop, such as {word}*." if is_one else ""
     check_sequences(chains, sequences, region=None, insist=insist)
     if len(chains) > 1:
         raise InputError(
@@ -93,14 +95,16 @@ def single_column(sequences: object, *, owner: str) -> Column:
 
 
 def _read(X: Any, owner: str) -> list[Column]:
-    _check_lazy(X, owner)
     if isinstance(X, np.ndarray):
         return _from_array(X, owner)
-    if _type_has(X, "fetchall"):  # a relation of DuckDB, or a cursor that has been executed
+    if _type_has(X, "fetchall") and _type_has(X, "columns"):  # a relation of DuckDB
         return _from_rows(list(X.columns), X.fetchall())
+    _check_lazy(X, owner)
     if _type_has(X, "columns"):
         return _from_frame(X)
-    if _type_has(X, "column_names"):  # a data set of Hugging Face
+    if isinstance(X, Mapping) or (_type_has(X, "select_columns") and not isinstance(X, Sized)):
+        _check_container(X, owner)
+    if _type_has(X, "select_columns"):  # a data set of Hugging Face
         return [Column(name, list(X[name])) for name in X.column_names]
     if _is_series(X):
         name = getattr(X, "name", None)
@@ -133,13 +137,26 @@ def _chosen(found: list[Column], chains: Sequence[str | int], region: str | None
     return [found[i] for i in [*(i for i in chosen if i not in regions), *regions]]
 
 
+def _joined(X: Any) -> str:
+    """Write how to join rows of letters."""
+    if _type_has(X, "iloc"):
+        return 'X.agg("".join, axis=1)'
+    rows = "X.rows()" if _type_has(X, "rows") else "X"
+    rows = "X.astype(str)" if isinstance(X, np.ndarray) and X.dtype.kind == "S" else rows
+    return f'["".join(row) for row in {rows}]'
+
+
 def _selection(X: Any, found: Sequence[Column], kept: Sequence[Column]) -> str:
     """Write how to pass only some of the columns."""
     names = [column.name for column in kept]
     at = [i for i, column in enumerate(found) if any(column is one for one in kept)]
     if isinstance(X, np.ndarray):
         return f"X[:, {at}]"
-    if _type_has(X, "columns") or _type_has(X, "column_names"):
+    if _type_has(X, "fetchall"):
+        return f"X.select({', '.join(map(repr, names))})"
+    if _type_has(X, "select_columns"):
+        return f"X.select_columns({names!r})"
+    if _type_has(X, "columns"):
         named = None not in names
         if _type_has(X, "iloc"):
             return f"X[{names!r}]" if named else f"X.iloc[:, {at}]"
@@ -212,10 +229,11 @@ def _from_list(rows: list[Any]) -> list[Column]:
         )
     width = len(rows[0])
     if any(issubclass(kind, tuple) for kind in of_chains) and any(len(row) != 1 for row in rows):
+        alone = "label, sequence" if width == 2 else "sequence, *_"
         raise InputError(
             "The rows are tuples. If they are (label, sequence) pairs, pass the sequences alone: "
-            "[sequence for label, sequence in rows]. If they are the chains of one molecule, pass "
-            "lists: list(map(list, rows))."
+            f"[sequence for {alone} in rows]. If they are the chains of one molecule, pass lists: "
+            "list(map(list, rows))."
         )
     odd = next((i for i, row in enumerate(rows) if len(row) != width), -1)
     if odd >= 0:
@@ -259,6 +277,7 @@ _LAZY: list[tuple[tuple[str, ...], str]] = [
     (("collect", "collect_schema"), "X.collect()"),  # Polars
     (("compute", "persist"), "X.compute()"),  # Dask
     (("to_pandas", "execute"), "X.to_pandas()"),  # Ibis
+    (("fetchall", "execute"), "X.fetchall()"),  # cursors of databases
 ]
 """What types have whose values are computed when they are asked for, and how to ask."""
 
@@ -290,6 +309,9 @@ def _check_container(X: object, owner: str) -> None:
         got, remedy = "sparse data", "Pass sequences as text"
     elif isinstance(X, Sized) and isinstance(X, Iterable):
         return
+    elif _type_has(X, "select_columns"):  # a data set of Hugging Face that is streamed
+        got = f"{name}, which has no length"
+        remedy = 'Pass a list, such as [row["sequence"] for row in X]'
     else:
         got, remedy = type(X).__name__, "Pass a list of sequences, a Series or a data frame"
     raise TypeError(f"{owner} needs protein sequences, one for each row, but got {got}. {remedy}.")
@@ -297,7 +319,7 @@ def _check_container(X: object, owner: str) -> None:
 
 def _remedy_for_mapping(X: Mapping[Any, object] | ItemsView[Any, object]) -> str:
     values = list(X.values()) if isinstance(X, Mapping) else []
-    if any(_type_has(value, "column_names") for value in values):  # splits of a data set
+    if any(_type_has(value, "select_columns") for value in values):  # splits of a data set
         return f"Pass one of its parts: X[{next(iter(X))!r}]"
     if values and all(isinstance(value, list) for value in values):
         return "Pass one of its lists, or a data frame: pandas.DataFrame(d)"
@@ -321,7 +343,8 @@ def _check_numbers(column: Column, found: Sequence[Column], X: object, owner: st
     if isinstance(first, Number | np.generic) and not isinstance(first, str | bytes):
         which = f"column {column.name!r}" if column.name is not None else "a column"
         text = [other for other in found if isinstance(_first(other), str | bytes)]
-        example = f": {_selection(X, found, text)}" if text else ""
+        kept = [text[i] for i in may_be_sequences([other[:2] for other in text])]
+        example = f": {_selection(X, found, kept)}" if kept else ""
         raise TypeError(
             f"{owner} needs protein sequences as text, but {which} holds numbers (such as "
             f"{first!s:.20}). Select the columns that hold sequences{example}."

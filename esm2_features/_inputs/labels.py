@@ -87,18 +87,19 @@ def check_labels(
     columns: Sequence[tuple[str | None, Sequence[object]]],
     *,
     pick: Callable[[list[int]], str],
+    join: str,
     insist: str,
 ) -> None:
     """Raise InputError for a column of labels.
 
-    ``pick`` writes how to pass only some of the columns, ``insist`` how to embed all the same.
+    ``pick`` writes how to pass only some of the columns, ``join`` how to join rows of letters, and
+    ``insist`` how to embed all the same.
     """
     profiles = [_Profile(name, _texts(values)) for name, values in columns]
     if len(profiles) > 1 and all(p.texts and p.longest == 1 for p in profiles):
         raise InputError(
             f"The {len(profiles)} columns of X hold single letters, so each row looks like one "
-            'sequence, letter by letter. Join them: ["".join(row) for row in X] of lists or an '
-            'array, X.agg("".join, axis=1) of a data frame of pandas.'
+            f"sequence, letter by letter. Join them: {join}."
         )
     found = [_reason(profile, profiles) for profile in profiles]
     odd = next((i for i, reason in enumerate(found) if reason), None)
@@ -116,11 +117,17 @@ def check_labels(
     word = column.counts.most_common(1)[0][0].upper()
     names = [i if profile.name is None else profile.name for i, profile in enumerate(profiles)]
     # What holds other characters than residues is refused, whoever insists.
-    also = f" {insist.format(word=word, names=names)}" if column.may_be_sequences else ""
+    also = f" {insist.format(word=word, names=names)}" if column.may_be_sequences and insist else ""
     raise InputError(
         f"The {which} of X holds {found[odd]}, not sequences: {shown}. Each column would become a "
         f"chain with features of its own. {remedy}.{also}"
     )
+
+
+def may_be_sequences(columns: Sequence[tuple[str | None, Sequence[object]]]) -> list[int]:
+    """Give the numbers of the columns that do not hold labels."""
+    profiles = [_Profile(name, _texts(values)) for name, values in columns]
+    return [i for i, profile in enumerate(profiles) if not _reason(profile, profiles)]
 
 
 def _texts(values: Sequence[object]) -> list[str]:

@@ -75,7 +75,7 @@ def peptide_sizes(values: Sequence[object]) -> frozenset[int]:
     n_long = len(values) - len(texts)
     counts = Counter(text for text in texts if text)
     words = {text: n for text, n in counts.items() if is_missing_word(text)}
-    peptides = {text: n for text, n in counts.items() if text not in words}
+    peptides = {text: n for text, n in counts.items() if text not in words and text.isalpha()}
     found = set()
     for size in range(2, _LONGEST_PEPTIDE + 1):
         alike = {text: n for text, n in peptides.items() if len(text) == size}

@@ -23,7 +23,7 @@ from typing import Any
 from esm2_features._files import atomic_write, remove_parts, sha256_of
 from esm2_features.distributed.files import ENDING
 from esm2_features.distributed.sources import InputFile
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import InputError, in_shell
 
 FOLDER = "_manifest"
 _FORMAT = 1
@@ -253,7 +253,9 @@ def failure(
     row = getattr(error, "index", None)
     identifier = None if row is None or not ids else ids[row - first]
     position = getattr(error, "position", None)
-    return FailedShard(name, str(path), row, identifier, position, type(error).__name__, str(error))
+    return FailedShard(
+        name, str(path), row, identifier, position, type(error).__name__, in_shell(error)
+    )
 
 
 def shard_name(stem: str, number: int) -> str:

@@ -221,7 +221,7 @@ def test__invalid_chain__is_refused_with_row_and_column(esm2, join):
 
 @pytest.mark.parametrize("join", LINKERS)
 def test__max_residues__measures_each_chain_and_then_the_joined_sequence(esm2, join):
-    with pytest.raises(SequenceTooLongError, match="row 0 of column 'heavy' .* has 10 residues"):
+    with pytest.raises(SequenceTooLongError, match=r"row 0 of column .heavy. .* has 10 residues"):
         esm2(join=join, max_residues=9).fit(FRAME)
     with pytest.raises(SequenceTooLongError, match="The chains of row 1 ") as caught:
         esm2(join=join, linker_length=2, max_residues=18).fit(FRAME)
