@@ -117,7 +117,8 @@ def _read(X: Any, owner: str) -> list[Column]:
 def _chosen(found: list[Column], chains: Sequence[str | int], region: str | None) -> list[Column]:
     """Choose the columns that hold chains, and that of the regions."""
     names = [column.name for column in found]
-    wanted = [chains] if isinstance(chains, str) or is_whole(chains) else list(chains)
+    is_list = isinstance(chains, list | tuple | np.ndarray)
+    wanted = list(chains) if is_list else [chains]
     chosen = []
     for chain in wanted:
         if is_whole(chain) and 0 <= chain < len(found):

@@ -144,9 +144,12 @@ def _reason(column: _Profile, columns: Sequence[_Profile]) -> str:
     if not column.texts:
         return ""
     others = [other for other in columns if other is not column and other.may_be_sequences]
-    kinds = {kind_of(text) for text in column.sample} if others else {""}
-    if "" not in kinds:
-        return " and ".join(sorted(kinds))
+    kinds = [kind_of(text) for text in column.sample] if others else []
+    if any(kinds) and all(
+        kind or text.istitle() or text.casefold() in LABELS
+        for kind, text in zip(kinds, column.sample, strict=True)
+    ):
+        return " and ".join(sorted({kind for kind in kinds if kind}))
     if column.longest > _LONGEST_LABEL:
         return ""
     if _are_known(column.counts, is_alone=not others):
@@ -205,8 +208,10 @@ def _are_known(texts: Counter[str], *, is_alone: bool) -> bool:
     """Whether all values are labels that are usual in published tables."""
     if any(text.casefold() not in LABELS and text.casefold() not in WILD_TYPE for text in texts):
         return False
-    capitals = [text for text in texts if text.isupper()]
-    if is_alone and sum(texts.values()) < 2:
-        return not capitals
-    # A short word in capitals may be a peptide by chance, two of them are not.
-    return len(texts) > 1 or len(capitals) == 0 or len(capitals[0]) > 3
+    n = sum(texts.values())
+    longest_in_capitals = max((len(text) for text in texts if text.isupper()), default=0)
+    if longest_in_capitals and is_alone and n < 2:
+        return False
+    # Tripeptides may spell short words by chance, but not the same few again and again.
+    is_short = 0 < longest_in_capitals <= 3
+    return not is_short or (len(texts) > 1 and n >= _FEWEST_REPEATS * len(texts))

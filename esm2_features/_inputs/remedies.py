@@ -45,7 +45,7 @@ _IDENTIFIER = "|".join(
         r"[A-Z0-9]{2,10}_(HUMAN|MOUSE|RAT|YEAST|ECOLI|BOVIN|PIG|CHICK|DROME|CAEEL|ARATH|XENLA|"
         r"SCHPO|BACSU|[A-Z9][A-Z0-9]{4})",  # names of UniProt's entries
         r"pdb_[0-9]{4}[a-z0-9]{4}([_:.][A-Za-z0-9]{1,4})?",
-        r"[1-9][A-Z0-9]{3}([_:.-]?[A-Za-z0-9]{1,4})?",  # PDB, with a chain
+        r"[1-9][A-Z0-9]{3}[A-Z0-9]?([_:.-][A-Za-z0-9]{1,4})*",  # PDB, with chains
         r"[A-Z]{1,8}[-_ .|]?[0-9]+([-_.|*:/][A-Z0-9]+)*",  # NCBI, Ensembl, Pfam, genes, seq_12
         r"HLA-?[A-Z]+[0-9]*\*?[0-9:]*|[ABC]\*[0-9:]+",  # alleles
         r"UniRef[0-9]+_\S+|UPI[0-9A-F]{10}|AF-\S+-F[0-9]+\S*|EPI_ISL_[0-9]+",
@@ -84,6 +84,7 @@ def is_three_letter_code(text: str) -> bool:
     )
 
 
+_MODIFIED = re.compile("p(?=[STY])|ac(?=K)|me(?=[KR])")
 THREE_LETTER_REMEDY = Remedy(
     "These are codes of three letters: write one letter for each residue (Met-Lys-Thr is MKT; "
     "Biopython's seq1 translates them)."
@@ -191,6 +192,18 @@ _KINDS: list[tuple[Callable[[str], object], str, Remedy]] = [
         ),
     ),
 ]
+
+
+def remedy_for_letters(text: str) -> Remedy | None:
+    """Say what to do about a text whose letters are residues, and which is no sequence."""
+    if is_three_letter_code(text):
+        return THREE_LETTER_REMEDY
+    if _MODIFIED.search(text) and not any(map(str.islower, _MODIFIED.sub("", text))):
+        return Remedy(
+            "A 'p' before S, T or Y, 'ac' before K and 'me' before K or R mean a modified residue, "
+            "which has no token of its own: leave them out, or write the residue in capitals."
+        )
+    return None
 
 
 def remedy_for(text: str, offset: int) -> Remedy:

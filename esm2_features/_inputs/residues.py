@@ -14,10 +14,9 @@ from typing import TypeGuard
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.cells import is_biopython_seq, is_missing, is_record
 from esm2_features._inputs.remedies import (
-    THREE_LETTER_REMEDY,
     Remedy,
-    is_three_letter_code,
     remedy_for,
+    remedy_for_letters,
     stands_for_residue,
 )
 from esm2_features._inputs.rows import place_of
@@ -55,8 +54,9 @@ def normalise(
         upper = text.upper()
         # Nothing is left when every letter is a residue: the usual case.
         if not upper.encode().translate(None, _RESIDUES_AS_BYTES):
-            if text != upper and is_three_letter_code(text):
-                raise _invalid(text, 0, index, column, THREE_LETTER_REMEDY)
+            remedy = None if text == upper else remedy_for_letters(text)
+            if remedy is not None:
+                raise _invalid(text, 0, index, column, remedy)
             return upper
         text = _without_blocks(text)
     return _character_by_character(text, index, unknown, column)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from esm2_features._inference.remote.connection import Response
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.options import POOLING_OF
+from esm2_features._inputs.rows import place_of
 from esm2_features._inputs.views import SequenceView, positions_of
 from esm2_features.exceptions import (
     InputError,
@@ -106,7 +107,7 @@ def refused(
     if answer.status == 413 and said.get("code") == "out_of_memory":
         length = len(views[0].sequence)
         return OutOfMemoryError(
-            f"The sequence in row {numbers[0]}, of {length} residues, does not fit into the memory "
+            f"The sequence in {place_of(numbers[0])}, of {length} residues, does not fit into the memory "
             f"of the device of {url}. What has come is in the cache, if there is one. Use a "
             'smaller model, or a lower max_residues with too_long="window" or '
             'too_long="truncate".',
@@ -131,14 +132,14 @@ def _of_row(said: dict[str, Any], words: str, url: str, row: int, view: Sequence
     length, limit, place = len(view.sequence), said.get("limit"), said.get("position")
     if said.get("code") == "too_long" and isinstance(limit, int):
         return SequenceTooLongError(
-            f"The sequence in row {row} has {length} residues, and {url} takes up to {limit}. "
+            f"The sequence in {place_of(row)} has {length} residues, and {url} takes up to {limit}. "
             "Start it with a larger --max-residues, or pass a lower max_residues= with "
             'too_long="truncate".',
             index=row,
             length=length,
             limit=limit,
         )
-    start = f"{url} refuses the sequence in row {row}"
+    start = f"{url} refuses the sequence in {place_of(row)}"
     end = f" (it counts rows of its own){words}"
     sent = view.sequence.replace(MASK, "<mask>")
     if isinstance(place, int) and 0 < place <= len(sent):
