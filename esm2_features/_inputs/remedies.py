@@ -117,6 +117,14 @@ _KINDS: list[tuple[Callable[[str], object], str, Remedy]] = [
         Remedy("It is a number: pass the column of sequences."),
     ),
     (
+        _part(rf"^\s*(({_START})-(?=[^-])|(H|Z)-[^-]+-({_DYE})\s*$)|[^-]-\(?({_END})\)?\s*$", 0),
+        "",
+        Remedy(
+            "These are the ends of a peptide (such as H- and -OH, Ac- and -NH2), not gaps: leave "
+            "them out, 'H-MKT-OH' is 'MKT'."
+        ),
+    ),
+    (
         _whole(_IDENTIFIER),
         "identifiers",
         Remedy("It looks like an identifier: pass the sequence of that entry."),
@@ -155,14 +163,6 @@ _KINDS: list[tuple[Callable[[str], object], str, Remedy]] = [
         is_three_letter_code,
         "",
         THREE_LETTER_REMEDY,
-    ),
-    (
-        _part(rf"^\s*(({_START})-(?=[^-])|(H|Z)-[^-]+-({_DYE})\s*$)|[^-]-\(?({_END})\)?\s*$", 0),
-        "",
-        Remedy(
-            "These are the ends of a peptide (such as H- and -OH, Ac- and -NH2), not gaps: leave "
-            "them out, 'H-MKT-OH' is 'MKT'."
-        ),
     ),
     (
         _part(r"\(=O\)|\[[A-Za-z]+@+H?\]|C\(=|=[CNOS]|[a-z]1[a-z]*[^A-Z]*1", re.ASCII),
@@ -219,10 +219,12 @@ def remedy_for(text: str, offset: int) -> Remedy:
 
 def kind_of(text: str) -> str:
     """Name what a text is that holds no residues, such as "identifiers"; empty if it may."""
+    if is_three_letter_code(text):
+        return ""
     noun = next((noun for is_it, noun, _ in _KINDS if is_it(text)), "")
     lengths = {len(word) for word in text.split()[:-1]}
     is_prose = lengths and lengths not in ({1}, {10}) and any(map(str.islower, text))
-    is_compound = re.fullmatch("[A-Za-z][a-z]*([-_][a-z]+)+", text)
+    is_compound = re.fullmatch("[A-Za-z][a-z]*([-_][A-Za-z]?[a-z]+)+", text)
     return noun or ("text" if is_prose or is_compound else "")
 
 
@@ -233,7 +235,7 @@ def _separator(text: str) -> str:
         return ""
     parts = [part.strip() for part in text.split(found[1])]
     # Receptors that are out of frame are written with one underscore within.
-    shortest = 5 if found[1] == "_" else 1
+    shortest = 10 if found[1] == "_" else 1
     are_all = all(re.fullmatch(rf"{_LETTER}{{{shortest},}}\*?", part) for part in parts if part)
     return found[1] if are_all and len(list(filter(None, parts))) > 1 else ""
 

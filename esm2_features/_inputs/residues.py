@@ -43,7 +43,7 @@ def normalise(
     text = (value if isinstance(value, str) else _text_of(value, index, column)).strip(_WHITE_SPACE)
     if is_missing_word(text) and not _are_residues(text):
         raise missing_error(text, index, column)
-    if text.endswith("*"):
+    if text.endswith("*") and not text[-2:-1].isdigit():  # as in R10*, a mutation
         text = text[:-1]
     if not text:
         raise InvalidSequenceError(

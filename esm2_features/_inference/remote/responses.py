@@ -107,8 +107,8 @@ def refused(
     if answer.status == 413 and said.get("code") == "out_of_memory":
         length = len(views[0].sequence)
         return OutOfMemoryError(
-            f"The sequence in {place_of(numbers[0])}, of {length} residues, does not fit into the memory "
-            f"of the device of {url}. What has come is in the cache, if there is one. Use a "
+            f"The sequence in {place_of(numbers[0])}, of {length} residues, does not fit into the "
+            f"memory of the device of {url}. What has come is in the cache, if there is one. Use a "
             'smaller model, or a lower max_residues with too_long="window" or '
             'too_long="truncate".',
             length=length,
@@ -132,8 +132,8 @@ def _of_row(said: dict[str, Any], words: str, url: str, row: int, view: Sequence
     length, limit, place = len(view.sequence), said.get("limit"), said.get("position")
     if said.get("code") == "too_long" and isinstance(limit, int):
         return SequenceTooLongError(
-            f"The sequence in {place_of(row)} has {length} residues, and {url} takes up to {limit}. "
-            "Start it with a larger --max-residues, or pass a lower max_residues= with "
+            f"The sequence in {place_of(row)} has {length} residues, and {url} takes up to "
+            f"{limit}. Start it with a larger --max-residues, or pass a lower max_residues= with "
             'too_long="truncate".',
             index=row,
             length=length,
