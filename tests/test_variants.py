@@ -389,3 +389,30 @@ def test__method__must_be_one_that_there_is(engine):
 def test__model__that_is_none_is_refused_as_an_engine_refuses_it():
     with pytest.raises(TypeError, match="Got model=3"):
         score_variants(3, WILDTYPE, ["K2R"])
+
+
+def test__per_residue__is_the_difference_of_means(engine, oracle):
+    mutants = ["MKAYIAKQR", "MKTAYIIIAKQR", "MKTAY", WILDTYPE, "MRTAYIAKQR"]
+    scores = score_variants(engine, WILDTYPE, mutants, "pseudo-perplexity", per_residue=True)
+    of_wildtype = oracle.pll(WILDTYPE) / len(WILDTYPE)
+    expected = [oracle.pll(mutant) / len(mutant) - of_wildtype for mutant in mutants]
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-5)
+    assert scores[3] == 0
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test__per_residue__of_substitutions_divides_by_the_length(engine, method):
+    variants = ["K2R", "K2R:Q9E", "WT"]
+    sums = score_variants(engine, WILDTYPE, variants, method)
+    means = score_variants(engine, WILDTYPE, variants, method, per_residue=True)
+    np.testing.assert_allclose(means, sums / len(WILDTYPE), rtol=0, atol=1e-9)
+
+
+def test__pseudo_perplexity__of_equal_lengths_does_not_warn(engine):
+    score_variants(engine, WILDTYPE, ["MRTAYIAKQR", "K2R"], "pseudo-perplexity")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test__words__for_the_wild_type_have_the_score_0(engine, method):
+    words = ["wildtype", "native", "_sy", "p.=", "K2=", "parent"]
+    assert score_variants(engine, WILDTYPE, words, method).tolist() == [0] * 6

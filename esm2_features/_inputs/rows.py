@@ -33,4 +33,6 @@ def place_of(index: int, column: str | None = None) -> str:
 
 def _plain(label: object) -> object:
     """Turn a scalar of NumPy into one of Python, which is shown without its type."""
+    if isinstance(label, tuple):
+        return tuple(map(_plain, label))
     return label.item() if hasattr(type(label), "dtype") and hasattr(label, "item") else label

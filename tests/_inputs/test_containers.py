@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import collections
+import csv
 import io
+import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +23,7 @@ from Bio.SeqRecord import SeqRecord
 from scipy import sparse
 
 from esm2_features._inputs.cells import is_missing
-from esm2_features._inputs.containers import columns
+from esm2_features._inputs.containers import columns, single_column
 from esm2_features._inputs.fasta import FastaRecord
 from esm2_features._inputs.residues import normalise
 from esm2_features.exceptions import (
@@ -386,3 +389,154 @@ def test__module__imports_no_library_of_containers():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+class Relation:
+    """What a relation of DuckDB has that is asked for: names, and rows that can be read again."""
+
+    def __init__(self, table):
+        self._table = table
+
+    @property
+    def columns(self):
+        return list(self._table)
+
+    def fetchall(self):
+        return list(zip(*self._table.values(), strict=True))
+
+    def execute(self):
+        return self
+
+    def select(self, *names):
+        return Relation({name: self._table[name] for name in names})
+
+
+class Dataset:
+    """What a data set of Hugging Face has that is asked for."""
+
+    def __init__(self, table):
+        self._table = table
+
+    @property
+    def column_names(self):
+        return list(self._table)
+
+    def __len__(self):
+        return len(next(iter(self._table.values())))
+
+    def __iter__(self):
+        for cells in zip(*self._table.values(), strict=True):
+            yield dict(zip(self._table, cells, strict=True))
+
+    def __getitem__(self, name):
+        return self._table[name]
+
+    def select_columns(self, names):
+        return Dataset({name: self._table[name] for name in names})
+
+
+class StreamedDataset:
+    column_names = None
+
+    def __iter__(self):
+        yield {"sequence": "MKT"}
+
+    def select_columns(self, names):
+        return self
+
+
+class DaskSeries:
+    def compute(self):
+        return pd.Series(SEQUENCES)
+
+    def persist(self):
+        return self
+
+    def to_list(self):
+        raise AssertionError("dask would compute everything here")
+
+
+class SparkFrame:
+    columns = ("seq",)
+
+    def collect(self):
+        return SEQUENCES
+
+    def toPandas(self):  # noqa: N802
+        return pd.DataFrame({"seq": SEQUENCES})
+
+
+TABLE = {"seq": SEQUENCES, "set": ["train", "test", "train"]}
+ROWS = [dict(zip(TABLE, row, strict=True)) for row in zip(*TABLE.values(), strict=True)]
+READ = {
+    "DuckDB": Relation({"seq": SEQUENCES}),
+    "Hugging Face": Dataset({"seq": SEQUENCES}),
+    "mappings": [{"seq": sequence} for sequence in SEQUENCES],
+    "csv.DictReader": list(csv.DictReader(io.StringIO("seq\n" + "\n".join(SEQUENCES)))),
+}
+
+
+@parametrize(READ)
+def test__columns__of_other_libraries_are_read(X):
+    assert read(X) == [("seq", SEQUENCES)]
+    assert single_column(X, owner="Test").values == SEQUENCES
+    assert read(X) == [("seq", SEQUENCES)], "and once more"
+
+
+@pytest.mark.parametrize("X", [[(s,) for s in SEQUENCES], [(s.encode(),) for s in SEQUENCES]])
+def test__columns__rows_of_databases_are_read(X):
+    assert read(X) == [(None, SEQUENCES)]
+
+
+@pytest.mark.parametrize(
+    ("X", "remedy"),
+    [
+        (Relation(TABLE), "X.select('seq')"),
+        (Dataset(TABLE), "X.select_columns(['seq'])"),
+        (ROWS, "[row['seq'] for row in X]"),
+    ],
+    ids=["DuckDB", "Hugging Face", "mappings"],
+)
+def test__single_column__says_how_to_select_from_other_libraries(X, remedy):
+    with pytest.raises(InputError, match="column 'set' of X holds labels") as caught:
+        single_column(X, owner="Test")
+    assert f": {remedy}." in str(caught.value)
+    assert single_column(eval(remedy, {"X": X}), owner="Test").values == SEQUENCES
+
+
+LATER = {
+    "dask": (DaskSeries(), "a DaskSeries, whose rows are not computed yet. Pass X.compute()."),
+    "Spark": (SparkFrame(), "a SparkFrame, whose rows are not computed yet. Pass X.toPandas()."),
+    "Polars": (pl.LazyFrame({"seq": SEQUENCES}), "Pass X.collect()."),
+    "splits": (
+        {"train": Dataset(TABLE), "test": Dataset(TABLE)},
+        "Pass one of its parts: X['train']",
+    ),
+    "streamed": (StreamedDataset(), '[row["sequence"] for row in X]'),
+    "dict of lists": (
+        {"seq": SEQUENCES},
+        "Pass one of its lists, or a data frame: pandas.DataFrame(d)",
+    ),
+    "cursor": (sqlite3.connect(":memory:").execute("select 'MKT'"), "Pass X.fetchall()"),
+}
+
+
+@pytest.mark.parametrize(("X", "message"), LATER.values(), ids=LATER.keys())
+def test__columns__what_has_to_be_asked_for_its_rows(X, message):
+    with pytest.raises(TypeError) as caught:
+        single_column(X, owner="Test")
+    assert message in str(caught.value)
+    followed = re.search(r"Pass (X\.\w+\(\))", message)
+    if followed:
+        columns(eval(followed[1], {"X": X}), owner="Test")
+
+
+def test__columns__mappings_of_different_keys():
+    with pytest.raises(InputError, match=r"Row 0 has the keys \['a'\], but row 1 has \['b'\]"):
+        columns([{"a": "MKT"}, {"b": "MKT"}], owner="Test")
+
+
+def test__columns__tuples_of_three():
+    with pytest.raises(InputError) as caught:
+        columns([("MKT", "train", 1)], owner="Test")
+    assert "[sequence for sequence, *_ in rows]" in str(caught.value)

@@ -258,3 +258,78 @@ def test__refuse_other_length__says_where(column, place):
     assert (error.index, error.variant) == (3, "ktayiakqr")
     assert (error.expected, error.found) == ("10 residues", "9 residues")
     assert 'pass method="pseudo-perplexity"' in str(error)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        *("WT", "wt", "_WT", "_wt", "WILD-TYPE", "wildtype", "Wild type", "wild_type", " native\n"),
+        *("NATIVE", "parent", "Parental", "reference", "Ref", "synonymous", "_sy", "p.=", "p.(=)"),
+        *("=", b"wildtype", "unmutated"),
+    ],
+)
+def test__read_variants__words_for_the_wild_type(word):
+    assert read("K2R", word) == [(("K", 1, "R"),), ()]
+
+
+@pytest.mark.parametrize("text", ["K2=", "k2=", "p.K2=", "p.Lys2=", "p.(Lys2=)", "Lys2=", "LYS2="])
+def test__read_variants__no_change_at_a_position(text):
+    assert read(text) == [(("K", 1, "K"),)]
+    assert read(f"{text}:Q9E") == [(("K", 1, "K"), ("Q", 8, "E"))]
+    with pytest.raises(InvalidVariantError, match="replaces K at position 3"):
+        read(text.replace("2", "3"))
+
+
+def test__read_variants__capitals_of_the_length_of_the_wild_type_are_a_sequence():
+    assert read("NATIVE", "native", wildtype="NATLVE") == ["NATIVE", ()]
+    assert read("WT", wildtype="AT") == [()]
+
+
+WORDS = [
+    *("control", "mutant", "Mutant", "random", "frameshift", "nonsense", "deletion", "insertion"),
+    *("CONTROL", "MUTANT", "STARVED", "truncated", "background", "library", "empty vector"),
+]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test__read_variants__other_words_are_refused_by_name(word):
+    protein = "MKTAYIAKQRQISFVKSHFSRQ"
+    with pytest.raises((InvalidVariantError, InvalidSequenceError)) as caught:
+        read("K2R", word, wildtype=protein)
+    assert (caught.value.index, repr(word) in str(caught.value)) == (1, True)
+    assert "pseudo-perplexity" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MKTAYIAKQR",
+        "mktayiakqr",
+        "ISFVKS",
+        "MKTAYIAKQRQISFVKSHFSRQMKTAY",
+        "MKTAYIAKQRISFVKSHFSRQ",
+        "GSHMKTAYIAK",
+        "M",
+        "WWWWWWWWWWWWWWWWWWWWWWWWWWWW",
+    ],
+)
+def test__read_variants__truncations_and_fusions_are_sequences(text):
+    assert read(text, wildtype="MKTAYIAKQRQISFVKSHFSRQ") == [text.upper()]
+
+
+def test__read_variants__warns_once_of_x_which_may_be_a_stop():
+    with pytest.warns(UserWarning, match=r"'R10X' in row 1 \(the first of 2\).*stop") as caught:
+        assert read("K2R", "R10X", "K2X") == [
+            (("K", 1, "R"),),
+            (("R", 9, "X"),),
+            (("K", 1, "X"),),
+        ]
+    assert len(caught) == 1
+    read("MXTAYIAKQR")  # in a sequence, X is no stop
+
+
+@pytest.mark.parametrize("text", ["Y5*", "p.Tyr5Ter", "p.Y5*", "Y5fs", "p.Tyr5fs*3", "R10stop"])
+def test__read_variants__a_stop_has_no_remedy_but_to_drop_it(text):
+    with pytest.raises(InvalidVariantError, match="drop such rows") as caught:
+        read(text)
+    assert "pseudo-perplexity" not in str(caught.value)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esm2_features import Engine, ESM2LikelihoodTransformer, ESM2Transformer
 from esm2_features._inputs.options import absolute_layers, device_names, names, one_of, positive
 from esm2_features.exceptions import InputError
 
@@ -87,3 +89,75 @@ def test__device_names__refuses(given):
 def test__device_names__refuses_a_card_that_is_named_twice():
     with pytest.raises(InputError, match="'cuda:1' stands twice"):
         device_names("cuda:1,cpu,cuda:1")
+
+
+MEANT = [
+    *(("pooling", word, "mean") for word in ("average", "avg", "Mean", "mean_pooling", "meen")),
+    *(("pooling", word, "cls") for word in ("bos", "CLS", "<cls>", "first")),
+    *(("pooling", word, "eos") for word in ("last", "EOS", "end")),
+    *(("pooling", word, "max") for word in ("maximum", "maxpool")),
+    *(("pooling", word, "std") for word in ("sd", "variance")),
+    *(("precision", word, "float16") for word in ("fp16", "half", "FLOAT16", "torch.float16")),
+    *(("precision", word, "bfloat16") for word in ("bf16", "BFloat16")),
+    *(("precision", word, "float32") for word in ("fp32", "float64", "single")),
+    *(("cache_dtype", word, "float16") for word in ("fp16", "half")),
+    *(
+        ("unknown", word, meant)
+        for word, meant in (("x", "X"), ("<mask>", "mask"), ("error", "raise"))
+    ),
+    *(("too_long", word, "window") for word in ("windows", "sliding")),
+    *(("too_long", word, "truncate") for word in ("truncation", "crop")),
+    *(("store", word, "all") for word in ("everything", "ALL")),
+    *(
+        ("device", word, meant)
+        for word, meant in (("gpu", "cuda"), ("cuda0", "cuda:0"), ("1", "cuda:1"))
+    ),
+]
+
+
+@pytest.mark.parametrize(("option", "given", "meant"), MEANT)
+def test__error__asks_whether_another_word_was_meant(option, given, meant):
+    with pytest.raises(InputError, match=f"Got {option}=") as caught:
+        Engine("mini", **{"cache": None, option: given})
+    assert str(caught.value).endswith(f' Did you mean "{meant}"?')
+    # What is asked for is accepted.
+    if option not in ("cache_dtype", "store", "device"):
+        Engine("mini", **{"cache": None, option: meant})
+
+
+@pytest.mark.parametrize(
+    ("option", "given"), [("pooling", "sum"), ("precision", "int8"), ("unknown", 7)]
+)
+def test__error__asks_nothing_where_no_word_is_like_it(option, given):
+    with pytest.raises(InputError) as caught:
+        Engine("mini", cache=None, **{option: given})
+    assert "Did you mean" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", [[2, 8], "2:8", slice(2, 8), "(2, 8)"])
+def test__region__that_is_written_otherwise(given):
+    with pytest.raises(InputError, match=r"Did you mean \(2, 8\)\?"):
+        Engine("mini", cache=None, region=given)
+
+
+def test__layers__in_words():
+    with pytest.raises(TypeError, match="Did you mean -1, the last layer"):
+        Engine("mini", cache=None, layers="last")
+    with pytest.raises(TypeError, match='Did you mean "all"'):
+        Engine("mini", cache=None, layers="ALL")
+
+
+def test__words__of_the_transformers():
+    for parameters, meant in (
+        ({"join": "concat"}, "concatenate"),
+        ({"on_missing": "drop"}, "nan"),
+        ({"on_missing": "zeros"}, "zero"),
+    ):
+        with pytest.raises(InputError, match=f'Did you mean "{meant}"'):
+            ESM2Transformer("mini", cache=None, **parameters).fit(["MKT"])
+    with pytest.raises(InputError, match='Did you mean "masked-marginals"'):
+        ESM2LikelihoodTransformer("mini", cache=None, method="masked").fit(["MKT"])
+    with pytest.raises(InputError, match='Did you mean "Site"'):
+        ESM2Transformer("mini", cache=None, region="site").fit(
+            pd.DataFrame({"s": ["MKT"], "Site": [1]})
+        )

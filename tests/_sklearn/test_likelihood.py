@@ -19,7 +19,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from test_variants import Oracle
 
-from esm2_features import ESM2LikelihoodTransformer, ESM2Transformer, score_variants
+from esm2_features import Engine, ESM2LikelihoodTransformer, ESM2Transformer, score_variants
 from esm2_features._inference.runner import Runner
 from esm2_features._inputs.alphabet import MASK, TOKENS
 from esm2_features._inputs.policy import SequencePolicy
@@ -427,3 +427,18 @@ def test__grid_search__chooses_among_the_methods(likelihood, tmp_path):
     search.fit(VARIANTS, [0.0, 1.0, 2.0, 3.0])
     assert search.best_params_["esm2likelihoodtransformer__method"] in METHODS
     assert np.isfinite(search.cv_results_["mean_test_score"]).all()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test__per_residue__makes_llr_a_mean(likelihood, tiny_checkpoint, method):
+    variants = INDELS if method == "pseudo-perplexity" else VARIANTS
+    rows = likelihood(wildtype=WILDTYPE, method=method, per_residue=True).fit_transform(variants)
+    scores = score_variants(
+        Engine(tiny_checkpoint, cache=None), WILDTYPE, variants, method, per_residue=True
+    )
+    np.testing.assert_allclose(rows[:, 2], scores, rtol=0, atol=1e-5)
+
+
+def test__per_residue__without_a_wild_type_is_refused(likelihood):
+    with pytest.raises(InputError, match="Got per_residue=True without a wildtype"):
+        likelihood(per_residue=True).fit(VARIANTS)
