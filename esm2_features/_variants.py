@@ -15,6 +15,7 @@ from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
 from esm2_features._inputs.cells import is_biopython_seq, is_missing
 from esm2_features._inputs.containers import labels_of
+from esm2_features._inputs.messages import Message
 from esm2_features._inputs.mutations import (
     Mutation,
     check_length,
@@ -28,7 +29,6 @@ from esm2_features._inputs.rows import labelled, place_of
 from esm2_features.exceptions import (
     InputError,
     InvalidSequenceError,
-    Message,
     SequenceTooLongError,
 )
 
@@ -95,16 +95,16 @@ def score_variants(
     CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError, CacheVersionError
         As `Engine.embed`.
 
-    See Also
-    --------
-    scan_variants : All single substitutions at once.
-    ESM2LikelihoodTransformer : The same as features.
-
     Warns
     -----
     UserWarning
         If a sequence is not as long as the wild type, and ``per_residue`` is False; or if a
         mutation such as ``"R10X"``, which some write for a stop, is read as an unknown residue.
+
+    See Also
+    --------
+    scan_variants : All single substitutions at once.
+    ESM2LikelihoodTransformer : The same as features.
 
     Notes
     -----

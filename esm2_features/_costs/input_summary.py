@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._engine import Engine
+from esm2_features._inputs.messages import in_shell
 from esm2_features._inputs.residues import (
     are_normal,
     missing_error,
@@ -25,7 +26,7 @@ from esm2_features._inputs.residues import (
 from esm2_features._inputs.views import piece_tokens
 from esm2_features._inputs.words import missing_words
 from esm2_features.distributed.sources import InputFile, InputRange, Reading, find_sources
-from esm2_features.exceptions import InputError, in_shell
+from esm2_features.exceptions import InputError
 
 _BATCH = 4096  # records that are read and checked together
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from esm2_features._inputs.alphabet import MASK, RESIDUE_OF_CODE, RESIDUES
-from esm2_features.exceptions import Message
+from esm2_features._inputs.messages import Message
 
 
 class Remedy(NamedTuple):

@@ -73,7 +73,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             self._views(engine, chains, TruncationCounter())  # `transform` warns of truncations
         self.n_features_in_ = len(chains)
         # What is decided of many rows holds for the few that `transform` may see.
-        self._peptide_sizes = [peptide_sizes(chain.values) for chain in chains]
+        self.peptide_sizes_ = [peptide_sizes(chain.values) for chain in chains]
         names = [chain.name for chain in chains]
         if all(name is not None for name in names):
             self.feature_names_in_ = np.array(names, dtype=object)
@@ -251,7 +251,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
     def _as_fitted(self, chains: Sequence[Column], X: object) -> list[Column]:
         """Take over what `fit` decided of the same columns, and decide of others."""
-        sizes = getattr(self, "_peptide_sizes", None)
+        sizes = getattr(self, "peptide_sizes_", None)
         fitted = list(getattr(self, "feature_names_in_", [None] * len(chains)))
         if sizes is None or [chain.name for chain in chains] != fitted:
             self._check_sequences(chains, X)

@@ -127,6 +127,8 @@ class ESM2Transformer(SequenceTransformer):
         Number of columns (chains, and that of the regions) seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,), object
         Their names, if all of them have one.
+    peptide_sizes_ : list of frozenset of int
+        For each column, the lengths (2, 3) at which words such as ``"NA"`` are peptides in it.
 
     See Also
     --------

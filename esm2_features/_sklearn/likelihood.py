@@ -103,6 +103,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         Number of columns (chains) seen during `fit`.
     feature_names_in_ : ndarray of shape (n_features_in_,), object
         Their names, if all of them have one.
+    peptide_sizes_ : list of frozenset of int
+        For each column, the lengths (2, 3) at which words such as ``"NA"`` are peptides in it.
 
     See Also
     --------

@@ -12,8 +12,9 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from esm2_features._inputs.messages import in_shell
 from esm2_features._inputs.options import OPTIONS
-from esm2_features.exceptions import Esm2FeaturesError, InputError, in_shell
+from esm2_features.exceptions import Esm2FeaturesError, InputError
 
 if TYPE_CHECKING:
     from esm2_features._cache import Cache

@@ -21,9 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from esm2_features._files import atomic_write, remove_parts, sha256_of
+from esm2_features._inputs.messages import in_shell
 from esm2_features.distributed.files import ENDING
 from esm2_features.distributed.sources import InputFile
-from esm2_features.exceptions import InputError, in_shell
+from esm2_features.exceptions import InputError
 
 FOLDER = "_manifest"
 _FORMAT = 1

@@ -9,9 +9,10 @@ import re
 import pytest
 
 from esm2_features import Engine, read_fasta, score_variants
+from esm2_features._inputs.messages import in_shell
 from esm2_features._inputs.remedies import Remedy, is_three_letter_code
 from esm2_features._inputs.residues import normalise
-from esm2_features.exceptions import Esm2FeaturesError, InvalidSequenceError, in_shell
+from esm2_features.exceptions import Esm2FeaturesError, InvalidSequenceError
 
 WILDTYPE = "MKTAYIAKQRQISFVKSHFSRQ"
 

@@ -83,7 +83,8 @@ def test__lines__missing_variants_are_named_by_their_line(tmp_path, word):
 
 def test__fasta__spells_peptides_that_are_words_elsewhere(tmp_path):
     assert read(tmp_path, "x.fa", ">a\nNA\n>b\nNAN\n").variants == ["NA", "NAN"]
-    assert read(tmp_path, "x.txt", "NAN\n").variants == ["NAN"]
+    assert read(tmp_path, "x.txt", "GAN\nNAN\n").variants == ["GAN", "NAN"]
+    assert read(tmp_path, "x.txt", "NAN*\n").variants == ["NAN*"]
 
 
 @pytest.mark.parametrize("compress", [bytes, gzip.compress])

@@ -103,7 +103,7 @@ def test__options__mirror_the_estimators():
     # A FASTA record without residues is refused, and progress is shown on terminals only.
     # Chains are joined in tables; a FASTA file has no columns. A token on a command line is seen
     # by everybody on the machine, so it comes from the environment.
-    for name in ("on_missing", "verbose", "join", "linker_length", "token"):
+    for name in ("on_missing", "verbose", "chains", "join", "linker_length", "token"):
         del theirs[name]
     for name in ("region", "endpoint"):
         assert theirs.pop(name) is ours[name] is None
@@ -321,7 +321,7 @@ def test__embed__model_that_is_not_here_and_may_not_be_fetched(embed):
 
 
 def test__embed__unknown_and_long_sequences_as_asked(embed, fasta, tiny_checkpoint):
-    fasta.write_text(">a\nMK1T\n>b\n" + "MK" * 600)
+    fasta.write_text(">a\nMKJT\n>b\n" + "MK" * 600)
     path, _ = embed("--unknown", "X", "--max-residues", "none", "--batch-tokens", "2000")
     expected = Engine(tiny_checkpoint, max_residues=None, cache=None).embed(["MKXT", "MK" * 600])
     np.testing.assert_array_equal(np.load(path)["embedding"], expected)

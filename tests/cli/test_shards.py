@@ -57,9 +57,9 @@ def test__several_inputs_and_patterns__go_into_one_folder(run, tmp_path):
 
 
 def test__what_is_set_aside__is_said_and_the_exit_code_is_1(run, tmp_path):
-    fasta(tmp_path / "a.fasta", {**SEQUENCES, "p9": "MKT1"})
+    fasta(tmp_path / "a.fasta", {**SEQUENCES, "p9": "MKTJ"})
     said = run("a.fasta", "out", code=1)
-    assert "Set aside: a-00001: a.fasta (id p9): '1' at position 4" in said
+    assert "Set aside: a-00001: a.fasta (id p9): 'J' at position 4" in said
     assert "--unknown X" in said
     assert "Error: 1 was set aside" in said
 

@@ -96,11 +96,12 @@ def test__score__the_column_that_is_named(run, variants):
 
 def test__score__sequences_of_mutants(run, variants, engine):
     file = variants("x.fasta", ">m1\nMKTAYIAKQE\n>m2\nMKTAYIAKQRG\n")
-    path, _ = run("score", file, "--method", "pseudo-perplexity")
+    path, _ = run("score", file, "--method", "pseudo-perplexity", "--per-residue")
     header, *rows = rows_of(path)
     assert header == ["id", "score"]
     sequences = ["MKTAYIAKQE", "MKTAYIAKQRG"]
-    expected = score_variants(engine, PROTEIN, sequences, "pseudo-perplexity")
+    method = "pseudo-perplexity"
+    expected = score_variants(engine, PROTEIN, sequences, method, per_residue=True)
     assert [row[0] for row in rows] == ["m1", "m2"]
     assert [float(row[1]) for row in rows] == expected.tolist()
 
@@ -160,7 +161,7 @@ def test__score__wrong_variants_are_named(run, variants, name, content, message)
         (">a\nMKT\n", ["--id", "b"], "has no record with the id 'b', but a."),
         (">a\nMK!\n", [], "Record 1, a: '!' at position 3"),
         (">a\nMKT\n>b\nMK!\n", ["--id", "b"], "Record 2, b: '!' at position 3"),
-        (">a\nMK!T\n", ["--unknown", "mask"], "Record 1, a: The wild type holds a <mask>"),
+        (">a\nMKJT\n", ["--unknown", "mask"], "Record 1, a: The wild type holds a <mask>"),
         (">a\n" + "M" * 1023, [], "Record 1, a: The wild type has 1023 residues"),
         ("", [], "holds no records"),
     ],
@@ -298,3 +299,24 @@ def test__scan__leaves_out_residues_that_are_not_canonical_and_says_so(run, tmp_
 def test__scan__refuses_what_would_take_forever(run):
     _, said = run("scan", "--method", "pseudo-perplexity", code=2)
     assert "'pseudo-perplexity' is not one of" in said
+
+
+@pytest.mark.filterwarnings("default:The sequence in row 0 has 11 residues")
+def test__score__warns_of_another_length_in_the_words_of_the_shell(run, variants):
+    file = variants("x.fasta", ">m1\nMKTAYIAKQRG\n")
+    _, said = run("score", file, "--method", "pseudo-perplexity")
+    assert "Warning: The sequence in row 0 has 11 residues, the wild type 10." in said
+    assert "Pass --per-residue to compare means." in said
+
+
+def test__score__words_for_the_wild_type(run, variants):
+    path, _ = run("score", variants("x.csv", "mutant\nnative\n_sy\np.=\nK2=\n"))
+    assert [row[1] for row in rows_of(path)[1:]] == ["0.0"] * 4
+
+
+def test__score__remedies_are_options(run, variants):
+    _, said = run("score", variants("x.txt", "MKTAYI\n"), code=2)
+    assert "pass --method pseudo-perplexity with --per-residue" in said
+    _, said = run("score", variants("y.fasta", ">a\nMK-AYIAKQR\n"), code=2)
+    assert "Remove the alignment gaps ('-')." in said
+    assert "sequence.replace" not in said
