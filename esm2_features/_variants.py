@@ -153,7 +153,8 @@ def score_variants(
     A deletion, and numbers as in a paper that counts a signal peptide of 23 residues:
 
     >>> shorter = ["MKTAYAKQR"]
-    >>> score_variants(engine, "MKTAYIAKQR", shorter, method="pseudo-perplexity").shape
+    >>> method = "pseudo-perplexity"
+    >>> score_variants(engine, "MKTAYIAKQR", shorter, method, per_residue=True).shape
     (1,)
     >>> score_variants(engine, "MKTAYIAKQR", ["K25R"], offset=23).round(2).tolist()
     [-0.2]

@@ -34,7 +34,7 @@ strain subset superfamily symbol taxon tissue type uniprot mut wt
 _LABEL_NAMES = frozenset(_NAMES_OF_LABELS.split())
 _SEQUENCE_NAMES = re.compile(
     r"seq|pep|cdr|link|epitope|antigen|motif|fr[1-4]|fw|v[hl]\b|heavy|light|alpha|beta|hla|mhc|"
-    r"pseudo|spacer|aa\b|fragment",
+    r"pseudo|spacer|aa\b|fragment|ligand|substrate|site",
     re.IGNORECASE,
 )
 _LETTERS = frozenset(RESIDUES + RESIDUES.lower() + "*")
@@ -136,7 +136,8 @@ def _texts(values: Sequence[object]) -> list[str]:
     if is_record(first) or is_biopython_seq(first):
         return []
     texts = (value if type(value) is str else text_of(value) for value in values)
-    return [text.strip() for text in texts if text and not is_missing_word(text)]
+    stripped = [text.strip() for text in texts if text]
+    return [text for text in stripped if not is_missing_word(text) or text.casefold() in LABELS]
 
 
 def _reason(column: _Profile, columns: Sequence[_Profile]) -> str:
@@ -200,7 +201,9 @@ def _are_repeated_words(column: _Profile, *, is_alone: bool, is_shorter: bool) -
     letters = {letter.upper() for text in column.counts for letter in text}
     if is_alone:
         return column.are_words
-    is_short = column.longest <= _LONGEST_CODE and len(letters) > _LETTERS_OF_LINKERS
+    # Loops of antibodies have three residues or more.
+    shortest = 1 if column.name is not None else 4
+    is_short = shortest <= column.longest <= _LONGEST_CODE and len(letters) > _LETTERS_OF_LINKERS
     return is_shorter and (is_short or not letters.isdisjoint("BJOUZ"))
 
 

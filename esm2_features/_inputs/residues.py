@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Sequence
 from typing import TypeGuard
 
+import numpy as np
+
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.cells import is_biopython_seq, is_missing, is_record
 from esm2_features._inputs.remedies import (
@@ -106,9 +108,13 @@ def _text_of(value: object, index: int, column: str | None) -> str:
             raise InvalidSequenceError(
                 f"The Seq in {place_of(index, column)} has no letters ({error}).", index=index
             ) from error
+    remedy = "Pass str, bytes, or objects with a .seq."
+    letters = list(value) if isinstance(value, list | tuple | np.ndarray) else []
+    if len(letters) > 1 and all(isinstance(letter, str) and len(letter) == 1 for letter in letters):
+        remedy = 'If it is one sequence, letter by letter, join it: "".join(letters).'
     raise TypeError(
         f"Expected a protein sequence as text in {place_of(index, column)}, got "
-        f"{type(value).__name__}. Pass str, bytes, or objects with a .seq."
+        f"{type(value).__name__}. {remedy}"
     )
 
 

@@ -44,7 +44,7 @@ viral plant animal fungi fungal fungus archaea archaeal eukaryota eukaryote mamm
 homo mus camel llama alpaca macaque rhesus monkey zebrafish ecoli synthetic natural designed
 heavy light alpha beta gamma delta kappa lambda chain linear cyclic helix sheet coil
 kinase protease ligase lyase enzyme receptor antibody nanobody antigen peptide protein toxin
-hormone neuropeptide antimicrobial anticancer antiviral gpcr membrane cytoplasm cytosol
+true false hormone neuropeptide antimicrobial anticancer antiviral gpcr membrane cytoplasm cytosol
 nucleus nuclear secreted extracellular mutant variant wildtype native parent
 deletion insertion substitution missense nonsense silent
 """

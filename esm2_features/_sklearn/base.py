@@ -251,10 +251,11 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
     def _as_fitted(self, chains: Sequence[Column], X: object) -> list[Column]:
         """Take over what `fit` decided of the same columns, and decide of others."""
-        sizes = getattr(self, "peptide_sizes_", None)
-        fitted = list(getattr(self, "feature_names_in_", [None] * len(chains)))
-        if sizes is None or [chain.name for chain in chains] != fitted:
+        sizes = getattr(self, "peptide_sizes_", [])
+        fitted = list(getattr(self, "feature_names_in_", [None] * len(sizes)))
+        if [chain.name for chain in chains] != fitted:
             self._check_sequences(chains, X)
+        if len(sizes) != len(chains):
             return list(chains)
         return [
             chain._replace(peptide_sizes=of_one)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zipfile
+
 import numpy as np
 import pandas as pd
 import polars as pl
@@ -28,6 +30,8 @@ NO_CHAINS = {
     "validation": ["holdout", "train", "valid"],
     "split": ["TRAIN", "TEST", "VALIDATION"],
     "stage": ["train", "valid", "test"],
+    "is_validation": ["True", "False", "False"],
+    "mutated": ["TRUE", "FALSE", "TRUE"],
     # UniProt and NCBI
     "Entry": ["P01308", "P69905", "Q9Y2X7-3"],
     "Entry name": ["INS_HUMAN", "HBA_HUMAN", "MYG_HORSE"],
@@ -280,6 +284,11 @@ TRUE_CHAINS = {
     },
     "linker": {"heavy": HEAVY * 20, "linker": ["GGGGS", "GGGGSGGGGS", "GS"] * 20},
     "constant linker": {"a": HEAVY * 20, "between": ["GGGGS"] * 60, "b": HEAVY * 20},
+    "loops, unnamed": {
+        0: ["ARDYWGQG", "ARGGWFDP", "AKDRWYFD"] * 20,
+        1: ["GAS", "AAS", "KVS"] * 20,
+    },
+    "substrates": {"protease": PROTEINS * 20, "substrate": ["DEVD", "LEHD", "IETD"] * 20},
     "linkers, unnamed": {0: HEAVY * 20, 1: ["GGGGS", "GGGSG", "GSGSG"] * 20},
     "tag": {"seq": PROTEINS * 20, "tag": ["HHHHHH"] * 60},
     "constant antigen": {"cdrh3": ["ARDYW", "ARGGW", "AKDRW"] * 20, "antigen": [PROTEINS[0]] * 60},
@@ -338,8 +347,76 @@ def test__fit__decides_for_transform():
         fitted.set_params().fit(X[["seq"]]).transform(["train", "test"])
 
 
+def test__transform__of_one_column_keeps_what_fit_decided_whatever_its_name():
+    fitted = esm2().fit(pd.Series(["GA", "NA", "VY"], name="dipeptide"))
+    assert fitted.transform(["NA"]).shape == (1, 192)
+    with pytest.raises(InputError, match="holds labels"):
+        fitted.transform(pd.Series(["train"], name="set"))
+    with pytest.raises(ValueError, match="X has 2 features"):
+        esm2().fit(["MKT"]).transform([["MKT", "GSH"]])
+
+
+def test__precompute__reads_columns_as_fit_does(tmp_path):
+    X = pd.DataFrame({"seq": PROTEINS, "set": ["train", "test", "train"]})
+    with pytest.raises(InputError, match="holds labels"):
+        ESM2Transformer("mini", cache=tmp_path).precompute(X, layers=-1, pooling="mean")
+    fitted = ESM2Transformer("mini", cache=tmp_path).fit(["MKT"])
+    fitted.precompute([["MKT", "GSH"]], layers=-1, pooling="mean")
+
+
+def test__letters__in_a_cell_are_said_how_to_join():
+    with pytest.raises(TypeError, match=r'letter by letter, join it: ""\.join\(letters\)'):
+        esm2().fit(pd.DataFrame({"seq": [list("MKT"), list("GSHM")]}))
+
+
 def test__records__are_sequences_whatever_they_spell():
     from Bio.Seq import Seq
 
     X = pd.DataFrame({"a": [Seq("TRAIN"), Seq("TEST")], "b": [Seq(p) for p in PROTEINS[:2]]})
     assert esm2().fit(X).n_features_in_ == 2
+
+
+def real_tables(shared_data):
+    def table(name, *columns):
+        return pd.read_csv(shared_data / name)[list(columns)]
+
+    yield table("toxicity_peptides.csv.gz", "sequence")
+    yield table("stability_s2648.csv.gz", "wildtype_sequence")
+    yield table("stability_s2648.csv.gz", "wildtype_sequence", "sequence")
+    yield table("stability_megascale.csv.gz", "sequence").head(20_000)
+    yield table("affinity_her2_vh.csv.gz", "cdrh3")
+    yield table("affinity_her2_vh.csv.gz", "cdrh3", "sequence")
+    yield table("affinity_skempi_pairs.csv.gz", "sequence_a", "sequence_b")
+    yield table("affinity_skempi_pairs.csv.gz", "wildtype_a", "wildtype_b", "sequence_a")
+    with zipfile.ZipFile(shared_data / "stability_flip_gb1_splits.zip") as archive:
+        yield pd.read_csv(archive.open("splits/two_vs_rest.csv"))[["sequence"]]
+    for path in sorted(shared_data.glob("real_esm2_*.npz")):
+        yield pd.DataFrame({"peptide": np.load(path)["sequence"]})
+
+
+def test__real_tables__are_taken_whole_and_in_folds(shared_data):
+    random = np.random.default_rng(0)
+    for X in real_tables(shared_data):
+        esm2().fit(X)
+        for size in (1, 2, 5, 20):
+            for _ in range(20):
+                fold = X.iloc[random.choice(len(X), size, replace=False)]
+                esm2().fit(fold)
+                esm2().fit(fold.to_numpy())
+
+
+def test__real_tables__with_a_column_of_labels_are_refused_whole_and_in_folds(shared_data):
+    stability = pd.read_csv(shared_data / "stability_s2648.csv.gz")
+    pairs = pd.read_csv(shared_data / "affinity_skempi_pairs.csv.gz")
+    with zipfile.ZipFile(shared_data / "stability_flip_gb1_splits.zip") as archive:
+        gb1 = pd.read_csv(archive.open("splits/two_vs_rest.csv"))
+    for X, sequence in (
+        (stability[["pdb_id", "sequence"]], "sequence"),
+        (stability[["sequence", "mutation"]], "sequence"),
+        (pairs[["sequence_a", "complex"]], "sequence_a"),
+        (gb1[["sequence", "set"]], "sequence"),
+    ):
+        for rows in (len(X), 20, 5, 1):
+            with pytest.raises(InputError) as caught:
+                esm2().fit(X.sample(rows, random_state=0))
+            assert f"X[[{sequence!r}]]" in str(caught.value)

@@ -105,6 +105,12 @@ def test__warning__names_the_label():
         score_variants("mini", "MKTAYIAKQR", variants, "pseudo-perplexity")
 
 
+def test__engine__names_the_label_of_a_region():
+    sequences = pd.Series(["MKTAYIAKQR"] * 2, index=["a", "b"])
+    with pytest.raises(InputError, match=r"'8:99' in row 1 \(index 'b'\)"):
+        Engine("mini", cache=None).embed(sequences, regions=["1:3", "8:99"])
+
+
 def test__score_variants__names_the_label():
     variants = pd.Series(["K2R", "A2R"], index=["v1", "v2"])
     with pytest.raises(InputError, match=r"'A2R' in row 1 \(index 'v2'\) replaces A"):
