@@ -29,7 +29,7 @@ _FEWEST_ROWS, _FEWEST_REPEATS = 20, 10
 _NAMES_OF_LABELS = """
 accession activity category class cluster description family fold gene genus group host id ids kind
 label labels method name names organism partition pdb protocol set source species split status
-strain subset superfamily symbol taxon tissue type uniprot mut wt
+strain subset superfamily symbol taxon tissue type uniprot
 """
 _LABEL_NAMES = frozenset(_NAMES_OF_LABELS.split())
 _SEQUENCE_NAMES = re.compile(
@@ -60,9 +60,13 @@ class _Profile:
         return list(dict.fromkeys(self.texts[: 20 * _SAMPLE]))[:_SAMPLE]
 
     @cached_property
-    def tokens(self) -> list[str]:
-        """The words of the column's name."""
-        return re.findall("[a-z]+", re.sub("([a-z])([A-Z])", r"\1_\2", self.name or "").lower())
+    def is_called_label(self) -> bool:
+        """Whether the column's name is that of labels; one such as wt_peptide is not."""
+        name = re.sub("([a-z])([A-Z])", r"\1_\2", self.name or "").lower()
+        words = re.findall("[a-z]+", re.sub("wild.?type", "", name))
+        if self.is_called_sequence:
+            words = [word for word in words[-1:] if word in ("name", "names", "id", "ids", "label")]
+        return not _LABEL_NAMES.isdisjoint(words)
 
     @cached_property
     def is_called_sequence(self) -> bool:
@@ -145,11 +149,14 @@ def _reason(column: _Profile, columns: Sequence[_Profile]) -> str:
     if not column.texts:
         return ""
     others = [other for other in columns if other is not column and other.may_be_sequences]
-    kinds = [kind_of(text) for text in column.sample] if others else []
-    if any(kinds) and all(
-        kind or text.istitle() or text.casefold() in LABELS
+    kinds = [kind_of(text) if others else "" for text in column.sample]
+    plain = [
+        text
         for kind, text in zip(kinds, column.sample, strict=True)
-    ):
+        if not kind and not text.istitle() and text.casefold() not in LABELS
+    ]
+    n_odd = sum(map(bool, kinds))
+    if n_odd and len(plain) <= n_odd and all(len(text) <= _LONGEST_CODE for text in plain):
         return " and ".join(sorted({kind for kind in kinds if kind}))
     if column.longest > _LONGEST_LABEL:
         return ""
@@ -171,7 +178,7 @@ def _reason_beside(column: _Profile, others: Sequence[_Profile]) -> str:
         and len(column.texts) >= _FEWEST_ROWS > len(column.counts)
     ):
         return "single letters"
-    if longer and column.longest <= _LONGEST_NAME and _LABEL_NAMES.intersection(column.tokens):
+    if longer and column.longest <= _LONGEST_NAME and column.is_called_label:
         return "names or labels"
     if column.is_called_sequence:
         return ""

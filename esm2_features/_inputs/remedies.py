@@ -12,6 +12,8 @@ from typing import NamedTuple
 from esm2_features._inputs.alphabet import MASK, RESIDUE_OF_CODE, RESIDUES
 from esm2_features._inputs.messages import Message
 
+_LONGEST_COMPOUND = 25
+
 
 class Remedy(NamedTuple):
     """What to do, in Python and on the command line."""
@@ -211,6 +213,8 @@ def remedy_for(text: str, offset: int) -> Remedy:
     for is_it, _, remedy in _KINDS:
         if is_it(text):
             return remedy
+    if _is_compound(text):
+        return Remedy("It looks like a word or a name: pass the sequence, without gaps.")
     separator = _separator(text)
     if separator:
         return Remedy(_CHAINS.python.format(separator), _CHAINS.shell)
@@ -224,8 +228,13 @@ def kind_of(text: str) -> str:
     noun = next((noun for is_it, noun, _ in _KINDS if is_it(text)), "")
     lengths = {len(word) for word in text.split()[:-1]}
     is_prose = lengths and lengths not in ({1}, {10}) and any(map(str.islower, text))
-    is_compound = re.fullmatch("[A-Za-z][a-z]*([-_][A-Za-z]?[a-z]+)+", text)
-    return noun or ("text" if is_prose or is_compound else "")
+    return noun or ("text" if is_prose or _is_compound(text) else "")
+
+
+def _is_compound(text: str) -> bool:
+    """Whether a text is words with hyphens between them, such as non-AMP."""
+    is_short = len(text) <= _LONGEST_COMPOUND and re.search("[a-z]{2}", text) is not None
+    return is_short and re.fullmatch("[A-Za-z]{2,}([-_][A-Za-z]+)+", text) is not None
 
 
 def _separator(text: str) -> str:

@@ -68,6 +68,8 @@ NO_CHAINS = {
     "family": ["kinase", "ligase", "transporter"],
     "activity": ["active", "inactive", "active"],
     "label": ["toxic", "non-toxic", "toxic"],
+    "class": ["AMP", "non-AMP", "AMP"],
+    "kingdom": ["E. coli", "S. aureus", "E. coli"],
     "binder": ["BINDER", "NONBINDER", "BINDER"],
     "Name": ["Melittin", "Apamin", "Secapin"],
     "peptide name": ["melittin", "apamin", "secapin"],
@@ -290,6 +292,12 @@ TRUE_CHAINS = {
     },
     "substrates": {"protease": PROTEINS * 20, "substrate": ["DEVD", "LEHD", "IETD"] * 20},
     "linkers, unnamed": {0: HEAVY * 20, 1: ["GGGGS", "GGGSG", "GSGSG"] * 20},
+    "neoantigens": {
+        "wt_peptide": ["SIINFEKL", "GILGFVFTL", "NLVPMVATV"] * 20,
+        "mut": ["SIINFEKV", "GILGFVFTV", "NLVPMVATL"] * 20,
+        "wild_type": ["SIINFEKL", "GILGFVFTL", "NLVPMVATV"] * 20,
+        "mhc": PROTEINS * 20,
+    },
     "tag": {"seq": PROTEINS * 20, "tag": ["HHHHHH"] * 60},
     "constant antigen": {"cdrh3": ["ARDYW", "ARGGW", "AKDRW"] * 20, "antigen": [PROTEINS[0]] * 60},
     "dipeptides": {"first": ["AA", "GP", "VY"] * 20, "second": ["LL", "IP", "GA"] * 20},
@@ -399,7 +407,7 @@ def test__real_tables__are_taken_whole_and_in_folds(shared_data):
     for X in real_tables(shared_data):
         esm2().fit(X)
         for size in (1, 2, 5, 20):
-            for _ in range(20):
+            for _ in range(6):
                 fold = X.iloc[random.choice(len(X), size, replace=False)]
                 esm2().fit(fold)
                 esm2().fit(fold.to_numpy())

@@ -200,6 +200,8 @@ OTHER = {
     "Lys2del": "It looks like a mutation",
     "A123fs": "It looks like a mutation",
     "_wt": "It looks like a mutation",
+    "non-AMP": "It looks like a word or a name",
+    "non-toxic": "It looks like a word or a name",
 }
 
 
