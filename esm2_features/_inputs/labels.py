@@ -15,7 +15,7 @@ from functools import cached_property
 from esm2_features._inputs.alphabet import RESIDUES
 from esm2_features._inputs.cells import is_biopython_seq, is_record, text_of
 from esm2_features._inputs.remedies import kind_of
-from esm2_features._inputs.words import LABELS, WILD_TYPE, is_missing_word
+from esm2_features._inputs.words import LABELS, is_missing_word, is_wild_type
 from esm2_features.exceptions import InputError, shorten
 
 _LONGEST_LABEL, _LONGEST_NAME, _LONGEST_CODE = 25, 12, 6
@@ -100,7 +100,8 @@ def check_labels(
     ``insist`` how to embed all the same.
     """
     profiles = [_Profile(name, _texts(values)) for name, values in columns]
-    if len(profiles) > 1 and all(p.texts and p.longest == 1 for p in profiles):
+    n_letters = sum(profile.longest == 1 for profile in profiles)
+    if n_letters > 1 and all(profile.longest <= 1 for profile in profiles):
         raise InputError(
             f"The {len(profiles)} columns of X hold single letters, so each row looks like one "
             f"sequence, letter by letter. Join them: {join}."
@@ -216,12 +217,12 @@ def _are_repeated_words(column: _Profile, *, is_alone: bool, is_shorter: bool) -
 
 def _are_known(texts: Counter[str], *, is_alone: bool) -> bool:
     """Whether all values are labels that are usual in published tables."""
-    if any(text.casefold() not in LABELS and text.casefold() not in WILD_TYPE for text in texts):
+    if any(text.casefold() not in LABELS and not is_wild_type(text) for text in texts):
         return False
     n = sum(texts.values())
     longest_in_capitals = max((len(text) for text in texts if text.isupper()), default=0)
     if longest_in_capitals and is_alone and n < 2:
         return False
     # Tripeptides may spell short words by chance, but not the same few again and again.
-    is_short = 0 < longest_in_capitals <= 3
+    is_short = 0 < longest_in_capitals <= 3 and not any(map(is_wild_type, texts))
     return not is_short or (len(texts) > 1 and n >= _FEWEST_REPEATS * len(texts))

@@ -17,7 +17,7 @@ import numpy as np
 from esm2_features._inputs.alphabet import MASK, RESIDUE_OF_CODE, RESIDUES
 from esm2_features._inputs.cells import is_missing, is_record
 from esm2_features._inputs.rows import place_of
-from esm2_features._inputs.words import LABELS, WILD_TYPE, missing_words
+from esm2_features._inputs.words import LABELS, is_wild_type, missing_words
 from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError, shorten
 
 _MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")
@@ -152,7 +152,7 @@ def _is_wildtype(text: str, wildtype: str) -> bool:
     may_be_mutant = (
         text.isalpha() and text.isupper() and len(text) == len(wildtype) and text != "WT"
     )
-    return text.casefold() in WILD_TYPE and not may_be_mutant
+    return is_wild_type(text) and not may_be_mutant
 
 
 def _check_word(text: str, index: int, wildtype: str) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from esm2_features._inputs.alphabet import MASK, RESIDUE_OF_CODE, RESIDUES
 from esm2_features._inputs.messages import Message
 
-_LONGEST_COMPOUND = 25
+_LONGEST_COMPOUND, _LONGEST_READ = 25, 1000
 
 
 class Remedy(NamedTuple):
@@ -114,7 +114,7 @@ _KINDS: list[tuple[Callable[[str], object], str, Remedy]] = [
         ),
     ),
     (
-        _whole(r"[-+<>~]?[0-9.,:/-]*[0-9]+(e[-+]?[0-9]+)?\s*%?"),
+        _whole(r"[-+<>~]?\.?[0-9][0-9.,:/-]*(e[-+]?[0-9]+)?\s*%?"),
         "numbers",
         Remedy("It is a number: pass the column of sequences."),
     ),
@@ -167,17 +167,17 @@ _KINDS: list[tuple[Callable[[str], object], str, Remedy]] = [
         THREE_LETTER_REMEDY,
     ),
     (
-        _part(r"\(=O\)|\[[A-Za-z]+@+H?\]|C\(=|=[CNOS]|[a-z]1[a-z]*[^A-Z]*1", re.ASCII),
+        _part(r"\(=O\)|\[[A-Za-z]+@+H?\]|C\(=|=[CNOS]|[a-z]1[^A-Z]*1", re.ASCII),
         "formulas",
         Remedy("It looks like SMILES: pass the sequence in letters of one residue each."),
     ),
     (
-        _part(rf"\({_LETTER}+[0-9]*{_LETTER}*\)[nx_]?[0-9]+|\]n"),
+        _part(rf"\({_LETTER}+([0-9]+{_LETTER}+)?\)[nx_]?[0-9]+|\]n"),
         "",
         Remedy("Write repeats out: '(GGGGS)2' is 'GGGGSGGGGS'."),
     ),
     (
-        _part(r"[\[({][^\])}]*[\])}]"),
+        _part(r"[\[({][^\[\](){}]*[\])}]"),
         "",
         Remedy(
             "Modified residues have no token of their own: write the residue that was modified "
@@ -210,6 +210,7 @@ def remedy_for_letters(text: str) -> Remedy | None:
 
 def remedy_for(text: str, offset: int) -> Remedy:
     """Say what to do about a text, in which the character at ``offset`` is not a residue."""
+    character, text = text[offset], _part_at(text, offset)
     for is_it, _, remedy in _KINDS:
         if is_it(text):
             return remedy
@@ -218,17 +219,24 @@ def remedy_for(text: str, offset: int) -> Remedy:
     separator = _separator(text)
     if separator:
         return Remedy(_CHAINS.python.format(separator), _CHAINS.shell)
-    return _remedy_for_character(text[offset])
+    return _remedy_for_character(character)
 
 
 def kind_of(text: str) -> str:
     """Name what a text is that holds no residues, such as "identifiers"; empty if it may."""
     if is_three_letter_code(text):
         return ""
+    text = _part_at(text, 0)
     noun = next((noun for is_it, noun, _ in _KINDS if is_it(text)), "")
     lengths = {len(word) for word in text.split()[:-1]}
     is_prose = lengths and lengths not in ({1}, {10}) and any(map(str.islower, text))
     return noun or ("text" if is_prose or _is_compound(text) else "")
+
+
+def _part_at(text: str, offset: int) -> str:
+    """Cut what is looked at out of a long text, because patterns take time."""
+    start = max(0, offset - _LONGEST_READ // 2) if len(text) > _LONGEST_READ else 0
+    return text[start : start + _LONGEST_READ]
 
 
 def _is_compound(text: str) -> bool:

@@ -45,7 +45,7 @@ homo mus camel llama alpaca macaque rhesus monkey zebrafish ecoli synthetic natu
 heavy light alpha beta gamma delta kappa lambda chain linear cyclic helix sheet coil
 kinase protease ligase lyase enzyme receptor antibody nanobody antigen peptide protein toxin
 true false hormone neuropeptide antimicrobial anticancer antiviral gpcr membrane cytoplasm cytosol
-nucleus nuclear secreted extracellular mutant variant wildtype native parent
+nucleus nuclear secreted extracellular mut mutant variant wildtype native parent
 deletion insertion substitution missense nonsense silent
 """
 LABELS = frozenset(_LABEL_WORDS.split())
@@ -61,6 +61,11 @@ _FEWEST_ALIKE = 3
 def is_missing_word(text: str) -> bool:
     """Whether a text stands for a missing value; in capitals it may yet be a peptide."""
     return len(text) <= _LONGEST_WORD + _ROOM and " ".join(text.casefold().split()) in MISSING
+
+
+def is_wild_type(text: str) -> bool:
+    """Whether a text stands for the wild type."""
+    return text.strip().casefold() in WILD_TYPE
 
 
 def may_be_peptide(word: str) -> bool:

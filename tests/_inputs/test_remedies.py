@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import re
+import time
 
 import pytest
 
@@ -238,6 +239,21 @@ def test__normalise__takes_d_residues_and_soft_masks(text):
 @pytest.mark.parametrize("text", ["Ala", "AlaGly", "Alaska", "METLYSTHR", "MetLys"])
 def test__is_three_letter_code(text):
     assert is_three_letter_code(text) == (text in ("AlaGly", "MetLys"))
+
+
+LONG = [
+    *("(" + "A" * 100_000, "1" * 100_000 + "x", "[" * 100_000, "a1" * 50_000, "A " * 50_000 + "1"),
+    *("A-" * 50_000, "K2R:" * 20_000 + "x", "'" * 100_000, "a" * 100_000 + "_b-c", "1 A " * 20_000),
+    *("A" * 100_000 + ":" + "C" * 100_000, "(A" * 50_000, "C(=O)" * 20_000, "Ala-" * 20_000),
+]
+
+
+@pytest.mark.parametrize("text", LONG, ids=range(len(LONG)))
+def test__remedy__of_a_long_text_takes_no_time(text):
+    start = time.process_time()
+    with pytest.raises(InvalidSequenceError):
+        normalise(text, index=0)
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize(
