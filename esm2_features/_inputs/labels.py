@@ -103,8 +103,9 @@ def check_labels(
     n_letters = sum(profile.longest == 1 for profile in profiles)
     if n_letters > 1 and all(profile.longest <= 1 for profile in profiles):
         raise InputError(
-            f"The {len(profiles)} columns of X hold single letters, so each row looks like one "
-            f"sequence, letter by letter. Join them: {join}."
+            f"The {len(profiles)} columns of X hold single letters. If each row is one sequence, "
+            f"letter by letter, join them: {join}. The residues of mutations and the ids of chains "
+            "are no sequences."
         )
     found = [_reason(profile, profiles) for profile in profiles]
     odd = next((i for i, reason in enumerate(found) if reason), None)

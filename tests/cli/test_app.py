@@ -402,6 +402,7 @@ def test__demo__folder_that_cannot_be_made(tmp_path):
         ('use over="tokens", or', "use --over tokens, or"),
         ("but with offset=-3 the wild type", "but with --offset -3 the wild type"),
         ('pass method="pseudo-perplexity".', "pass --method pseudo-perplexity."),
+        ("Pass per_residue=True to compare", "Pass --per-residue to compare"),
         ('model="/a, b.pt" is', "--model /a, b.pt is"),
     ],
 )
