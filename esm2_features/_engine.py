@@ -20,10 +20,7 @@ from esm2_features._inference.remote.backend import RemoteBackend, check_remote
 from esm2_features._inference.remote.endpoint import Token, read_endpoint
 from esm2_features._inference.runner import Backend, Runner
 from esm2_features._inputs import options
-from esm2_features._inputs.containers import labels_of
 from esm2_features._inputs.policy import SequencePolicy
-from esm2_features._inputs.regions import read_regions
-from esm2_features._inputs.rows import labelled
 
 
 class Engine:
@@ -203,10 +200,8 @@ class Engine:
         >>> engine.embed(["MKTAYIAKQR", "GSHMVLSEGE"], regions=["2:6", None]).shape
         (2, 192)
         """
-        with labelled(labels_of(sequences)):
-            residues = self.policy.normalise_column(sequences, owner="Engine")
-            spans = None if regions is None else read_regions(regions, residues)
-        return self.runner.embed(self.policy.views(residues, regions=spans), self.columns)
+        views = self.policy.column_views(sequences, owner="Engine", regions=regions)
+        return self.runner.embed(views, self.columns)
 
     def stream(
         self,

@@ -23,8 +23,7 @@ class DryRun:
 
 def dry_run(engine: Engine, sequences: object) -> DryRun:
     """Find out what `Engine.embed` would do; nothing is claimed, loaded or written."""
-    residues = engine.policy.normalise_column(sequences, owner="Engine")
-    views = engine.policy.views(residues)
+    views = engine.policy.column_views(sequences, owner="Engine")
     plan = engine.runner.plan(views, engine.columns)
     counts = len(views), len(plan.unique), len(plan.missing)
     if plan.batches is None:

@@ -110,7 +110,8 @@ def _read(X: Any, owner: str) -> list[Column]:
         name = getattr(X, "name", None)
         name = str(name) if isinstance(name, str) and name else None
         return [Column(name, _cells(X), labels_of(X))]
-    _check_container(X, owner)
+    if type(X) not in (list, tuple):
+        _check_container(X, owner)
     return _from_list(list(X))
 
 
@@ -353,7 +354,8 @@ def _check_numbers(column: Column, found: Sequence[Column], X: object, owner: st
 
 
 def _first(column: Column) -> object:
-    return next((cell for cell in column.values if not is_missing(cell)), None)
+    cells = (cell for cell in column.values if isinstance(cell, str) or not is_missing(cell))
+    return next(cells, None)
 
 
 def _check_region_column(found: list[Column], region: str) -> None:

@@ -157,9 +157,11 @@ def _reason(column: _Profile, columns: Sequence[_Profile]) -> str:
         for kind, text in zip(kinds, column.sample, strict=True)
         if not kind and not text.istitle() and text.casefold() not in LABELS
     ]
-    n_odd = sum(map(bool, kinds))
-    if n_odd and len(plain) <= n_odd and all(len(text) <= _LONGEST_CODE for text in plain):
-        return " and ".join(sorted({kind for kind in kinds if kind}))
+    found = sorted({kind for kind in kinds if kind})
+    # Beside words such as non-AMP, AMP is one, too.
+    are_words = found == ["text"] and all(len(text) <= _LONGEST_CODE for text in plain)
+    if found and (not plain or are_words):
+        return " and ".join(found)
     if column.longest > _LONGEST_LABEL:
         return ""
     if _are_known(column.counts, is_alone=not others):

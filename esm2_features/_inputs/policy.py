@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.cells import is_missing, text_of
 from esm2_features._inputs.containers import Column, single_column
-from esm2_features._inputs.regions import read_region
+from esm2_features._inputs.regions import read_region, read_regions
 from esm2_features._inputs.residues import (
     are_normal,
     missing_error,
@@ -18,7 +18,7 @@ from esm2_features._inputs.residues import (
 )
 from esm2_features._inputs.rows import labelled, place_of
 from esm2_features._inputs.views import SequenceView, Spans, around
-from esm2_features._inputs.words import missing_words
+from esm2_features._inputs.words import LONGEST_CELL, MISSING, missing_words
 from esm2_features.exceptions import SequenceTooLongError, TruncationWarning
 
 
@@ -57,16 +57,16 @@ class SequencePolicy:
         rows: Iterable[int] | None = None,
         column: str | None = None,
         truncations: TruncationCounter | None = None,
-        peptide_sizes: frozenset[int] | None = None,
+        are_present: bool = False,
     ) -> list[str]:
         """Check cells, and bring them into the one form that is encoded and cached.
 
         ``rows`` and ``column`` are what messages call the cells. With a counter, whoever passes it
-        warns of truncations. ``peptide_sizes`` are those of a `Column`.
+        warns of truncations. Words for missing values are looked for, unless ``are_present``.
         """
         cells = list(sequences)
         numbers = list(range(len(cells)) if rows is None else rows)
-        words = missing_words(cells, peptide_sizes)
+        words = set() if are_present else missing_words(cells)
         if words:
             first = min(words)
             raise missing_error(text_of(cells[first]), numbers[first], column, n=len(words))
@@ -90,6 +90,16 @@ class SequencePolicy:
         with labelled(column.labels):
             return self.normalise(column.values)
 
+    def column_views(
+        self, sequences: object, *, owner: str, regions: Collection[object] | None = None
+    ) -> list[str | None]:
+        """Write the views of a container with one column, and of the regions beside it."""
+        column = single_column(sequences, owner=owner)
+        with labelled(column.labels):
+            residues = self.normalise(column.values)
+            spans = None if regions is None else read_regions(regions, residues)
+            return self.views(residues, regions=spans)
+
     def normalise_chains(
         self, chains: Sequence[Column], on_missing: str, truncations: TruncationCounter
     ) -> list[str | None]:
@@ -106,7 +116,7 @@ class SequencePolicy:
                 rows=rows,
                 column=chain.name if len(chains) > 1 else None,
                 truncations=truncations,
-                peptide_sizes=chain.peptide_sizes,
+                are_present=True,
             )
             for row, sequence in zip(rows, residues, strict=True):
                 sequences[row * len(chains) + i] = sequence
@@ -218,13 +228,24 @@ class SequencePolicy:
         return [sequence[:limit] for sequence in sequences]
 
 
+def _are_words_absent(values: Sequence[object]) -> bool:
+    """Whether all cells are text, and none a word for a missing value: the usual case."""
+    return all(
+        type(value) is str
+        and (len(value) > LONGEST_CELL or " ".join(value.casefold().split()) not in MISSING)
+        for value in values
+    )
+
+
 def missing_rows(column: Column, *, on_missing: str, what: str = "protein sequence") -> set[int]:
     """Find the rows in which a column has no value; raise an error if ``on_missing`` wants that."""
     missing = {
         row
         for row, value in enumerate(column.values)
         if not isinstance(value, str) and is_missing(value)  # text is the usual case
-    } | missing_words(column.values, column.peptide_sizes)
+    }
+    if not _are_words_absent(column.values):
+        missing |= missing_words(column.values, column.peptide_sizes)
     if missing and on_missing == "raise":
         first = min(missing)
         raise missing_error(

@@ -52,7 +52,8 @@ LABELS = frozenset(_LABEL_WORDS.split())
 """What columns of labels hold in published tables, whatever its case."""
 
 _LONGEST_WORD = max(map(len, MISSING))
-_ROOM = 8  # for white space around a word
+LONGEST_CELL = _LONGEST_WORD + 8
+"""Letters of a cell with a word and white space around it, at most."""
 _LONGEST_PEPTIDE = 3
 _FEWEST_ALIKE = 3
 """Different peptides of two (or three) letters that make NA (or NAN) one of them."""
@@ -60,7 +61,7 @@ _FEWEST_ALIKE = 3
 
 def is_missing_word(text: str) -> bool:
     """Whether a text stands for a missing value; in capitals it may yet be a peptide."""
-    return len(text) <= _LONGEST_WORD + _ROOM and " ".join(text.casefold().split()) in MISSING
+    return len(text) <= LONGEST_CELL and " ".join(text.casefold().split()) in MISSING
 
 
 def is_wild_type(text: str) -> bool:
@@ -102,7 +103,7 @@ def missing_words(values: Sequence[object], sizes: frozenset[int] | None = None)
     found = {}
     for row, value in enumerate(values):
         text = value if type(value) is str else text_of(value)
-        if len(text) <= _LONGEST_WORD + _ROOM and is_missing_word(text):
+        if len(text) <= LONGEST_CELL and is_missing_word(text):
             found[row] = text
     if sizes is None and any(map(may_be_peptide, found.values())):
         sizes = peptide_sizes(values)

@@ -6,6 +6,7 @@ import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Self
 
 import numpy as np
@@ -69,7 +70,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         engine = self._engine()
         chains = self._columns(X)
         self._check_sequences(chains, X)
-        with labelled(chains[0].labels):
+        with _naming_rows(chains[0]):
             self._views(engine, chains, TruncationCounter())  # `transform` warns of truncations
         self.n_features_in_ = len(chains)
         # What is decided of many rows holds for the few that `transform` may see.
@@ -118,7 +119,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         self._check_same_chains(chains)
         truncations = TruncationCounter()
         n_rows = len(chains[0].values)
-        with labelled(chains[0].labels):
+        with _naming_rows(chains[0]):
             views = self._views(engine, self._as_fitted(chains, X), truncations)
             features = self._features(engine, views, len(views) // n_rows, _FILL[self.on_missing])
         truncations.warn(engine.max_residues)
@@ -298,6 +299,11 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
                 f"({n}), got {len(names)}"
             )
         return names
+
+
+def _naming_rows(column: Column) -> AbstractContextManager[None]:
+    """Let messages name rows by the labels that they have in X, if they have some."""
+    return nullcontext() if column.labels is None else labelled(column.labels)
 
 
 def _other_names(fitted: Sequence[str], names: Sequence[str | None]) -> str:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.cells import is_missing
-from esm2_features._inputs.remedies import is_three_letter_code
+from esm2_features._inputs.remedies import remedy_for_letters
 from esm2_features._inputs.residues import normalise
 from esm2_features._inputs.words import is_missing_word
 from esm2_features.exceptions import (
@@ -77,7 +77,7 @@ any_notation = st.lists(st.sampled_from([*RESIDUES, *RESIDUES.lower(), "<mask>"]
 def test__normalise__is_idempotent_and_counts_residues(notation, before, stop, after):
     written = "".join(notation)
     is_word = is_missing_word(written) and not written.isupper()
-    if is_word or (written != written.upper() and is_three_letter_code(written)):
+    if is_word or (written != written.upper() and remedy_for_letters(written)):
         return  # taken for what they most often are, see below
     sequence = normalise(before + written + stop + after, index=0)
     assert len(sequence) == len(notation)
