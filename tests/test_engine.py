@@ -71,7 +71,7 @@ def engine(tiny_checkpoint, tmp_path):
 
 def test__embed__equals_the_mean_over_residues_of_fair_esm(engine, tiny_checkpoint):
     reference = Reference(open_checkpoint(tiny_checkpoint))
-    expected = [reference(s, [2])[0][2][1:-1].mean(0).numpy() for s in SEQUENCES]
+    expected = [reference.layers(s)["2"][1:-1].mean(0) for s in SEQUENCES]
     np.testing.assert_allclose(engine().embed(SEQUENCES), expected, rtol=1e-5, atol=1e-5)
 
 
