@@ -177,7 +177,10 @@ def read_adapter(folder: Path, settings: Mapping[str, Any], of: Architecture) ->
             change.parts[part] = slot
     reader.check(changes, replaced)
     if extras:
-        tell_once(f"{folder} holds {listed('tensors', extras)} beside changes of ESM-2, not used.")
+        tell_once(
+            f"{folder} also holds {listed('tensors', extras)}; ESM-2 has none of them, and they "
+            "are not used."
+        )
     saved = settings.get("modules_to_save") or []
     scaling = json.dumps([settings.get(key) for key in _OF_NUMBERS], sort_keys=True)
     unties = EMBEDDING in replaced and any("embed" in str(word) for word in saved)

@@ -52,7 +52,10 @@ def read_header(path: Path) -> Header:
             path=str(path),
         )
     if network.extras:
-        tell_once(f"{path} holds {listed('tensors', network.extras)} beside ESM-2's, not used.")
+        tell_once(
+            f"{path} also holds {listed('tensors', network.extras)}; ESM-2 has none of them, and "
+            "they are not used."
+        )
     return Header(
         network.architecture,
         network.names,

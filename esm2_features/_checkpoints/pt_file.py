@@ -11,15 +11,16 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO, ClassVar
 
 from esm2_features._checkpoints.slots import DTYPE_BYTES, Slot
 from esm2_features.exceptions import CheckpointError
 
 _LONGEST_HEADER_BYTES = 100 << 20
-_DEEPEST = 30  # dictionaries and modules inside each other
+_DEEPEST = 20  # dictionaries, tuples or modules inside each other
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 # Entries of training loops that hold tensors beside the weights.
 _OF_TRAINING = ("optimizer", "lr_scheduler", "scheduler", "grad_scaler", "scaler")
@@ -215,6 +216,16 @@ class _Inert:
         pass
 
 
+class _Bounded:
+    """A stream from which no more is read at a time than a header may have."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self.readline = stream, stream.readline
+
+    def read(self, size: int) -> bytes:
+        return self._stream.read(min(size, _LONGEST_HEADER_BYTES))
+
+
 @dataclass(frozen=True, slots=True)
 class _Storage:
     key: str
@@ -270,10 +281,16 @@ _KNOWN: Mapping[str, Any] = {
 }
 
 
-class _InertUnpickler(pickle.Unpickler):
-    def __init__(self, path: Path, stream: Any) -> None:
-        super().__init__(stream, encoding="utf-8", errors="replace")
+class _InertUnpickler(pickle._Unpickler):
+    """Builds the contents of a pickle of stand-ins.
+
+    The unpickler in Python: the one in C reserves as much memory as a damaged file asks for.
+    """
+
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
+        super().__init__(_Bounded(stream), encoding="utf-8", errors="replace")
         self._path = path
+        self._depths: dict[int, tuple[int, Any]] = {}  # of tuples in tuples, which stay alive here
         self.storages: dict[str, str] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -295,6 +312,22 @@ class _InertUnpickler(pickle.Unpickler):
         if module == "torch":
             return _TorchName(name)
         return type(name, (_Inert,), {"__module__": module})
+
+    def _check_tuple(self, code: int) -> None:
+        """Build a tuple; refuse those so deep that hashing them would end the process."""
+        pickle._Unpickler.dispatch[code](self)
+        built = self.stack[-1]
+        depth = max((self._depths.get(id(it), (1, it))[0] for it in built if type(it) is tuple),
+                    default=0)  # fmt: skip
+        if depth >= _DEEPEST:
+            raise pickle.UnpicklingError("tuples inside of tuples, without an end")
+        if depth:
+            self._depths[id(built)] = depth + 1, built
+
+    dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {
+        code[0]: partial(_check_tuple, code=code[0])
+        for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+    }
 
     def persistent_load(self, pid: Any) -> Any:
         kind, storage, key, *_ = pid

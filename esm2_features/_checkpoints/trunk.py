@@ -40,10 +40,9 @@ _OF_NATIVE = re.compile(
 _OF_HUGGING_FACE = re.compile(r"(encoder|embeddings|rotary_embeddings)\b")
 _LAYER = re.compile(r"(?:encoder\.layer|layers)\.(\d{1,6})\.")
 
-SAVE_ONE = (
-    "Save one of them alone, in the program that has the model: "
-    "state = {name.removeprefix(PREFIX): tensor for name, tensor in model.state_dict().items() "
-    'if name.startswith(PREFIX)}; torch.save(state, "one.pt").'
+_SAVE_ONE = (
+    "Save the one that you want by itself, in the program that has them: "
+    'torch.save(student.state_dict(), "student.pt").'
 )
 
 
@@ -106,7 +105,7 @@ def find_network(
             raise CheckpointError(
                 f"{path} holds {len(whole_ones)} whole ESM-2 networks, at "
                 f"{' and '.join(repr(it.prefix) for it in whole_ones)} (a teacher and a student, "
-                f"or averaged weights, say). {SAVE_ONE}",
+                f"or averaged weights, say). {_SAVE_ONE}",
                 path=path,
             )
     if chosen.faults:
