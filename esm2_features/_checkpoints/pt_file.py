@@ -281,6 +281,18 @@ _KNOWN: Mapping[str, Any] = {
 }
 
 
+def _build_tuple(code: int, unpickler: Any) -> None:
+    """Build a tuple; refuse those so deep that hashing them would end the process."""
+    pickle._Unpickler.dispatch[code](unpickler)
+    built = unpickler.stack[-1]
+    inside = [it for it in built if type(it) is tuple]
+    depth = max((unpickler.depths.get(id(it), (1, it))[0] for it in inside), default=0)
+    if depth >= _DEEPEST:
+        raise pickle.UnpicklingError("tuples inside of tuples, without an end")
+    if depth:
+        unpickler.depths[id(built)] = depth + 1, built
+
+
 class _InertUnpickler(pickle._Unpickler):
     """Builds the contents of a pickle of stand-ins.
 
@@ -290,7 +302,7 @@ class _InertUnpickler(pickle._Unpickler):
     def __init__(self, path: Path, stream: IO[bytes]) -> None:
         super().__init__(_Bounded(stream), encoding="utf-8", errors="replace")
         self._path = path
-        self._depths: dict[int, tuple[int, Any]] = {}  # of tuples in tuples, which stay alive here
+        self.depths: dict[int, tuple[int, Any]] = {}  # of tuples in tuples, which stay alive here
         self.storages: dict[str, str] = {}
 
     def find_class(self, module: str, name: str) -> Any:
@@ -313,20 +325,11 @@ class _InertUnpickler(pickle._Unpickler):
             return _TorchName(name)
         return type(name, (_Inert,), {"__module__": module})
 
-    def _check_tuple(self, code: int) -> None:
-        """Build a tuple; refuse those so deep that hashing them would end the process."""
-        pickle._Unpickler.dispatch[code](self)
-        built = self.stack[-1]
-        depth = max((self._depths.get(id(it), (1, it))[0] for it in built if type(it) is tuple),
-                    default=0)  # fmt: skip
-        if depth >= _DEEPEST:
-            raise pickle.UnpicklingError("tuples inside of tuples, without an end")
-        if depth:
-            self._depths[id(built)] = depth + 1, built
-
     dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {
-        code[0]: partial(_check_tuple, code=code[0])
-        for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
+        pickle.TUPLE[0]: partial(_build_tuple, pickle.TUPLE[0]),
+        pickle.TUPLE1[0]: partial(_build_tuple, pickle.TUPLE1[0]),
+        pickle.TUPLE2[0]: partial(_build_tuple, pickle.TUPLE2[0]),
+        pickle.TUPLE3[0]: partial(_build_tuple, pickle.TUPLE3[0]),
     }
 
     def persistent_load(self, pid: Any) -> Any:
