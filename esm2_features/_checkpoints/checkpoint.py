@@ -206,7 +206,8 @@ def open_checkpoint(model: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
         if repository is not None and family_of_name(text) is None:
             if repository[1] == "main" and (name := full_name(repository[0])) is not None:
                 return _open_name(name)
-            return _open_path(find_snapshot(*repository))
+            hint = _suggestion(text) if text.lower().startswith("facebook/") else ""
+            return _open_path(find_snapshot(*repository, hint))
     raise _unknown(text, path)
 
 
@@ -289,10 +290,8 @@ def _suggestion(text: str) -> str:
 
 
 def _unknown(text: str, path: Path) -> CheckpointError:
-    hint = _suggestion(text)
-    family = None if hint else family_of_name(Path(text).name)
-    if family is not None:
-        hint = f" {only_esm2(family)}"
+    family = family_of_name(Path(text).name)
+    hint = f" {only_esm2(family)}" if family else _suggestion(text)
     if text.endswith(_SUFFIXES) or os.sep in text or "/" in text:
         return CheckpointError(f"There is no file or folder {path}.{hint}", path=str(path))
     return CheckpointError(

@@ -32,20 +32,12 @@ def as_repository(text: str) -> tuple[str, str] | None:
     return match[1], match[2] or "main"
 
 
-def find_snapshot(repository: str, revision: str) -> Path:
+def find_snapshot(repository: str, revision: str, hint: str = "") -> Path:
     """Return the folder of a repository's files, and download them if they are not here."""
     found = _cached(repository, revision)
     if found is not None and _is_whole(found):
         return found
-    address = f"https://huggingface.co/{repository}"
-    of_revision = "" if revision == "main" else f" --revision {revision}"
     place = hugging_face_folder()
-    state = f"only in part, in {found}" if found is not None else f"not in {place}"
-    both = (
-        f"  1. on a machine with internet, `hf download {repository}{of_revision}`, and copy "
-        f"{place / _folder_name(repository)} here, or pass the path of the folder with its files\n"
-        '  2. go online with pip install "esm2-features[hub]", which downloads it'
-    )
     reason = "ESM2_FEATURES_OFFLINE forbids to download it"
     if not is_offline():
         try:
@@ -55,12 +47,17 @@ def find_snapshot(repository: str, revision: str) -> Path:
         except Exception as error:  # of many kinds, and different in each of its releases
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = f"huggingface_hub could not download it ({lines[0][:200]})"
+    state = f"{found} has no whole checkpoint" if found is not None else f"not in {place}"
+    of_revision = "" if revision == "main" else f" --revision {revision}"
     raise DownloadError(
-        f"There is no file or folder {repository}, and the repository {repository} (revision "
-        f"{revision}) of the Hugging Face hub is here {state}; {reason}. Provide it in one of two "
-        f"ways:\n{both}",
+        f"There is no file or folder {Path(repository).absolute()}, and the repository "
+        f"{repository} ({revision}) of the Hugging Face hub is not here ({state}); {reason}.{hint} "
+        "Provide it in one of two ways:\n"
+        f"  1. on a machine with internet, run `hf download {repository}{of_revision}`, copy "
+        f"{place.name}/{_folder_name(repository)} to {place}, or pass the path of the folder\n"
+        '  2. go online, after pip install "esm2-features[hub]": it is downloaded then',
         path=repository,
-        url=address,
+        url=f"https://huggingface.co/{repository}",
     )
 
 
