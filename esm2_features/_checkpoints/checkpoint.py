@@ -122,8 +122,9 @@ class Checkpoint:
         tied = weights.pop(TIED, None)
         if tied is not None and not tied.equal(weights[EMBEDDING]):
             raise CheckpointError(
-                f"{path} has an output matrix of its own, where ESM-2 uses its embedding again. "
-                "Use a checkpoint of ESM-2 itself.",
+                f"{path} has an output matrix of its own, where ESM-2 uses its embedding again, so "
+                "its logits would be wrong. For embeddings, save its trunk alone, into a new "
+                'folder: model.esm.save_pretrained("trunk").',
                 path=str(path),
             )
         return weights
