@@ -71,8 +71,10 @@ class Checkpoint:
             return self.source
         of_base = () if self.base is None else (self.base.fingerprint(),)
         # A file's config.json, if it has one, says how many heads the network has.
-        beside = [self.source, self.source.with_name("config.json")]
-        files = sorted(self.source.iterdir()) if self.source.is_dir() else beside
+        files = [self.source, self.source.with_name("config.json")]
+        is_folder = self.source.is_dir()
+        if is_folder or self.source.suffix == ".json":
+            files = sorted((self.source if is_folder else self.source.parent).iterdir())
         return self.source, *of_base, *(_stat_of(file) for file in files if file.is_file())
 
     @property

@@ -37,12 +37,14 @@ _MODEL_TYPES = {
     "esmc": "ESM C",
     "esm3": "ESM3",
     "esmfold": _ESMFOLD,
+    "esmfold2": "ESMFold2",
 }
 
 _NAMES = (
     (r"esm-?1[bv]|esm_?1[bv]", _ESM1),
     (r"esm_?-?msa|msa_?-?1b?(?![a-z0-9])", _MSA),
     (r"esm_?-?if1?", _IF1),
+    (r"esm_?-?fold_?-?2", "ESMFold2"),
     (r"esm_?-?fold", _ESMFOLD),
     (r"esm_?-?c(?![a-z])|esm_?-?plusplus|esm\+\+", "ESM C"),
     (r"esm_?-?3(?![0-9b])", "ESM3"),

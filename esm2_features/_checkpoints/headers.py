@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from esm2_features._checkpoints.catalogue import Architecture
+from esm2_features._checkpoints.catalogue import OFFICIAL, Architecture
 from esm2_features._checkpoints.config import declared_beside, declared_inside
 from esm2_features._checkpoints.contents import Contents, read_contents
 from esm2_features._checkpoints.folder import weight_files
 from esm2_features._checkpoints.slots import Slot
 from esm2_features._checkpoints.trunk import find_network, listed
+from esm2_features._files import sha256_of
 from esm2_features.exceptions import CheckpointError
 
 _logger = logging.getLogger("esm2_features")
@@ -44,7 +45,7 @@ def read_header(path: Path) -> Header:
         path=str(path),
         same=lambda one, other: contents.slots[one] == contents.slots[other],
     )
-    if network.positions_unclear and not (inside or beside):
+    if network.positions_unclear and not (inside or beside or _is_official(contents)):
         raise CheckpointError(
             f"{path} may be ESM-1b or ESM-1v as well as ESM-2: it has learned positions, which "
             "old files of ESM-2 have without using them, and no rotary frequencies. Put its "
@@ -63,6 +64,11 @@ def read_header(path: Path) -> Header:
         contents.files,
         bool(inside) or network.heads_inside,
     )
+
+
+def _is_official(contents: Contents) -> bool:
+    pins = {card.safetensors_sha256 for card in OFFICIAL.values()}
+    return len(contents.files) == 1 and sha256_of(contents.files[0]) in pins
 
 
 def contents_of(path: Path) -> Contents:

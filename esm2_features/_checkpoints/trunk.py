@@ -25,6 +25,7 @@ from esm2_features._checkpoints.names import (
     expand,
     tensor_shapes,
 )
+from esm2_features._checkpoints.pt_file import CONVERT
 from esm2_features.exceptions import CheckpointError
 
 _DEEPEST = 1000  # layers; more than that is a damaged or a hostile file
@@ -117,6 +118,11 @@ def find_network(
             path=path,
         )
     _add_heads(chosen, view, path)
+    if any(name.endswith("esm_s_combine") for name in view):
+        raise CheckpointError(
+            f"{path} is not an ESM-2 model. {only_esm2(family_of_tensors(['esm_s_combine']))}",
+            path=path,
+        )
     used = {*chosen.found.values()}
     dropped = {f"{chosen.prefix}{it}" for it, ours in chosen.table.items() if ours is None}
     return Network(
@@ -269,9 +275,10 @@ def _badness(one: _Candidate) -> int:
 
 
 def _not_whole(one: _Candidate, shapes: Mapping[str, Shape], path: str) -> CheckpointError:
+    heads = "" if one.heads is None else f", with {one.heads} heads"
     return CheckpointError(
-        f"{path} does not hold an ESM-2 network of {one.layers} layers, {one.dim} wide, with "
-        f"{one.heads or 'so many'} heads: {'; '.join(listed(*it) for it in one.faults)}. "
+        f"{path} does not hold an ESM-2 network of {one.layers} layers, {one.dim} wide{heads}: "
+        f"{'; '.join(listed(*fault) for fault in one.faults)}. "
         f"{_remedy([it for it in shapes if it.startswith(one.prefix)])}",
         path=path,
     )
@@ -294,5 +301,9 @@ def _remedy(names: Sequence[str]) -> str:
             "adapter_config.json, or save the merged network into a new folder: "
             'model.merge_and_unload().save_pretrained("merged").'
         )
+    if not names:
+        return CONVERT
+    if any(re.search(r"_packed_params|quant_state|\.SCB$|\.qweight$", name) for name in names):
+        return "Its weights are quantised: use those that they were made from."
     family = family_of_tensors(names)
     return only_esm2(family) if family else "Use a checkpoint of ESM-2 itself, saved whole."
