@@ -11,7 +11,7 @@ import os
 import warnings
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,19 +63,14 @@ class Checkpoint:
             return self.source.identity
         if self.base is not None:
             return self._identity_with(self.base)
-        return _identity(self.source, self.fingerprint())
+        return _identity_of(_header(self.source))
 
     def fingerprint(self) -> Hashable:
         """Something that changes with the files of the checkpoint; no file is read."""
         if isinstance(self.source, ModelCard):
             return self.source
         of_base = () if self.base is None else (self.base.fingerprint(),)
-        # A file's config.json, if it has one, says how many heads the network has.
-        files = [self.source, self.source.with_name("config.json")]
-        is_folder = self.source.is_dir()
-        if is_folder or self.source.suffix == ".json":
-            files = sorted((self.source if is_folder else self.source.parent).iterdir())
-        return self.source, *of_base, *(_stat_of(file) for file in files if file.is_file())
+        return *_fingerprint(self.source), *of_base
 
     @property
     def to_fetch(self) -> int | None:
@@ -108,7 +103,7 @@ class Checkpoint:
             self._adapter().merge(weights)
             return weights
         path = self._locate("weights")
-        header = read_header(path)
+        header = _header(path)
         weights = _read(header, contacts=False)
         if header.architecture != self.architecture or (
             "identity" in vars(self)  # promised to the cache before now
@@ -146,7 +141,7 @@ class Checkpoint:
             places = {name: it for it in slots for name in CONTACTS if it.endswith(name)}
             found = {name: read_slot(it, slots[it]) for name, it in places.items()}
         else:
-            found = _read(read_header(path), contacts=True)
+            found = _read(_header(path), contacts=True)
         shapes = [tuple(found[name].shape) for name in CONTACTS if name in found]
         wanted = [(1, self.architecture.layers * self.architecture.heads), (1,)]
         if shapes != wanted:
@@ -241,7 +236,7 @@ def _open_path(path: Path, *, as_adapter: bool = True) -> Checkpoint:
         base = _open_base(path, settings)
         read_adapter(path, settings, base.architecture)
         return Checkpoint(name_of(path), base.architecture, path, base)
-    return Checkpoint(name_of(path), read_header(path).architecture, path)
+    return Checkpoint(name_of(path), _header(path).architecture, path)
 
 
 def _open_base(folder: Path, settings: Mapping[str, Any]) -> Checkpoint:
@@ -314,9 +309,28 @@ def _stat_of(file: Path) -> tuple[str, int, int, int, int]:
     return os.path.realpath(file), stat.st_size, *times, stat.st_ino
 
 
-@cache
-def _identity(source: Path, _fingerprint: Hashable) -> str:
-    return _identity_of(read_header(source))
+def _fingerprint(source: Path) -> tuple[Hashable, ...]:
+    # A file's config.json, if it has one, says how many heads the network has.
+    files = [source, source.with_name("config.json")]
+    if source.is_dir() or source.suffix == ".json":
+        files = sorted((source if source.is_dir() else source.parent).iterdir())
+    return source, *(_stat_of(file) for file in files if file.is_file())
+
+
+def _header(source: Path) -> Header:
+    """Read the header of a checkpoint, unless its files look untouched since the last time."""
+    try:
+        return _read_header(source, _fingerprint(source))
+    except OSError as error:
+        raise CheckpointError(
+            f"{source} cannot be read: {error}. Make it readable, or copy it anew.",
+            path=str(source),
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _read_header(source: Path, _fingerprint: Hashable) -> Header:
+    return read_header(source)
 
 
 @cache

@@ -18,6 +18,8 @@ from esm2_features import Engine
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features.exceptions import CheckpointError
 
+pytestmark = pytest.mark.xdist_group("transformers")  # which takes seconds to import
+
 LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["query", "value"]}
 
 

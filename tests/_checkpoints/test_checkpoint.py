@@ -163,6 +163,7 @@ def test_hugging_face_rotary_frequencies_of_each_generation(model, tmp_path, rot
     assert_same(checkpoint.load(), expected)
 
 
+@pytest.mark.xdist_group("transformers")  # which takes seconds to import
 def test_what_transformers_writes_today(model, tmp_path):
     import transformers  # slow, and only here
 

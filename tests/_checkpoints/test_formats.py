@@ -35,6 +35,8 @@ from esm2_features import Engine
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features.exceptions import CheckpointError
 
+with_transformers = pytest.mark.xdist_group("transformers")  # which takes seconds to import
+
 
 @pytest.fixture(scope="module")
 def state() -> dict[str, torch.Tensor]:
@@ -52,6 +54,7 @@ def assert_bare(path: Path, *, head: bool = True) -> None:
 # ------------------------------------------------------------------ folders of transformers
 
 
+@with_transformers
 @pytest.mark.parametrize("shards", [0, 1, 3])
 @pytest.mark.parametrize(
     "kind",
@@ -66,6 +69,7 @@ def test__folder__computes_what_transformers_computes(kind, shards, tmp_path):
     assert_computes(tmp_path / "net", getattr(model, "esm", model), getattr(model, "lm_head", None))
 
 
+@with_transformers
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test__half_precision__is_kept_as_it_is_stored(dtype, tmp_path):
     model = transformers_esm2().to(dtype)
@@ -79,6 +83,7 @@ def test__half_precision__is_kept_as_it_is_stored(dtype, tmp_path):
         assert_computes(folder, copy.deepcopy(model).esm, copy.deepcopy(model).lm_head)
 
 
+@with_transformers
 def test__trained_classifier__of_a_published_tool_is_read_as_it_is(shared_data):
     import transformers
 
@@ -205,6 +210,7 @@ def test__training_checkpoint__is_read_with_all_that_lies_beside(key, state, tmp
     assert_bare(tmp_path / "old.ckpt")
 
 
+@with_transformers
 def test__whole_module__that_was_pickled_is_read_without_its_classes(tmp_path, monkeypatch):
     model = transformers_esm2()
     torch.save(model, tmp_path / "whole.pt")
@@ -263,6 +269,7 @@ def test__transposed_tensors__are_read_by_their_strides(state, tmp_path):
 # ------------------------------------------------------------------ other architectures
 
 
+@with_transformers
 @pytest.mark.parametrize("before", [False, True])
 def test__esm1__with_learned_positions_is_never_computed_as_esm2(before, tmp_path):
     model = transformers_esm2(position_embedding_type="absolute", emb_layer_norm_before=before)
@@ -444,6 +451,7 @@ def test__hostile_index__ends_in_an_error_of_ours(name, content, tmp_path):
             open_checkpoint(path)
 
 
+@with_transformers
 def test__truncated_shard__is_named(tmp_path):
     folder = write_bin(transformers_esm2(), tmp_path / "net", shards=3)
     shard = folder / "pytorch_model-00002-of-00003.bin"
@@ -461,6 +469,7 @@ def test__folder__without_weights_points_to_those_in_it(tmp_path):
         open_checkpoint(tmp_path / "fair")
 
 
+@with_transformers
 def test__old_folder__is_read_and_never_told_to_be_written_over(tmp_path):
     folder = write_bin(transformers_esm2("EsmForSequenceClassification"), tmp_path / "net")
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
