@@ -97,7 +97,14 @@ def find_network(
     places = list(_places(view))
     if not places:
         raise _no_network(shapes, path)
-    candidates = [_examine(view, declared, *place, path=path) for place in places]
+    candidates, errors = [], []
+    for place in places:
+        try:
+            candidates.append(_examine(view, declared, *place, path=path))
+        except CheckpointError as error:  # of another network beside it, perhaps
+            errors.append(error)
+    if not candidates:
+        raise errors[0]
     whole_ones = [it for it in candidates if not it.faults]
     chosen = whole_ones[0] if whole_ones else min(candidates, key=_badness)
     for other in whole_ones[1:]:
@@ -194,7 +201,8 @@ def _examine(
     layers = next(i for i in range(len(numbers) + 1) if i not in numbers)
     dim = inside[embedding_of(table)][-1]
     one = _Candidate(table, prefix, layers, dim)
-    rotary = next((shape for name, shape in inside.items() if name.endswith("inv_freq")), ())
+    of_first = expand(table, 1).items()
+    rotary = next((inside[it] for it, ours in of_first if _is_rotary(ours) and it in inside), ())
     contacts = next((shapes[it] for it in _beside(prefix, CONTACTS[0]) if it in shapes), ())
     if declared is not None:
         one.layers, one.dim, one.heads = declared.layers, declared.dim, declared.heads
@@ -234,6 +242,10 @@ def _examine(
         if ours in spelled and ours not in one.found and not ours.endswith(ROTARY)
     ]
     return one
+
+
+def _is_rotary(ours: str | None) -> bool:
+    return ours is not None and ours.endswith(ROTARY)
 
 
 def _beside(prefix: str, name: str) -> Iterator[str]:

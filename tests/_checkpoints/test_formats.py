@@ -247,8 +247,14 @@ def test__another_network_beside_it__does_not_matter(state, tmp_path):
         for name, it in state.items()
         if "layer.1" not in name
     }
-    torch.save(state | bert, tmp_path / "net.pt")
-    assert_bare(tmp_path / "net.pt")
+    llama = {
+        "text.model.embed_tokens.weight": torch.ones(50, 30),
+        "text.model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(64),
+        "rotary_emb.inv_freq": torch.ones(99),
+    }
+    for other in (bert, llama):
+        torch.save(state | other, tmp_path / "net.pt")
+        assert_bare(tmp_path / "net.pt")
 
 
 def test__fair_esm__without_a_language_model_head_gives_embeddings(tmp_path):

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 from checkpoints import bare_state, random_esm2, write_hugging_face
 
-from esm2_features import Engine
+from esm2_features import Cache, Engine
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import OFFICIAL
-from esm2_features.exceptions import CheckpointError, DownloadError
+from esm2_features.exceptions import CheckpointError, DownloadError, InputError
 from esm2_features.server import Settings
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -42,6 +43,24 @@ def test__short_name__is_taken_everywhere():
     assert Settings(models={"esm2_t6_8M_UR50D": "8M"}).find("ESM2-8m") == "esm2_t6_8M_UR50D"
     assert Settings(models={"8M": "8M"}).find("esm2-8m") == "8M"
     assert Settings(models={"mini": "mini"}).find("650M") is None
+
+
+def test__short_name__with_an_endpoint_is_never_a_folder_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_hugging_face(random_esm2(), Path("8M"))
+    for name in ("8M", "facebook/esm2_t6_8M_UR50D"):
+        engine = Engine(name, endpoint="http://127.0.0.1:9", cache=None)
+        assert engine.checkpoint.name == "esm2_t6_8M_UR50D"
+
+
+def test__short_name__means_the_same_vectors_in_a_cache(tmp_path):
+    file = tmp_path / "vectors.npz"
+    np.savez(file, sequence=np.array(["GSHM"]), embedding=np.ones((1, 320), np.float32))
+    cache = Cache(tmp_path / "cache")
+    cache.import_(file, model="8m", layer=6, pooling="mean")
+    with pytest.raises(InputError, match="no vectors of model 650M"):
+        cache.prune(model="650M")
+    assert cache.prune(model="ESM2-8M").rows == 1
 
 
 def test__short_name__gives_way_to_a_path_that_exists(tmp_path, monkeypatch):
