@@ -311,7 +311,7 @@ def _stat_of(file: Path) -> tuple[str, int, int, int, int]:
 
 def _fingerprint(source: Path) -> tuple[Hashable, ...]:
     # A file's config.json, if it has one, says how many heads the network has.
-    files = [source, source.with_name("config.json")]
+    files = [source, source.parent / "config.json"]
     if source.is_dir() or source.suffix == ".json":
         files = sorted((source if source.is_dir() else source.parent).iterdir())
     return source, *(_stat_of(file) for file in files if file.is_file())

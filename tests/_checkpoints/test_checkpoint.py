@@ -261,6 +261,14 @@ def test_empty_name_is_refused(empty):
         open_checkpoint(empty)
 
 
+@pytest.mark.parametrize(
+    "text", ["/", ".", "..", "a\0b", "x" * 9000, "\ud800", "~nobody/x", "https://host/a", "@"]
+)
+def test_text_that_is_no_model_is_refused(text):
+    with pytest.raises(CheckpointError):
+        open_checkpoint(text)
+
+
 @pytest.mark.parametrize("wrong", [None, 3, b"mini", ["mini"]])
 def test_other_types_are_refused(wrong):
     with pytest.raises(TypeError, match="pass the name of a model or a path"):
