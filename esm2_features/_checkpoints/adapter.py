@@ -181,9 +181,8 @@ def read_adapter(folder: Path, settings: Mapping[str, Any], of: Architecture) ->
             f"{folder} also holds {listed('tensors', extras)}; ESM-2 has none of them, and they "
             "are not used."
         )
-    saved = settings.get("modules_to_save") or []
     scaling = json.dumps([settings.get(key) for key in _OF_NUMBERS], sort_keys=True)
-    unties = EMBEDDING in replaced and any("embed" in str(word) for word in saved)
+    unties = EMBEDDING in replaced and "embed" in str(settings.get("modules_to_save"))
     return Adapter(folder, file, scaling, changes, replaced, unties)
 
 
@@ -243,14 +242,7 @@ class _Reader:
             scale = alpha / (math.sqrt(rank) if self._settings.get("use_rslora") else rank)
             if not math.isfinite(scale):
                 raise ValueError(f"a scale of {scale}")
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            ArithmeticError,
-            re.error,
-        ) as error:
+        except _BAD_NUMBERS as error:
             raise CheckpointError(
                 f"{self._folder / ADAPTER_CONFIG} does not tell how LoRA of {theirs} is scaled "
                 f"({error!r}): r and lora_alpha must be numbers. Copy or download it again.",
