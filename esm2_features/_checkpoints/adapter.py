@@ -182,7 +182,9 @@ def read_adapter(folder: Path, settings: Mapping[str, Any], of: Architecture) ->
             "are not used."
         )
     scaling = json.dumps([settings.get(key) for key in _OF_NUMBERS], sort_keys=True)
-    unties = EMBEDDING in replaced and "embed" in str(settings.get("modules_to_save"))
+    # Merged by peft, a change of the output matrix would become one of the embedding as well.
+    unties = changes.pop("lm_head", None) is not None
+    unties |= EMBEDDING in replaced and "embed" in str(settings.get("modules_to_save"))
     return Adapter(folder, file, scaling, changes, replaced, unties)
 
 
@@ -268,8 +270,6 @@ class _Reader:
         replaced[ours] = slot
 
     def check(self, changes: Mapping[str, _Change], replaced: Mapping[str, Slot]) -> None:
-        if "lm_head" in changes:
-            raise _cannot_merge(self._folder, "changes the output matrix, which is the embedding")
         for module, change in changes.items():
             a, b = (change.parts[part].shape if part in change.parts else () for part in "AB")
             weight = self._shapes.get(f"{module}.weight", ())

@@ -6,6 +6,7 @@ import json
 import logging
 import shutil
 import warnings
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,12 @@ LORA: dict[str, Any] = {"r": 4, "lora_alpha": 16, "target_modules": ["query", "v
 
 
 def make(folder: Path, kind: str = "EsmForMaskedLM", **options: Any) -> tuple[Path, Any]:
-    """Train an adapter, so to speak, beside its base; return its folder and PEFT's network."""
+    """Train an adapter, so to speak, beside its base; return its folder, and what PEFT reads."""
     import peft  # slow, and only here
 
     base = transformers_esm2(kind)
     base.save_pretrained(folder / "base")
+    again = deepcopy(base)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PEFT's, of transformers and of what it is asked for here
         network = peft.get_peft_model(base, peft.LoraConfig(**{**LORA, **options}))
@@ -41,7 +43,7 @@ def make(folder: Path, kind: str = "EsmForMaskedLM", **options: Any) -> tuple[Pa
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         network.save_pretrained(folder / "adapter")
-    return folder / "adapter", network
+        return folder / "adapter", peft.PeftModel.from_pretrained(again, folder / "adapter")
 
 
 def merged(network: Any) -> Any:
@@ -103,11 +105,18 @@ def test__adapter__equals_the_merge_of_peft(options, tmp_path):
     assert_computes(folder, getattr(whole, "esm", whole), getattr(whole, "lm_head", None))
 
 
-@pytest.mark.parametrize("saved", ["lm_head", "word_embeddings"])
-def test__adapter__that_unties_the_output_gives_no_logits(saved, tmp_path, caplog):
-    folder, network = make(tmp_path, modules_to_save=[saved])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"modules_to_save": ["lm_head"]},
+        {"modules_to_save": ["word_embeddings"]},
+        {"target_modules": ["query", "decoder"]},
+    ],
+)
+def test__adapter__that_unties_the_output_gives_no_logits(options, tmp_path, caplog):
+    folder, network = make(tmp_path, **options)
     with caplog.at_level(logging.INFO, "esm2_features"):
-        assert_computes(folder, merged(network).esm)
+        assert_computes(folder, network.get_base_model().esm)
     assert "embedding and the output matrix apart" in caplog.text
     with pytest.raises(CheckpointError, match="holds no language-model head"):
         Engine(folder, cache=None, device="cpu").logits(["CYIQ"])
