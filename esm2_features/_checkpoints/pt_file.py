@@ -266,7 +266,7 @@ def _parameter(data: Any, *_rest: Any) -> Any:
 
 def _of_type(build: Any, _type: Any, arguments: Any, _state: Any) -> Any:
     known = (_tensor, _typed_tensor, _parameter)
-    return build(*arguments) if build in known else _Inert()
+    return build(*arguments) if getattr(build, "func", None) in known else _Inert()
 
 
 _KNOWN: Mapping[str, Any] = {
@@ -308,7 +308,8 @@ class _InertUnpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         known = _KNOWN.get(f"{module}.{name}")
         if known is not None:
-            return known
+            # Not the function itself, whose attributes a pickle could set.
+            return known if isinstance(known, type) else partial(known)
         outermost = module.partition(".")[0]
         if outermost in _HOSTILE_MODULES or (
             outermost in ("builtins", "__builtin__", "io", "_io") and name in _HOSTILE_BUILTINS

@@ -503,6 +503,8 @@ HOSTILE = {
     "large memo": b"\x80\x02}r\xff\xff\xff\xff.",
     "large text": b"\x80\x04\x8d" + b"\xff" * 7 + b"\x7f.",
     "large bytes": b"\x80\x05\x96" + b"\xff" * 7 + b"\x7f.",
+    "attributes of a function": b"\x80\x02ctorch._utils\n_rebuild_parameter\nN}X\x0c\x00\x00\x00"
+    b"__defaults__K\x01\x85s\x86b.",
     "many tuples": b"\x80\x02(" + b"(" * 9_999 + b"t" * 9_999 + b".",
 }
 
