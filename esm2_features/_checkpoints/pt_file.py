@@ -36,6 +36,8 @@ _STORAGES = {
     "Char": "I8",
     "Byte": "U8",
     "Bool": "BOOL",
+    "ComplexFloat": "C64",
+    "ComplexDouble": "C128",
     "Untyped": "U8",
 }
 
@@ -177,7 +179,7 @@ def _read_legacy(path: Path, file: BinaryIO) -> tuple[Any, Storages]:
     storages = {}
     for key in _InertUnpickler(path, file).load():
         count = int.from_bytes(file.read(8), "little")
-        size = count * DTYPE_BYTES[unpickler.storages[str(key)]]
+        size = count * DTYPE_BYTES.get(unpickler.storages[str(key)], 1)
         storages[str(key)] = (file.tell(), size)
         file.seek(size, 1)
     return contents, storages

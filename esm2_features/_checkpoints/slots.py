@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _FLOATS = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2}
+DTYPE_BYTES = {
+    "C128": 16, "C64": 8, "F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2,
+}  # fmt: skip
 """Bytes of a number, by safetensors' name of its type; 1 for all others."""
 
 

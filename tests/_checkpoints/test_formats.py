@@ -210,6 +210,18 @@ def test__training_checkpoint__is_read_with_all_that_lies_beside(key, state, tmp
     assert_bare(tmp_path / "old.ckpt")
 
 
+def test__other_tensors__of_any_type_do_not_matter(state, tmp_path):
+    others = {
+        f"other.{name}": torch.ones(5).to(getattr(torch, name))
+        for name in ("bool", "uint8", "int16", "complex64", "float64", "float8_e4m3fn")
+    }
+    torch.save(others | {"sparse": torch.eye(3).to_sparse()} | state, tmp_path / "net.pt")
+    del others["other.float8_e4m3fn"]
+    torch.save(others | state, tmp_path / "old.pt", _use_new_zipfile_serialization=False)
+    assert_bare(tmp_path / "net.pt")
+    assert_bare(tmp_path / "old.pt")
+
+
 @with_transformers
 def test__whole_module__that_was_pickled_is_read_without_its_classes(tmp_path, monkeypatch):
     model = transformers_esm2()
