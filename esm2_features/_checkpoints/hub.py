@@ -55,8 +55,8 @@ def find_snapshot(repository: str, revision: str, hint: str = "") -> Path:
         "Provide it in one of two ways:\n"
         f"  1. on a machine with internet, run `hf download {repository}{of_revision}`, copy "
         f"{place.name}/{_folder_name(repository)} to {place}, or pass the path of the folder\n"
-        '  2. go online after pip install "esm2-features[hub]", without ESM2_FEATURES_OFFLINE: it is '
-        "downloaded then",
+        '  2. go online after pip install "esm2-features[hub]", and without ESM2_FEATURES_OFFLINE: '
+        "it is downloaded then",
         path=repository,
         url=f"https://huggingface.co/{repository}",
     )
