@@ -203,9 +203,9 @@ class Option:
 OPTIONS = {
     "model": Option(
         "esm2_t33_650M_UR50D",
-        "Official name (see `esm2-features models`), mini (the demonstration model that ships "
-        "with this library), or the path of a checkpoint: .pt, .safetensors, or a Hugging Face "
-        "folder.",
+        "Official name (see `esm2-features models`) or its size (650M), mini (the demonstration "
+        "model that ships with this library), the path of a checkpoint (a file, or a folder of "
+        "transformers or peft), or a repository of the Hugging Face hub (owner/name).",
     ),
     "layers": Option(
         -1,

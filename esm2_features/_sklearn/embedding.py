@@ -35,9 +35,10 @@ class ESM2Transformer(SequenceTransformer):
     Parameters
     ----------
     model : str or path, default="esm2_t33_650M_UR50D"
-        Official name (see `available_models`), ``"mini"`` (the small demonstration model
-        that ships with this library; not for science), or a path: fair-esm's ``.pt``, a
-        ``.safetensors`` file, or a Hugging Face folder.
+        Official name (see `available_models`) or its size (``"650M"``), ``"mini"`` (the small
+        demonstration model that ships with this library; not for science), the path of a
+        checkpoint (a file of fair-esm, torch, Lightning or safetensors, or a folder of
+        transformers or peft), or a repository of the Hugging Face hub (``"owner/name"``).
     layers : int, list of int or "all", default=-1
         Representations to give. 0 is the embedding, negatives count from the end; only the
         last one has the final norm. Several are concatenated.
