@@ -104,6 +104,6 @@ def trained_checkpoint(shared_data: Path) -> Path:
 @pytest.fixture
 def natural_proteins(shared_data: Path) -> list[str]:
     """Eight natural proteins of up to 700 residues."""
-    proteins = [r.sequence for r in read_fasta(shared_data / "natural_proteins.fasta.gz")]
+    proteins = [r.seq for r in read_fasta(shared_data / "natural_proteins.fasta.gz")]
     chosen = np.random.default_rng(0).permutation(len(proteins))
     return [proteins[i] for i in chosen if len(proteins[i]) <= 700][:8]

@@ -228,8 +228,8 @@ OPTIONS = {
     ),
     "precision": Option(
         "float32",
-        "Arithmetic. Half precisions are faster on hardware that supports them, and too coarse "
-        "to compare variants of one protein.",
+        "Arithmetic. Half precisions are faster on hardware that supports them. float16 is 8 times "
+        "as exact as bfloat16, which is too coarse to compare variants of one protein.",
         choices=PRECISIONS,
     ),
     "device": Option(

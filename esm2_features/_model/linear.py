@@ -33,9 +33,9 @@ class Linear:
 
     __slots__ = ("_bias", "_pieces", "_terms", "_weight")
 
-    def __init__(self, weight: Tensor, bias: Tensor, longest_sum: int = LONGEST_SUM) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor, longest_sum: int | None = None) -> None:
         self._bias = bias
-        self._terms = _terms_of_a_piece(weight, longest_sum)
+        self._terms = _terms_of_a_piece(weight, longest_sum or LONGEST_SUM)
         self._weight: Tensor | None = weight
         self._pieces: list[Tensor] = []
         if _can_pack(weight):

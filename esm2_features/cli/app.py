@@ -130,7 +130,7 @@ def models() -> None:
 @main.command(
     epilog=examples(
         "esm2-features verify",
-        "esm2-features verify --model esm2_t6_8M_UR50D --precision float32,bfloat16",
+        "esm2-features verify --model esm2_t6_8M_UR50D --precision float32,float16",
     )
 )
 @run_option("model", default=EMBEDDED_MODEL)
