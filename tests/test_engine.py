@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from checkpoints import bare_state, random_esm2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -207,6 +209,19 @@ def test__embed__numbers_that_are_none_are_an_error_and_not_cached(engine, monke
     with pytest.raises(NumericalError, match="infinities or NaN in float32 for a sequence of"):
         engine().embed(SEQUENCES)
     assert engine().cache.info().rows == 0
+
+
+def test__embed__an_overflow_in_float16_is_an_error_with_a_remedy_that_helps(tmp_path):
+    network = random_esm2(2, 32, 2, seed=7)
+    with torch.no_grad():
+        network.layers[0].fc1.bias += 7e4  # float16 ends at 65,504
+    path = tmp_path / "large.pt"
+    torch.save({"model": bare_state(network)}, path)
+    options = {"device": "cpu", "cache": None}
+    with pytest.raises(NumericalError, match='use precision="float32" or "bfloat16"'):
+        Engine(path, precision="float16", **options).embed(SEQUENCES)
+    for remedy in ("float32", "bfloat16"):
+        assert np.isfinite(Engine(path, precision=remedy, **options).embed(SEQUENCES)).all()
 
 
 def test__embed__dna_is_embedded_with_a_warning(engine):

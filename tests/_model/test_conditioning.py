@@ -8,6 +8,7 @@ import torch
 from checkpoints import bare_state, random_esm2
 from exactness import assert_as_exact_as_fair_esm, opened, references_of, rows_of
 
+from esm2_features import Engine
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import Architecture
 from esm2_features._model.conditioning import PAIR_ORDER, PROBE, condition
@@ -106,3 +107,21 @@ def test__network__gives_the_same_bits_in_any_batch_on_a_trained_one(
         [alone] = rows_of(network, [sequence])
         for layer, expected in rows.items():
             np.testing.assert_array_equal(alone[layer], expected)
+
+
+def test__half_precision__errs_on_a_trained_one_by_what_the_guide_says(trained_checkpoint):
+    parent = "MSKGEELFTGVVPILVELDGDVNGHKFSVSGEGEGDATYGKLTLKFICTT"
+    mutants = [
+        f"{parent[:i]}{'A' if parent[i] != 'A' else 'W'}{parent[i + 1 :]}" for i in range(50)
+    ]
+    vectors = {
+        precision: Engine(trained_checkpoint, precision=precision, device="cpu", cache=None).embed(
+            mutants
+        )
+        for precision in ("float32", "float16", "bfloat16")
+    }
+    exact = vectors["float32"]
+    spread = np.sqrt(((exact - exact.mean(0)) ** 2).mean())
+    share = {p: np.sqrt(((x - exact) ** 2).mean()) / spread for p, x in vectors.items()}
+    assert 0.01 < share["bfloat16"] < 0.25
+    assert 4 < share["bfloat16"] / share["float16"] < 16
