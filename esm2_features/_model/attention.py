@@ -67,7 +67,7 @@ class Rotary:
 
     def _of_positions(self, count: int) -> Tensor:
         # In float64, which not every device has: float32 rounds the angle of residue 1000 by 3e-5.
-        positions = torch.arange(count, dtype=torch.float64)
+        positions = torch.arange(count, dtype=torch.float64, device="cpu")
         angle_TP = torch.outer(positions, self._inv_freq.cpu().double())
         turns_TP = torch.polar(torch.ones_like(angle_TP), angle_TP)
         return turns_TP.to(torch.complex64).to(self._inv_freq.device)
