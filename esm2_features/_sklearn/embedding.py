@@ -66,9 +66,9 @@ class ESM2Transformer(SequenceTransformer):
         nothing, and is refused, for chains that are not joined: a search over both is a list of
         two grids.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
-        Arithmetic of the products. Half precision is faster on hardware that has it, and too
-        coarse to compare variants of one protein: on random weights, the error of bfloat16
-        was 20 to 34 % of the differences between single mutants, that of float32 8e-6.
+        Arithmetic of the products. Half precision is faster on hardware that has it. On a
+        trained network of 8M parameters, the error was 2 % of the spread of single mutants of
+        one protein in float16, 15 % in bfloat16 and 8e-6 in float32: prefer float16.
     device : str or list of str, default="auto"
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several
         in a list share the work, with a copy of the network on each; ``"all"`` is every CUDA card.
