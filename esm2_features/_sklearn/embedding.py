@@ -68,7 +68,7 @@ class ESM2Transformer(SequenceTransformer):
     precision : {"float32", "bfloat16", "float16"}, default="float32"
         Arithmetic of the products. Half precision is faster on hardware that has it. On a
         trained network of 8M parameters, the error was 2 % of the spread of single mutants of
-        one protein in float16, 15 % in bfloat16 and 8e-6 in float32: prefer float16.
+        one protein in float16 and 15 % in bfloat16: prefer float16.
     device : str or list of str, default="auto"
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several
         in a list share the work, with a copy of the network on each; ``"all"`` is every CUDA card.
