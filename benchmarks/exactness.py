@@ -36,7 +36,8 @@ from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.packing import pack
 from esm2_features._model.reference import Reference, Rows
 
-SUMS = (64, 128, 192, 256, 320, 640, 1 << 20)
+ALL = 1 << 20
+SUMS = (64, 128, 192, 256, 320, 640, ALL)
 _BATCH_TOKENS = 2048
 _MUTANTS = 60
 
@@ -85,15 +86,16 @@ def errors(rows: Sequence[Rows], exact: Sequence[Rows]) -> dict[str, tuple[float
     return found
 
 
-def sums(checkpoint: Checkpoint, sequences: Sequence[str], rounds: int) -> dict[str, object]:
+def sums(
+    checkpoint: Checkpoint, sequences: Sequence[str], rounds: int, terms: Sequence[int]
+) -> dict[str, object]:
     """Measure error and time for each length of sums."""
     exact, theirs = (
         [reference.layers(s) for s in sequences] for reference in _references(checkpoint)
     )
     fair_esm = errors(theirs, exact)
-    variants = {("plain", n): False for n in (256, 640, SUMS[-1])} | {
-        ("ours", n): True for n in SUMS
-    }
+    variants = {("plain", n): False for n in (640, ALL) if n in terms}
+    variants |= {("ours", n): True for n in sorted({*terms, linear.LONGEST_SUM})}
     networks = {}
     for (kind, longest_sum), conditioned in variants.items():
         with built_with(longest_sum=longest_sum, conditioned=conditioned):
@@ -124,7 +126,7 @@ def sums(checkpoint: Checkpoint, sequences: Sequence[str], rounds: int) -> dict[
             ratios[-1, 1],
         ]
         row.append(float(np.median(seconds[kind, longest_sum]) / usual))
-        length = "all" if longest_sum == SUMS[-1] else str(longest_sum)
+        length = "all" if longest_sum == ALL else str(longest_sum)
         print(f"| {kind} | {length} | {' | '.join(f'{x:.2f}' for x in row)} |")
         table.append([kind, length, *map(float, row)])
     return {"model": checkpoint.name, "fair_esm": fair_esm, "rows": table}
@@ -183,10 +185,12 @@ def main() -> None:
     parser.add_argument("--residues", type=int, default=4000, help="in total")
     parser.add_argument("--longest", type=int, default=1000, help="residues of the longest protein")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--terms", help="of a sum, with commas between them; 0 is all")
     parser.add_argument("--quick", action="store_true", help="a tiny network, one round")
     arguments = parser.parse_args()
     models = ["tiny"] if arguments.quick else arguments.model or ["t6_8M"]
     residues, rounds = (300, 1) if arguments.quick else (arguments.residues, arguments.rounds)
+    asked = [int(n) or ALL for n in arguments.terms.split(",")] if arguments.terms else SUMS
     sequences = workload("proteome", residues)
     if arguments.fasta:
         records = [r.seq for r in read_fasta(arguments.fasta) if len(r.seq) <= arguments.longest]
@@ -195,7 +199,7 @@ def main() -> None:
         sequences = [records[i] for i in order[:stop]]
     measure: Callable[[Checkpoint], dict[str, object]]
     if arguments.what == "sums":
-        measure = lambda checkpoint: sums(checkpoint, sequences, rounds)  # noqa: E731
+        measure = lambda checkpoint: sums(checkpoint, sequences, rounds, asked)  # noqa: E731
     else:
         measure = lambda checkpoint: precision(checkpoint, sequences)  # noqa: E731
     with tempfile.TemporaryDirectory() as folder:
