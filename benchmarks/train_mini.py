@@ -48,10 +48,6 @@ DEFAULT_OUT = Path(__file__).parents[1] / "esm2_features" / "data" / "mini.safet
 WINDOWS = {32: 0.05, 64: 0.15, 128: 0.45, 256: 0.30, 512: 0.05}
 DRESSED = {32: 0.5, 64: 0.5}  # share of the rows that get their own <cls> and <eos>, like a peptide
 
-# Training lets the stream grow to tens, where float32 has too few digits behind the point for
-# anybody's results to agree to 1e-5 before the last norm.
-STREAM_SCALE = 2.0**-5
-
 # --------------------------------------------------------------------------------------- data
 
 
@@ -291,26 +287,10 @@ def optimizers(model: Mini, config: Config) -> list[torch.optim.Optimizer]:
     return [*muons, adam]
 
 
-def rescaled(state: dict[str, Tensor], scale: float = STREAM_SCALE) -> dict[str, Tensor]:
-    """Scale the residual stream, and give the logits as before.
-
-    Every block reads the stream through a norm, which undoes a factor but for its epsilon. What
-    writes into the stream is scaled; the head, whose last matrix is the scaled embedding, is
-    scaled back before it. A power of two changes no digit.
-    """
-    result = dict(state)
-    for name, value in state.items():
-        if name == "embed_tokens.weight" or ".out_proj." in name or ".fc2." in name:
-            result[name] = value * scale
-        elif name.startswith("lm_head.layer_norm."):
-            result[name] = value / scale
-    return result
-
-
 def export(model: Mini, path: Path, record: dict[str, Any]) -> None:
     """Write float16 weights (the rotary buffer float32) and the record, by rename."""
     weights = {}
-    for name, value in rescaled(model.state_dict()).items():
+    for name, value in model.state_dict().items():
         if name.endswith("inv_freq"):
             weights[name] = value.clone()
         else:

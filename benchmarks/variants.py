@@ -41,11 +41,10 @@ PROTEIN = (
 
 def naive(reference: Reference, protein: str) -> np.ndarray:
     """Score all substitutions, one masked copy per forward pass."""
-    depth = [0]
     scores = np.empty((len(protein), 20))
     for position, letter in enumerate(protein):
         masked = f"{protein[:position]}{MASK}{protein[position + 1 :]}"
-        _, logits = reference(masked, depth)
+        logits = torch.from_numpy(reference.layers(masked)["logits"])
         log_probs = logits[position + 1].log_softmax(-1).numpy()
         own = int(encode(letter)[1])
         scores[position] = log_probs[CANONICAL_TOKENS] - log_probs[own]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from esm2_features._sklearn.embedding import ESM2Transformer
     from esm2_features._sklearn.likelihood import ESM2LikelihoodTransformer
     from esm2_features._variants import scan_variants, score_variants
+    from esm2_features._verify import verify
     from esm2_features.distributed.reader import open_embeddings
 
 _HOME_OF_NAME = {
@@ -40,6 +41,7 @@ _HOME_OF_NAME = {
     "read_fasta": "esm2_features._inputs.fasta",
     "scan_variants": "esm2_features._variants",
     "score_variants": "esm2_features._variants",
+    "verify": "esm2_features._verify",
 }
 
 __all__ = [
@@ -55,6 +57,7 @@ __all__ = [
     "read_fasta",
     "scan_variants",
     "score_variants",
+    "verify",
 ]
 
 

@@ -103,7 +103,7 @@ class Engine:
         server = None
         if endpoint is not None or token is not None:
             server = read_endpoint(endpoint, token)
-            check_remote(model, device)
+            model = check_remote(model, device)
         self.checkpoint: Checkpoint = open_checkpoint(model)
         self.cache = open_cache(cache)
         self.max_residues = (

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from esm.model.esm2 import ESM2
 from safetensors.torch import save_file
+
+from esm2_features import Engine
+from esm2_features._inputs.alphabet import encode
 
 
 def random_esm2(layers: int = 2, dim: int = 32, heads: int = 4, seed: int = 0) -> ESM2:
@@ -150,3 +155,54 @@ def write_hugging_face(model: ESM2, folder: Path) -> Path:
     state = hugging_face_state(model)
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     return folder
+
+
+def transformers_esm2(kind: str = "EsmForMaskedLM", seed: int = 0, **changes: object) -> Any:
+    """A small random network of transformers, in which every parameter matters."""
+    import transformers  # slow, and only for some tests
+
+    settings = {**hugging_face_config(random_esm2()), "num_labels": 3, **changes}
+    model = getattr(transformers, kind)(transformers.EsmConfig(**settings)).eval()
+    noise = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            value = torch.randn(parameter.shape, generator=noise)
+            is_scale = "norm" in name.lower() and name.endswith("weight")
+            spread = 0.1 if parameter.dim() == 1 else parameter.shape[-1] ** -0.5
+            parameter.copy_(1 + 0.2 * value if is_scale else spread * value)
+    return model
+
+
+def write_bin(model: Any, folder: Path, shards: int = 1) -> Path:
+    """Write a folder as transformers did before safetensors: ``pytorch_model.bin``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.config.save_pretrained(folder)
+    state = model.state_dict()
+    if shards == 1:
+        torch.save(state, folder / "pytorch_model.bin")
+        return folder
+    where = {
+        name: f"pytorch_model-{i % shards + 1:05}-of-{shards:05}.bin"
+        for i, name in enumerate(state)
+    }
+    for file in set(where.values()):
+        torch.save({name: state[name] for name in where if where[name] == file}, folder / file)
+    (folder / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": where}))
+    return folder
+
+
+def assert_computes(path: Path, trunk: Any, head: Any = None) -> None:
+    """Compare all representations, and logits, with a network of transformers."""
+    engine = Engine(path, cache=None, device="cpu", layers="all")
+    for sequence in ("MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQ", "CYIQNCPLG"):
+        tokens = torch.from_numpy(encode(sequence)).long()[None]
+        with torch.no_grad():
+            theirs = trunk.float()(
+                tokens, attention_mask=torch.ones_like(tokens), output_hidden_states=True
+            )
+            logits = None if head is None else head.float()(theirs.last_hidden_state)[0, 1:-1]
+        [ours] = engine.residues([sequence])
+        for layer, expected in enumerate(theirs.hidden_states):
+            np.testing.assert_allclose(ours[layer], expected[0, 1:-1], rtol=1e-4, atol=2e-5)
+        if logits is not None:
+            np.testing.assert_allclose(engine.logits([sequence])[0], logits, rtol=1e-4, atol=2e-5)

@@ -33,7 +33,7 @@ for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
 
 from checkpoints import random_esm2, write_fair_esm  # noqa: E402
 
-from esm2_features import ESM2Transformer  # noqa: E402
+from esm2_features import ESM2Transformer, read_fasta  # noqa: E402
 from esm2_features._checkpoints.checkpoint import open_checkpoint  # noqa: E402
 from esm2_features._inference.local import LocalBackend  # noqa: E402
 from esm2_features._model.reference import Reference  # noqa: E402
@@ -84,7 +84,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def residues(tiny_checkpoint: Path) -> Callable[..., NDArray[np.float32]]:
     """Representations of the residues, (residues, dim), as fair-esm computes them."""
     reference = Reference(open_checkpoint(tiny_checkpoint))
-    return lambda sequence, layer=2: reference(sequence, [layer])[0][layer][1:-1].numpy()
+    return lambda sequence, layer=2: reference.layers(sequence)[str(layer)][1:-1]
 
 
 @pytest.fixture
@@ -93,3 +93,17 @@ def shared_data() -> Path:
     if not SHARED_DATA.is_dir():
         pytest.skip("the folder of real data is not beside this checkout")
     return SHARED_DATA
+
+
+@pytest.fixture
+def trained_checkpoint(shared_data: Path) -> Path:
+    """A trained ESM-2 of 8M parameters, fine-tuned for classification."""
+    return shared_data / "real_finetuned_esm2_t6_8M"
+
+
+@pytest.fixture
+def natural_proteins(shared_data: Path) -> list[str]:
+    """Eight natural proteins of up to 700 residues."""
+    proteins = [r.seq for r in read_fasta(shared_data / "natural_proteins.fasta.gz")]
+    chosen = np.random.default_rng(0).permutation(len(proteins))
+    return [proteins[i] for i in chosen if len(proteins[i]) <= 700][:8]

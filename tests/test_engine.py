@@ -8,6 +8,8 @@ import sys
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from checkpoints import bare_state, random_esm2
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -73,7 +75,7 @@ def engine(tiny_checkpoint, tmp_path):
 
 def test__embed__equals_the_mean_over_residues_of_fair_esm(engine, tiny_checkpoint):
     reference = Reference(open_checkpoint(tiny_checkpoint))
-    expected = [reference(s, [2])[0][2][1:-1].mean(0).numpy() for s in SEQUENCES]
+    expected = [reference.layers(s)["2"][1:-1].mean(0) for s in SEQUENCES]
     np.testing.assert_allclose(engine().embed(SEQUENCES), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -209,6 +211,19 @@ def test__embed__numbers_that_are_none_are_an_error_and_not_cached(engine, monke
     with pytest.raises(NumericalError, match="infinities or NaN in float32 for a sequence of"):
         engine().embed(SEQUENCES)
     assert engine().cache.info().rows == 0
+
+
+def test__embed__an_overflow_in_float16_is_an_error_with_a_remedy_that_helps(tmp_path):
+    network = random_esm2(2, 32, 2, seed=7)
+    with torch.no_grad():
+        network.layers[0].fc1.bias += 7e4  # float16 ends at 65,504
+    path = tmp_path / "large.pt"
+    torch.save({"model": bare_state(network)}, path)
+    options = {"device": "cpu", "cache": None}
+    with pytest.raises(NumericalError, match='use precision="float32" or "bfloat16"'):
+        Engine(path, precision="float16", **options).embed(SEQUENCES)
+    for remedy in ("float32", "bfloat16"):
+        assert np.isfinite(Engine(path, precision=remedy, **options).embed(SEQUENCES)).all()
 
 
 def test__embed__dna_is_embedded_with_a_warning(engine):

@@ -49,7 +49,7 @@ class Oracle:
 
     def log_probs(self, sequence, i, *, masked):
         read = sequence[:i] + "#" + sequence[i + 1 :] if masked else sequence
-        _, logits = self.reference(read, [0])
+        logits = torch.from_numpy(self.reference.layers(read)["logits"])
         return torch.log_softmax(logits, dim=-1)[i + 1].numpy()
 
     def pll(self, sequence):

@@ -16,7 +16,7 @@ from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import read_parquet
 from esm2_features._cache.reports import Conflict, Imported
 from esm2_features._cache.vector_files import check_ending, read_vectors
-from esm2_features._checkpoints.catalogue import OFFICIAL
+from esm2_features._checkpoints.catalogue import OFFICIAL, full_name
 from esm2_features._inputs.options import (
     CACHE_DTYPES,
     POOLINGS,
@@ -113,7 +113,7 @@ def _spec_of(path: Path, given: Mapping[str, Any]) -> tuple[Spec, int]:
             f"The model is one of {', '.join(OFFICIAL)}; vectors of other checkpoints come in by "
             ".parquet, from a cache that has them."
         )
-    card = OFFICIAL[one_of("model", given["model"], tuple(OFFICIAL))]
+    card = OFFICIAL[one_of("model", full_name(given["model"]) or given["model"], tuple(OFFICIAL))]
     depth = card.architecture.layers
     if not isinstance(given["layer"], Integral):
         raise InputError(f"Got layer={given['layer']!r}; expected one number.")

@@ -10,6 +10,7 @@ from esm2_features._cache.blocks import VectorBlock
 from esm2_features._cache.file import SqliteConnection, snapshot, transaction
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
+from esm2_features._checkpoints.catalogue import full_name
 from esm2_features.exceptions import InputError
 
 # At least ten times the difference of two machines, at most a tenth of that of two layers.
@@ -119,7 +120,7 @@ def contents(
     found = [
         (spec, numbers)
         for spec, numbers in there
-        if model in (None, spec.model, spec.checkpoint)
+        if (model in (None, spec.model, spec.checkpoint) or full_name(model) == (spec.model or ""))
         and layer in (None, spec.layer)
         and pooling in (None, spec.pooling)
     ]

@@ -174,6 +174,27 @@ OFFICIAL: dict[str, ModelCard] = {
 EMBEDDED = ModelCard(EMBEDDED_MODEL, "2.7M", Architecture(6, 192, 6))
 
 
+_SHORT = {
+    short.lower(): card.name
+    for card in OFFICIAL.values()
+    for short in (card.name, f"esm2-{card.parameters}", card.parameters, f"{card.hf_repo}")
+} | {EMBEDDED_MODEL: EMBEDDED_MODEL}
+
+
+def full_name(text: object) -> str | None:
+    """Return the full name of a model by its full or short name, in any case; None if it is none.
+
+    Short names are the size (``"650M"``), the hosted service's name (``"esm2-650m"``) and the
+    repository on the Hugging Face hub.
+    """
+    return _SHORT.get(text.strip().lower()) if isinstance(text, str) else None
+
+
+def known_names() -> list[str]:
+    """List all full and short names in lower case, for suggestions."""
+    return list(_SHORT)
+
+
 def slug(name: str) -> str:
     """Return the hosted service's name of a model."""
     return f"esm2-{OFFICIAL[name].parameters.lower()}" if name in OFFICIAL else name

@@ -1,6 +1,6 @@
 """`open_checkpoint`: from the name of a model or a path to its architecture, identity and tensors.
 
-Opening is cheap: a name touches no file, and of a path only the header is read.
+Opening is cheap: an official name touches no file, and of a path only the header is read.
 """
 
 from __future__ import annotations
@@ -9,39 +9,38 @@ import difflib
 import hashlib
 import os
 import warnings
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from esm2_features._checkpoints.adapter import Adapter, read_adapter, read_settings
 from esm2_features._checkpoints.catalogue import (
     EMBEDDED,
     EMBEDDED_MODEL,
     OFFICIAL,
     Architecture,
     ModelCard,
+    full_name,
+    known_names,
 )
 from esm2_features._checkpoints.download import locate, obtain
-from esm2_features._checkpoints.headers import (
-    Header,
-    Slot,
-    is_safetensors,
-    read_header,
-    read_pt_header,
-)
+from esm2_features._checkpoints.families import family_of_name, only_esm2
+from esm2_features._checkpoints.folder import ADAPTER_CONFIG, as_folder, name_of
+from esm2_features._checkpoints.headers import Header, contents_of, read_header
+from esm2_features._checkpoints.hub import as_repository, find_snapshot
 from esm2_features._checkpoints.names import CONTACTS, EMBEDDING, TIED
-from esm2_features._checkpoints.pt_file import load_pt, pt_state
+from esm2_features._checkpoints.slots import read_slot
 from esm2_features._files import sha256_of
-from esm2_features.exceptions import CheckpointError
+from esm2_features.exceptions import CheckpointError, shorten
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _EMBEDDED_FILE = Path(__file__).parents[1] / "data" / f"{EMBEDDED_MODEL}.safetensors"
-_SUFFIXES = (".pt", ".pth", ".safetensors")
+_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".safetensors", ".json")
 _REGRESSION = "-contact-regression.pt"
-_DTYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -51,26 +50,27 @@ class Checkpoint:
     name: str  # of the model, or the stem of the file or folder; for feature names
     architecture: Architecture  # the shape of the network; known without torch
     source: Path | ModelCard  # a local file or folder, or an official model
+    base: Checkpoint | None = None  # what the adapter in ``source`` changes
 
     @cached_property
     def identity(self) -> str:
         """Digest of the weights, ``"sha256:<hex>"``.
 
         Local files that hold the weights of an official model, in either format, share that
-        model's identity.
+        model's identity. An adapter's covers its base.
         """
         if isinstance(self.source, ModelCard):
             return self.source.identity
-        return _identity(self.source, self.fingerprint())
+        if self.base is not None:
+            return self._identity_with(self.base)
+        return _identity_of(_header(self.source))
 
     def fingerprint(self) -> Hashable:
         """Something that changes with the files of the checkpoint; no file is read."""
         if isinstance(self.source, ModelCard):
             return self.source
-        # A file's config.json, if it has one, says how many heads the network has.
-        beside = [self.source, self.source.with_name("config.json")]
-        files = sorted(self.source.iterdir()) if self.source.is_dir() else beside
-        return self.source, *(_stat_of(file) for file in files if file.exists())
+        of_base = () if self.base is None else (self.base.fingerprint(),)
+        return *_fingerprint(self.source), *of_base
 
     @property
     def to_fetch(self) -> int | None:
@@ -78,6 +78,8 @@ class Checkpoint:
 
         If the size of the file is unknown, the size of the weights in memory.
         """
+        if self.base is not None:
+            return self.base.to_fetch
         if isinstance(self.source, Path) or (weights := self.source.weights) is None:
             return None
         if locate(self.source, weights) is not None:
@@ -90,8 +92,19 @@ class Checkpoint:
         Each tensor owns its memory, so that a network that empties the dictionary while it re-packs
         the weights never holds two copies.
         """
+        if self.base is not None:
+            if vars(self).get("identity") not in (None, self._identity_with(self.base)):
+                raise CheckpointError(
+                    f"{self.source} is not what it was: its files were replaced. If that was on "
+                    "purpose, open it anew.",
+                    path=str(self.source),
+                )
+            weights = self.base.load()
+            self._adapter().merge(weights)
+            return weights
         path = self._locate("weights")
-        header, weights = _read(path)
+        header = _header(path)
+        weights = _read(header, contacts=False)
         if header.architecture != self.architecture or (
             "identity" in vars(self)  # promised to the cache before now
             and path == self.source
@@ -106,22 +119,29 @@ class Checkpoint:
         tied = weights.pop(TIED, None)
         if tied is not None and not tied.equal(weights[EMBEDDING]):
             raise CheckpointError(
-                f"{path} has an output matrix of its own, where ESM-2 uses its embedding again. "
-                "Use a checkpoint of ESM-2 itself.",
+                f"{path} has an output matrix of its own, where ESM-2 uses its embedding again, so "
+                "its logits would be wrong. For embeddings, save its trunk alone, into a new "
+                'folder: model.esm.save_pretrained("trunk").',
                 path=str(path),
             )
         return weights
 
     def contact_regression(self) -> tuple[Tensor, Tensor]:
         """Load weight (1, layers * heads) and bias (1,) of the contact regression."""
+        if self.base is not None:
+            found = dict(zip(CONTACTS, self.base.contact_regression(), strict=True))
+            self._adapter().merge(found)
+            return found[CONTACTS[0]], found[CONTACTS[1]]
         path = self._locate("regression")
         beside = path.with_name(path.stem + _REGRESSION)
         if path.is_file() and beside.is_file():
             path = beside
         if path.name.endswith(_REGRESSION):
-            found = dict(pt_state(load_pt(path)))
+            slots = contents_of(path).slots
+            places = {name: it for it in slots for name in CONTACTS if it.endswith(name)}
+            found = {name: read_slot(it, slots[it]) for name, it in places.items()}
         else:
-            found = _read(path, contacts=True)[1]
+            found = _read(_header(path), contacts=True)
         shapes = [tuple(found[name].shape) for name in CONTACTS if name in found]
         wanted = [(1, self.architecture.layers * self.architecture.heads), (1,)]
         if shapes != wanted:
@@ -136,6 +156,14 @@ class Checkpoint:
                 path=str(path),
             )
         return found[CONTACTS[0]], found[CONTACTS[1]]
+
+    def _identity_with(self, base: Checkpoint) -> str:
+        adapter = self._adapter()
+        return _combined(base.identity, _digest_of(adapter.file), adapter.scaling)
+
+    def _adapter(self) -> Adapter:
+        assert isinstance(self.source, Path)
+        return read_adapter(self.source, read_settings(self.source), self.architecture)
 
     def _locate(self, which: Literal["weights", "regression"]) -> Path:
         if isinstance(self.source, Path):
@@ -155,36 +183,119 @@ class Checkpoint:
 
 
 def open_checkpoint(model: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
-    """Open a model by its name or by a path, or take one that is open; loads nothing."""
+    """Open a model by its name or by a path, or take one that is open; loads no weights.
+
+    In this order: full official names, paths that exist, short names, repositories of the hub.
+    """
     if isinstance(model, Checkpoint):
         return model
     if not isinstance(model, (str, os.PathLike)):
         raise TypeError(f"Got model={model!r}; pass the name of a model or a path.")
     text = os.fspath(model)
-    if isinstance(model, str) and text == EMBEDDED_MODEL:
-        return Checkpoint(text, EMBEDDED.architecture, _EMBEDDED_FILE)
-    if isinstance(model, str) and text in OFFICIAL:
-        return Checkpoint(text, OFFICIAL[text].architecture, OFFICIAL[text])
-    # Absolute: the weights may be loaded after the working directory has changed.
-    path = Path(text).expanduser().absolute()
-    if not text or not path.exists():
-        raise _unknown(text, path)
-    name = path.name if path.is_dir() else path.stem
-    if path.name == "model.safetensors":  # as in any Hugging Face folder: says nothing
-        name = path.parent.name
-    return Checkpoint(name, read_header(path).architecture, path)
+    if isinstance(model, str) and text in (EMBEDDED_MODEL, *OFFICIAL):
+        return _open_name(text)
+    path = _absolute(text)
+    if text and path.exists():
+        return _open_path(path)
+    if isinstance(model, str):
+        if (name := full_name(text)) is not None:
+            return _open_name(name)
+        repository = None if text.endswith(_SUFFIXES) else as_repository(text)
+        if repository is not None and family_of_name(text) is None:
+            if repository[1] == "main" and (name := full_name(repository[0])) is not None:
+                return _open_name(name)
+            hint = _suggestion(text) if text.lower().startswith("facebook/") else ""
+            return _open_path(find_snapshot(*repository, hint))
+    raise _unknown(text, path)
+
+
+def _absolute(text: str) -> Path:
+    """Make a path that stays right when the working directory changes before weights load."""
+    try:
+        path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - without ".."
+        path.exists()
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"There is no model {shorten(text)!r}, and no such path: {error}. See `esm2-features "
+            "models` for the names of models.",
+            path=shorten(text),
+        ) from error
+    return path
+
+
+def _open_name(name: str) -> Checkpoint:
+    if name == EMBEDDED_MODEL:
+        return Checkpoint(name, EMBEDDED.architecture, _EMBEDDED_FILE)
+    return Checkpoint(name, OFFICIAL[name].architecture, OFFICIAL[name])
+
+
+def _open_path(path: Path, *, as_adapter: bool = True) -> Checkpoint:
+    path = as_folder(path)
+    if as_adapter and (path / ADAPTER_CONFIG).is_file():
+        settings = read_settings(path)
+        base = _open_base(path, settings)
+        read_adapter(path, settings, base.architecture)
+        return Checkpoint(name_of(path), base.architecture, path, base)
+    return Checkpoint(name_of(path), _header(path).architecture, path)
+
+
+def _open_base(folder: Path, settings: Mapping[str, Any]) -> Checkpoint:
+    """Open the weights that an adapter changes."""
+    named, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    remedy = (
+        f'Write the name or the path of its base into "base_model_name_or_path" of '
+        f"{folder / ADAPTER_CONFIG}; a relative path counts from that folder."
+    )
+    if not isinstance(named, str) or not named:
+        raise CheckpointError(
+            f"{folder} does not say which weights it changes. {remedy}", path=str(folder)
+        )
+    if revision in (None, "", "main") and (name := full_name(named)) is not None:
+        return _open_name(name)
+    places = [folder / named, Path(named).expanduser()]
+    try:
+        for place in places:
+            if place.exists():
+                base = Path(os.path.abspath(place))  # noqa: PTH100 - without ".."
+                return _open_path(base, as_adapter=not base.samefile(folder))
+        if (repository := as_repository(named)) is not None:
+            of_revision = revision if isinstance(revision, str) and revision else repository[1]
+            return _open_path(find_snapshot(repository[0], of_revision))
+    except RecursionError as error:
+        raise CheckpointError(
+            f"{folder} and its base are adapters of each other. {remedy}", path=str(folder)
+        ) from error
+    except (CheckpointError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"The base of the adapter {folder}, {shorten(named, 80)!r}, cannot be used: {error}\n"
+            f"{remedy}",
+            path=str(folder),
+        ) from error
+    tried = " and ".join(dict.fromkeys(str(place.absolute()) for place in places))
+    raise CheckpointError(
+        f"The base of the adapter {folder}, {shorten(named, 80)!r}, is not here: there is no "
+        f"{tried}.{_suggestion(named)} {remedy}",
+        path=str(folder),
+    )
+
+
+def _suggestion(text: str) -> str:
+    asked = Path(text).name
+    for suffix in _SUFFIXES:
+        asked = asked.removesuffix(suffix)
+    close = difflib.get_close_matches(asked.lower()[:80], known_names(), n=1)
+    return f' Did you mean model="{full_name(close[0])}"?' if close else ""
 
 
 def _unknown(text: str, path: Path) -> CheckpointError:
-    known = {name.lower(): name for name in (*OFFICIAL, EMBEDDED_MODEL)}
-    asked = Path(text).name.removesuffix(path.suffix).lower()
-    close = difflib.get_close_matches(asked, known, n=1)
-    hint = f' Did you mean model="{known[close[0]]}"?' if close else ""
+    family = family_of_name(Path(text).name)
+    hint = f" {only_esm2(family)}" if family else _suggestion(text)
     if text.endswith(_SUFFIXES) or os.sep in text or "/" in text:
         return CheckpointError(f"There is no file or folder {path}.{hint}", path=str(path))
     return CheckpointError(
-        f"There is no model {text!r}.{hint} Known names: {', '.join(known.values())}. "
-        "Or pass the path of a .pt file, a .safetensors file or a Hugging Face folder.",
+        f"There is no model {text!r}.{hint} Known names: {', '.join([*OFFICIAL, EMBEDDED_MODEL])}. "
+        "Or pass the path of a checkpoint (a file, or a folder of transformers or peft), or a "
+        "repository of the Hugging Face hub (owner/name).",
         path=text,
     )
 
@@ -198,9 +309,28 @@ def _stat_of(file: Path) -> tuple[str, int, int, int, int]:
     return os.path.realpath(file), stat.st_size, *times, stat.st_ino
 
 
-@cache
-def _identity(source: Path, _fingerprint: Hashable) -> str:
-    return _identity_of(read_header(source))
+def _fingerprint(source: Path) -> tuple[Hashable, ...]:
+    # A file's config.json, if it has one, says how many heads the network has.
+    files = [source, source.parent / "config.json"]
+    if source.is_dir() or source.suffix == ".json":
+        files = sorted((source if source.is_dir() else source.parent).iterdir())
+    return source, *(_stat_of(file) for file in files if file.is_file())
+
+
+def _header(source: Path) -> Header:
+    """Read the header of a checkpoint, unless its files look untouched since the last time."""
+    try:
+        return _read_header(source, _fingerprint(source))
+    except OSError as error:
+        raise CheckpointError(
+            f"{source} cannot be read: {error}. Make it readable, or copy it anew.",
+            path=str(source),
+        ) from error
+
+
+@lru_cache(maxsize=16)
+def _read_header(source: Path, _fingerprint: Hashable) -> Header:
+    return read_header(source)
 
 
 @cache
@@ -209,8 +339,16 @@ def _digest(path: str, *_stat: int) -> str:
     return sha256_of(Path(path))
 
 
+def _digest_of(file: Path) -> str:
+    return _digest(*_stat_of(file))
+
+
+def _combined(*digests: str) -> str:
+    return f"sha256:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+
+
 def _identity_of(header: Header) -> str:
-    digests = [_digest(*_stat_of(file)) for file in header.files]
+    digests = [_digest_of(file) for file in header.files]
     for card in OFFICIAL.values():
         pins = [card.weights and card.weights.sha256], [card.safetensors_sha256]
         if digests in pins and header.architecture == card.architecture:
@@ -218,74 +356,22 @@ def _identity_of(header: Header) -> str:
     if not header.heads_inside:
         # Another config.json beside the same file would make another network of it.
         digests.append(f"heads:{header.architecture.heads}")
-    if len(digests) > 1:
-        digests = [hashlib.sha256(" ".join(digests).encode()).hexdigest()]
-    return f"sha256:{digests[0]}"
+    return f"sha256:{digests[0]}" if len(digests) == 1 else _combined(*digests)
 
 
 # ------------------------------------------------------------------ tensors
 
 
-def _read(path: Path, *, contacts: bool = False) -> tuple[Header, dict[str, Tensor]]:
+def _read(header: Header, *, contacts: bool) -> dict[str, Tensor]:
     """Read the contact regression of a checkpoint, or everything else in it."""
-    state: dict[str, Tensor] = {}
-    if is_safetensors(path):
-        header = read_header(path)
-    else:
-        # Not mapped, unless little of it is needed: the touched pages of a mapping count as
-        # memory besides the tensors that are made of them, twice the weights at the peak.
-        contents = load_pt(path, mmap=contacts)
-        header = read_pt_header(path, contents)
-        state.update(pt_state(contents))
-        del contents  # each tensor below is freed with its last reader
     weights: dict[str, Tensor] = {}
-    storages: set[int] = set()
     for theirs, ours in header.names.items():
         if (ours in CONTACTS) != contacts:
             continue
-        if theirs in header.slots:
-            tensor = _read_slot(theirs, header.slots[theirs])
-        else:
-            tensor = _own(state.pop(theirs), storages)
+        tensor = read_slot(theirs, header.slots[theirs])
         if "*" in ours:
             for i in range(header.architecture.layers):
                 weights[ours.replace("*", str(i))] = tensor.clone()
         else:
-            weights[ours] = tensor.clone() if contacts else tensor
-        if not tensor.is_floating_point():
-            raise _quantised(path, theirs, str(tensor.dtype))
-    return header, weights
-
-
-def _own(tensor: Tensor, storages: set[int]) -> Tensor:
-    """Copy a tensor that shares its memory with others."""
-    storage = tensor.untyped_storage()
-    alone = storage.nbytes() == tensor.nbytes and storage.data_ptr() not in storages
-    storages.add(storage.data_ptr())
-    return tensor if alone and tensor.is_contiguous() else tensor.clone().contiguous()
-
-
-def _read_slot(name: str, slot: Slot) -> Tensor:
-    import torch
-
-    if slot.dtype not in _DTYPES:
-        raise _quantised(slot.file, name, slot.dtype)
-    tensor = torch.empty(slot.shape, dtype=getattr(torch, _DTYPES[slot.dtype]), device="cpu")
-    with slot.file.open("rb") as stream:
-        stream.seek(slot.start)
-        filled = stream.readinto(tensor.view(-1).view(torch.uint8).numpy().data)
-    if not filled == tensor.nbytes == slot.stop - slot.start:
-        raise CheckpointError(
-            f"{slot.file} is damaged: {name} takes {tensor.nbytes} bytes, and the file has "
-            f"{filled} of {slot.stop - slot.start} for it. Copy or download it again.",
-            path=str(slot.file),
-        )
-    return tensor
-
-
-def _quantised(path: Path, name: str, dtype: str) -> CheckpointError:
-    return CheckpointError(
-        f"{path} stores {name} as {dtype}. Weights must be float16, bfloat16, float32 or float64: "
-        "use a checkpoint that is not quantised.",
-        path=str(path),
-    )
+            weights[ours] = tensor
+    return weights

@@ -65,7 +65,7 @@ def _torch_hub_folder() -> Path:
     return Path(home).expanduser() / "hub" / "checkpoints"
 
 
-def _hugging_face_folder() -> Path:
+def hugging_face_folder() -> Path:
     """Folder of repositories of the Hugging Face hub."""
     hub = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     home = os.environ.get("HF_HOME") or f"{_user_cache()}/huggingface"
@@ -80,7 +80,7 @@ def _hugging_face_files(card: ModelCard) -> Iterator[Path]:
     """Yield the files in Hugging Face's cache that may be the pinned one."""
     if card.hf_repo is None or card.safetensors_sha256 is None:
         return
-    repository = _hugging_face_folder() / f"models--{card.hf_repo.replace('/', '--')}"
+    repository = hugging_face_folder() / f"models--{card.hf_repo.replace('/', '--')}"
     for path in sorted(repository.glob("snapshots/*/model.safetensors")):
         # A link points to a blob that is named by its digest: one of another revision is a
         # different file, not a damaged one.
@@ -111,7 +111,7 @@ def _fetch(card: ModelCard, file: RemoteFile) -> Path:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            _say(f"waiting for another process that downloads {final.name}")
+            tell(f"waiting for another process that downloads {final.name}")
             lock.acquire()
         try:
             if final.is_file():  # the other process was quicker
@@ -133,7 +133,7 @@ def _download(card: ModelCard, file: RemoteFile, final: Path) -> None:
     part = final.with_name(f"{final.name}.part")
     size = "size unknown" if file.bytes is None else _human(file.bytes)
     resumed = f", of which {_human(have)} are here already" if (have := _size(part)) else ""
-    _say(f"downloading {final.name} ({size}{resumed}) from {file.url} to {final}")
+    tell(f"downloading {final.name} ({size}{resumed}) from {file.url} to {final}")
     _transfer(card, file, part)
     if file.sha256 is not None and (found := sha256_of(part)) != file.sha256:
         received = part.stat().st_size
@@ -265,7 +265,7 @@ def _error(file: RemoteFile, message: str) -> DownloadError:
 
 def _unreachable(card: ModelCard, file: RemoteFile, why: str) -> DownloadError:
     name = _file_name(file)
-    hub = f"the Hugging Face cache ({_hugging_face_folder()}, by: hf download {card.hf_repo})"
+    hub = f"the Hugging Face cache ({hugging_face_folder()}, by: hf download {card.hf_repo})"
     elsewhere = f" or in {hub}" if card.safetensors_sha256 is not None else ""
     return _error(
         file,
@@ -291,7 +291,7 @@ def _human(size: int) -> str:
     return f"{size} bytes"
 
 
-def _say(message: str) -> None:
+def tell(message: str) -> None:
     from tqdm import tqdm
 
     tqdm.write(f"esm2_features: {message}", file=sys.stderr)

@@ -31,10 +31,16 @@ def check_finite(
         if not all(np.isfinite(array).all() for array in arrays):
             sequence = parse(view).sequence
             kept = f", kept in {dtype}," if dtype != "float32" else ""
+            if precision == "float16":
+                remedy = 'Numbers above 65,504 overflow: use precision="float32" or "bfloat16"'
+                remedy += ', and cache_dtype="float32".' if kept else "."
+            elif kept:
+                remedy = f'Numbers above 65,504 overflow in {dtype}: use cache_dtype="float32".'
+            else:
+                remedy = "The weights are damaged: copy or download the checkpoint again."
             raise NumericalError(
                 f"{model} gave infinities or NaN in {precision}{kept} for a sequence of "
                 f"{len(sequence)} residues ({shown(sequence)!r}). Nothing of its batch was cached. "
-                'float16 overflows in some models: use precision="float32" or "bfloat16", and '
-                'cache_dtype="float32"; in float32, the checkpoint is damaged.'
+                f"{remedy}"
             )
     return results

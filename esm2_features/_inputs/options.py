@@ -257,9 +257,9 @@ class Option:
 OPTIONS = {
     "model": Option(
         "esm2_t33_650M_UR50D",
-        "Official name (see `esm2-features models`), mini (the demonstration model that ships "
-        "with this library), or the path of a checkpoint: .pt, .safetensors, or a Hugging Face "
-        "folder.",
+        "Official name (see `esm2-features models`) or its size (650M), mini (the demonstration "
+        "model that ships with this library), the path of a checkpoint (a file, or a folder of "
+        "transformers or peft), or a repository of the Hugging Face hub (owner/name).",
     ),
     "layers": Option(
         -1,
@@ -282,8 +282,8 @@ OPTIONS = {
     ),
     "precision": Option(
         "float32",
-        "Arithmetic. Half precisions are faster on hardware that supports them, and too coarse "
-        "to compare variants of one protein.",
+        "Arithmetic. Half precisions are faster on hardware that supports them. float16 is 8 times "
+        "as exact as bfloat16, which is too coarse to compare variants of one protein.",
         choices=PRECISIONS,
     ),
     "device": Option(

@@ -66,9 +66,11 @@ class Rotary:
         return turns_TP[positions_T].unsqueeze(1)
 
     def _of_positions(self, count: int) -> Tensor:
-        positions = torch.arange(count, dtype=torch.float32, device=self._inv_freq.device)
-        angle_TP = torch.outer(positions, self._inv_freq)
-        return torch.polar(torch.ones_like(angle_TP), angle_TP)
+        # In float64, which not every device has: float32 rounds the angle of residue 1000 by 3e-5.
+        positions = torch.arange(count, dtype=torch.float64, device="cpu")
+        angle_TP = torch.outer(positions, self._inv_freq.cpu().double())
+        turns_TP = torch.polar(torch.ones_like(angle_TP), angle_TP)
+        return turns_TP.to(torch.complex64).to(self._inv_freq.device)
 
     @staticmethod
     def turn(qk_TNH: Tensor, turns_T1P: Tensor) -> None:

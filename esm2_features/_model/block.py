@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from esm2_features._model.attention import Attend, Rotary
+from esm2_features._model.conditioning import PAIR_ORDER
 from esm2_features._model.linear import Linear
 
 _PARTS = ("weight", "bias")
@@ -33,12 +34,17 @@ class Weights:
     def linear(self, name: str) -> Linear:
         return self._laid_out(*(self._tensors.pop(f"{name}.{part}") for part in _PARTS))
 
-    def queries_keys_values(self, name: str, heads: int) -> Linear:
+    def order(self, name: str) -> Tensor | None:
+        """Take an order, if the weights have been rearranged."""
+        order = self._tensors.pop(name, None)
+        return None if order is None else order.to(self._device)
+
+    def queries_keys_values(self, name: str, heads: int, order: Tensor | None) -> Linear:
         """Take the three projections of attention as one, for `Rotary.turn` to turn."""
         weight, bias = (
             torch.cat(
                 [
-                    *(_pairs_together(take(f"{name}.{x}_proj.{part}"), heads) for x in "qk"),
+                    *(_pairs_together(take(f"{name}.{x}_proj.{part}"), heads, order) for x in "qk"),
                     take(f"{name}.v_proj.{part}"),
                 ]
             )
@@ -50,10 +56,13 @@ class Weights:
         return Linear(weight.to(self._device, self.dtype), bias.to(self._device, self.dtype))
 
 
-def _pairs_together(rows: Tensor, heads: int) -> Tensor:
+def _pairs_together(rows: Tensor, heads: int, order: Tensor | None) -> Tensor:
     """Reorder the outputs of a projection so that the rotary pairs of a head are neighbours."""
     pairs = len(rows) // heads // 2
-    return rows.view(heads, 2, pairs, *rows.shape[1:]).transpose(1, 2).reshape(rows.shape)
+    divided = rows.view(heads, 2, pairs, *rows.shape[1:])
+    if order is not None:
+        divided = divided[:, :, order.to(rows.device)]
+    return divided.transpose(1, 2).reshape(rows.shape)
 
 
 class Norm:
@@ -74,7 +83,8 @@ class TransformerBlock:
         self._dtype = weights.dtype
         attention = f"{name}.self_attn"
         self._attention_norm = Norm(weights, f"{attention}_layer_norm")
-        self._qkv = weights.queries_keys_values(attention, heads)
+        self._pair_order = weights.order(f"{name}.{PAIR_ORDER}")
+        self._qkv = weights.queries_keys_values(attention, heads, self._pair_order)
         self._out = weights.linear(f"{attention}.out_proj")
         self._feed_forward_norm = Norm(weights, f"{name}.final_layer_norm")
         self._fc1 = weights.linear(f"{name}.fc1")
@@ -96,7 +106,9 @@ class TransformerBlock:
         """Add attention and feed-forward to the residual stream."""
         heads_TNH = qkv_TE.view(len(x_TD), 3 * self._heads, -1)
         qk_TNH = heads_TNH[:, : 2 * self._heads].float()  # a copy unless it is float32 already
-        Rotary.turn(qk_TNH, turns_T1P)
+        Rotary.turn(
+            qk_TNH, turns_T1P if self._pair_order is None else turns_T1P[..., self._pair_order]
+        )
         q_TNH, k_TNH = qk_TNH.to(qkv_TE.dtype).chunk(2, dim=1)
         if attention_hook is not None:
             attention_hook(q_TNH, k_TNH)

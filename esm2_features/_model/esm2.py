@@ -29,13 +29,17 @@ from torch import Tensor
 from esm2_features._checkpoints.catalogue import Architecture
 from esm2_features._model.attention import Rotary, choose_attention
 from esm2_features._model.block import Norm, Weights
+from esm2_features._model.conditioning import PROBE, condition
 from esm2_features._model.devices import DeviceMap, keep_freed_memory, send
 from esm2_features._model.linear import Linear
-from esm2_features._model.offload import OffloadedBlocks
-from esm2_features._model.packing import Batch
+from esm2_features._model.offload import OffloadedBlocks, block_name
+from esm2_features._model.packing import EMBEDDING_SCALE, Batch, pack
 from esm2_features.exceptions import CheckpointError
 
 _ROTARY_BASE = 10000.0
+
+_LONGEST_SUM_OF_HEAD = 64
+"""Logits are far from 0 and close to each other, and computing them takes little time."""
 
 ROWS_STEP = 16
 """On a CPU, passes have a multiple of so many rows: oneDNN keeps a kernel for each number of rows
@@ -49,11 +53,11 @@ class LanguageModelHead:
     """From the last representation to a score for each of the 33 tokens."""
 
     def __init__(self, weights: Weights, embedding_VD: Tensor) -> None:
-        self._dense = Linear(
-            weights.exact("lm_head.dense.weight"), weights.exact("lm_head.dense.bias")
-        )
+        dense, bias = weights.exact("lm_head.dense.weight"), weights.exact("lm_head.dense.bias")
+        self._dense = Linear(dense, bias, _LONGEST_SUM_OF_HEAD)
         self._norm = Norm(weights, "lm_head.layer_norm")
-        self._vocabulary = Linear(embedding_VD, weights.exact("lm_head.bias"))
+        bias = weights.exact("lm_head.bias")
+        self._vocabulary = Linear(embedding_VD, bias, _LONGEST_SUM_OF_HEAD)
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         return self._vocabulary(self._norm(self._dense(x_TD, gelu=True)))
@@ -84,12 +88,12 @@ class ESM2Network:
         self._embedding_VD = weights.exact("embed_tokens.weight")
         self._rotary = Rotary(self._inverse_frequencies(tensors, architecture).to(device))
         self._blocks = OffloadedBlocks(
-            tensors,
             count=architecture.layers,
             heads=architecture.heads,
             device_map=device_map,
             dtype=self._dtype,
         )
+        self._add_blocks(tensors, architecture.heads)
         self._last_norm = Norm(weights, "emb_layer_norm_after")
         self._head = (
             LanguageModelHead(weights, self._embedding_VD) if "lm_head.bias" in weights else None
@@ -155,6 +159,25 @@ class ESM2Network:
                 path=self.name,
             )
         return self._head(x_TD)
+
+    @torch.inference_mode()
+    def _add_blocks(self, tensors: dict[str, Tensor], heads: int) -> None:
+        """Add the blocks one by one; in float32, `condition` each by what it gets of the probe."""
+        if self._dtype != torch.float32:
+            for _ in range(self.depth):
+                self._blocks.add(tensors)
+            return
+        probe = pack([PROBE])
+        tokens_T, positions_T = (send(x, self.device) for x in (probe.tokens, probe.positions))
+        x_TD = self._embedding_VD[tokens_T] * EMBEDDING_SCALE
+        turns_T1P = self._rotary.turns(positions_T, len(tokens_T))
+        for i in range(self.depth):
+            condition(tensors, block_name(i), heads, x_TD, turns_T1P)
+            self._blocks.add(tensors)
+            [(device, block)] = self._blocks.upto(i + 1, start=i)
+            x_TD, turns_T1P = x_TD.to(device), turns_T1P.to(device)
+            attend = choose_attention(probe.groups, device, self._dtype, self._head_dim)
+            x_TD = block(x_TD, block.project(x_TD), turns_T1P, attend)
 
     def _hook_at_home(
         self, attention_hook: AttentionHook, layer: int

@@ -22,11 +22,10 @@ from esm2_features._model.devices import DeviceMap, release_memory
 
 
 class OffloadedBlocks:
-    """The blocks of a network."""
+    """The blocks of a network; `add` takes each out of the weights."""
 
     def __init__(
         self,
-        tensors: dict[str, Tensor],  # emptied of the weights of blocks
         *,
         count: int,
         heads: int,
@@ -39,26 +38,29 @@ class OffloadedBlocks:
         self.devices = [
             device_map.devices[i * len(device_map.devices) // count] for i in range(count)
         ]  # split evenly, the first one home
-        for i, device in enumerate(self.devices):
-            if device_map.is_streamed:
-                self._resting.append(self._rested(tensors, i))
-                continue
-            weights = Weights(tensors, device, dtype)
-            self._resident.append(TransformerBlock(weights, _name(i), heads))
-            # The allocator would keep what each layer's copies leave behind: 20 % of the weights.
-            release_memory(device)
+
+    def add(self, tensors: dict[str, Tensor]) -> None:
+        """Add the next block, whose weights go out of the dictionary."""
+        if self._device_map.is_streamed:
+            self._resting.append(self._rested(tensors, len(self._resting)))
+            return
+        i = len(self._resident)
+        weights = Weights(tensors, self.devices[i], self._dtype)
+        self._resident.append(TransformerBlock(weights, block_name(i), self._heads))
+        # The allocator would keep what each layer's copies leave behind: 20 % of the weights.
+        release_memory(self.devices[i])
 
     def __len__(self) -> int:
         return len(self.devices)
 
-    def upto(self, count: int) -> Iterator[tuple[torch.device, TransformerBlock]]:
-        """Yield the first blocks, each when it is to run."""
+    def upto(self, count: int, start: int = 0) -> Iterator[tuple[torch.device, TransformerBlock]]:
+        """Yield the first blocks, or some from the middle, each when it is to run."""
         if not self._device_map.is_streamed:
-            yield from zip(self.devices[:count], self._resident[:count], strict=True)
+            yield from zip(self.devices[start:count], self._resident[start:count], strict=True)
             return
         home, stream = self._device_map.home, self._stream()
-        coming = self._brought(0, stream)
-        for i in range(count):
+        coming = self._brought(start, stream)
+        for i in range(start, count):
             block, ran = coming, None
             if stream is not None:
                 running = torch.cuda.current_stream(home)
@@ -76,14 +78,15 @@ class OffloadedBlocks:
             stream.wait_event(after)
         with nullcontext() if stream is None else torch.cuda.stream(stream):
             weights = Weights(dict(self._resting[i]), self._device_map.home, self._dtype)
-            return TransformerBlock(weights, _name(i), self._heads)
+            return TransformerBlock(weights, block_name(i), self._heads)
 
     def _rested(self, tensors: dict[str, Tensor], i: int) -> dict[str, Tensor]:
         """Take the weights of a block, ready to be copied."""
         found = {}
-        for name in [name for name in tensors if name.startswith(f"{_name(i)}.")]:
-            exact = "norm" in name
-            tensor = tensors.pop(name).to(torch.float32 if exact else self._dtype)
+        for name in [name for name in tensors if name.startswith(f"{block_name(i)}.")]:
+            tensor = tensors.pop(name)
+            if tensor.is_floating_point():
+                tensor = tensor.to(torch.float32 if "norm" in name else self._dtype)
             found[name] = tensor.pin_memory() if self._device_map.home.type == "cuda" else tensor
         return found
 
@@ -94,5 +97,5 @@ class OffloadedBlocks:
         return torch.cuda.Stream(home)  # type: ignore[no-untyped-call]
 
 
-def _name(i: int) -> str:
+def block_name(i: int) -> str:
     return f"layers.{i}"

@@ -9,14 +9,15 @@ from importlib.util import find_spec
 from typing import Any
 
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from esm2_features._checkpoints import Checkpoint
 from esm2_features._inputs.alphabet import encode
 from esm2_features.exceptions import MissingDependencyError
 
-# Buffers that fair-esm's network makes itself, or that were left out because they are tied
-# to another tensor or used for contacts only.
+# Tied to another tensor, in a file of its own, and given by `Reference` itself.
 _NOT_LOADED = ("lm_head.weight", "contact_head.", "rot_emb.inv_freq")
 
 
@@ -53,13 +54,36 @@ def _path_of_esm() -> str | None:
     return None if spec is None else str(spec.origin)
 
 
+Rows = dict[str, NDArray[Any]]
+"""Numbers by layer, (rows, width): representations or logits of residues, or rows of maps."""
+
+
+class _SoftmaxOf(TorchFunctionMode):
+    """Compute softmax in one precision; fair-esm asks for float32 in any network."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func is torch.nn.functional.softmax:
+            kwargs["dtype"] = self._dtype
+        return func(*args, **kwargs)
+
+
 class Reference:
-    """fair-esm's ``ESM2`` with the weights of a checkpoint, in float32 on the CPU.
+    """fair-esm's ``ESM2`` with the weights of a checkpoint, on the CPU.
+
+    In float64 it is the standard for every float32 result: it rounds 5e8 times finer. The rotary
+    frequencies are float32 numbers in both, as in the official checkpoints.
 
     Source: ``esm/model/esm2.py`` of the package fair-esm 2.0.0, imported, not copied.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, dtype: torch.dtype = torch.float32) -> None:
         shape = checkpoint.architecture
         network_class = _import_fair_esm()
         with torch.device("meta"):
@@ -68,45 +92,52 @@ class Reference:
             )
         # Parameters only: on the meta device there is no random start to be overwritten.
         tensors = {name: tensor.float() for name, tensor in checkpoint.load().items()}
-        inv_freq = {name: t for name, t in tensors.items() if name.endswith("rot_emb.inv_freq")}
+        self.has_head = "lm_head.bias" in tensors
+        if not self.has_head:
+            self._network.lm_head = torch.nn.Identity()
+        for i, layer in enumerate(self._network.layers):
+            rotary = layer.self_attn.rot_emb
+            stored = tensors.pop(f"layers.{i}.self_attn.rot_emb.inv_freq", None)
+            rotary.inv_freq = type(rotary)(layer.self_attn.head_dim).inv_freq
+            if stored is not None:
+                rotary.inv_freq = stored
         missing, unexpected = self._network.load_state_dict(tensors, strict=False, assign=True)
         left = [name for name in missing if not any(part in name for part in _NOT_LOADED)]
         assert not left, left
         assert not unexpected, unexpected
-        self._network.lm_head.weight = self._network.embed_tokens.weight
-        self._compute_rotary(inv_freq)
-        self._network.eval()
+        if self.has_head:
+            self._network.lm_head.weight = self._network.embed_tokens.weight
+        # Contacts are computed by `maps` alone, from a regression that may be in another file.
+        self._contact_head, self._network.contact_head = self._network.contact_head, None
+        self._network.eval().to(dtype)
+        self._dtype = dtype
 
-    def _compute_rotary(self, stored: dict[str, Tensor]) -> None:
-        """Compute the rotary frequencies as fair-esm does, if the checkpoint has none."""
-        for i, layer in enumerate(self._network.layers):
-            rotary = layer.self_attn.rot_emb
-            if f"layers.{i}.self_attn.rot_emb.inv_freq" not in stored:
-                rotary.inv_freq = type(rotary)(layer.self_attn.head_dim).inv_freq
-
-    @torch.no_grad()
-    def __call__(self, sequence: str, layers: list[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """Run one sequence by itself."""
-        tokens = torch.from_numpy(encode(sequence)).long()[None]
-        return self.of_tokens(tokens, layers)
+    def layers(self, sequence: str) -> Rows:
+        """Run one sequence by itself; give all layers by number, and logits if there is a head."""
+        result = self._run(sequence, repr_layers=range(len(self._network.layers) + 1))
+        rows = {str(layer): x[0].numpy() for layer, x in result["representations"].items()}
+        return rows | ({"logits": result["logits"][0].numpy()} if self.has_head else {})
 
     @torch.no_grad()
-    def of_tokens(self, tokens: Tensor, layers: list[int]) -> tuple[dict[int, Tensor], Tensor]:
-        """Run one row of tokens: (tokens,)."""
-        result = self._network(tokens, repr_layers=layers)
-        representations = {layer: x[0] for layer, x in result["representations"].items()}
-        return representations, result["logits"][0]
+    def maps(self, sequence: str, regression: tuple[Tensor, Tensor] | None = None) -> Rows:
+        """Run one sequence by itself; give its attention and, with a regression, its contacts.
+
+        All heads of attention stand one below the other.
+        """
+        attentions = self._run(sequence, need_head_weights=True)["attentions"]
+        rows = {"attention": attentions.flatten(0, -2).numpy()}
+        if regression is not None:
+            head = self._contact_head
+            weight, bias = (torch.nn.Parameter(part.to(self._dtype)) for part in regression)
+            head.regression.weight, head.regression.bias = weight, bias
+            rows["contacts"] = head(_tokens(sequence), attentions)[0].numpy()
+        return rows
 
     @torch.no_grad()
-    def maps(
-        self, sequence: str, regression: tuple[Tensor, Tensor] | None
-    ) -> tuple[Tensor, Tensor | None]:
-        """Run one sequence by itself; give its attention and, with a regression, its contacts."""
-        tokens = torch.from_numpy(encode(sequence)).long()[None]
-        attentions = self._network(tokens, need_head_weights=True)["attentions"]
-        if regression is None:
-            return attentions[0], None
-        head = self._network.contact_head
-        weight, bias = (torch.nn.Parameter(part.float()) for part in regression)
-        head.regression.weight, head.regression.bias = weight, bias
-        return attentions[0], head(tokens, attentions)[0]
+    def _run(self, sequence: str, **wanted: Any) -> Any:
+        with _SoftmaxOf(self._dtype):
+            return self._network(_tokens(sequence), **wanted)
+
+
+def _tokens(sequence: str) -> Tensor:
+    return torch.from_numpy(encode(sequence)).long()[None]

@@ -36,9 +36,10 @@ class ESM2Transformer(SequenceTransformer):
     Parameters
     ----------
     model : str or path, default="esm2_t33_650M_UR50D"
-        Official name (see `available_models`), ``"mini"`` (the small demonstration model
-        that ships with this library; not for science), or a path: fair-esm's ``.pt``, a
-        ``.safetensors`` file, or a Hugging Face folder.
+        Official name (see `available_models`) or its size (``"650M"``), ``"mini"`` (the small
+        demonstration model that ships with this library; not for science), the path of a
+        checkpoint (a file of fair-esm, torch, Lightning or safetensors, or a folder of
+        transformers or peft), or a repository of the Hugging Face hub (``"owner/name"``).
     chains : list of str or int, or None, default=None
         Columns of X that hold sequences, by their names or their numbers from 0; the others are
         left out (but for that of the regions). None takes all columns, and raises an error if one
@@ -71,9 +72,9 @@ class ESM2Transformer(SequenceTransformer):
         nothing, and is refused, for chains that are not joined: a search over both is a list of
         two grids.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
-        Arithmetic of the products. Half precision is faster on hardware that has it, and too
-        coarse to compare variants of one protein: on random weights, the error of bfloat16
-        was 20 to 34 % of the differences between single mutants, that of float32 8e-6.
+        Arithmetic of the products. Half precision is faster on hardware that has it. On a
+        trained network of 8M parameters, the error was 2 % of the spread of single mutants of
+        one protein in float16 and 15 % in bfloat16: prefer float16.
     device : str or list of str, default="auto"
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several
         in a list share the work, with a copy of the network on each; ``"all"`` is every CUDA card.

@@ -75,7 +75,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         Whether ``llr`` is the difference of means over the residues, instead of sums; choose it
         for sequences of other lengths than the wild type's. Only with a ``wildtype``.
     precision : {"float32", "bfloat16", "float16"}, default="float32"
-        Arithmetic of the products. Half precision is too coarse to compare variants.
+        Arithmetic of the products. bfloat16 is too coarse to compare variants; float16 is 8 times
+        as exact.
     device : str or list of str, default="auto"
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several
         in a list share the work, with a copy of the network on each; ``"all"`` is every CUDA card.

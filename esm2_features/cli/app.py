@@ -130,7 +130,7 @@ def models() -> None:
 @main.command(
     epilog=examples(
         "esm2-features verify",
-        "esm2-features verify --model esm2_t6_8M_UR50D --precision float32,bfloat16",
+        "esm2-features verify --model esm2_t6_8M_UR50D --precision float32,float16",
     )
 )
 @run_option("model", default=EMBEDDED_MODEL)
@@ -151,18 +151,19 @@ def models() -> None:
 def verify(model: str, sequences: str | None, precision: list[str], device: str) -> None:
     """Compare every layer with fair-esm's own network, on this machine.
 
-    It needs the package fair-esm: pip install "esm2-features[verify]". The exit code is 1 if the
-    networks differ by more than rounding.
+    The standard is fair-esm's network in float64. It needs the package fair-esm: pip install
+    "esm2-features[verify]". The exit code is 1 if this library's numbers are farther from it than
+    is allowed.
     """
     from esm2_features._inputs.fasta import read_fasta
-    from esm2_features.cli.verify import verify as compare
+    from esm2_features._verify import verify as compare
 
     records = None if sequences is None else read_fasta(sequences)
     with naming_rows(names_of_records([record.id for record in records or []])):
         report = compare(model, sequences=records, precisions=precision, device=device)
-    click.echo(report.text)
+    click.echo(report)
     if not report.passed:
-        raise CommandError("This installation does not compute what fair-esm computes.", 1)
+        raise CommandError("Numbers of this installation are farther off than is allowed.", 1)
 
 
 @main.command(epilog=examples("esm2-features demo --output demo"))

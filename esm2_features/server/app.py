@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints import open_checkpoint
-from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, ModelCard, slug
 from esm2_features.server.api_versions import VERSION_1, VERSION_2, VERSION_3
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
@@ -91,8 +91,9 @@ class FeatureService:
 
     def identity(self, name: str) -> str | None:
         """Return the digest of a model's weights, or None if it is not known yet."""
-        if self.settings.models[name] in (EMBEDDED_MODEL, *OFFICIAL):
-            return self.checkpoints[name].identity
+        checkpoint = self.checkpoints[name]
+        if isinstance(checkpoint.source, ModelCard) or checkpoint.name == EMBEDDED_MODEL:
+            return checkpoint.identity
         # That of other files is known once they have been read.
         return ChainMap(*(models.identities for models in self.devices)).get(name)
 

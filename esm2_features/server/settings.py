@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from esm2_features._cache import Cache
-from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, full_name
 from esm2_features._inputs.options import PRECISIONS, device_names, one_of, positive
 from esm2_features.exceptions import InputError
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-_OF_SLUG = {slug(name): name for name in OFFICIAL}
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class Settings:
         Parameters
         ----------
         name : str
-            A key of ``models``, or the slug of an official model, such as ``"esm2-650m"``.
+            A key of ``models``, or another name of the same model, such as ``"esm2-650m"``.
 
         Returns
         -------
@@ -127,8 +126,9 @@ class Settings:
         >>> Settings().find("esm2-650m")
         'esm2_t33_650M_UR50D'
         """
-        known = name if name in self.models else _OF_SLUG.get(name.lower())
-        return known if known in self.models else None
+        if name in self.models or (full := full_name(name)) is None:
+            return name if name in self.models else None
+        return next((served for served in self.models if full_name(served) == full), None)
 
 
 def read_rate(text: str) -> tuple[int, float]:

@@ -491,7 +491,7 @@ def test__residues__of_the_embedded_model_equal_those_of_fair_esm():
     for sequence, logits in zip(
         sequences, Engine("mini", cache=None).logits(sequences), strict=True
     ):
-        np.testing.assert_allclose(logits, reference(sequence, [6])[1][1:-1], atol=1e-4)
+        np.testing.assert_allclose(logits, reference.layers(sequence)["logits"][1:-1], atol=1e-4)
 
 
 def test__views__in_the_cache_are_told_apart(engine):

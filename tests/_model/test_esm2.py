@@ -7,6 +7,7 @@ import pytest
 import torch
 from checkpoints import bare_state, random_esm2
 from esm.model.esm2 import ESM2
+from exactness import assert_as_exact_as_fair_esm, opened, references_of, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,7 +17,6 @@ from esm2_features._checkpoints.catalogue import OFFICIAL, Architecture
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, encode
 from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.packing import pack
-from esm2_features._model.reference import Reference
 from esm2_features.exceptions import CheckpointError
 
 CPU = torch.device("cpu")
@@ -59,12 +59,11 @@ def run_reference(reference: ESM2, sequence: str, layers):
 
 
 def assert_parity(reference: ESM2, network: ESM2Network, batch: list[str]) -> None:
-    layers = range(reference.num_layers + 1)
-    for sequence, ours in zip(batch, run(network, batch, layers), strict=True):
-        theirs, logits = run_reference(reference, sequence, layers)
-        for layer in layers:
-            torch.testing.assert_close(ours[layer], theirs[layer], rtol=RTOL, atol=ATOL)
-        torch.testing.assert_close(network.logits(ours[layers[-1]]), logits, rtol=RTOL, atol=1e-4)
+    exact, float32 = references_of(opened(reference))
+    assert_as_exact_as_fair_esm(
+        (ours, exact.layers(sequence), float32.layers(sequence))
+        for sequence, ours in zip(batch, rows_of(network, batch), strict=True)
+    )
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
@@ -92,13 +91,12 @@ def test__network__equals_fair_esm_on_the_embedded_model():
     checkpoint = open_checkpoint("mini")
     shape = checkpoint.architecture
     network = ESM2Network("mini", shape, checkpoint.load(), CPU, "float32")
-    reference = Reference(checkpoint)
-    layers = list(range(shape.layers + 1))
+    exact, float32 = references_of(checkpoint)
     batch = [*sequences((1, 30, 30, 250, 1500)), "MK" + MASK + "XBUZO"]
-    for sequence, ours in zip(batch, run(network, batch, layers), strict=True):
-        theirs, _ = reference(sequence, layers)
-        for layer in layers:
-            torch.testing.assert_close(ours[layer], theirs[layer], rtol=RTOL, atol=ATOL)
+    assert_as_exact_as_fair_esm(
+        (ours, exact.layers(sequence), float32.layers(sequence))
+        for sequence, ours in zip(batch, rows_of(network, batch), strict=True)
+    )
 
 
 def test__network__equals_fair_esm_when_outlier_dimensions_are_large():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -62,3 +64,24 @@ def test__linear__long_sums_are_as_exact_as_the_plain_product():
     # oneDNN in PyTorch 2.5 to 2.9 is less exact: 2.8 times the error of the plain product.
     times = 2 if torch.__version__ >= (2, 13) else 3
     assert ours < times * (x @ weight.T - exact).abs().max()
+
+
+@pytest.mark.parametrize("rows", [1, 64])
+def test__linear__its_gelu_is_as_exact_as_fair_esms(rows):
+    x = torch.linspace(-6, 6, 64 * rows).view(rows, 64)
+    ours = Linear(torch.eye(64), torch.zeros(64))(x, gelu=True)
+    exact = torch.nn.functional.gelu(x.double())
+    theirs = x * 0.5 * (1.0 + torch.erf(x / math.sqrt(2.0)))
+    assert (ours - exact).square().mean() <= 1.1 * (theirs - exact).square().mean()
+    assert (ours - exact).abs().max() < 4e-7
+
+
+@needs_packing
+def test__linear__strips_of_rows_give_the_same_bits(monkeypatch):
+    weight, bias, x = random(640, 640) / 25, random(640), random(500, 640)
+    stream = random(500, 640)
+    layer = Linear(weight, bias)
+    whole = layer(x, gelu=True), layer(x, onto=stream)
+    monkeypatch.setattr("esm2_features._model.linear._NUMBERS_OF_A_THREAD", 1)
+    assert torch.equal(layer(x, gelu=True), whole[0])
+    assert torch.equal(layer(x, onto=stream), whole[1])

@@ -21,9 +21,10 @@ SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGEWQLVLHVWAK", "MKT", "W"]
 
 def blocks(device_map: DeviceMap, count: int = 5) -> OffloadedBlocks:
     tensors = bare_state(random_esm2(count, 32, 2, seed=9))
-    return OffloadedBlocks(
-        tensors, count=count, heads=2, device_map=device_map, dtype=torch.float32
-    )
+    found = OffloadedBlocks(count=count, heads=2, device_map=device_map, dtype=torch.float32)
+    for _ in range(count):
+        found.add(tensors)
+    return found
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

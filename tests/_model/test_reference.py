@@ -9,7 +9,7 @@ import pytest
 
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._model.reference import Reference
-from esm2_features.cli.verify import verify
+from esm2_features._verify import verify
 from esm2_features.exceptions import MissingDependencyError
 
 

@@ -166,8 +166,7 @@ def test__checkpoint__is_read_alike_by_this_library_and_fair_esm(tmp_path):
     engine = Engine(path, cache=None)
     (ours,) = engine.embed(["MKTAYIAKQR"])
     layer = engine.checkpoint.architecture.layers
-    representations, _ = Reference(engine.checkpoint)("MKTAYIAKQR", [layer])
-    theirs = representations[layer][1:-1].mean(0).numpy()
+    theirs = Reference(engine.checkpoint).layers("MKTAYIAKQR")[str(layer)][1:-1].mean(0)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 

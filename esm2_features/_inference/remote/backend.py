@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache.keys import SCHEMA
-from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, slug
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, full_name, slug
 from esm2_features._inference.batching import BatchPlan, UniqueViews, batches
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.numerics import check_finite, round_vectors
@@ -52,9 +52,9 @@ _DIGITS = 32
 _NPZ = "application/x-npz"
 
 
-def check_remote(model: object, device: object) -> None:
-    """Raise InputError for models that servers do not know by name, and for a choice of device."""
-    if model != EMBEDDED_MODEL and model not in OFFICIAL:
+def check_remote(model: object, device: object) -> str:
+    """Return the full name of a model; raise InputError for others, and for a choice of device."""
+    if (name := full_name(model)) is None:
         known = ", ".join([EMBEDDED_MODEL, *OFFICIAL])
         raise InputError(
             f"Got model={model!r} with an endpoint, which takes models by name: {known}. A path is "
@@ -66,6 +66,7 @@ def check_remote(model: object, device: object) -> None:
             f"Got device={device!r} with an endpoint, which chooses its device itself. Leave one "
             "of them out."
         )
+    return name
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ def test_likelihood_transformers_know_no_endpoint():
 def test_options_that_would_be_ignored_are_refused(tiny_checkpoint):
     with pytest.raises(InputError, match="chooses its device itself"):
         Engine("mini", endpoint="http://host", device="cpu")
-    for model in (tiny_checkpoint, "esm2-650m", "nowhere.pt"):
+    for model in (tiny_checkpoint, "owner/name", "nowhere.pt"):
         with pytest.raises(InputError, match="takes models by name: mini, esm2_t6"):
             Engine(model, endpoint="http://host")
 
