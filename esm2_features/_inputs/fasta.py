@@ -141,7 +141,7 @@ def checked_record(header: str, residues: str, number: int, name: str) -> FastaR
         odd = next(character for character in identifier if not character.isprintable())
         raise _error(
             name,
-            f"the id of record {number} ({_shown(identifier)}) holds {ascii(odd)}, which cannot be "
+            f"the id of record {number} ({_shown(identifier)}) holds {odd!a}, which cannot be "
             "printed. Remove it: nobody could write the id again.",
         )
     if not residues:

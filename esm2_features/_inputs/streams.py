@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import Any, BinaryIO, TypeAlias
 
 from esm2_features.exceptions import InputError
 
@@ -180,9 +180,11 @@ def unreadable(error: Exception) -> str:
 def _opened(source: Source, name: str, fail: Fail, stack: ExitStack) -> io.BufferedReader:
     if not isinstance(source, str | os.PathLike) or source == STDIN:
         binary = sys.stdin.buffer if isinstance(source, str | os.PathLike) else source
-        stream = io.BufferedReader(binary)  # type: ignore[type-var]  # it has the methods
+        if isinstance(binary, io.BufferedReader):  # which can be looked into without waiting
+            return binary
+        stream = _buffered(binary)
         stack.callback(stream.detach)
-        return stream  # type: ignore[return-value]
+        return stream
     try:
         return stack.enter_context(Path(source).open("rb"))
     except FileNotFoundError as error:
@@ -212,7 +214,7 @@ def _decompressed(
     except Exception as error:  # a compressed stream that ends within its first bytes
         raise fail(name, unreadable(error)) from error
     # Closing the inner stream leaves the outer one open.
-    return stack.enter_context(io.BufferedReader(inner, 1 << 16))  # type: ignore[type-var]
+    return stack.enter_context(_buffered(inner))
 
 
 def _member(
@@ -242,4 +244,8 @@ def _member(
         inner = stack.enter_context(stack.enter_context(archive).open(files[0]))
     except Exception as error:  # such as a password that is needed
         raise fail(name, unreadable(error)) from error
-    return stack.enter_context(io.BufferedReader(inner))
+    return stack.enter_context(_buffered(inner))
+
+
+def _buffered(stream: Any) -> io.BufferedReader:
+    return io.BufferedReader(stream, 1 << 16)

@@ -26,14 +26,17 @@ from esm2_features.cli.console import (
     Commands,
     examples,
     interruptible,
-    names_of_records,
     naming_rows,
     print_done,
+    row_check,
 )
 from esm2_features.cli.estimate import estimate, print_dry_run
 from esm2_features.cli.options import (
+    INPUT,
+    PATH,
     add_options,
     callback_of,
+    column_options,
     device_option,
     force_option,
     format_option,
@@ -66,7 +69,7 @@ def main() -> None:
         "esm2-features embed uniref50.fasta.zst vectors/ --dtype float16 --shard 0/8",
     )
 )
-@click.argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True)
+@click.argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True, type=INPUT)
 @output_option(
     "OUT",
     "One output: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder with one .pt for each "
@@ -83,21 +86,23 @@ def main() -> None:
     help="Print what would be done: what the cache has, and in how many batches the rest would be "
     "computed. Computes and writes nothing.",
 )
+@column_options
 @add_options(SHARD_OPTIONS.values())
 @click.pass_context
 def embed(
     context: click.Context, /, inputs: tuple[str, ...], output: Path | None, **options: Any
 ) -> None:
-    """Embed the sequences of FASTA and Parquet files.
+    """Embed the sequences of files.
 
-    With -o, IN is one FASTA file, which may be compressed, or - for standard input. Input and
+    A file of sequences is FASTA, a table (CSV, TSV, Parquet, Excel), or a GenBank, UniProt, mmCIF
+    or PDB file, also compressed. With -o, IN is one of them, or - for standard input. Input and
     options are checked before anything is computed, and OUT is written completely or not at all.
 
-    Without -o, IN are FASTA or Parquet files, folders, or patterns such as 'data/*.fasta.gz', of
-    any total size, and OUT is a folder of Parquet files, the shards. After an interruption, repeat
-    the command: it computes what is missing. A shard that cannot be read or holds an invalid
-    sequence is set aside, and the others are computed; the exit code is then 1. There is no cache
-    unless you give --cache, because the folder keeps the results.
+    Without -o, IN are such files, folders, or patterns such as 'data/*.fasta.gz', of any total
+    size, and OUT is a folder of Parquet files, the shards. After an interruption, repeat the
+    command: it computes what is missing. A record that is invalid, or a shard that cannot be read,
+    is set aside, and the others are computed; the exit code is then 1. There is no cache unless you
+    give --cache, because the folder keeps the results.
     """
     check_arguments(context, inputs, output)
     unused = FILE_OPTIONS if output is None else SHARD_OPTIONS
@@ -136,7 +141,8 @@ def models() -> None:
 @run_option("model", default=EMBEDDED_MODEL)
 @click.option(
     "--sequences",
-    metavar="FASTA",
+    metavar="FILE",
+    type=INPUT,
     help="Sequences to compare, or - for standard input. By default a few that cover all letters, "
     "masks, and 1 to 1022 residues.",
 )
@@ -154,11 +160,11 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
     It needs the package fair-esm: pip install "esm2-features[verify]". The exit code is 1 if the
     networks differ by more than rounding.
     """
-    from esm2_features._inputs.fasta import read_fasta
+    from esm2_features._inputs.records import read_records
     from esm2_features.cli.verify import verify as compare
 
-    records = None if sequences is None else read_fasta(sequences)
-    with naming_rows(names_of_records([record.id for record in records or []])):
+    records, places = (None, []) if sequences is None else read_records(sequences)
+    with naming_rows(places):
         report = compare(model, sequences=records, precisions=precision, device=device)
     click.echo(report.text)
     if not report.passed:
@@ -169,7 +175,7 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
 @click.option(
     "--output",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default="demo",
     help="Where to write the picture; created if it does not exist.",
 )
@@ -189,20 +195,28 @@ for command in (estimate, residues, logits, contacts, attentions, score, scan, c
 
 
 def _embed_file(
-    fasta: str, output: Path, *, kind: str | None, force: bool, dry_run: bool, **options: Any
+    path: str,
+    output: Path,
+    *,
+    kind: str | None,
+    force: bool,
+    dry_run: bool,
+    column: str | None,
+    id_column: str | None,
+    **options: Any,
 ) -> None:
     """Run `embed IN -o OUT`."""
     from esm2_features._engine import Engine
-    from esm2_features._inputs.fasta import read_fasta
+    from esm2_features._inputs.records import read_records
 
     start = time.perf_counter()
     engine = Engine(verbose=True, **options)
-    check_inputs(output, fasta)
+    check_inputs(output, path)
     checked = check_features_output(output, format=kind, poolings=engine.poolings, force=force)
     with interruptible(checked.path, engine.cache):
-        records = read_fasta(fasta)
+        records, places = read_records(path, column=column, id_column=id_column)
         ids = [record.id for record in records]
-        with naming_rows(names_of_records(ids)):
+        with naming_rows(places, row_check(engine.policy, records)):
             if dry_run:
                 print_dry_run(engine, records, str(checked.path))
                 return

@@ -11,7 +11,15 @@ import click
 from esm2_features._cache.reports import readable, vectors
 from esm2_features._inputs.options import CACHED_POOLINGS, POOLINGS
 from esm2_features.cli.console import CommandError, examples
-from esm2_features.cli.options import Decorator, add_options, callback_of, force_option, run_option
+from esm2_features.cli.options import (
+    PATH,
+    Decorator,
+    add_options,
+    callback_of,
+    expanded,
+    force_option,
+    run_option,
+)
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +39,7 @@ def _cache_option(*, must_exist: bool = True) -> Decorator:
     def open_cache(name: str) -> Cache:
         from esm2_features._cache import Cache
 
-        cache = Cache(None if name == "auto" else name)
+        cache = Cache(None if name == "auto" else expanded(name))
         if must_exist and not cache.file.exists():
             raise InputError(f"There is no cache in {cache.path}.")
         return cache
@@ -134,7 +142,7 @@ def prune(cache: Cache, **options: Any) -> None:
 
 
 @cache.command(epilog=examples("esm2-features cache export esm2.parquet --model esm2_t6_8M_UR50D"))
-@click.argument("output", metavar="OUT.parquet", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT.parquet", type=PATH)
 @_cache_option()
 @_selection_options("Only vectors")
 @force_option
@@ -158,7 +166,7 @@ def export(output: Path, cache: Cache, force: bool, **options: Any) -> None:
         "esm2-features cache import FILE.npz --model esm2_t6_8M_UR50D --layer 6 --pooling mean",
     ),
 )
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=PATH)
 @_cache_option(must_exist=False)
 @click.option(
     "--model",
