@@ -36,20 +36,20 @@ _ITS_ROW = re.compile(r"(?:([Tt])he sequence in )?row 0 of column 'wildtype'")
 
 def score_variants(
     model: Engine | str | os.PathLike[str],
-    wildtype: str,
+    wildtype: str | Iterable[str],
     variants: Iterable[str],
     method: str = MASKED,
     *,
     offset: int = 0,
 ) -> NDArray[np.float64]:
-    """Score variants of a protein by their log-likelihood ratio to the wild type.
+    """Score variants of proteins by their log-likelihood ratio to the wild type.
 
     Parameters
     ----------
     model : Engine, str or path
         An `Engine`, whose options and cache are used, or what ``Engine(model)`` takes.
-    wildtype : str
-        The protein that the variants are of.
+    wildtype : str, or iterable of str of length n
+        The protein that the variants are of; or, in a list or a column, that of each variant.
     variants : iterable of str
         Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), the sequence of the
         mutant, or ``"WT"`` for the wild type. Letters may be in lower case. The engine's
@@ -136,19 +136,23 @@ def score_variants(
     """
     one_of("method", method, METHODS)
     engine = _engine_of(model)
-    protein = normalise_wildtype(engine, wildtype)
+    is_one = isinstance(wildtype, str | bytes) or not isinstance(wildtype, Iterable)
+    is_one |= is_biopython_seq(wildtype) or hasattr(type(wildtype), "seq")
+    protein = normalise_wildtype(engine, wildtype) if is_one else ""
     if isinstance(offset, bool) or not isinstance(offset, Integral):
         raise TypeError(f"Got offset={offset!r}; expected a whole number.")
     given = _listed(variants)
-    found = read_variants(given, protein, offset=int(offset), normalise=engine.policy.normalise)
+    proteins = [protein] * len(given) if is_one else _wildtypes(engine, wildtype, len(given))
+    found = _read(engine, proteins, given, int(offset))
+    rows = list(zip(proteins, found, strict=True))
     if method == PSEUDO:
-        mutants = [v if isinstance(v, str) else mutate(protein, v) for v in found]
-        return _pseudo_ratios(engine, protein, mutants)
-    for index, variant in enumerate(found):
+        mutants = [v if isinstance(v, str) else mutate(of_row, v) for of_row, v in rows]
+        return _pseudo_ratios(engine, proteins, mutants)
+    for index, (of_row, variant) in enumerate(rows):
         if isinstance(variant, str):
-            check_length(protein, variant, index=index, given=given[index])
-    mutations = [mutations_between(protein, v) if isinstance(v, str) else v for v in found]
-    return _marginals(engine, protein, mutations, masked=method == MASKED)
+            check_length(of_row, variant, index=index, given=given[index])
+    mutations = [mutations_between(of_row, v) if isinstance(v, str) else v for of_row, v in rows]
+    return _marginals(engine, proteins, mutations, masked=method == MASKED)
 
 
 def scan_variants(
@@ -293,29 +297,90 @@ def _groups(sequences: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def _pseudo_ratios(engine: Engine, wildtype: str, mutants: Sequence[str]) -> NDArray[np.float64]:
+def _wildtypes(engine: Engine, column: Iterable[object], n: int) -> list[str]:
+    """Normalise the wild type of each variant."""
+    cells = _listed(column, "wild types")
+    if len(cells) != n:
+        raise InputError(
+            f"Got {len(cells)} wild types and {n} variants; pass one for each, or one text for all."
+        )
+    known: dict[str, str] = {}  # rows of a table share few wild types
+    for row, cell in enumerate(cells):
+        if not isinstance(cell, str) or cell not in known:
+            name = f"the wild type of row {row}"
+            try:
+                known[str(cell)] = normalise_wildtype(engine, cell, name)
+            except InputError as error:
+                if hasattr(error, "index"):
+                    error.index = row
+                raise
+    return [known[str(cell)] for cell in cells]
+
+
+def _read(
+    engine: Engine, proteins: Sequence[str], given: Sequence[object], offset: int
+) -> list[tuple[Mutation, ...] | str]:
+    """Read variants, those of each protein together."""
+    found: list[tuple[Mutation, ...] | str] = [()] * len(given)
+    rows_of: dict[str, list[int]] = {}
+    for row, protein in enumerate(proteins):
+        rows_of.setdefault(protein, []).append(row)
+    for protein, rows in rows_of.items():
+        values = [given[row] for row in rows]
+        try:
+            of_one = read_variants(
+                values, protein, offset=offset, normalise=engine.policy.normalise
+            )
+        except InputError as error:
+            _rename_row(error, rows)
+            raise
+        for row, variant in zip(rows, of_one, strict=True):
+            found[row] = variant
+    return found
+
+
+def _rename_row(error: InputError, rows: Sequence[int]) -> None:
+    """Turn the row of one protein's variants, in an error, into that of all variants."""
+    index = getattr(error, "index", None)
+    if index is not None and rows[index] != index:
+        error.args = (re.sub(rf"\brow {index}\b", f"row {rows[index]}", str(error)),)
+        error.index = rows[index]  # type: ignore[attr-defined]
+
+
+def _pseudo_ratios(
+    engine: Engine, wildtypes: Sequence[str], mutants: Sequence[str]
+) -> NDArray[np.float64]:
     """Compute PLL(mutant) - PLL(wild type), each distinct sequence once."""
-    distinct = list(dict.fromkeys([wildtype, *mutants]))
-    if len(distinct) == 1:
-        return np.zeros(len(mutants))
+    pairs = list(zip(wildtypes, mutants, strict=True))
+    differing = [pair for pair in pairs if pair[0] != pair[1]]
+    distinct = list(dict.fromkeys(sequence for pair in differing for sequence in pair))
     log_probs = residue_log_probs(engine, distinct, masked=True)
     pll = {sequence: row.sum() for sequence, row in zip(distinct, log_probs, strict=True)}
-    return np.array([pll[mutant] - pll[wildtype] for mutant in mutants])
+    return np.array([pll[b] - pll[a] if a != b else 0.0 for a, b in pairs], np.float64)
 
 
 def _marginals(
-    engine: Engine, wildtype: str, variants: Sequence[Sequence[Mutation]], *, masked: bool
+    engine: Engine,
+    wildtypes: Sequence[str],
+    variants: Sequence[Sequence[Mutation]],
+    *,
+    masked: bool,
 ) -> NDArray[np.float64]:
-    """Add up the log-ratios of mutations; each position is computed once."""
+    """Add up the log-ratios of mutations; each position of a protein is computed once."""
     owners = [i for i, variant in enumerate(variants) for m in variant if m.wildtype != m.mutant]
     mutations = [m for variant in variants for m in variant if m.wildtype != m.mutant]
     scores = np.zeros(len(variants))
     if mutations:
-        positions, rows = np.unique([m.position for m in mutations], return_inverse=True)
-        log_probs = position_log_probs(engine, wildtype, positions.tolist(), masked=masked)
+        numbers: dict[tuple[str, int], int] = {}
+        rows = [
+            numbers.setdefault((wildtypes[i], m.position), len(numbers))
+            for i, m in zip(owners, mutations, strict=True)
+        ]
+        sites = [engine.policy.site(*place, masked=masked) for place in numbers]
+        log_probs = engine.runner.log_probs(sites).astype(np.float64)
         mutants = log_probs[rows, tokens("".join(m.mutant for m in mutations))]
-        wildtypes = log_probs[rows, tokens("".join(m.wildtype for m in mutations))]
-        np.add.at(scores, owners, mutants - wildtypes)
+        before = log_probs[rows, tokens("".join(m.wildtype for m in mutations))]
+        np.add.at(scores, owners, mutants - before)
     return scores
 
 
@@ -332,7 +397,7 @@ def _engine_of(model: Engine | str | os.PathLike[str]) -> Engine:
     return model
 
 
-def _listed(variants: Iterable[object]) -> list[object]:
+def _listed(variants: Iterable[object], what: str = "variants") -> list[object]:
     """List the variants: the rows of a column, and nothing else that can be iterated over."""
     if isinstance(variants, str | bytes) or is_biopython_seq(variants):
         raise TypeError(
@@ -343,7 +408,7 @@ def _listed(variants: Iterable[object]) -> list[object]:
     is_other |= isinstance(variants, Mapping | Set) and not isinstance(variants, KeysView)
     if is_other or not isinstance(variants, Iterable):
         raise TypeError(
-            f"Got {type(variants).__name__} as variants. Pass a list, or one column of a table."
+            f"Got {type(variants).__name__} as {what}. Pass a list, or one column of a table."
         )
     if hasattr(variants, "to_pylist"):  # Arrow, whose arrays iterate over objects of their own
         variants = variants.to_pylist()

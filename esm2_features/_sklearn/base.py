@@ -222,9 +222,14 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         """Of the columns of X, those that have features of their own."""
         return chains
 
+    @property
+    def _region_column(self) -> str | None:
+        """Name of the column of X that gives each row its own region, if there is one."""
+        return None
+
     def _columns(self, X: object) -> list[Column]:
         """Read the columns of X; the one place that a test replaces to feed other input."""
-        return columns(X, owner=type(self).__name__, region=getattr(self, "region", None))
+        return columns(X, owner=type(self).__name__, region=self._region_column)
 
     def _check_same_chains(self, chains: Sequence[Column]) -> None:
         """Raise ValueError for other columns than those seen in `fit`."""

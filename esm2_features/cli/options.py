@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from esm2_features._inputs.options import OPTIONS
+from esm2_features._inputs.options import OPTIONS, is_region_text
 
 METHODS = ("masked-marginals", "wildtype-marginals", "pseudo-perplexity")
 """How variants can be scored: those of `score_variants`, which would take seconds to import."""
@@ -71,11 +71,13 @@ def two_numbers(text: str, separator: str) -> tuple[int, int] | None:
     return None if match is None else (int(match[1]), int(match[2]))
 
 
-def _parse_region(text: str) -> tuple[int, int]:
+def _parse_region(text: str) -> tuple[int, int] | str:
     region = two_numbers(text, ":")
-    if region is None:
-        raise click.BadParameter(f"{text!r} is not two whole numbers such as 0:120.")
-    return region
+    if region is None and not is_region_text(text):
+        raise click.BadParameter(
+            f"{text!r} is not two whole numbers such as 0:120, nor several such as 26:33,50:58."
+        )
+    return region or text
 
 
 def _parse_number(text: str, word: str, meaning: str | None) -> int | str | None:
