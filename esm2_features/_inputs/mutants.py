@@ -284,8 +284,8 @@ def _write(
         result.status[index] = "ambiguous"
         result.problems[index] = (
             f"{_shown(cell)} is ambiguous: too few rows of its protein tell the "
-            f"numbering. The offset {_several(offsets)} has a probability of {least:.2f}; if it is "
-            "right, pass it as offset"
+            f"numbering. The offset {_several(offsets)} has a probability of {least:.2f}: if it is "
+            "right, pass it for this protein"
         )
         return
     result.sequences[index] = "".join(residues)
@@ -356,12 +356,14 @@ def _by_name(wildtypes: Mapping[Any, Any], names: Sequence[object]) -> list[tupl
 
 
 def _normalised(text: str) -> tuple[str | None, str]:
+    if not text.strip():
+        return None, "the wild type is missing"
     try:
-        sequence = normalise(text, index=0, unknown="raise")
+        sequence = normalise(text, index=0)
     except InvalidSequenceError as error:
         at = f": {error.residue!r} at position {error.position}" if error.residue else ""
         return None, f"the wild type {_shown(text)} is no sequence of residues{at}"
-    except InputError:
+    except InputError:  # a word for a missing value
         return None, "the wild type is missing"
     if MASK in sequence or set(sequence) - set(RESIDUES):
         return None, f"the wild type {_shown(text)} holds a mask"

@@ -74,12 +74,12 @@ def read_substitutions(text: str) -> list[Substitution]:
 
 
 def _read_part(part: str) -> Substitution:
+    if _NO_SUBSTITUTION.search(part):
+        raise ValueError(
+            f"holds {part!r}, which is no substitution: write the sequence of the mutant"
+        )
     match = _PART.fullmatch(part.upper())
     if match is None:
-        if _NO_SUBSTITUTION.search(part):
-            raise ValueError(
-                f"holds {part!r}, which is no substitution: write the sequence of the mutant"
-            )
         raise ValueError(f"cannot be read: {part!r} is no mutation such as 'A123G'")
     before, after = match["before"], match["after"]
     letters = [_LETTER_OF.get(word, word) for word in (before, before if after == "=" else after)]

@@ -99,10 +99,19 @@ def read_rows(table: Table) -> tuple[list[str], list[list[str]]]:
 
 
 def find_column(
-    table: Table, wanted: str | None, known: re.Pattern[str], *, what: str, option: str
+    table: Table,
+    wanted: str | None,
+    known: re.Pattern[str],
+    *,
+    what: str,
+    option: str,
+    beside: int | None = None,
 ) -> int:
-    """Find a column by its name, or by one of the usual names; errors name the option."""
-    found = matching_columns(table.header, wanted, known)
+    """Find a column by its name, or by one of the usual names; errors name the option.
+
+    ``beside`` is a column that is something else already.
+    """
+    found = [i for i in matching_columns(table.header, wanted, known) if i != beside]
     if len(found) != 1:
         should = f"the column {wanted!r} once" if wanted is not None else f"one column of {what}"
         raise input_error(

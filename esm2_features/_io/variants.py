@@ -69,7 +69,7 @@ def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
 def write_scores(output: Output, table: VariantTable, scores: Sequence[float]) -> None:
     """Write a table with an additional column of scores, completely or not at all."""
     rows = ([*row, float(score)] for row, score in zip(table.rows, scores, strict=True))
-    _write(output, [*table.header, SCORE], rows)
+    write_rows(output, [*table.header, SCORE], rows)
 
 
 def write_scan(
@@ -86,11 +86,12 @@ def write_scan(
         for after, score in zip(residues, row, strict=True)
         if before in residues and after != before
     ]
-    _write(output, ["variant", "position", "wildtype", "mutant", SCORE], rows)
+    write_rows(output, ["variant", "position", "wildtype", "mutant", SCORE], rows)
     return len(rows)
 
 
-def _write(output: Output, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def write_rows(output: Output, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table, completely or not at all."""
     with atomic_output(output) as part, part.open("x", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(header)
