@@ -17,7 +17,14 @@ from esm2_features._cache.reports import readable
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, available_models
 from esm2_features._environment import limit_openmp_spinning
 from esm2_features._inputs.options import OPTIONS, PRECISIONS
-from esm2_features._io.features import FORMATS, Features, check_features_output, write_features
+from esm2_features._io.features import (
+    FORMATS,
+    H5_KEYS,
+    Features,
+    check_feature_ids,
+    check_features_output,
+    write_features,
+)
 from esm2_features._io.paths import check_inputs
 from esm2_features.cli.arrays import attentions, contacts, logits, residues
 from esm2_features.cli.cache import cache
@@ -73,14 +80,21 @@ def main() -> None:
 @click.argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True, type=INPUT)
 @output_option(
     "OUT",
-    "One output: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder with one .pt for each "
-    "sequence, as fair-esm's scripts/extract.py writes. Without -o, the last argument is a folder "
-    "of shards.",
+    "One output: OUT.npz, OUT.parquet, OUT.csv, OUT.h5, or OUT.pt, which is a folder with one .pt "
+    "for each sequence, as fair-esm's scripts/extract.py writes. Without -o, the last argument is "
+    "a folder of shards.",
     required=False,
 )
 @run_options(*OPTIONS)
 @format_option(FORMATS)
 @force_option
+@click.option(
+    "--h5-keys",
+    type=click.Choice(H5_KEYS),
+    default="id",
+    help="With OUT.h5: what a dataset is named by. id is UniProt's and ProtSpace's layout, hash "
+    "(of the sequence) is biotrainer's; both have the attribute original_id.",
+)
 @click.option(
     "--dry-run",
     is_flag=True,
@@ -206,6 +220,7 @@ def _embed_file(
     dry_run: bool,
     column: str | None,
     id_column: str | None,
+    h5_keys: str,
     **options: Any,
 ) -> None:
     """Run `embed IN -o OUT`."""
@@ -219,6 +234,7 @@ def _embed_file(
     with interruptible(checked.path, engine.cache):
         records, places = read_records(path, column=column, id_column=id_column)
         ids = [record.id for record in records]
+        check_feature_ids(checked, ids)
         with naming_rows(places, row_check(engine.policy, records)):
             if dry_run:
                 print_dry_run(engine, records, str(checked.path))
@@ -231,6 +247,8 @@ def _embed_file(
         names=engine.feature_names,
         layers=engine.layers,
         poolings=engine.poolings,
+        sequences=[record.seq for record in records],
+        h5_keys=h5_keys,
     )
     write_features(checked, features)
     n, d = values.shape

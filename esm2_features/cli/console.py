@@ -119,7 +119,7 @@ def print_message(message: str, file: IO[Any] | None = None) -> None:
 
 _NAMES = [
     *OPTIONS,
-    *("layer", "max_bytes", "unused_days", "over", "method", "offset"),
+    *("layer", "max_bytes", "unused_days", "over", "method", "offset", "sequences"),
     *("engine", "address", "workers", "gpus_per_worker"),
 ]
 _ARGUMENT = re.compile(

@@ -88,7 +88,7 @@ SHARD_OPTIONS: dict[str, Decorator] = {
         help="With --engine ray: GPUs of each actor; with 0, the actors share all cores.",
     ),
 }
-FILE_OPTIONS = ("kind", "force", "endpoint", "dry_run")
+FILE_OPTIONS = ("kind", "force", "h5_keys", "endpoint", "dry_run")
 """Parameters that need one file OUT; the others are for both."""
 
 
@@ -108,7 +108,7 @@ def check_arguments(context: click.Context, inputs: Sequence[str], output: Path 
                 "IN... OUT"
             )
         return
-    _check_unused(context, FILE_OPTIONS[:2], "is for one file OUT, with -o")
+    _check_unused(context, FILE_OPTIONS[:3], "is for one file OUT, with -o")
     if len(inputs) < 2:
         raise click.UsageError(
             "Missing option '-o' / '--output' for one file OUT, or a folder OUT after IN."
