@@ -18,7 +18,7 @@ from esm2_features._inference.networks import devices_of_network
 from esm2_features._inputs.containers import Column, columns
 from esm2_features._inputs.options import device_names
 from esm2_features._inputs.policy import TruncationCounter
-from esm2_features.exceptions import Esm2FeaturesError
+from esm2_features.exceptions import CheckpointError, Esm2FeaturesError
 
 _FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
 """What the features of a missing sequence are."""
@@ -113,7 +113,11 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         views = self._views(engine, chains, truncations)
         truncations.warn(engine.max_residues)
         n_rows = len(chains[0].values)
-        features = self._features(engine, views, len(views) // n_rows, _FILL[self.on_missing])
+        try:
+            features = self._features(engine, views, len(views) // n_rows, _FILL[self.on_missing])
+        except CheckpointError as error:
+            # scikit-learn prints the traceback of each fit that fails in a search.
+            raise error.with_traceback(None) from None
         return features.reshape(n_rows, -1)  # (rows x chains, d) -> (rows, chains x d)
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
