@@ -121,12 +121,12 @@ def iter_fasta(path: Source) -> Iterator[FastaRecord]:
         yield check
 
 
-def iter_pairs(path: Source) -> Iterator[tuple[str, str]]:
+def iter_pairs(path: Source, name: str | None = None) -> Iterator[tuple[str, str]]:
     """Read headers and residues as they stand, without a check.
 
     Nothing is kept, so ids may repeat, and the file may be of any size.
     """
-    name = name_of(path)
+    name = name_of(path) if name is None else name
     with open_text(path, _error) as text:
         yield from _split(lines(text, name, _error), name)
 
@@ -157,7 +157,7 @@ def _checked(path: Source, name: str) -> Iterator[FastaRecord | FastaError]:
     """Read records, with an error in the place of each that is wrong."""
     numbers: dict[str, int] = {}  # id -> number of its record
     number = 0
-    for number, (header, residues) in enumerate(iter_pairs(path), start=1):
+    for number, (header, residues) in enumerate(iter_pairs(path, name), start=1):
         try:
             record = checked_record(header, residues, number, name)
         except FastaError as error:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 import io
 import re
-import zipfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import PurePath
 from typing import NamedTuple
 
 from esm2_features._inputs import flat_files, tables
 from esm2_features._inputs.fasta import FastaRecord, checked_record, iter_pairs
 from esm2_features._inputs.streams import (
-    STDIN,
     Source,
     as_text,
     input_error,
@@ -57,15 +55,19 @@ class SequenceFile(NamedTuple):
 
 
 def read_records(
-    source: Source, *, column: str | None = None, id_column: str | None = None
+    source: Source,
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    name: str | None = None,
 ) -> SequenceFile:
     """Read all records of a file; raise InputError if one is wrong, or two have the same id."""
-    name = shown_name(name_of(source))
+    name = shown_name(name_of(source) if name is None else name)
     records: list[FastaRecord] = []
     places: list[str] = []
     problems: list[InputError] = []
     first: dict[str, str] = {}  # id -> where it occurs
-    for entry in iter_entries(source, column=column, id_column=id_column):
+    for entry in iter_entries(source, column=column, id_column=id_column, name=name):
         record, error = entry.record, entry.error
         if record is not None and first.setdefault(record.id, entry.place) != entry.place:
             word, one = first[record.id].split()
@@ -91,32 +93,29 @@ def read_records(
 
 
 def iter_entries(
-    source: Source, *, column: str | None = None, id_column: str | None = None
+    source: Source,
+    *,
+    column: str | None = None,
+    id_column: str | None = None,
+    name: str | None = None,
 ) -> Iterator[Entry]:
     """Read a file record by record; ids may repeat."""
-    name = name_of(source)
-    kind, source = told_kind(source)
-    if kind in TABLES:
-        with open_table(source, kind) as table:
-            yield from _of_table(table, column, id_column)
-        return
-    for given, option in ((column, COLUMN), (id_column, ID_COLUMN)):
-        if given is not None:
-            raise InputError(
-                f"Got {option} {given}, but {shown_name(name)} is not a table. Leave the option "
-                "out, or give a table."
-            )
-    if kind in ("fasta", "text"):
-        # Closed at once if the reader stops early.
-        with closing(iter_pairs(source)) as pairs:  # type: ignore[type-var]
-            for number, pair in enumerate(pairs, start=1):
-                try:
-                    entry = Entry(f"record {number}", checked_record(*pair, number, name))
-                except InputError as error:
-                    entry = Entry(f"record {number}", None, error)
-                yield entry
-        return
-    with open_bytes(source) as stream:
+    name = name_of(source) if name is None else name
+    # Opened once: what comes out of a pipe cannot be read again.
+    with open_told(source, name=name) as (kind, stream):
+        if kind in TABLES:
+            with open_table(stream, kind, name) as table:
+                yield from _of_table(table, column, id_column)
+            return
+        for given, option in ((column, COLUMN), (id_column, ID_COLUMN)):
+            if given is not None:
+                raise InputError(
+                    f"Got {option} {given}, but {shown_name(name)} is not a table. Leave the "
+                    "option out, or give a table."
+                )
+        if kind in ("fasta", "text"):
+            yield from _of_fasta(stream, name)
+            return
         text = as_text(stream, name)
         try:
             for number, record in enumerate(flat_files.read_flat_file(text, kind, name), start=1):
@@ -125,33 +124,37 @@ def iter_entries(
             text.detach()
 
 
-def told_kind(
-    source: Source, columns: re.Pattern[str] = tables.SEQUENCE_COLUMNS
-) -> tuple[str, Source]:
-    """Tell what a file is, and how to open it: standard input is read into memory for that.
+def _of_fasta(stream: io.BufferedReader, name: str) -> Iterator[Entry]:
+    # Closed at once if the reader stops early.
+    with closing(iter_pairs(stream, name)) as pairs:  # type: ignore[type-var]
+        for number, pair in enumerate(pairs, start=1):
+            try:
+                entry = Entry(f"record {number}", checked_record(*pair, number, name))
+            except InputError as error:
+                entry = Entry(f"record {number}", None, error)
+            yield entry
 
-    The kind is that of `ENDINGS`, or "text". A table without such an ending is told by the usual
-    names of its ``columns``.
+
+@contextmanager
+def open_told(
+    source: Source, columns: re.Pattern[str] = tables.SEQUENCE_COLUMNS, name: str | None = None
+) -> Iterator[tuple[str, io.BufferedReader]]:
+    """Open a file, decompressed, and tell its kind: one of `ENDINGS`, or "text".
+
+    A table whose ending does not say so is told by the usual names of its ``columns``.
     """
-    name = name_of(source)
-    if source == STDIN:
-        with open_bytes(source) as stream:
-            content = io.BytesIO(stream.read())
-        content.name = name
-        source = content
-    kind = kind_of_name(name)
-    with open_bytes(source) as stream:
+    name = name_of(source) if name is None else name
+    with open_bytes(source, name=name) as stream:
         head = peek(stream, name)
-        if head.startswith(b"PK") and zipfile.is_zipfile(stream):
+        if head.startswith(b"PK"):  # other archives are unpacked, or an error
             kind = "excel"
         elif head.startswith(b"PAR1"):
             kind = "parquet"
         else:
             text = as_text(io.BufferedReader(io.BytesIO(head)), name).read()
-            kind = _kind_of_text(text.lstrip("\ufeff").lstrip("\r\n\t "), kind, columns)
-    if isinstance(source, io.BytesIO):
-        source.seek(0)
-    return kind, source
+            start = text.lstrip("\ufeff").lstrip("\r\n\t ")
+            kind = _kind_of_text(start, kind_of_name(name), columns)
+        yield kind, stream
 
 
 def kind_of_name(name: str) -> str | None:

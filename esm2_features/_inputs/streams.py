@@ -98,9 +98,11 @@ Fail: TypeAlias = Callable[[str, str], InputError]
 
 
 @contextmanager
-def open_bytes(source: Source, fail: Fail = input_error) -> Iterator[io.BufferedReader]:
+def open_bytes(
+    source: Source, fail: Fail = input_error, *, name: str | None = None
+) -> Iterator[io.BufferedReader]:
     """Open a source, decompressed; only what was opened here is closed here."""
-    name = name_of(source)
+    name = name_of(source) if name is None else name
     with ExitStack() as stack:
         stream = _opened(source, name, fail, stack)
         for _ in range(_MOST_LAYERS):
@@ -232,8 +234,8 @@ def _member(
         if not item.is_dir() and not item.filename.startswith("__MACOSX/")
     ]
     if "[Content_Types].xml" in files:
-        stream.seek(0)
-        return None
+        seekable.seek(0)
+        return None if seekable is stream else _buffered(seekable)
     if len(files) != 1:
         some = ", ".join(files[:3]) + (", ..." if len(files) > 3 else "")
         raise fail(

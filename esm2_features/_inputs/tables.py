@@ -66,9 +66,9 @@ class Table:
 
 
 @contextmanager
-def open_table(source: Source, kind: str) -> Iterator[Table]:
+def open_table(source: Source, kind: str, name: str | None = None) -> Iterator[Table]:
     """Open a table of one of the kinds csv, tsv, parquet and excel."""
-    name = name_of(source)
+    name = name_of(source) if name is None else name
     with open_bytes(source) as stream, ExitStack() as stack:
         if kind in _DELIMITERS:
             text = as_text(stream, name, newline="")

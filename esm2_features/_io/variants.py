@@ -8,13 +8,14 @@ programs write for a missing value are an error, even if they spell a peptide.
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from esm2_features._inputs.options import MISSING_WORDS
-from esm2_features._inputs.records import TABLES, read_records, told_kind
-from esm2_features._inputs.streams import Source, lines, name_of, open_text, shown_name
+from esm2_features._inputs.records import TABLES, open_told, read_records
+from esm2_features._inputs.streams import Source, as_text, lines, shown_name
 from esm2_features._inputs.tables import (
     Table,
     check_text_column,
@@ -48,18 +49,18 @@ class VariantTable(NamedTuple):
 
 def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
     """Read variants from a table, a file of sequences, or lines of text."""
-    kind, source = told_kind(path, _COLUMNS)
-    if kind not in TABLES and column is not None:
-        raise InputError(
-            f"Got --column {column}, but {shown_name(path)} is not a table. Leave the option out, "
-            "or give a table, such as .csv."
-        )
-    if kind in TABLES:
-        table = _read_table(source, kind, column)
-    elif kind == "text":
-        table = _read_lines(source)
-    else:
-        table = _read_records(source)
+    with open_told(path, _COLUMNS) as (kind, stream):
+        if kind not in TABLES and column is not None:
+            raise InputError(
+                f"Got --column {column}, but {shown_name(path)} is not a table. Leave the option "
+                "out, or give a table, such as .csv."
+            )
+        if kind in TABLES:
+            table = _read_table(stream, path, kind, column)
+        elif kind == "text":
+            table = _read_lines(stream, path)
+        else:
+            table = _read_records(stream, path)
     if not table.rows:
         only = f" below its header, {', '.join(table.header)}" if table.header else ""
         raise InputError(f"{shown_name(path)} holds no variants{only}. Give a file that has some.")
@@ -101,8 +102,8 @@ def write_rows(output: Output, header: Sequence[str], rows: Iterable[Sequence[ob
 # ------------------------------------------------------------------ reading
 
 
-def _read_table(source: Source, kind: str, column: str | None) -> VariantTable:
-    with open_table(source, kind) as table:
+def _read_table(stream: Source, name: str, kind: str, column: str | None) -> VariantTable:
+    with open_table(stream, kind, name) as table:
         at = _column(table, column)
         positions, rows = read_rows(table)
     variants = [row[at] for row in rows]
@@ -136,10 +137,10 @@ def _column(table: Table, column: str | None) -> int:
     return at
 
 
-def _read_lines(source: Source) -> VariantTable:
-    name = name_of(source)
-    with open_text(source) as text:
-        rows = [line.strip() for line in lines(text, name)]
+def _read_lines(stream: io.BufferedReader, name: str) -> VariantTable:
+    text = as_text(stream, name)
+    rows = [line.strip() for line in lines(text, name)]
+    text.detach()
     numbered = [(number, line) for number, line in enumerate(rows, start=1) if line]
     variants = [variant for _, variant in numbered]
     if variants and variants[0].lower().rstrip("s") in COLUMNS:
@@ -153,9 +154,9 @@ def _read_lines(source: Source) -> VariantTable:
     return VariantTable(["variant"], [[variant] for variant in variants], variants, positions)
 
 
-def _read_records(source: Source) -> VariantTable:
-    start = len(f"{shown_name(name_of(source))}: ")
-    records, places = read_records(source)
+def _read_records(stream: Source, name: str) -> VariantTable:
+    start = len(f"{shown_name(name)}: ")
+    records, places = read_records(stream, name=name)
     return VariantTable(
         ["id"],
         [[record.id] for record in records],

@@ -83,7 +83,7 @@ def mutants(
     0), offset, status and problem.
     """
     from esm2_features._inputs.mutants import build_mutants
-    from esm2_features._inputs.records import told_kind
+    from esm2_features._inputs.records import TABLES, open_told
     from esm2_features._inputs.tables import find_column, open_table, read_rows
     from esm2_features._io.variants import write_rows
 
@@ -91,8 +91,10 @@ def mutants(
     offset = _parse_offsets(offsets)
     check_inputs(output, table, *([wildtypes] if wildtypes else []))
     checked = check_output(output, formats=("csv",), force=force)
-    kind, source = told_kind(table, _MUTATIONS)
-    with open_table(source, kind if kind in ("tsv", "parquet", "excel") else "csv") as opened:
+    with (
+        open_told(table, _MUTATIONS) as (kind, stream),
+        open_table(stream, kind if kind in TABLES else "csv", table) as opened,
+    ):
         places, rows = read_rows(opened)
     header = opened.header
     at = find_column(opened, column, _MUTATIONS, what="mutations", option="--column")

@@ -113,7 +113,7 @@ def test__h5__what_is_missing_is_said(tmp_path, fasta, vectors):
     (tmp_path / "z.h5").write_bytes(b"nothing")
     with pytest.raises(InputError, match="cannot be read"):
         cache.import_(tmp_path / "z.h5", sequences=fasta, **OPTIONS)
-    with pytest.raises(InputError, match="has its own. Leave it out"):
+    with pytest.raises(InputError, match=r"has its own\. Leave it out"):
         cache.import_(tmp_path / "p.fasta", sequences=fasta, **OPTIONS)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
+import threading
 
 import numpy as np
 import openpyxl
@@ -279,3 +281,41 @@ def test__entries__come_one_by_one(tmp_path):
     assert [entry.place for entry in entries] == ["line 2", "line 3", "line 4"]
     assert [entry.error is None for entry in entries] == [True, False, True]
     assert np.array_equal([entry.record is None for entry in entries], [False, True, False])
+
+
+@pytest.mark.parametrize("kind", ["parquet", "xlsx", "fasta.gz", "csv.gz"])
+def test__pipes__are_read_once(tmp_path, kind):
+    path = tmp_path / f"x.{kind}"
+    frame = pd.DataFrame({"id": ["a"], "sequence": [A]})
+    if kind == "parquet":
+        frame.to_parquet(path)
+    elif kind == "xlsx":
+        frame.to_excel(path)
+    else:
+        text = f">a\n{A}\n" if "fasta" in kind else f"id,sequence\na,{A}\n"
+        path.write_bytes(gzip.compress(text.encode()))
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    thread = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
+    thread.start()
+    assert pairs(pipe) == [("a", A)]
+    thread.join()
+
+
+def test__standard_input__is_not_held_in_memory(monkeypatch):
+    class Endless(io.RawIOBase):
+        asked = 0
+
+        def readable(self):
+            return True
+
+        def readinto(self, buffer):
+            self.asked += 1
+            line = b">r%d\nMKT\n" % self.asked
+            buffer[: len(line)] = line
+            return len(line)
+
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(Endless())))
+    entries = iter_entries("-")
+    assert [next(entries).record.id for _ in range(3)] == ["r1", "r2", "r3"]
+    entries.close()
