@@ -378,8 +378,10 @@ class Cache:
         ------
         InputError
             If the file has a fault; what was read before it stays.
+        TypeError
+            If a path is none.
         MissingDependencyError
-            If pyarrow is needed and not installed.
+            If pyarrow or h5py is needed and not installed.
         CacheVersionError, OSError
             If the file cannot be read, or the cache cannot be written.
 

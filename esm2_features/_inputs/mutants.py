@@ -28,14 +28,14 @@ from esm2_features._inputs.numbering import (
     fits,
     place_sites,
 )
-from esm2_features._inputs.options import MISSING_WORDS, is_whole
+from esm2_features._inputs.options import is_whole
 from esm2_features._inputs.residues import normalise
+from esm2_features._inputs.tables import MISSING
 from esm2_features.exceptions import InputError, InvalidSequenceError, list_problems, shorten
 
 STATUSES = ("ok", "offset", "ambiguous", "unfit", "unreadable", "no wild type")
 """What can become of a row; the first two have a mutant."""
 
-_MISSING = MISSING_WORDS | {"", "NA", "N/A", "n/a", "NULL", "null"}
 _MOSTLY = 0.9
 _SHORTEST_SEQUENCE = 10
 
@@ -207,7 +207,7 @@ def _read_row(
 def _read(cell: object, wildtype: str) -> list[Substitution] | str:
     """Read a cell: substitutions, or the sequence of a mutant."""
     text = "" if is_missing(cell) else as_text(cell).strip()
-    if text in _MISSING:
+    if text in MISSING:
         raise ValueError("stands for a missing value")
     if is_wildtype(text):
         return []

@@ -189,7 +189,16 @@ def _of_table(table: Table, column: str | None, id_column: str | None) -> Iterat
             yield Entry(place, None, cells)
             continue
         identifier = str(n - 1) if id_at is None else tables.text_of(cells[id_at]).strip()
-        record = FastaRecord(identifier, identifier, tables.text_of(cells[at]))
+        text = tables.text_of(cells[at])
+        if text.strip() in tables.MISSING and text.strip():
+            error = InputError(
+                f"{shown_name(table.name)}, {place} ({identifier!a}): {text.strip()!r} stands for "
+                "a missing value, where a sequence is expected. Remove the row. Peptides with this "
+                "spelling can be given as FASTA."
+            )
+            yield Entry(place, None, error)
+            continue
+        record = FastaRecord(identifier, identifier, text)
         yield Entry(place, *_checked(record, table.name, place))
     if not n:
         only = f" below its header, {tables.listed(table.header)}" if table.header else ""
@@ -199,6 +208,8 @@ def _of_table(table: Table, column: str | None, id_column: str | None) -> Iterat
 def columns_of(table: Table, column: str | None, id_column: str | None) -> tuple[int, int | None]:
     """Find the column of sequences, and that of ids, if there is one."""
     known = tables.SEQUENCE_COLUMNS
+    if not table.header:
+        raise input_error(table.name, "holds no records. Give a file that has some.")
     if column is None:
         tables.check_header(table)
     at = tables.find_column(table, column, known, what="sequences", option=COLUMN)

@@ -16,6 +16,7 @@ from itertools import chain, islice
 from typing import Any
 
 from esm2_features._arrow import import_parquet
+from esm2_features._inputs.options import MISSING_WORDS
 from esm2_features._inputs.streams import (
     Source,
     as_text,
@@ -35,6 +36,9 @@ SEQUENCE_COLUMNS = re.compile(
 """Usual names of a column of sequences, in lower case, with ``_`` for other signs."""
 ID_COLUMNS = re.compile("ids?|identifier|(seq|sequence|uniprot)_id|(uniprot_)?accession|entry")
 """Usual names of a column of ids."""
+
+MISSING = MISSING_WORDS | {"", "NA", "N/A", "n/a", "#N/A", "NULL", "null"}
+"""Words for a missing value in R, pandas, databases and spreadsheets."""
 
 ENDINGS = {
     ".csv": "csv",

@@ -13,10 +13,10 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from esm2_features._inputs.options import MISSING_WORDS
 from esm2_features._inputs.records import TABLES, open_told, read_records
 from esm2_features._inputs.streams import Source, as_text, lines, shown_name
 from esm2_features._inputs.tables import (
+    MISSING,
     Table,
     check_text_column,
     find_column,
@@ -33,9 +33,6 @@ COLUMNS = ("variant", "mutant", "mutation")
 SCORE = "score"
 
 _COLUMNS = re.compile("(variant|mutant|mutation)s?")
-
-_MISSING = MISSING_WORDS | {"", "NA", "N/A", "n/a", "#N/A", "NULL", "null"}
-"""Words for a missing value in R, pandas, databases and spreadsheets."""
 
 
 class VariantTable(NamedTuple):
@@ -171,7 +168,7 @@ def _check_missing(name: str, variants: Sequence[str], positions: Sequence[str])
         "is expected. Drop such rows, or write WT for the wild type. Peptides with this spelling "
         "can be given as FASTA."
         for variant, position in zip(variants, positions, strict=True)
-        if variant.strip() in _MISSING
+        if variant.strip() in MISSING
     ]
     if len(problems) > 1:
         raise InputError(list_problems(problems, len(variants), "rows"))

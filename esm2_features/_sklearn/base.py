@@ -16,7 +16,7 @@ from esm2_features._checkpoints import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import devices_of_network
 from esm2_features._inputs.containers import Column, columns
-from esm2_features._inputs.options import device_names
+from esm2_features._inputs.options import device_names, is_region_text
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features.exceptions import CheckpointError, Esm2FeaturesError
 
@@ -226,14 +226,12 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         """Of the columns of X, those that have features of their own."""
         return chains
 
-    @property
-    def _region_column(self) -> str | None:
-        """Name of the column of X that gives each row its own region, if there is one."""
-        return None
-
     def _columns(self, X: object) -> list[Column]:
         """Read the columns of X; the one place that a test replaces to feed other input."""
-        return columns(X, owner=type(self).__name__, region=self._region_column)
+        region = getattr(self, "region", None)
+        if isinstance(region, str) and is_region_text(region):
+            region = None
+        return columns(X, owner=type(self).__name__, region=region)
 
     def _check_same_chains(self, chains: Sequence[Column]) -> None:
         """Raise ValueError for other columns than those seen in `fit`."""

@@ -13,7 +13,7 @@ from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token, hidden
-from esm2_features._inputs.containers import Column
+from esm2_features._inputs.containers import Column, columns
 from esm2_features._inputs.options import (
     ON_MISSING,
     PARTIAL_POOLINGS,
@@ -156,6 +156,9 @@ class ESM2DifferenceTransformer(SequenceTransformer):
         if is_site:
             check_special_tokens(engine.poolings)
         return engine
+
+    def _columns(self, X: object) -> list[Column]:
+        return columns(X, owner=type(self).__name__)
 
     def _names(self, engine: Engine) -> list[str]:
         return [f"{name}_difference" for name in engine.feature_names]

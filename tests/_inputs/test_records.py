@@ -7,6 +7,7 @@ import io
 import os
 import sys
 import threading
+from functools import partial
 
 import numpy as np
 import openpyxl
@@ -18,6 +19,7 @@ import pytest
 from esm2_features._inputs.records import iter_entries, read_records
 from esm2_features.exceptions import InputError
 
+compress = partial(gzip.compress, mtime=0)  # the same names of tests in all processes
 A, B = "MKTAYIAKQR", "GSHMVLSEGE"
 
 GENBANK = """LOCUS       NP_1                      10 aa            linear   PRI 01-JAN-2024
@@ -101,7 +103,7 @@ def pairs(source, **columns):
         ("x.csv", f"id,mutant,mutated_sequence,DMS_score\na,K2R,{A},1\nb,WT,{B},2\n"),
         ("x.csv", f"# by a vendor\n# of peptides\nid,peptide\na,{A}\nb,{B}\n"),
         ("x.csv", f"#id,sequence\na,{A}\nb,{B}\n".replace("#", "")),
-        ("x.csv.gz", gzip.compress(f"id,sequence\na,{A}\nb,{B}\n".encode())),
+        ("x.csv.gz", compress(f"id,sequence\na,{A}\nb,{B}\n".encode())),
         ("x.csv.gz", f"id,sequence\na,{A}\nb,{B}\n"),
         ("x.dat.txt", f"id,sequence\na,{A}\nb,{B}\n"),
         ("x", f"id\tsequence\na\t{A}\nb\t{B}\n"),
@@ -122,7 +124,7 @@ def test__read__as_programs_write_them(tmp_path, name, content):
         ("x.gbk", GENOME, [("NP_2.1", A)]),
         ("x.txt", GENBANK, [("NP_1.1", A)]),
         ("1abc.pdb", PDB, [("1ABC:A", A), ("1ABC:B", "GMH")]),
-        ("1abc.ent.gz", gzip.compress(PDB.encode()), [("1ABC:A", A), ("1ABC:B", "GMH")]),
+        ("1abc.ent.gz", compress(PDB.encode()), [("1ABC:A", A), ("1ABC:B", "GMH")]),
         ("x.txt", SWISS, [("P01308", A)]),
         ("1abc.cif", CIF, [("A", "MKT")]),
     ],
@@ -206,7 +208,11 @@ def test__columns__as_they_are_named(tmp_path, columns, found):
         (f"{A},{B}\n{A},{B}\n", {}, "the first row holds the sequence 'MKTAYIAKQR' where"),
         (f"{A}\n{B}\n", {}, "Write a header above it"),
         ("id,sequence\n", {}, "holds no records below its header, id, sequence"),
-        ("", {}, "holds no|one column of sequences, and has the columns none"),
+        ("", {}, "holds no records"),
+        *(
+            (f"id,sequence\na,{A}\nb,{word}\n", {}, rf"line 3 \('b'\): '{word}' stands for a miss")
+            for word in ("NA", "NULL", "null", "nan", "None", "N/A")
+        ),
         (
             f"id,sequence\na,{A}\na,{B}\n",
             {},
@@ -267,7 +273,7 @@ def test__problems__are_all_counted(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [f">a\n{A}\n", f"id,sequence\na,{A}\n", gzip.compress(f"id\tsequence\na\t{A}\n".encode())],
+    [f">a\n{A}\n", f"id,sequence\na,{A}\n", compress(f"id\tsequence\na\t{A}\n".encode())],
 )
 def test__standard_input__of_every_kind(monkeypatch, content):
     content = content if isinstance(content, bytes) else content.encode()
@@ -293,7 +299,7 @@ def test__pipes__are_read_once(tmp_path, kind):
         frame.to_excel(path)
     else:
         text = f">a\n{A}\n" if "fasta" in kind else f"id,sequence\na,{A}\n"
-        path.write_bytes(gzip.compress(text.encode()))
+        path.write_bytes(compress(text.encode()))
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     thread = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))

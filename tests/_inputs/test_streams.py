@@ -8,6 +8,7 @@ import gzip
 import io
 import lzma
 import zipfile
+from functools import partial
 
 import pytest
 
@@ -15,6 +16,7 @@ from esm2_features import read_fasta
 from esm2_features._inputs.streams import open_bytes, open_text
 from esm2_features.exceptions import FastaError, InputError
 
+compress = partial(gzip.compress, mtime=0)  # the same names of tests in all processes
 TEXT = ">P1 x\nMKT\n"
 
 
@@ -35,12 +37,12 @@ def read(content):
 @pytest.mark.parametrize(
     "content",
     [
-        gzip.compress(gzip.compress(TEXT.encode())),
-        gzip.compress(TEXT.encode()) + gzip.compress(b""),
+        compress(compress(TEXT.encode())),
+        compress(TEXT.encode()) + compress(b""),
         zipped(TEXT.encode()),
-        zipped(gzip.compress(TEXT.encode())),
+        zipped(compress(TEXT.encode())),
         zipped(TEXT.encode(), "a.fasta", "__MACOSX/._a.fasta"),
-        gzip.compress(zipped(TEXT.encode())),
+        compress(zipped(TEXT.encode())),
         bz2.compress(lzma.compress(TEXT.encode())),
     ],
     ids=["gz in gz", "gz and gz", "zip", "gz in zip", "zip of a Mac", "zip in gz", "xz in bz2"],
@@ -79,10 +81,10 @@ def test__text__bytes_that_are_no_unicode_are_those_of_windows():
         (b"\xd0\xcf\x11\xe0\xa1", r"old Office .* \.xlsx"),
         (b"\x89HDF\r\n", "HDF5"),
         (b"x" * 257 + b"ustar\x00", "tar archive"),
-        (gzip.compress(b"x" * 257 + b"ustar\x00", mtime=0), "tar archive"),
+        (compress(b"x" * 257 + b"ustar\x00"), "tar archive"),
         (zipped(b"x", "a.fasta", "b.fasta"), r"2 files \(a\.fasta, b\.fasta\). Unpack"),
         (zipped(b"x" * 999)[:-30], "cannot be read to its end"),
-        (gzip.compress(bytes(range(256)) * 99)[:-40], "cannot be read to its end"),
+        (compress(bytes(range(256)) * 99)[:-40], "cannot be read to its end"),
     ],
 )
 def test__what_is_no_text__is_named(content, said):
@@ -100,7 +102,7 @@ def read_lines(content):
 
 
 def test__the_callers_file__stays_open():
-    file = io.BytesIO(gzip.compress(TEXT.encode()))
+    file = io.BytesIO(compress(TEXT.encode()))
     with open_bytes(file) as stream:
         assert stream.read() == TEXT.encode()
     assert not file.closed

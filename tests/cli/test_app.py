@@ -293,7 +293,7 @@ def test__embed__wrong_options_are_named(embed, options, message):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("x.h5", "ends in '.h5'"),
+        ("x.hdf", "ends in '.hdf'"),
         ("no/x.npz", "There is no folder"),
         ("/dev/stdout", "'/dev/stdout' is no file"),
     ],
