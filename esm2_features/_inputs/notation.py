@@ -16,8 +16,10 @@ from typing import NamedTuple
 from esm2_features._inputs.alphabet import RESIDUES
 
 WILDTYPE_WORDS = frozenset(
-    ["wt", "_wt", "wildtype", "wild-type", "wild_type", "wild type", "native", "parent"]
-    + ["reference", "ref", "_sy", "p.=", "p.(=)", "p.[=]", "="]
+    {
+        *("wt", "_wt", "wildtype", "wild-type", "wild_type", "wild type", "native", "parent"),
+        *("reference", "ref", "_sy", "p.=", "p.(=)", "p.[=]", "="),
+    }
 )
 """What the wild type is called, in lower case; ``_sy`` is a change of nucleotides alone."""
 

@@ -25,6 +25,7 @@ _WRONG = 1e-3  # of all residues in a table, those that are wrong
 _CHANGES = 3e-3  # changes of the offset, by residue
 _MOST_CHANGES = 0.3
 _STEEPNESS = 1.5  # small changes are likelier: p(d) ~ 1 / (1 + |d|)^1.5
+_ENOUGH = 100  # sites that one offset does not fit by chance
 _FARTHEST = 5000  # numbers that are farther off from the others are mistakes
 
 ZERO, MOSTLY_ZERO = 0.2, 0.95
@@ -68,6 +69,10 @@ def place_sites(
     for k, site in enumerate(ordered):
         for letter in sites[site]:
             emissions[k] *= np.where(found[k] == ord(letter), 1 - _WRONG, _WRONG / 20)
+    if len(ordered) >= _ENOUGH and (emissions > 0.5).all(axis=0).sum() == 1:
+        # One offset for so many sites is no accident, and the model would take long to agree.
+        [offset] = offsets[(emissions > 0.5).all(axis=0)].tolist()
+        return {site: Placement(site.number - 1 - offset, offset, 1.0) for site in ordered}
     start = np.full(len(offsets), (1 - zero) / len(offsets))
     start[offsets == 0] += zero
     probabilities = _posterior(start, emissions, np.diff(numbers))

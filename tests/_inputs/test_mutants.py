@@ -210,6 +210,14 @@ def test__offset__is_found_from_the_rows_of_a_protein(offset):
     assert mutants.status == ["offset"] * 7
 
 
+def test__offset__of_a_large_protein_with_many_rows():
+    protein = random_protein(2000)
+    at = list(range(0, 2000, 5))
+    mutants = build_mutants(numbered(protein, [i + 101 for i in range(2000)], at), protein)
+    assert mutants.offsets == [100] * 400
+    assert mutants.sequences == [mutant_of(protein, i) for i in at]
+
+
 def test__offset__of_each_protein_is_its_own():
     one, other = random_protein(90, 1), random_protein(90, 2)
     at = [5, 20, 33, 47, 61, 80]

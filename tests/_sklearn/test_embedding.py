@@ -825,3 +825,15 @@ def test__region__several_parts_for_all_rows(esm2, text):
 def test__region__parts_that_are_none(esm2, text):
     with pytest.raises(InputError, match=r"Got region=.* several parts as text"):
         esm2(region=text).fit(["MKTAYIAKQR"])
+
+
+def test__search__with_a_missing_checkpoint_has_one_short_error(tmp_path, monkeypatch):
+    """Its traceback ends in `transform`, and has no causes: scikit-learn prints all of it."""
+    monkeypatch.setenv("ESM2_FEATURES_OFFLINE", "1")
+    for name in ("ESM2_FEATURES_HOME", "TORCH_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(CheckpointError) as caught:
+        ESM2Transformer("esm2_t6_8M_UR50D", cache=None).transform(["MKTAYIAKQR"])
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert caught.traceback[-1].name == "transform"
