@@ -38,6 +38,7 @@ STATUSES = ("ok", "offset", "ambiguous", "unfit", "unreadable", "no wild type")
 
 _MOSTLY = 0.9
 _SHORTEST_SEQUENCE = 10
+_LEAST_ALIKE = 0.3  # of the residues of a mutant that is written as a sequence
 
 
 @dataclass
@@ -213,10 +214,29 @@ def _read(cell: object, wildtype: str) -> list[Substitution] | str:
         return []
     if text.isalpha() and (len(text) == len(wildtype) or len(text) >= _SHORTEST_SEQUENCE):
         try:
-            return normalise(text, index=0)
+            sequence = normalise(text, index=0)
         except InputError as error:
             raise ValueError("is no sequence of residues") from error
+        if not _is_alike(sequence, wildtype):  # such as the word frameshift, of residues alone
+            raise ValueError("is no mutation, and as a sequence unlike its wild type")
+        return sequence
     return read_substitutions(text)
+
+
+def _is_alike(sequence: str, wildtype: str) -> bool:
+    """Whether two sequences share enough residues at equal positions, or at both ends."""
+    if len(sequence) == len(wildtype):
+        same = sum(a == b for a, b in zip(sequence, wildtype, strict=True))
+    else:
+        start = _n_shared(sequence, wildtype)
+        same = start + _n_shared(sequence[:start:-1], wildtype[:start:-1])
+    return same >= _LEAST_ALIKE * min(len(sequence), len(wildtype))
+
+
+def _n_shared(one: str, other: str) -> int:
+    """Count the residues with which both begin."""
+    differing = (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b)
+    return next(differing, min(len(one), len(other)))
 
 
 def _sites(read: Sequence[list[Substitution] | str | None]) -> dict[Site, set[str]]:

@@ -18,10 +18,10 @@ from esm2_features._inputs.alphabet import RESIDUES
 WILDTYPE_WORDS = frozenset(
     {
         *("wt", "_wt", "wildtype", "wild-type", "wild_type", "wild type", "native", "parent"),
-        *("reference", "ref", "_sy", "p.=", "p.(=)", "p.[=]", "="),
+        *("reference", "ref", "_sy", "synonymous", "silent", "p.=", "p.(=)", "p.[=]", "="),
     }
 )
-"""What the wild type is called, in lower case; ``_sy`` is a change of nucleotides alone."""
+"""What the wild type is called, in lower case; ``_sy`` changes nucleotides alone."""
 
 _CODES = (
     "ALA CYS ASP GLU PHE GLY HIS ILE LYS LEU MET ASN PRO GLN ARG SER THR VAL TRP TYR "

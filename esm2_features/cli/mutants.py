@@ -14,9 +14,9 @@ from esm2_features.cli.console import CommandError, examples, print_done, print_
 from esm2_features.cli.options import INPUT, force_option, output_option
 from esm2_features.exceptions import InputError
 
-_MUTATIONS = re.compile("(mutation|mutant|variant)s?|mut|aa_?(change|substitutions?)|hgvs_pro?")
+_MUTATIONS = re.compile("(mutation|mutant|variant)s?|mut|aa_?(change|substitutions?)|hgvs_p(ro)?")
 _WILDTYPES = re.compile("(wild_?type|wt|parent|reference)_?(aa_?)?(seq|sequence)?")
-_PROTEINS = re.compile("(protein|pdb|uniprot|gene|target|wt)(_?(id|name|accession|chain))?")
+_PROTEINS = re.compile("(protein|pdb|uniprot|gene)(_?(id|name|accession|chain))?|wt_name")
 
 
 @click.command(

@@ -42,6 +42,8 @@ NAMED = ("--column", "what", "--protein-column", "who")
         (f"mut;wt;ddG\nK2R;{WILDTYPE};0,5\n", ("--wildtype-column", "wt")),
         ("mutant\tDMS\nK2R\t1\n", ("--wildtypes", "p.fasta")),
         ("hgvs_pro,score\np.Lys2Arg,1\n", ("--wildtypes", "p.fasta")),
+        ("hgvs_p,target\np.Lys2Arg,1\n", ("--wildtypes", "p.fasta")),
+        ("WT_name,mut_type,aa\nP1,1,K2R\n", ("--wildtypes", "two.fasta", "--column", "aa")),
         ("protein_id,mutation\nP1,K2R\n", ("--wildtypes", "two.fasta")),
         ("who,what\nP1,K2R\n", ("--wildtypes", "two.fasta", *NAMED)),
         ("protein_id,mutation\nP1,K25R\n", ("--wildtypes", "two.fasta", "--offset", "P1=23")),
