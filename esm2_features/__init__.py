@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from esm2_features._checkpoints.catalogue import available_models
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import read_fasta
+    from esm2_features._inputs.mutants import Mutants, build_mutants
+    from esm2_features._sklearn.difference import ESM2DifferenceTransformer
     from esm2_features._sklearn.embedding import ESM2Transformer
     from esm2_features._sklearn.likelihood import ESM2LikelihoodTransformer
     from esm2_features._variants import scan_variants, score_variants
@@ -30,10 +32,13 @@ if TYPE_CHECKING:
 
 _HOME_OF_NAME = {
     "Cache": "esm2_features._cache",
+    "ESM2DifferenceTransformer": "esm2_features._sklearn.difference",
     "ESM2LikelihoodTransformer": "esm2_features._sklearn.likelihood",
     "ESM2Transformer": "esm2_features._sklearn.embedding",
     "Engine": "esm2_features._engine",
+    "Mutants": "esm2_features._inputs.mutants",
     "available_models": "esm2_features._checkpoints.catalogue",
+    "build_mutants": "esm2_features._inputs.mutants",
     "datasets": "esm2_features.datasets",
     "distributed": "esm2_features.distributed",
     "exceptions": "esm2_features.exceptions",
@@ -46,10 +51,13 @@ _HOME_OF_NAME = {
 
 __all__ = [
     "Cache",
+    "ESM2DifferenceTransformer",
     "ESM2LikelihoodTransformer",
     "ESM2Transformer",
     "Engine",
+    "Mutants",
     "available_models",
+    "build_mutants",
     "datasets",
     "distributed",
     "exceptions",

@@ -37,9 +37,9 @@ class Engine:
     pooling : str, list of str or "all", default="mean"
         As in `ESM2Transformer`: ``"mean"``, ``"max"``, ``"std"``, ``"cls"``, ``"eos"``,
         ``"parti"``. Several are concatenated; "all" leaves out ``"parti"``, which costs time.
-    region : (int, int), optional
-        Pool over ``sequence[start:stop]``, with the whole sequence as context. "all" poolings
-        are then those that are not of special tokens.
+    region : (int, int) or str, optional
+        Pool over ``sequence[start:stop]``, or over several parts (``"26:33,50:58"``), with the
+        whole sequence as context. "all" poolings are then those that are not of special tokens.
     precision, device, batch_tokens, max_residues, too_long, unknown : optional
         As in `ESM2Transformer`.
     cache, cache_dtype, store, verbose : optional
@@ -86,7 +86,7 @@ class Engine:
         *,
         layers: int | Sequence[int] | Literal["all"] = -1,
         pooling: str | Sequence[str] = "mean",
-        region: tuple[int, int] | None = None,
+        region: tuple[int, int] | str | None = None,
         precision: str = "float32",
         device: str | Sequence[str] = "auto",
         batch_tokens: int | Literal["auto"] = "auto",

@@ -44,21 +44,21 @@ _ITS_ROW = re.compile(r"(?:([Tt])he sequence in )?row 0 of column 'wildtype'")
 
 def score_variants(
     model: Engine | str | os.PathLike[str],
-    wildtype: str,
+    wildtype: str | Iterable[str],
     variants: Iterable[str],
     method: str = MASKED,
     *,
     offset: int = 0,
     per_residue: bool = False,
 ) -> NDArray[np.float64]:
-    """Score variants of a protein by their log-likelihood ratio to the wild type.
+    """Score variants of proteins by their log-likelihood ratio to the wild type.
 
     Parameters
     ----------
     model : Engine, str or path
         An `Engine`, whose options and cache are used, or what ``Engine(model)`` takes.
-    wildtype : str
-        The protein that the variants are of.
+    wildtype : str, or iterable of str of length n
+        The protein that the variants are of; or, in a list or a column, that of each variant.
     variants : iterable of str
         Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), the sequence of the
         mutant, or a word for the wild type: ``"WT"``, ``"_wt"``, ``"wildtype"``, ``"native"``,
@@ -161,23 +161,27 @@ def score_variants(
     """
     one_of("method", method, METHODS)
     engine = _engine_of(model)
-    protein = normalise_wildtype(engine, wildtype)
+    is_one = isinstance(wildtype, str | bytes) or not isinstance(wildtype, Iterable)
+    is_one |= is_biopython_seq(wildtype) or hasattr(type(wildtype), "seq")
+    protein = normalise_wildtype(engine, wildtype) if is_one else ""
     if isinstance(offset, bool) or not isinstance(offset, Integral):
         raise TypeError(f"Got offset={offset!r}; expected a whole number.")
     given = _listed(variants)
+    proteins = [protein] * len(given) if is_one else _wildtypes(engine, wildtype, len(given))
     with labelled(labels_of(variants)):
-        found = read_variants(given, protein, offset=int(offset), normalise=engine.policy.normalise)
+        found = _read(engine, proteins, given, int(offset))
+        rows = list(zip(proteins, found, strict=True))
         if method == PSEUDO:
-            mutants = [v if isinstance(v, str) else mutate(protein, v) for v in found]
+            mutants = [v if isinstance(v, str) else mutate(of_row, v) for of_row, v in rows]
             if not per_residue:
-                warn_of_lengths(protein, mutants)
-            return _pseudo_ratios(engine, protein, mutants, per_residue=per_residue)
-        for index, variant in enumerate(found):
+                warn_of_lengths(proteins, mutants)
+            return _pseudo_ratios(engine, proteins, mutants, per_residue=per_residue)
+        for index, (of_row, variant) in enumerate(rows):
             if isinstance(variant, str):
-                check_length(protein, variant, index=index, given=given[index])
-    mutations = [mutations_between(protein, v) if isinstance(v, str) else v for v in found]
-    scores = _marginals(engine, protein, mutations, masked=method == MASKED)
-    return scores / len(protein) if per_residue else scores
+                check_length(of_row, variant, index=index, given=given[index])
+    mutations = [mutations_between(of_row, v) if isinstance(v, str) else v for of_row, v in rows]
+    scores = _marginals(engine, proteins, mutations, masked=method == MASKED)
+    return scores / [len(of_row) for of_row in proteins] if per_residue else scores
 
 
 def scan_variants(
@@ -332,47 +336,110 @@ def _groups(sequences: Sequence[str]) -> Iterator[list[str]]:
         yield group
 
 
-def warn_of_lengths(wildtype: str, mutants: Sequence[str | None]) -> None:
-    """Warn of sequences whose sums are over more or fewer residues than the wild type's."""
-    rows = [i for i, m in enumerate(mutants) if m is not None and len(m) != len(wildtype)]
+def warn_of_lengths(wildtypes: Sequence[str | None], mutants: Sequence[str | None]) -> None:
+    """Warn of sequences whose sums are over more or fewer residues than their wild type's."""
+    rows = [
+        (i, len(wildtype), len(mutant))
+        for i, (wildtype, mutant) in enumerate(zip(wildtypes, mutants, strict=True))
+        if wildtype is not None and mutant is not None and len(wildtype) != len(mutant)
+    ]
     if rows:
-        length = len(mutants[rows[0]] or "")
+        row, of_wildtype, of_mutant = rows[0]
         others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
         warnings.warn(
-            f"The sequence in {place_of(rows[0])}{others} has {length} residues, the wild type "
-            f"{len(wildtype)}. A sum over residues rises with every one that is lost, and falls "
+            f"The sequence in {place_of(row)}{others} has {of_mutant} residues, the wild type "
+            f"{of_wildtype}. A sum over residues rises with every one that is lost, and falls "
             "with every one that is added. Pass per_residue=True to compare means.",
             UserWarning,
             stacklevel=3,
         )
 
 
+def _wildtypes(engine: Engine, column: Iterable[object], n: int) -> list[str]:
+    """Normalise the wild type of each variant."""
+    cells = _listed(column, "wild types")
+    if len(cells) != n:
+        raise InputError(
+            f"Got {len(cells)} wild types and {n} variants; pass one for each, or one text for all."
+        )
+    known: dict[str, str] = {}  # rows of a table share few wild types
+    for row, cell in enumerate(cells):
+        if not isinstance(cell, str) or cell not in known:
+            name = f"the wild type of row {row}"
+            try:
+                known[str(cell)] = normalise_wildtype(engine, cell, name)
+            except InputError as error:
+                if hasattr(error, "index"):
+                    error.index = row
+                raise
+    return [known[str(cell)] for cell in cells]
+
+
+def _read(
+    engine: Engine, proteins: Sequence[str], given: Sequence[object], offset: int
+) -> list[tuple[Mutation, ...] | str]:
+    """Read variants, those of each protein together."""
+    found: list[tuple[Mutation, ...] | str] = [()] * len(given)
+    rows_of: dict[str, list[int]] = {}
+    for row, protein in enumerate(proteins):
+        rows_of.setdefault(protein, []).append(row)
+    for protein, rows in rows_of.items():
+        values = [given[row] for row in rows]
+        try:
+            of_one = read_variants(
+                values, protein, offset=offset, normalise=engine.policy.normalise
+            )
+        except InputError as error:
+            _rename_row(error, rows)
+            raise
+        for row, variant in zip(rows, of_one, strict=True):
+            found[row] = variant
+    return found
+
+
+def _rename_row(error: InputError, rows: Sequence[int]) -> None:
+    """Turn the row of one protein's variants, in an error, into that of all variants."""
+    index = getattr(error, "index", None)
+    if index is not None and rows[index] != index:
+        error.args = (re.sub(rf"\brow {index}\b", f"row {rows[index]}", str(error)),)
+        error.index = rows[index]  # type: ignore[attr-defined]
+
+
 def _pseudo_ratios(
-    engine: Engine, wildtype: str, mutants: Sequence[str], *, per_residue: bool
+    engine: Engine, wildtypes: Sequence[str], mutants: Sequence[str], *, per_residue: bool
 ) -> NDArray[np.float64]:
     """Compute PLL(mutant) - PLL(wild type), or of their means, each distinct sequence once."""
-    distinct = list(dict.fromkeys([wildtype, *mutants]))
-    if len(distinct) == 1:
-        return np.zeros(len(mutants))
+    pairs = list(zip(wildtypes, mutants, strict=True))
+    differing = [pair for pair in pairs if pair[0] != pair[1]]
+    distinct = list(dict.fromkeys(sequence for pair in differing for sequence in pair))
     log_probs = residue_log_probs(engine, distinct, masked=True)
     total = np.mean if per_residue else np.sum
     pll = {sequence: total(row) for sequence, row in zip(distinct, log_probs, strict=True)}
-    return np.array([pll[mutant] - pll[wildtype] for mutant in mutants])
+    return np.array([pll[b] - pll[a] if a != b else 0.0 for a, b in pairs], np.float64)
 
 
 def _marginals(
-    engine: Engine, wildtype: str, variants: Sequence[Sequence[Mutation]], *, masked: bool
+    engine: Engine,
+    wildtypes: Sequence[str],
+    variants: Sequence[Sequence[Mutation]],
+    *,
+    masked: bool,
 ) -> NDArray[np.float64]:
-    """Add up the log-ratios of mutations; each position is computed once."""
+    """Add up the log-ratios of mutations; each position of a protein is computed once."""
     owners = [i for i, variant in enumerate(variants) for m in variant if m.wildtype != m.mutant]
     mutations = [m for variant in variants for m in variant if m.wildtype != m.mutant]
     scores = np.zeros(len(variants))
     if mutations:
-        positions, rows = np.unique([m.position for m in mutations], return_inverse=True)
-        log_probs = position_log_probs(engine, wildtype, positions.tolist(), masked=masked)
+        numbers: dict[tuple[str, int], int] = {}
+        rows = [
+            numbers.setdefault((wildtypes[i], m.position), len(numbers))
+            for i, m in zip(owners, mutations, strict=True)
+        ]
+        sites = [engine.policy.site(*place, masked=masked) for place in numbers]
+        log_probs = engine.runner.log_probs(sites).astype(np.float64)
         mutants = log_probs[rows, tokens("".join(m.mutant for m in mutations))]
-        wildtypes = log_probs[rows, tokens("".join(m.wildtype for m in mutations))]
-        np.add.at(scores, owners, mutants - wildtypes)
+        before = log_probs[rows, tokens("".join(m.wildtype for m in mutations))]
+        np.add.at(scores, owners, mutants - before)
     return scores
 
 
@@ -389,7 +456,7 @@ def _engine_of(model: Engine | str | os.PathLike[str]) -> Engine:
     return model
 
 
-def _listed(variants: Iterable[object]) -> list[object]:
+def _listed(variants: Iterable[object], what: str = "variants") -> list[object]:
     """List the variants: the rows of a column, and nothing else that can be iterated over."""
     if isinstance(variants, str | bytes) or is_biopython_seq(variants):
         raise TypeError(
@@ -400,7 +467,7 @@ def _listed(variants: Iterable[object]) -> list[object]:
     is_other |= isinstance(variants, Mapping | Set) and not isinstance(variants, KeysView)
     if is_other or not isinstance(variants, Iterable):
         raise TypeError(
-            f"Got {type(variants).__name__} as variants. Pass a list, or one column of a table."
+            f"Got {type(variants).__name__} as {what}. Pass a list, or one column of a table."
         )
     if hasattr(variants, "to_pylist"):  # Arrow, whose arrays iterate over objects of their own
         variants = variants.to_pylist()

@@ -28,6 +28,7 @@ The attributes carry the same facts for programs.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
 
@@ -52,6 +53,9 @@ __all__ = [
     "SequenceTooLongError",
     "TruncationWarning",
 ]
+
+_MOST_SHOWN = 10
+"""Problems of an input that one message shows."""
 
 
 class Esm2FeaturesError(Exception):
@@ -395,3 +399,11 @@ def import_optional(module: str, *, extra: str, purpose: str) -> ModuleType:
 def shorten(text: str, most: int = 40) -> str:
     """Shorten a text for a message, to at most so many characters, dots included."""
     return text if len(text) <= most else text[: most - 3] + "..."
+
+
+def list_problems(problems: Sequence[str], total: int, what: str) -> str:
+    """Say how many of all rows have a problem, and show the first ten."""
+    shown = "".join(f"\n  {problem}" for problem in problems[:_MOST_SHOWN])
+    more = len(problems) - _MOST_SHOWN
+    rest = f"\n  ... and {more} more" if more > 0 else ""
+    return f"{len(problems)} of {total} {what} cannot be used:{shown}{rest}"

@@ -49,7 +49,13 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, StandardScaler
 from threadpoolctl import threadpool_limits
 
-from esm2_features import Engine, ESM2Transformer, datasets, score_variants
+from esm2_features import (
+    Engine,
+    ESM2DifferenceTransformer,
+    ESM2Transformer,
+    datasets,
+    score_variants,
+)
 from esm2_features.exceptions import DatasetError
 
 MODEL = "mini"  # for science: "esm2_t33_650M_UR50D"
@@ -286,39 +292,29 @@ amino_acids = FeatureUnion(
 )
 
 # %% [markdown]
-# Then embeddings. Two columns of sequences are two chains for `ESM2Transformer`: their vectors
-# come side by side, and a `FunctionTransformer` takes the difference. With `region="position"` the
-# mean is over the mutated residue alone, with the whole protein as its context.
+# Then embeddings. `ESM2DifferenceTransformer` takes two columns, wild types and mutants, and gives
+# the embedding of the mutant minus that of its wild type: of the whole protein, or with
+# `region="site"` of the mutated residue alone, with the whole protein as its context. To have both
+# representations side by side, `ESM2Transformer` pools each over the column `position`.
 
 # %%
-
-
-def first_minus_second(both):
-    """Subtract the second half of the columns from the first."""
-    first, second = np.hsplit(both, 2)
-    return first - second
-
-
+pair = ["wildtype", "sequence"]
 esm = ESM2Transformer(MODEL)
 esm_here = ESM2Transformer(MODEL, region="position")
 
-whole_change = make_pipeline(
-    ColumnTransformer([("both", esm, ["sequence", "wildtype"])]),
-    FunctionTransformer(first_minus_second),
-)
+whole_change = ColumnTransformer([("change", ESM2DifferenceTransformer(MODEL), pair)])
+here_change = ColumnTransformer([("change", ESM2DifferenceTransformer(MODEL, region="site"), pair)])
 here_both = ColumnTransformer(
     [
         ("mutant", esm_here, ["sequence", "position"]),
         ("wildtype", esm_here, ["wildtype", "position"]),
     ]
 )
-here_change = make_pipeline(here_both, FunctionTransformer(first_minus_second))
 
 # %% [markdown]
 # Last, likelihoods: how much less likely does the model find the mutant residue than that of the
-# wild type? `ESM2LikelihoodTransformer` takes one wild type. Here every protein has its own, so
-# `score_variants` goes through the proteins. Masked marginals cost a forward pass for each mutated
-# position; marginals of the unmasked wild type cost one for each protein.
+# wild type? `score_variants` takes the wild type of each row. Masked marginals cost a forward pass
+# for each mutated position; marginals of the unmasked wild type cost one for each protein.
 
 # %%
 engine = Engine(MODEL)
@@ -326,12 +322,9 @@ engine = Engine(MODEL)
 
 def log_ratios(table):
     """Log-likelihood ratio of each mutant to its own wild type, by two methods: (n, 2)."""
-    ratios = np.empty((len(table), 2))
-    for wildtype, rows in table.groupby("wildtype").indices.items():
-        variants = table.sequence.iloc[rows]
-        ratios[rows, 0] = score_variants(engine, wildtype, variants)
-        ratios[rows, 1] = score_variants(engine, wildtype, variants, method="wildtype-marginals")
-    return ratios
+    methods = ("masked-marginals", "wildtype-marginals")
+    pairs = table.wildtype, table.sequence
+    return np.column_stack([score_variants(engine, *pairs, method) for method in methods])
 
 
 likelihoods = FunctionTransformer(log_ratios)

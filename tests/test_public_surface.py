@@ -29,8 +29,10 @@ import esm2_features
 from esm2_features import (
     Cache,
     Engine,
+    ESM2DifferenceTransformer,
     ESM2LikelihoodTransformer,
     ESM2Transformer,
+    Mutants,
     exceptions,
 )
 
@@ -235,7 +237,10 @@ def test__engine__its_errors_say_engine(tmp_path, name):
         getattr(Engine("mini", cache=tmp_path), name)()
 
 
-@pytest.mark.parametrize("cls", [Cache, Engine, ESM2LikelihoodTransformer, ESM2Transformer])
+PUBLIC = [Cache, Engine, ESM2DifferenceTransformer, ESM2LikelihoodTransformer, ESM2Transformer]
+
+
+@pytest.mark.parametrize("cls", [*PUBLIC, Mutants])
 def test__public_classes__are_pickled_by_their_public_path(cls):
     assert f"{cls.__module__}.{cls.__qualname__}" == f"esm2_features.{cls.__name__}"
     assert pickle.loads(pickle.dumps(cls)) is cls
@@ -251,7 +256,7 @@ def test__a_pickle__of_the_public_path_is_loaded():
     assert loaded.model == "mini"
 
 
-@pytest.mark.parametrize("cls", [Cache, Engine, ESM2LikelihoodTransformer, ESM2Transformer])
+@pytest.mark.parametrize("cls", PUBLIC)
 def test__public_classes__their_examples_run(cls):
     # pytest looks for examples in the module that a class names, and these name the package.
     finder = doctest.DocTestFinder()

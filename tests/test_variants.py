@@ -316,8 +316,10 @@ def test__marginals__refuse_another_length_and_name_the_method_for_it(engine, me
 @pytest.mark.parametrize(
     ("wildtype", "error", "message"),
     [
-        ([WILDTYPE], TypeError, "pass one sequence, as text"),
-        (np.array([WILDTYPE]), TypeError, "pass one sequence, as text"),
+        ({WILDTYPE: 1}, TypeError, "Got dict as wild types. Pass a list"),
+        ([WILDTYPE] * 3, InputError, "Got 3 wild types and 1 variants; pass one for each"),
+        ([None], TypeError, "Got None as the wild type of row 0; pass one"),
+        (["MK1"], InvalidSequenceError, "^'1' at position 3 of the wild type of row 0 is not a"),
         (None, TypeError, "Got None as the wild type; pass one"),
         (np.nan, TypeError, "Got nan as the wild type; pass one"),
         (7, TypeError, "as text in the wild type, got int"),
@@ -330,9 +332,41 @@ def test__marginals__refuse_another_length_and_name_the_method_for_it(engine, me
 def test__wildtype__is_one_sequence_without_masks(engine, wildtype, error, message):
     with pytest.raises(error, match=message) as caught:
         score_variants(engine, wildtype, ["WT"])
+    assert error in (TypeError, InputError) or caught.value.index == 0
+    if isinstance(wildtype, list | dict):
+        error, message = TypeError, "pass one sequence, as text|as text in the wild type, got dict"
     with pytest.raises(error, match=message):
         scan_variants(engine, wildtype)
-    assert error is TypeError or caught.value.index == 0
+
+
+OTHERS = [WILDTYPE, "GSHMVLSEGE", WILDTYPE, "GSHMVLSEGE", WILDTYPE]
+OF_OTHERS = ["K2R", "S2A", "MKTAYIAKQE", "WT", "K2R:Q9E"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", [list, np.array, pd.Series, pl.Series, pa.array, tuple])
+def test__wildtype__of_each_row(engine, method, kind):
+    scores = score_variants(engine, kind(OTHERS), OF_OTHERS, method)
+    one_by_one = [
+        score_variants(engine, wildtype, [variant], method)[0]
+        for wildtype, variant in zip(OTHERS, OF_OTHERS, strict=True)
+    ]
+    np.testing.assert_allclose(scores, one_by_one, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("variants", "row", "said"),
+    [
+        (["K2R", "S2A", "A2G", "WT", "WT"], 2, "'A2G' in row 2 replaces A at position 2"),
+        (["K2R", "S2A", "WT", "S2", "WT"], 3, "'S2' in row 3 cannot be read"),
+        (["K2R", "S2A", "WT", "GSHM", "WT"], 3, "in row 3 has 4 residues, the wild type has 10"),
+        (["K2R", "S2A", "WT", "MK1:", "WT"], 3, "row 3"),
+    ],
+)
+def test__wildtype__of_each_row__errors_name_the_row(engine, variants, row, said):
+    with pytest.raises(InvalidVariantError, match=said) as caught:
+        score_variants(engine, OTHERS, variants)
+    assert caught.value.index == row
 
 
 @pytest.mark.parametrize(

@@ -339,6 +339,7 @@ class Cache:
         pooling: str | None = None,
         precision: str | None = None,
         cache_dtype: str | None = None,
+        sequences: str | os.PathLike[str] | None = None,
         replace: bool = False,
     ) -> Imported:
         """Add vectors that were computed elsewhere, without checking that they are right.
@@ -348,18 +349,22 @@ class Cache:
         path : str or path-like
             A file of `export` (``.parquet``), the folder of another cache, or sequences with
             their vectors: ``.npz`` with arrays ``sequence`` (n,) and ``embedding`` (n, dim), or
-            ``.csv`` with a column ``sequence`` and dim columns of numbers.
+            ``.csv`` with a column ``sequence`` and dim columns of numbers. Or vectors under the
+            names of ``sequences``: HDF5 as of UniProt, ProtSpace and biotrainer (``.h5``), or a
+            folder of fair-esm's ``.pt``.
         model : str, optional
-            Official name of the model, for ``.npz`` and ``.csv`` only, as the next four.
+            Official name of the model, not for caches and what they export, as the next four.
         layer : int, optional
-            Layer, required; negative numbers count from the end.
+            Layer, required, but for ``.pt``; negative numbers count from the end.
         pooling : str, optional
-            Pooling, required.
+            Pooling, required, but for ``.pt``.
         precision : str, optional
             Precision of the forward pass; ``"float32"`` by default.
         cache_dtype : {"float32", "float16"}, optional
             Precision to store; ``"float32"`` by default. A transformer only finds vectors of its
             own ``cache_dtype``.
+        sequences : str or path-like, optional
+            File of the sequences, for ``.h5`` and ``.pt``, such as FASTA. They are found by id.
         replace : bool, default=False
             Whether a vector that contradicts a stored one replaces it. Vectors that differ by
             rounding only, as between two machines, never do.
@@ -373,8 +378,10 @@ class Cache:
         ------
         InputError
             If the file has a fault; what was read before it stays.
+        TypeError
+            If a path is none.
         MissingDependencyError
-            If pyarrow is needed and not installed.
+            If pyarrow or h5py is needed and not installed.
         CacheVersionError, OSError
             If the file cannot be read, or the cache cannot be written.
 
@@ -392,14 +399,17 @@ class Cache:
             "precision": precision,
             "cache_dtype": cache_dtype,
         }
-        if source.is_dir():
-            check_given(source, given)
+        if source.is_dir() and not any(source.glob("*.pt")):
+            check_given(source, given | {"sequences": sequences})
             other = Cache(source.absolute())
             if not other.file.exists():
-                raise InputError(f"There is no cache in {source}: it has no {other.file.name}.")
+                raise InputError(
+                    f"There is no cache in {source}: it has no {other.file.name}, and no .pt of "
+                    "fair-esm's extract.py."
+                )
             parts = stored_parts(other._link)
         else:
-            parts = read_parts(source, given)
+            parts = read_parts(source, given, sequences)
         # Rows are named of files of sequences, whose order people see.
         merge = partial(self._vectors.merge, replace=replace)
         imported, dropped = merge_parts(self._link, merge, parts, with_rows=model is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from numbers import Integral
@@ -9,13 +10,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from esm2_features._cache import maintenance
 from esm2_features._cache.connection import CacheConnection
+from esm2_features._cache.embedding_files import (
+    H5_ENDINGS,
+    LONGEST,
+    NamedVectors,
+    SequenceNames,
+    pooled,
+    read_extract_files,
+    read_h5,
+)
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.parquet import read_parquet
 from esm2_features._cache.reports import Conflict, Imported
-from esm2_features._cache.vector_files import check_ending, read_vectors
+from esm2_features._cache.vector_files import check_ending, check_finite, read_vectors
 from esm2_features._checkpoints.catalogue import OFFICIAL, full_name
 from esm2_features._inputs.options import (
     CACHE_DTYPES,
@@ -25,7 +36,7 @@ from esm2_features._inputs.options import (
     one_of,
 )
 from esm2_features._inputs.residues import normalise
-from esm2_features.exceptions import InputError, InvalidSequenceError
+from esm2_features.exceptions import CacheWarning, InputError, InvalidSequenceError
 
 _ROWS = 4096  # vectors of a file in one part
 _BLOCKS = 64  # blocks that are read at a time, 16 MB at most
@@ -75,9 +86,16 @@ def merge_parts(
     return Imported(added, n - added - len(conflicts), tuple(conflicts)), dropped
 
 
-def read_parts(path: Path, given: Mapping[str, Any]) -> Iterator[KeyedVectors]:
-    """Read the vectors of a file, in parts of up to 4096."""
+def read_parts(
+    path: Path, given: Mapping[str, Any], sequences: Any = None
+) -> Iterator[KeyedVectors]:
+    """Read the vectors of a file, or of a folder of .pt, in parts of up to 4096."""
     path.stat()  # a wrong name is the first error
+    if path.suffix.lower() in (*H5_ENDINGS, ".pt") or path.is_dir():
+        yield from _named_parts(path, given, sequences)
+        return
+    if sequences is not None:
+        raise InputError(f"Got sequences={str(sequences)!r}, but {path} has its own. Leave it out.")
     if path.suffix.lower() == ".parquet":
         check_given(path, given)
         for part in read_parquet(path):
@@ -93,6 +111,78 @@ def read_parts(path: Path, given: Mapping[str, Any]) -> Iterator[KeyedVectors]:
         part = KeyedVectors(spec, spec.keys(sequences[some]), table.rows[some])
         _check_range(path, part)
         yield part
+
+
+def _named_parts(
+    path: Path, given: Mapping[str, Any], sequences_file: Any
+) -> Iterator[KeyedVectors]:
+    """Read vectors that are under the names of sequences, in parts of up to 4096."""
+    if sequences_file is None:
+        raise InputError(
+            f"{path} has the names of sequences, and no sequences. Give the file that they are in: "
+            "sequences=."
+        )
+    known = SequenceNames(Path(sequences_file))
+    is_h5 = path.suffix.lower() in H5_ENDINGS
+    waiting: dict[Spec, tuple[list[str], list[NDArray[np.float32]]]] = {}
+    n = n_left_out = 0
+    for n, found in enumerate(read_h5(path) if is_h5 else read_extract_files(path), start=1):
+        text = known.find(found.names)
+        sequence = None if text is None else _normalised(Path(found.place), n - 1, text)
+        if sequence is None or (not is_h5 and len(sequence) > LONGEST):
+            n_left_out += 1
+            continue
+        for spec, vector in _vectors_of(path, given, found, len(sequence)):
+            texts, rows = waiting.setdefault(spec, ([], []))
+            texts.append(sequence)
+            rows.append(vector)
+            if len(rows) == _ROWS:
+                yield _part(path, spec, *waiting.pop(spec))
+    if n_left_out == n:
+        raise InputError(
+            f"None of the {n} names in {path} is in {sequences_file}. Give the file of sequences "
+            "that the vectors were computed of."
+        )
+    if n_left_out:
+        warnings.warn(
+            f"{n_left_out} of {n} vectors of {path} are left out: their names are not in "
+            f"{sequences_file}, or they have more than {LONGEST} residues, which extract.py cuts.",
+            CacheWarning,
+            stacklevel=2,
+        )
+    for spec, (texts, rows) in waiting.items():
+        yield _part(path, spec, texts, rows)
+
+
+def _vectors_of(
+    path: Path, given: Mapping[str, Any], found: NamedVectors, length: int
+) -> Iterator[tuple[Spec, NDArray[np.float32]]]:
+    """Yield the vectors of one sequence that are wanted: all, or those of the given layer."""
+    for (layer, pooling), array in found.arrays.items():
+        wanted = ((given["layer"], layer), (given["pooling"], pooling))
+        if any(own is not None and it is not None and own != it for own, it in wanted):
+            continue
+        about = {
+            "layer": given["layer"] if layer is None else layer,
+            "pooling": given["pooling"] if pooling is None else pooling,
+        }
+        spec, dim = _spec_of(path, {**given, **about})
+        vector = pooled(array, spec.pooling, length, found.place)
+        if len(vector) != dim:
+            raise InputError(
+                f"{found.place} has {len(vector)} components, and {spec.model} has {dim}. Choose "
+                "the model that the vectors were computed with."
+            )
+        check_finite(Path(found.place), vector[None])
+        yield spec, vector
+
+
+def _part(
+    path: Path, spec: Spec, texts: list[str], rows: list[NDArray[np.float32]]
+) -> KeyedVectors:
+    part = KeyedVectors(spec, spec.keys(texts), np.stack(rows))
+    _check_range(path, part)
+    return part
 
 
 def check_given(path: Path, given: Mapping[str, object]) -> None:

@@ -46,7 +46,8 @@ def check_ending(path: Path) -> None:
     if not path.name.lower().endswith((".npz", ".csv", ".csv.gz")):
         raise InputError(
             f"{path} ends in {path.suffix!r}. Vectors come from .parquet, as exported from a "
-            "cache, or from .npz, .csv or .csv.gz, with sequences. Convert it to one of these."
+            "cache, from .npz, .csv or .csv.gz, with sequences, or from .h5 or .pt, with a file of "
+            "sequences. Convert it to one of these."
         )
 
 

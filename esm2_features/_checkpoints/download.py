@@ -166,7 +166,8 @@ def _transfer(card: ModelCard, file: RemoteFile, part: Path) -> None:
             # No route, no name, no TLS, no proxy: the server was not reached at all.
             if error.args and isinstance(error.args[0], MaxRetryError):
                 host = urlsplit(file.url).netloc
-                raise _unreachable(card, file, f"{host} cannot be reached from here") from error
+                # Four causes, and their tracebacks, would hide it in the report of a search.
+                raise _unreachable(card, file, f"{host} cannot be reached from here") from None
             trouble = str(error)
     if _size(part) == file.bytes:  # all of it came before the last trouble
         return

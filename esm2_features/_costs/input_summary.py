@@ -96,7 +96,7 @@ def lengths_at(lengths: Mapping[int, int], quantiles: Iterable[float]) -> list[i
     return [int(length) for length in np.array(list(lengths))[at]]
 
 
-def summarise(inputs: Sequence[str], engine: Engine, **columns: str) -> InputSummary:
+def summarise(inputs: Sequence[str], engine: Engine, **columns: str | None) -> InputSummary:
     """Read all that `embed` takes as inputs once; ``columns`` are those of `find_sources`."""
     limit, too_long = engine.max_residues or sys.maxsize, engine.too_long
     summary = InputSummary(window=engine.max_residues or 0 if too_long == "window" else 0)
@@ -127,9 +127,11 @@ def summarise(inputs: Sequence[str], engine: Engine, **columns: str) -> InputSum
     return summary
 
 
-def _read(inputs: Sequence[str], columns: Mapping[str, str]) -> Iterator[tuple[Path, InputRange]]:
+def _read(
+    inputs: Sequence[str], columns: Mapping[str, str | None]
+) -> Iterator[tuple[Path, InputRange]]:
     files = find_sources([name for name in inputs if name != "-"], **columns)
-    for file in (*files, *([InputFile(Path("-"), "-")] if "-" in inputs else [])):
+    for file in (*files, *([InputFile(Path("-"), "-", **columns)] if "-" in inputs else [])):
         for records in Reading(file, _BATCH, lambda _: True):
             if records.error is not None:
                 raise records.error
@@ -140,17 +142,23 @@ def _normalised(
     path: Path, records: InputRange, unknown: str, summary: InputSummary
 ) -> Iterator[str]:
     """Yield the sequences that are valid, and count the others as left out."""
-    if are_normal(records.sequences) and not missing_words(records.sequences):
+    if (
+        not records.errors
+        and are_normal(records.sequences)
+        and not missing_words(records.sequences)
+    ):
         yield from records.sequences
         return
     missing = missing_words(records.sequences)
     for row, value in enumerate(records.sequences, records.first):
         try:
+            if row in records.errors:
+                raise records.errors[row]
             if row - records.first in missing:
                 raise missing_error(value, row, None)
             yield normalise(value, index=row, unknown=unknown)
         except InputError as error:
             summary.left_out += 1
-            summary.first_error = (
-                summary.first_error or f"{path}, record {row + 1}: {in_shell(error)}"
-            )
+            text = in_shell(error)
+            place = "" if str(path) in text else f"{path}, record {row + 1}: "
+            summary.first_error = summary.first_error or f"{place}{text}"

@@ -138,10 +138,19 @@ def positive(option: str, value: object) -> int:
     return int(value)
 
 
-def fixed_region(value: object) -> tuple[int, int] | None:
-    """Check the part of every sequence that is to be pooled."""
+def is_region_text(value: object) -> bool:
+    """Whether a value is a region written as text, such as ``"26:33,50:58"``, and no name."""
+    return isinstance(value, str) and ":" in value and not set(value) - set("0123456789:, ")
+
+
+def fixed_region(value: object) -> tuple[int, int] | str | None:
+    """Check the parts of every sequence that are to be pooled."""
     if value is None:
         return None
+    if isinstance(value, str) and is_region_text(value):
+        parts = [re.fullmatch(r"\s*(\d+)\s*(?::\s*(\d+)\s*)?", part) for part in value.split(",")]
+        if all(part and (part[2] is None or int(part[1]) < int(part[2])) for part in parts):
+            return value
     if isinstance(value, tuple) and len(value) == 2:
         start, stop = value
         if all(map(is_whole, value)) and 0 <= start < stop:
@@ -151,7 +160,8 @@ def fixed_region(value: object) -> tuple[int, int] | None:
     meant = f" Did you mean ({numbers[0]}, {numbers[1]})?" if like_pair else ""
     raise InputError(
         f"Got region={value!r}; expected None, or a tuple (start, stop) with 0 <= start < stop, "
-        f"counted from 0, as in sequence[start:stop].{meant}"
+        "counted from 0, as in sequence[start:stop], or several parts as text: "
+        f'"26:33,50:58".{meant}'
     )
 
 
@@ -276,9 +286,9 @@ OPTIONS = {
     ),
     "region": Option(
         None,
-        "Pool over a part of every sequence, with the whole sequence as its context; counted "
-        "from 0, as in sequence[START:STOP].",
-        metavar="START:STOP",
+        "Pool over a part of every sequence, or several parts, with the whole sequence as their "
+        "context; counted from 0, as in sequence[START:STOP].",
+        metavar="START:STOP[,START:STOP...]",
     ),
     "precision": Option(
         "float32",

@@ -48,7 +48,8 @@ class SequencePolicy:
     max_residues: int | None = 1022  # longest sequence allowed; None allows any
     too_long: str = "raise"  # or "truncate", or "window"
     unknown: str = "raise"  # or "X", or "mask": what unknown letters become
-    region: tuple[int, int] | None = None  # start and stop of the residues to pool; None for all
+    # start and stop of the residues to pool, or several parts as text; None for all
+    region: tuple[int, int] | str | None = None
 
     def normalise(
         self,

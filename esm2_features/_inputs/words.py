@@ -29,7 +29,7 @@ MISSING = frozenset([*_MISSING_WORDS.split(), "\u2013", "\u2014"]) | {
 
 _WILD_TYPE_WORDS = """
 wt _wt wildtype wild-type wild_type native parent parental reference ref unmutated
-synonymous _sy = (=) p.= p.(=)
+synonymous silent _sy = (=) p.= p.(=) p.[=]
 """
 WILD_TYPE = frozenset(_WILD_TYPE_WORDS.split()) | {"wild type"}
 """What stands for the wild type among its variants, whatever its case."""
@@ -46,7 +46,7 @@ heavy light alpha beta gamma delta kappa lambda chain linear cyclic helix sheet 
 kinase protease ligase lyase enzyme receptor antibody nanobody antigen peptide protein toxin
 true false hormone neuropeptide antimicrobial anticancer antiviral gpcr membrane cytoplasm cytosol
 nucleus nuclear secreted extracellular mut mutant variant wildtype native parent
-deletion insertion substitution missense nonsense silent
+deletion insertion substitution missense nonsense
 """
 LABELS = frozenset(_LABEL_WORDS.split())
 """What columns of labels hold in published tables, whatever its case."""

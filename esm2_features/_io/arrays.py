@@ -8,22 +8,22 @@
 
 Nothing is compressed: most bits of such numbers are noise. In HDF5, a ``/`` in a name would make a
 group, so the name of a dataset has ``%2F`` instead (and ``%25`` for ``%``; `urllib.parse.unquote`
-gives the id), and its attribute ``id`` has the id itself.
+gives the id), and its attributes ``id`` and ``original_id`` have the id itself.
 """
 
 from __future__ import annotations
 
-import io
 import os
 import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING
 
 from esm2_features._io.features import save_pt
+from esm2_features._io.hdf5 import check_h5, h5_name, write_h5
 from esm2_features._io.paths import Output, atomic_output, check_output, file_names, write_index
-from esm2_features.exceptions import InputError, import_optional
+from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
     # The command line imports this module for the names of formats, and must start quickly.
@@ -59,7 +59,7 @@ def check_array_output(
     """Check, before anything is computed, that arrays can be written."""
     output = check_output(path, formats=ARRAY_FORMATS, format=format, force=force)
     if output.format == "h5":
-        import_optional("h5py", extra="h5", purpose="Writing HDF5")
+        check_h5()
     return output
 
 
@@ -127,7 +127,6 @@ def _write_pt(part: Path, contents: Arrays, arrays: _Each) -> None:
 def _write_h5(part: Path, contents: Arrays, arrays: _Each) -> None:
     from importlib.metadata import version
 
-    h5py: Any = import_optional("h5py", extra="h5", purpose="Writing HDF5")
     attributes = {
         "product": contents.product,
         "model": contents.model,
@@ -136,65 +135,8 @@ def _write_h5(part: Path, contents: Arrays, arrays: _Each) -> None:
         "layers": list(contents.layers),
         "tokens": list(contents.tokens),
     }
-    with part.open("x+b", buffering=0) as raw:
-        deferred = _DeferredErrors(raw)
-        try:
-            with h5py.File(deferred, "w", track_order=True) as file:
-                file.attrs.update({name: value for name, value in attributes.items() if value})
-                for identifier, array in zip(contents.ids, arrays, strict=True):
-                    dataset = file.create_dataset(_h5_name(identifier), data=array)
-                    dataset.attrs["id"] = identifier
-                    deferred.raise_first()
-        finally:
-            deferred.raise_first()
-
-
-def _h5_name(identifier: str) -> str:
-    """Escape what HDF5 reads as a path: slashes, and a dot, which means the group itself."""
-    return "%2E" if identifier == "." else identifier.replace("%", "%25").replace("/", "%2F")
-
-
-class _DeferredErrors(io.RawIOBase):
-    """A file whose writes always succeed, and whose first error is raised later.
-
-    HDF5 keeps parts of its structure in memory, and crashes the process if it cannot write them
-    when it closes the file. So the file is closed first, and the error raised afterwards.
-    """
-
-    def __init__(self, file: BinaryIO | io.FileIO) -> None:
-        self._file = file
-        self._failure: OSError | None = None
-
-    def raise_first(self) -> None:
-        """Raise the first error, if there was one."""
-        if self._failure is not None:
-            raise self._failure
-
-    def write(self, data: Any) -> int:
-        view = memoryview(data)
-        done = 0
-        while self._failure is None and done < len(view):
-            try:
-                done += self._file.write(view[done:]) or 0
-            except OSError as error:
-                self._failure = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        try:
-            return self._file.truncate(size)
-        except OSError as error:
-            self._failure = self._failure or error
-            return size or 0
-
-    def readinto(self, buffer: Any) -> int | None:
-        return self._file.readinto(buffer)  # type: ignore[union-attr]
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
+    names = map(h5_name, contents.ids)
+    write_h5(part, attributes, zip(names, contents.ids, arrays, strict=True))
 
 
 _WRITERS = {"npz": _write_npz, "h5": _write_h5, "npy": _write_npy, "pt": _write_pt}

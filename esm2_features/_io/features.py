@@ -3,6 +3,8 @@
 .npz      arrays id (n,), embedding (n, d) float32, feature (d,)
 .parquet  columns id and embedding (lists of d float32); names in the schema's metadata
 .csv      a column id and one for each feature; the numbers read back as the same float32
+.h5       a dataset (d,) for each sequence, named by its id, or by biotrainer's hash of it; the
+          attribute original_id has the id
 .pt       a folder of one .pt for each sequence, as fair-esm's scripts/extract.py writes
 """
 
@@ -14,20 +16,29 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from esm2_features._arrow import import_parquet, vector_column
+from esm2_features._io.hdf5 import check_h5, h5_name, write_h5
 from esm2_features._io.paths import Output, atomic_output, check_output, file_names
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import InputError, shorten
 
 if TYPE_CHECKING:
     # The command line imports this module for the names of formats, and must start quickly.
     import numpy as np
     from numpy.typing import NDArray
 
-FORMATS = ("npz", "parquet", "csv", "pt")
+FORMATS = ("npz", "parquet", "csv", "h5", "pt")
 """Names of the formats; each is also its ending, after a dot."""
+
+H5_KEYS = ("id", "hash")
+"""What a dataset of HDF5 can be named by."""
+
+_MOST_NAMES = 1000
+_MOST_ID_BYTES = 64 << 20
+"""Bytes of the ids in an .npz, above which they must not be 10 times what their letters need."""
 
 _NAMES_IN_EXTRACT = {"mean": "mean_representations", "cls": "bos_representations"}
 """The poolings of fair-esm's extract script, and their keys in its files."""
@@ -43,6 +54,8 @@ class Features:
     names: Sequence[str]  # one for each column
     layers: Sequence[int]  # counted from 0, in the order of the columns
     poolings: Sequence[str]  # in the order of the columns of one layer
+    sequences: Sequence[str] = ()  # as they are in the file, for hashes
+    h5_keys: str = "id"  # one of `H5_KEYS`
 
 
 def check_features_output(
@@ -63,7 +76,24 @@ def check_features_output(
         )
     if output.format == "parquet":
         import_parquet("Writing Parquet")
+    if output.format == "h5":
+        check_h5()
     return output
+
+
+def check_feature_ids(output: Output, ids: Sequence[str]) -> None:
+    """Check, before anything is computed, that ids fit into the array of an .npz.
+
+    All of its items are as long as the longest one.
+    """
+    longest = max(ids, key=len)
+    needed = 4 * len(longest) * len(ids)
+    if output.format == "npz" and needed > max(_MOST_ID_BYTES, 40 * sum(map(len, ids))):
+        raise InputError(
+            f"The id {shorten(longest)!r} has {len(longest)} characters. An .npz gives every id "
+            f"the room of the longest one, {needed >> 20} MB here. Shorten it (an id ends at "
+            "the first white space of a header), or write .parquet or .csv."
+        )
 
 
 def write_features(output: Output, features: Features) -> None:
@@ -71,6 +101,8 @@ def write_features(output: Output, features: Features) -> None:
     with atomic_output(output) as part:
         if output.is_folder:
             _write_pt(part, features)
+        elif output.format == "h5":
+            _write_features_h5(part, features)
         else:
             with part.open("xb") as file:
                 _WRITERS[output.format](file, features)
@@ -110,6 +142,22 @@ def _write_csv(file: BinaryIO, features: Features) -> None:
         writer.writerow([identifier, *map(str, row)])
     text.flush()
     text.detach()
+
+
+def _write_features_h5(part: Path, features: Features) -> None:
+    from importlib.metadata import version
+
+    attributes = {"feature_names": list(features.names), "esm2_features": version("esm2-features")}
+    if len(features.names) > _MOST_NAMES:  # an attribute of HDF5 has at most 64 kB
+        del attributes["feature_names"]
+    names = [h5_name(identifier) for identifier in features.ids]
+    rows = zip(names, features.ids, features.values, strict=True)
+    if features.h5_keys == "hash":
+        hashes = [sha256(f"{text}_{len(text)}".encode()).hexdigest() for text in features.sequences]
+        # Records of one sequence have one dataset, under the id of the first.
+        first = dict(reversed(list(zip(hashes, rows, strict=True))))
+        rows = ((key, *first[key][1:]) for key in dict.fromkeys(hashes))  # type: ignore[assignment]
+    write_h5(part, attributes, rows)
 
 
 def _write_pt(folder: Path, features: Features) -> None:

@@ -17,11 +17,11 @@ from esm2_features._checkpoints import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import devices_of_network
 from esm2_features._inputs.containers import Column, check_sequences, columns
-from esm2_features._inputs.options import device_names
+from esm2_features._inputs.options import device_names, is_region_text
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.rows import labelled
 from esm2_features._inputs.words import peptide_sizes
-from esm2_features.exceptions import Esm2FeaturesError
+from esm2_features.exceptions import CheckpointError, Esm2FeaturesError
 
 _FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
 """What the features of a missing sequence are."""
@@ -119,9 +119,15 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         self._check_same_chains(chains)
         truncations = TruncationCounter()
         n_rows = len(chains[0].values)
-        with _naming_rows(chains[0]):
-            views = self._views(engine, self._as_fitted(chains, X), truncations)
-            features = self._features(engine, views, len(views) // n_rows, _FILL[self.on_missing])
+        try:
+            with _naming_rows(chains[0]):
+                views = self._views(engine, self._as_fitted(chains, X), truncations)
+                features = self._features(
+                    engine, views, len(views) // n_rows, _FILL[self.on_missing]
+                )
+        except CheckpointError as error:
+            # scikit-learn prints the traceback of each fit that fails in a search.
+            raise error.with_traceback(None) from None
         truncations.warn(engine.max_residues)
         return features.reshape(n_rows, -1)  # (rows x chains, d) -> (rows, chains x d)
 
@@ -237,7 +243,9 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
     @property
     def _region(self) -> object:
-        return getattr(self, "region", None)
+        """The column of regions, if there is one."""
+        region = getattr(self, "region", None)
+        return None if isinstance(region, str) and is_region_text(region) else region
 
     def _check_sequences(self, chains: Sequence[Column], X: object) -> None:
         """Raise InputError for columns of labels, unless ``chains`` names the columns."""

@@ -16,6 +16,7 @@ from esm2_features._inputs.options import (
     ON_MISSING,
     PARTIAL_POOLINGS,
     SPECIAL_TOKENS,
+    is_region_text,
     one_of,
 )
 from esm2_features._inputs.policy import TruncationCounter, missing_rows
@@ -58,9 +59,9 @@ class ESM2Transformer(SequenceTransformer):
         concatenated.
     region : (start, stop), str or None, default=None
         Residues to pool over; the network sees the whole sequence all the same. ``(start,
-        stop)`` is the part ``sequence[start:stop]`` of every sequence, counted from 0. A str
-        is the name of a column of X that gives each row its own (see Notes). Not for
-        ``"cls"`` and ``"eos"``.
+        stop)`` is the part ``sequence[start:stop]`` of every sequence, counted from 0;
+        ``"26:33,50:58"`` is several parts. Any other str is the name of a column of X that gives
+        each row its own (see Notes). Not for ``"cls"`` and ``"eos"``.
     join : {"concatenate", "linker", "linker-per-chain"}, default="concatenate"
         What the chains of a row become. ``"concatenate"``: each goes through the network by
         itself, and their vectors are concatenated. ``"linker"``: they go through it together,
@@ -312,7 +313,7 @@ class ESM2Transformer(SequenceTransformer):
             check_join(self.join, self.linker_length, region=self.region, too_long=self.too_long)
         if self.join == "concatenate" and self.region is None:
             return Engine(**parameters)
-        if isinstance(self.region, str):
+        if self._region_column is not None:
             parameters["region"] = None  # each row has its own
         if isinstance(parameters["pooling"], str) and parameters["pooling"] == "all":
             parameters["pooling"] = PARTIAL_POOLINGS
@@ -327,6 +328,11 @@ class ESM2Transformer(SequenceTransformer):
             )
         return engine
 
+    @property
+    def _region_column(self) -> str | None:
+        is_name = isinstance(self.region, str) and not is_region_text(self.region)
+        return str(self.region) if is_name else None
+
     def _views(
         self, engine: Engine, chains: Sequence[Column], truncations: TruncationCounter
     ) -> list[str | None]:
@@ -340,7 +346,7 @@ class ESM2Transformer(SequenceTransformer):
                 longest=engine.max_residues if self.too_long == "raise" else None,
             )
             return policy.views(joined, regions=regions)
-        if isinstance(self.region, str):
+        if self._region_column is not None:
             sequence, region = sorted(chains, key=lambda column: column.name == self.region)
             sequences = policy.normalise_chains([sequence], self.on_missing, truncations)
             return policy.views(sequences, regions=self._regions(sequences, region))

@@ -68,6 +68,9 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     wildtype : str, list of str or None, default=None
         The protein that the sequences are variants of; with several chains, a list of one for
         each. None if they are of different proteins.
+    wildtype_column : str or None, default=None
+        Name of the column of X that holds the wild type of each row, beside one column of
+        sequences; instead of ``wildtype``, for variants of several proteins.
     method : {"masked-marginals", "wildtype-marginals", "pseudo-perplexity"}
         The context of a residue; see the notes, and mind the cost. The default is
         ``"masked-marginals"``.
@@ -177,6 +180,7 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         *,
         chains: Sequence[str | int] | None = None,
         wildtype: str | Sequence[str] | None = None,
+        wildtype_column: str | None = None,
         method: str = MASKED,
         per_residue: bool = False,
         precision: str = "float32",
@@ -192,6 +196,7 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         self.model = model
         self.chains = chains
         self.wildtype = wildtype
+        self.wildtype_column = wildtype_column
         self.method = method
         self.per_residue = per_residue
         self.precision = precision
@@ -208,28 +213,51 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         parameters = {**self.get_params(deep=False), **changed}
         one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
         one_of("method", parameters.pop("method"), METHODS)
-        if self.wildtype is not None:
+        if self.wildtype is not None and self.wildtype_column is not None:
+            raise InputError(
+                f"Got wildtype and wildtype_column={self.wildtype_column!r}. Pass one wild type "
+                "for all rows, or the name of the column that holds that of each row."
+            )
+        if self._has_wildtype:
             check_truncation(parameters["too_long"])
         elif self.per_residue:
             raise InputError(
                 "Got per_residue=True without a wildtype, and it is about the ratio to one. Leave "
                 "it out: mean_log_prob is a mean over the residues."
             )
-        for name in ("chains", "wildtype", "per_residue"):
+        for name in ("chains", "wildtype", "wildtype_column", "per_residue"):
             del parameters[name]
         return Engine(**parameters)
 
+    @property
+    def _has_wildtype(self) -> bool:
+        return self.wildtype is not None or self.wildtype_column is not None
+
     def _names(self, engine: Engine) -> list[str]:  # noqa: ARG002
-        return [*_OF_SEQUENCE, *(() if self.wildtype is None else _OF_VARIANT)]
+        return [*_OF_SEQUENCE, *(_OF_VARIANT if self._has_wildtype else ())]
+
+    def _chains_out(self, chains: list[str]) -> list[str]:
+        return [chain for chain in chains if chain != self.wildtype_column]
 
     def _views(
         self, engine: Engine, chains: Sequence[Column], truncations: TruncationCounter
     ) -> list[str | None]:
-        """Check sequences against the wild type, too; they are their own views."""
+        """Check sequences against the wild type, too; they are their own views.
+
+        With a column of wild types, each sequence is followed by its wild type.
+        """
+        if self.wildtype_column is not None:
+            names = [chain.name for chain in chains]
+            if len(chains) != 2 or names.count(self.wildtype_column) != 1:
+                raise InputError(
+                    f"Got wildtype_column={self.wildtype_column!r} and the columns {names}. Pass a "
+                    "frame with this column and one of sequences."
+                )
+            chains = sorted(chains, key=lambda chain: chain.name == self.wildtype_column)
         try:
             sequences = engine.policy.normalise_chains(chains, self.on_missing, truncations)
         except SequenceTooLongError as error:
-            if self.wildtype is None:
+            if not self._has_wildtype:
                 raise
             raise uncut(error) from error
         self._check_variants(engine, sequences, chains)
@@ -240,6 +268,9 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     ) -> None:
         """Raise InputError if a sequence has no likelihood, or is no variant of its wild type."""
         names = [chain.name or f"x{i}" for i, chain in enumerate(chains)]
+        if self.wildtype_column is not None:
+            self._check_pairs(sequences, chains, names)
+            return
         wildtypes = self._wildtypes(engine, len(chains), names)
         for i, sequence in enumerate(sequences):
             if sequence is None:
@@ -261,9 +292,41 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
             if self.method != PSEUDO:
                 check_length(wildtype, sequence, index=row, given=given, column=column)
 
+    def _check_pairs(
+        self, sequences: list[str | None], chains: Sequence[Column], names: Sequence[str]
+    ) -> None:
+        """Check each sequence against the wild type of its row; a row has both or none."""
+        for row in range(len(sequences) // 2):
+            pair = sequences[2 * row : 2 * row + 2]
+            if None in pair:
+                sequences[2 * row : 2 * row + 2] = [None, None]
+                continue
+            for sequence, chain, name in zip(pair, chains, names, strict=True):
+                check_mask(str(sequence), index=row, given=chain.values[row], column=name)
+            if self.method != PSEUDO:
+                given = chains[0].values[row]
+                check_length(str(pair[1]), str(pair[0]), index=row, given=given, column=names[0])
+
+    def _features_of_pairs(
+        self, engine: Engine, views: list[str | None], fill: float
+    ) -> NDArray[np.float32]:
+        features = np.full((len(views) // 2, len(self._names(engine))), fill, dtype=np.float32)
+        if not self.per_residue:
+            warn_of_lengths(views[1::2], views[::2])
+        rows_of: dict[str, list[int]] = {}
+        for row, wildtype in enumerate(views[1::2]):
+            if wildtype is not None:
+                rows_of.setdefault(wildtype, []).append(row)
+        for wildtype, rows in rows_of.items():
+            sequences = [str(views[2 * row]) for row in rows]
+            features[rows] = _of_chain(engine, sequences, wildtype, self.method, self.per_residue)
+        return features
+
     def _features(
         self, engine: Engine, views: list[str | None], n_chains: int, fill: float
     ) -> NDArray[np.float32]:
+        if self.wildtype_column is not None:
+            return self._features_of_pairs(engine, views, fill)
         features = np.full((len(views), len(self._names(engine))), fill, dtype=np.float32)
         for chain, wildtype in enumerate(self._wildtypes(engine, n_chains)):
             rows: dict[str, list[int]] = {}
@@ -272,7 +335,8 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
                 if sequence is not None:
                     rows.setdefault(sequence, []).append(i)
             if wildtype is not None and not self.per_residue:
-                warn_of_lengths(wildtype, views[chain::n_chains])
+                of_chain = views[chain::n_chains]
+                warn_of_lengths([wildtype] * len(of_chain), of_chain)
             if rows:
                 found = _of_chain(engine, list(rows), wildtype, self.method, self.per_residue)
                 for of_one, members in zip(found, rows.values(), strict=True):

@@ -17,7 +17,14 @@ from esm2_features._cache.reports import readable
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, available_models
 from esm2_features._environment import limit_openmp_spinning
 from esm2_features._inputs.options import OPTIONS, PRECISIONS
-from esm2_features._io.features import FORMATS, Features, check_features_output, write_features
+from esm2_features._io.features import (
+    FORMATS,
+    H5_KEYS,
+    Features,
+    check_feature_ids,
+    check_features_output,
+    write_features,
+)
 from esm2_features._io.paths import check_inputs
 from esm2_features.cli.arrays import attentions, contacts, logits, residues
 from esm2_features.cli.cache import cache
@@ -26,14 +33,18 @@ from esm2_features.cli.console import (
     Commands,
     examples,
     interruptible,
-    names_of_records,
     naming_rows,
     print_done,
+    row_check,
 )
 from esm2_features.cli.estimate import estimate, print_dry_run
+from esm2_features.cli.mutants import mutants
 from esm2_features.cli.options import (
+    INPUT,
+    PATH,
     add_options,
     callback_of,
+    column_options,
     device_option,
     force_option,
     format_option,
@@ -66,38 +77,47 @@ def main() -> None:
         "esm2-features embed uniref50.fasta.zst vectors/ --dtype float16 --shard 0/8",
     )
 )
-@click.argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True)
+@click.argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True, type=INPUT)
 @output_option(
     "OUT",
-    "One output: OUT.npz, OUT.parquet, OUT.csv, or OUT.pt, which is a folder with one .pt for each "
-    "sequence, as fair-esm's scripts/extract.py writes. Without -o, the last argument is a folder "
-    "of shards.",
+    "One output: OUT.npz, OUT.parquet, OUT.csv, OUT.h5, or OUT.pt, which is a folder with one .pt "
+    "for each sequence, as fair-esm's scripts/extract.py writes. Without -o, the last argument is "
+    "a folder of shards.",
     required=False,
 )
 @run_options(*OPTIONS)
 @format_option(FORMATS)
 @force_option
 @click.option(
+    "--h5-keys",
+    type=click.Choice(H5_KEYS),
+    default="id",
+    help="With OUT.h5: what a dataset is named by. id is UniProt's and ProtSpace's layout, hash "
+    "(of the sequence) is biotrainer's; both have the attribute original_id.",
+)
+@click.option(
     "--dry-run",
     is_flag=True,
     help="Print what would be done: what the cache has, and in how many batches the rest would be "
     "computed. Computes and writes nothing.",
 )
+@column_options
 @add_options(SHARD_OPTIONS.values())
 @click.pass_context
 def embed(
     context: click.Context, /, inputs: tuple[str, ...], output: Path | None, **options: Any
 ) -> None:
-    """Embed the sequences of FASTA and Parquet files.
+    """Embed the sequences of files.
 
-    With -o, IN is one FASTA file, which may be compressed, or - for standard input. Input and
+    A file of sequences is FASTA, a table (CSV, TSV, Parquet, Excel), or a GenBank, UniProt, mmCIF
+    or PDB file, also compressed. With -o, IN is one of them, or - for standard input. Input and
     options are checked before anything is computed, and OUT is written completely or not at all.
 
-    Without -o, IN are FASTA or Parquet files, folders, or patterns such as 'data/*.fasta.gz', of
-    any total size, and OUT is a folder of Parquet files, the shards. After an interruption, repeat
-    the command: it computes what is missing. A shard that cannot be read or holds an invalid
-    sequence is set aside, and the others are computed; the exit code is then 1. There is no cache
-    unless you give --cache, because the folder keeps the results.
+    Without -o, IN are such files, folders, or patterns such as 'data/*.fasta.gz', of any total
+    size, and OUT is a folder of Parquet files, the shards. After an interruption, repeat the
+    command: it computes what is missing. A record that is invalid, or a shard that cannot be read,
+    is set aside, and the others are computed; the exit code is then 1. There is no cache unless you
+    give --cache, because the folder keeps the results.
     """
     check_arguments(context, inputs, output)
     unused = FILE_OPTIONS if output is None else SHARD_OPTIONS
@@ -136,7 +156,8 @@ def models() -> None:
 @run_option("model", default=EMBEDDED_MODEL)
 @click.option(
     "--sequences",
-    metavar="FASTA",
+    metavar="FILE",
+    type=INPUT,
     help="Sequences to compare, or - for standard input. By default a few that cover all letters, "
     "masks, and 1 to 1022 residues.",
 )
@@ -155,11 +176,11 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
     "esm2-features[verify]". The exit code is 1 if this library's numbers are farther from it than
     is allowed.
     """
-    from esm2_features._inputs.fasta import read_fasta
+    from esm2_features._inputs.records import read_records
     from esm2_features._verify import verify as compare
 
-    records = None if sequences is None else read_fasta(sequences)
-    with naming_rows(names_of_records([record.id for record in records or []])):
+    records, places = (None, []) if sequences is None else read_records(sequences)
+    with naming_rows(places):
         report = compare(model, sequences=records, precisions=precision, device=device)
     click.echo(report)
     if not report.passed:
@@ -170,7 +191,7 @@ def verify(model: str, sequences: str | None, precision: list[str], device: str)
 @click.option(
     "--output",
     metavar="FOLDER",
-    type=click.Path(path_type=Path),
+    type=PATH,
     default="demo",
     help="Where to write the picture; created if it does not exist.",
 )
@@ -185,25 +206,37 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, print_line=click.echo)
 
 
-for command in (estimate, residues, logits, contacts, attentions, score, scan, cache, serve, token):
+for command in (estimate, residues, logits, contacts, attentions, score, scan, mutants):
+    main.add_command(command)
+for command in (cache, serve, token):
     main.add_command(command)
 
 
 def _embed_file(
-    fasta: str, output: Path, *, kind: str | None, force: bool, dry_run: bool, **options: Any
+    path: str,
+    output: Path,
+    *,
+    kind: str | None,
+    force: bool,
+    dry_run: bool,
+    column: str | None,
+    id_column: str | None,
+    h5_keys: str,
+    **options: Any,
 ) -> None:
     """Run `embed IN -o OUT`."""
     from esm2_features._engine import Engine
-    from esm2_features._inputs.fasta import read_fasta
+    from esm2_features._inputs.records import read_records
 
     start = time.perf_counter()
     engine = Engine(verbose=True, **options)
-    check_inputs(output, fasta)
+    check_inputs(output, path)
     checked = check_features_output(output, format=kind, poolings=engine.poolings, force=force)
     with interruptible(checked.path, engine.cache):
-        records = read_fasta(fasta)
+        records, places = read_records(path, column=column, id_column=id_column)
         ids = [record.id for record in records]
-        with naming_rows(names_of_records(ids)):
+        check_feature_ids(checked, ids)
+        with naming_rows(places, row_check(engine.policy, records)):
             if dry_run:
                 print_dry_run(engine, records, str(checked.path))
                 return
@@ -215,6 +248,8 @@ def _embed_file(
         names=engine.feature_names,
         layers=engine.layers,
         poolings=engine.poolings,
+        sequences=[record.seq for record in records],
+        h5_keys=h5_keys,
     )
     write_features(checked, features)
     n, d = values.shape

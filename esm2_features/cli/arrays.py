@@ -23,13 +23,16 @@ from esm2_features._io.paths import atomic_output, check_inputs, write_index
 from esm2_features.cli.console import (
     examples,
     interruptible,
-    names_of_records,
     naming_rows,
     print_done,
+    row_check,
 )
 from esm2_features.cli.options import (
+    INPUT,
+    PATH,
     Decorator,
     add_options,
+    column_options,
     computing_options,
     force_option,
     force_plot_option,
@@ -64,9 +67,10 @@ def _array_options(
     """Add the argument and the options of all four commands, with some of their own."""
     return add_options(
         [
-            click.argument("fasta", metavar="IN"),
+            click.argument("path", metavar="IN", type=INPUT),
             _OUTPUT,
             *own,
+            column_options,
             run_option("model"),
             computing_options(too_long=too_long),
             format_option(ARRAY_FORMATS),
@@ -92,7 +96,7 @@ def _array_options(
 def residues(layers: list[int] | str, **options: Any) -> None:
     """Write the representation of every residue, without pooling.
 
-    IN is a FASTA file, which may be compressed, or - for standard input. Arrays are residues x
+    IN is a file of sequences, as for `embed -o`. Arrays are residues x
     dim, float32, without special tokens. Each is written as soon as it is computed, so memory does
     not grow with the input. They are not cached.
     """
@@ -120,7 +124,7 @@ def residues(layers: list[int] | str, **options: Any) -> None:
 def logits(log_probs: bool, over: str | None, **options: Any) -> None:
     """Write the logits of the language model for every residue.
 
-    IN is a FASTA file, which may be compressed, or - for standard input. Arrays are residues x 33,
+    IN is a file of sequences, as for `embed -o`. Arrays are residues x 33,
     float32: a score for each token, in the order of ESM-2's alphabet. No residue is masked.
     """
     if over is not None and not log_probs:
@@ -133,7 +137,7 @@ def logits(log_probs: bool, over: str | None, **options: Any) -> None:
     click.option(
         "--plot",
         metavar="FOLDER",
-        type=click.Path(path_type=Path),
+        type=PATH,
         help="Also draw a map of each protein: a folder with one .png for each id.",
     ),
     too_long=_NO_WINDOWS,
@@ -142,7 +146,7 @@ def logits(log_probs: bool, over: str | None, **options: Any) -> None:
 def contacts(plot: Path | None, **options: Any) -> None:
     """Predict which residues are in contact.
 
-    IN is a FASTA file, which may be compressed, or - for standard input. Arrays are residues x
+    IN is a file of sequences, as for `embed -o`. Arrays are residues x
     residues, float32: probabilities that the C-beta atoms are within 8 angstroms. The checkpoint
     needs a contact regression; all official ones have it, mini does not.
     """
@@ -161,7 +165,7 @@ def contacts(plot: Path | None, **options: Any) -> None:
 def attentions(layers: list[int] | str, **options: Any) -> None:
     """Write the attention maps.
 
-    IN is a FASTA file, which may be compressed, or - for standard input. Arrays are layers x heads
+    IN is a file of sequences, as for `embed -o`. Arrays are layers x heads
     x (residues + 2) x (residues + 2), float32, with the special tokens at both ends. All layers of
     the 650M model take 240 MB for a protein of 300 residues.
     """
@@ -171,40 +175,42 @@ def attentions(layers: list[int] | str, **options: Any) -> None:
 def _write_product(
     product: str,
     *,
-    fasta: str,
+    path: str,
     output: Path,
     kind: str | None,
     force: bool,
     plot: Path | None = None,
     layers: Any = None,
     over: Any = None,
+    column: str | None,
+    id_column: str | None,
     **options: Any,
 ) -> None:
-    """Compute a product of `Engine.stream` for a FASTA file, and write it as it comes."""
+    """Compute a product of `Engine.stream` for a file, and write it as it comes."""
     import numpy as np
 
     from esm2_features._engine import Engine
-    from esm2_features._inputs.fasta import read_fasta
     from esm2_features._inputs.policy import TruncationCounter
+    from esm2_features._inputs.records import read_records
 
     start = time.perf_counter()
     engine = Engine(cache=None, verbose=True, **options)
-    check_inputs(output, fasta)
+    check_inputs(output, path)
     checked = check_array_output(output, format=kind, force=force)
     pictures = None
     if plot is not None:
         from esm2_features._io.figures import check_picture_output
 
-        check_inputs(plot, fasta, called="The folder of pictures")
+        check_inputs(plot, path, called="The folder of pictures")
         pictures = check_picture_output(plot, beside=checked, is_folder=True)
     chosen = layers[0] if isinstance(layers, list) and len(layers) == 1 else layers
     kept = "nothing is kept of what was computed."
     with interruptible(checked.path, None, kept), ExitStack() as stack:
-        records = read_fasta(fasta)
-        ids = [record.id for record in records]
-        check_ids(checked, ids)
+        records, places = read_records(path, column=column, id_column=id_column)
+        check_ids(checked, [record.id for record in records])
         # Report an invalid record before hours of computing. Warnings follow from the stream.
-        with naming_rows(names_of_records(ids)), warnings.catch_warnings(action="ignore"):
+        check = row_check(engine.policy, records)
+        with naming_rows(places, check), warnings.catch_warnings(action="ignore"):
             try:
                 engine.policy.normalise(records, truncations=TruncationCounter())
             except SequenceTooLongError as error:

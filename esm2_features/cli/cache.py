@@ -11,7 +11,16 @@ import click
 from esm2_features._cache.reports import readable, vectors
 from esm2_features._inputs.options import CACHED_POOLINGS, POOLINGS
 from esm2_features.cli.console import CommandError, examples
-from esm2_features.cli.options import Decorator, add_options, callback_of, force_option, run_option
+from esm2_features.cli.options import (
+    INPUT,
+    PATH,
+    Decorator,
+    add_options,
+    callback_of,
+    expanded,
+    force_option,
+    run_option,
+)
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -31,7 +40,7 @@ def _cache_option(*, must_exist: bool = True) -> Decorator:
     def open_cache(name: str) -> Cache:
         from esm2_features._cache import Cache
 
-        cache = Cache(None if name == "auto" else name)
+        cache = Cache(None if name == "auto" else expanded(name))
         if must_exist and not cache.file.exists():
             raise InputError(f"There is no cache in {cache.path}.")
         return cache
@@ -134,7 +143,7 @@ def prune(cache: Cache, **options: Any) -> None:
 
 
 @cache.command(epilog=examples("esm2-features cache export esm2.parquet --model esm2_t6_8M_UR50D"))
-@click.argument("output", metavar="OUT.parquet", type=click.Path(path_type=Path))
+@click.argument("output", metavar="OUT.parquet", type=PATH)
 @_cache_option()
 @_selection_options("Only vectors")
 @force_option
@@ -156,18 +165,25 @@ def export(output: Path, cache: Cache, force: bool, **options: Any) -> None:
         "esm2-features cache import vectors.parquet",
         "esm2-features cache import /data/other_cache",
         "esm2-features cache import FILE.npz --model esm2_t6_8M_UR50D --layer 6 --pooling mean",
+        "esm2-features cache import extracted/ --model esm2_t6_8M_UR50D --sequences proteins.fasta",
     ),
 )
-@click.argument("source", metavar="IN", type=click.Path(path_type=Path))
+@click.argument("source", metavar="IN", type=PATH)
 @_cache_option(must_exist=False)
 @click.option(
     "--model",
     metavar="NAME",
-    help="Official model that computed the vectors. This and the next four options are for .npz "
-    "and .csv only.",
+    help="Official model that computed the vectors. This and the next four options are not for "
+    ".parquet and caches.",
 )
-@click.option("--layer", type=int, help="Layer of the vectors (required); -1 is the last.")
-@click.option("--pooling", type=click.Choice(POOLINGS), help="Pooling of the vectors (required).")
+@click.option(
+    "--layer", type=int, help="Layer of the vectors (required, but for .pt); -1 is the last."
+)
+@click.option(
+    "--pooling",
+    type=click.Choice(POOLINGS),
+    help="Pooling of the vectors (required, but for .pt).",
+)
 @run_option("precision", default=None, help="Arithmetic of the vectors, if not float32.")
 @run_option(
     "cache_dtype",
@@ -175,14 +191,22 @@ def export(output: Path, cache: Cache, force: bool, **options: Any) -> None:
     help="dtype to keep the vectors in, if not float32. A run only uses vectors that are kept in "
     "its own --cache-dtype.",
 )
+@click.option(
+    "--sequences",
+    metavar="FILE",
+    type=INPUT,
+    help="File of the sequences whose names .h5 and .pt have, such as FASTA.",
+)
 @click.option("--replace", is_flag=True, help="Replace vectors that the new ones contradict.")
 def import_(source: Path, cache: Cache, replace: bool, **options: Any) -> None:
     """Import vectors that were computed elsewhere. They are trusted, not computed again.
 
-    IN is a .parquet that `cache export` wrote, the folder of another cache, or sequences with
-    vectors of an official model: .npz with arrays sequence and embedding, or .csv with a column
-    sequence and one for each component. Vectors that differ by more than rounding from those in
-    the cache are left out and reported with exit code 1, unless --replace is given.
+    IN is a .parquet that `cache export` wrote, the folder of another cache, or vectors of an
+    official model: .npz with arrays sequence and embedding; .csv with a column sequence and one for
+    each component; .h5 with a dataset for each id (UniProt, ProtSpace) or hash (biotrainer); or a
+    folder of .pt, as fair-esm's scripts/extract.py writes. Vectors that differ by more than
+    rounding from those in the cache are left out and reported with exit code 1, unless --replace is
+    given.
     """
     report = cache.import_(source, replace=replace, **options)
     click.echo(f"{vectors(report.added)} new, {report.present} there already -> {cache.path}")

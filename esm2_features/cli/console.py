@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -14,10 +14,11 @@ import click
 
 from esm2_features._inputs.messages import in_shell
 from esm2_features._inputs.options import OPTIONS
-from esm2_features.exceptions import Esm2FeaturesError, InputError
+from esm2_features.exceptions import Esm2FeaturesError, InputError, list_problems
 
 if TYPE_CHECKING:
     from esm2_features._cache import Cache
+    from esm2_features._inputs.policy import SequencePolicy
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C."""
@@ -56,20 +57,41 @@ class Commands(click.Group):
 
 
 @contextmanager
-def naming_rows(names: Sequence[str]) -> Iterator[None]:
-    """Put the name of the row in front of an error; the library only knows its number."""
+def naming_rows(
+    places: Sequence[str], check: Callable[[int], object] = lambda _: None
+) -> Iterator[None]:
+    """Put the place of the row in front of an error; the library only knows its number.
+
+    The library stops at the first row that is wrong: ``check`` looks at one row, and is called with
+    all others, so that one message names what is wrong in the whole file.
+    """
     try:
         yield
     except InputError as error:
         index = getattr(error, "index", None)
         if index is None:
             raise
-        raise CommandError(f"{names[index]}: {in_shell(error)}", 2) from error
+        found = {index: error}
+        for row in range(len(places)):
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    check(row)
+            except InputError as other:
+                found.setdefault(row, other)
+        problems = [f"{places[row]}: {in_shell(found[row])}" for row in sorted(found)]
+        what = problems[0]
+        if len(problems) > 1:
+            what = list_problems(problems, len(places), "records")
+        raise CommandError(what, 2) from error
 
 
-def names_of_records(ids: Sequence[str]) -> list[str]:
-    """Name the records of a file for `naming_rows`."""
-    return [f"Record {number}, {identifier}" for number, identifier in enumerate(ids, start=1)]
+def row_check(policy: SequencePolicy, sequences: Sequence[object]) -> Callable[[int], object]:
+    """Check single sequences, for `naming_rows`."""
+
+    def check(row: int) -> None:
+        policy.views(policy.normalise([sequences[row]], rows=[row]), rows=[row])
+
+    return check
 
 
 @contextmanager
@@ -102,7 +124,7 @@ def print_message(message: str, file: IO[Any] | None = None) -> None:
 
 _NAMES = [
     *OPTIONS,
-    *("layer", "max_bytes", "unused_days", "over", "method", "offset", "per_residue"),
+    *("layer", "max_bytes", "unused_days", "over", "method", "offset", "sequences", "per_residue"),
     *("engine", "address", "workers", "gpus_per_worker"),
 ]
 _ARGUMENT = re.compile(

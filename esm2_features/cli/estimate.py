@@ -9,8 +9,7 @@ import click
 
 from esm2_features._cache.reports import readable
 from esm2_features.cli.console import examples
-from esm2_features.cli.options import add_options, run_option, run_options
-from esm2_features.cli.shards import COLUMN_OPTIONS
+from esm2_features.cli.options import INPUT, column_options, run_option, run_options
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
         "zcat *.fasta.gz | esm2-features estimate -",
     )
 )
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True)
+@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=INPUT)
 @run_option("model")
 @run_option(
     "device",
@@ -35,15 +34,15 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
     "is not here, by its data sheet: h200, h100, a100, l4, t4.",
 )
 @run_options("precision", "layers", "pooling", "max_residues", "too_long", "unknown")
-@add_options(COLUMN_OPTIONS.values())
+@column_options
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, sizes in bytes, times in s.")
 def estimate(
     inputs: tuple[str, ...], model: str, device: str, as_json: bool, **options: Any
 ) -> None:
     """Count an input, and estimate what embedding it takes.
 
-    IN are files of FASTA or Parquet, folders, patterns such as 'data/*.fasta.gz', or - for FASTA on
-    standard input. They are read once, and nothing is written. A sample of the same lengths is
+    IN are files of sequences (as for `embed`), folders, patterns such as 'data/*.fasta.gz', or -
+    for standard input. They are read once, and nothing is written. A sample of the same lengths is
     timed on this machine for some seconds, with random weights, so that nothing is downloaded. Time
     is that of one device, for sequences that are not in the cache yet, without loading weights.
     """
@@ -51,9 +50,10 @@ def estimate(
     from esm2_features._costs.cards import CARDS
     from esm2_features._costs.input_summary import lengths_at, summarise
     from esm2_features._engine import Engine
+    from esm2_features.distributed.sources import left_out
 
     card = device if device in CARDS else None
-    columns = {name: options.pop(name) for name in COLUMN_OPTIONS}
+    columns = {"sequence_column": options.pop("column"), "id_column": options.pop("id_column")}
     engine = Engine(model, device="auto" if card else device, cache=None, **options)
     summary = summarise(inputs, engine, **columns)
     reason = summary.first_error or "They are too long: --too-long window or truncate."
@@ -85,6 +85,8 @@ def estimate(
         rows[f"{name} on disk"] = ", ".join(f"{readable(n)} in {kind}" for kind, n in sizes.items())
     if summary.left_out:
         rows["  left out"] += f", which `embed` refuses. {reason}"
+    for others in left_out(inputs):
+        click.echo(f"Left out of the input folder: {others}.", err=True)
     click.echo("An estimate. What the time rests on stands at its end.\n")
     _print("input", " ".join(inputs))
     for name, value in rows.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from esm2_features._inputs.options import OPTIONS
+from esm2_features._inputs.options import OPTIONS, is_region_text
 
 METHODS = ("masked-marginals", "wildtype-marginals", "pseudo-perplexity")
 """How variants can be scored: those of `score_variants`, which would take seconds to import."""
@@ -22,6 +23,27 @@ _TOO_LONG = {
 }
 
 Decorator = Callable[[Any], Any]
+
+# ------------------------------------------------------------------ paths
+
+
+def expanded(path: str) -> str:
+    """Expand ``~`` and variables such as ``$DATA``, as shells do, unless there is such a path."""
+    if os.path.lexists(path):
+        return path
+    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 - Path(".") drops "./"
+
+
+class PathType(click.Path):
+    """A path, in which ``~`` and variables are expanded: shells do not do that after ``=``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return super().convert(expanded(os.fspath(value)), param, ctx)
+
+
+INPUT = PathType(allow_dash=True)
+"""A path of an input, as text."""
+PATH = PathType(path_type=Path)
 
 # ------------------------------------------------------------------ what is typed
 
@@ -49,11 +71,13 @@ def two_numbers(text: str, separator: str) -> tuple[int, int] | None:
     return None if match is None else (int(match[1]), int(match[2]))
 
 
-def _parse_region(text: str) -> tuple[int, int]:
+def _parse_region(text: str) -> tuple[int, int] | str:
     region = two_numbers(text, ":")
-    if region is None:
-        raise click.BadParameter(f"{text!r} is not two whole numbers such as 0:120.")
-    return region
+    if region is None and not is_region_text(text):
+        raise click.BadParameter(
+            f"{text!r} is not two whole numbers such as 0:120, nor several such as 26:33,50:58."
+        )
+    return region or text
 
 
 def _parse_number(text: str, word: str, meaning: str | None) -> int | str | None:
@@ -70,7 +94,8 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "region": _parse_region,
     "batch_tokens": partial(_parse_number, word="auto", meaning="auto"),
     "max_residues": partial(_parse_number, word="none", meaning=None),
-    "cache": lambda text: None if text == "none" else text,
+    "cache": lambda text: None if text == "none" else expanded(text),
+    "model": expanded,
 }
 
 # ------------------------------------------------------------------ options of a run
@@ -121,6 +146,25 @@ def computing_options(*, too_long: Sequence[str]) -> Decorator:
 
 # ------------------------------------------------------------------ other options
 
+column_options = add_options(
+    [
+        click.option(
+            "--sequence-column",
+            "--column",
+            "column",
+            metavar="NAME",
+            help="Column of a table that holds the sequences. By default the one with a usual "
+            "name, such as sequence or seq.",
+        ),
+        click.option(
+            "--id-column",
+            metavar="NAME|none",
+            help="Column of a table that holds the ids. By default the one with a usual name, such "
+            "as id; without one, or with none, rows are numbered from 0.",
+        ),
+    ]
+)
+
 device_option = run_option(
     "device", help="auto (a GPU if there is one), cpu, cuda, a card such as cuda:1, or mps."
 )
@@ -145,7 +189,7 @@ def output_option(metavar: str, text: str, *, required: bool = True) -> Decorato
         "--output",
         metavar=metavar,
         required=required,
-        type=click.Path(path_type=Path),
+        type=PATH,
         help=text,
     )
 

@@ -9,12 +9,19 @@ import click
 
 from esm2_features._environment import keep_few_products
 from esm2_features.cli.console import CommandError, Commands, examples
-from esm2_features.cli.options import Decorator, callback_of, parse_words, run_options
+from esm2_features.cli.options import (
+    Decorator,
+    PathType,
+    callback_of,
+    expanded,
+    parse_words,
+    run_options,
+)
 from esm2_features.exceptions import InputError, import_optional
 
 
 def _tokens_option(text: str, *, required: bool = False) -> Decorator:
-    kind = click.Path(path_type=Path, dir_okay=False)
+    kind = PathType(path_type=Path, dir_okay=False)
     return click.option("--tokens", metavar="FILE", required=required, type=kind, help=text)
 
 
@@ -142,5 +149,5 @@ def _parse_models(words: tuple[str, ...]) -> dict[str, str]:
                 f"Got model={word!r}, which is no model's name (see `esm2-features models`). Give "
                 f"a checkpoint a name: --model mine={word}"
             )
-        models[official or name] = official or path
+        models[official or name] = official or expanded(path)
     return models

@@ -15,6 +15,7 @@ from esm2_features.cli.options import Decorator, callback_of, two_numbers
 _DTYPES = ("float32", "float16")
 _ENGINES = ("plain", "ray")
 _SHARD_SIZE = 4096
+_MOST_SHOWN = 10
 
 _FILE = re.compile(r"\.(npz|parquet|pq|csv|pt|fasta|fas|faa|fa|fsa|gz|bz2|xz|zst)$", re.IGNORECASE)
 """Endings of files: a last argument with one of them is an output whose -o was forgotten."""
@@ -30,20 +31,6 @@ def _parse_share(text: str) -> tuple[int, int]:
     return task, tasks
 
 
-COLUMN_OPTIONS: dict[str, Decorator] = {
-    "sequence_column": click.option(
-        "--sequence-column",
-        metavar="NAME",
-        default="sequence",
-        help="Column of Parquet files that holds the sequences.",
-    ),
-    "id_column": click.option(
-        "--id-column",
-        metavar="NAME",
-        default="id",
-        help="Column of Parquet files that holds the ids.",
-    ),
-}
 SHARD_OPTIONS: dict[str, Decorator] = {
     "dtype": click.option(
         "--dtype",
@@ -54,7 +41,13 @@ SHARD_OPTIONS: dict[str, Decorator] = {
     "with_sequence": click.option(
         "--with-sequence", is_flag=True, help="With a folder OUT: also write the sequences."
     ),
-    **COLUMN_OPTIONS,
+    "set_aside": click.option(
+        "--set-aside",
+        type=click.Choice(["record", "shard"]),
+        default="record",
+        help="With a folder OUT: what to leave out if a record is invalid: the record, or its "
+        "whole shard.",
+    ),
     "shard_size": click.option(
         "--shard-size",
         type=click.IntRange(min=1),
@@ -95,7 +88,7 @@ SHARD_OPTIONS: dict[str, Decorator] = {
         help="With --engine ray: GPUs of each actor; with 0, the actors share all cores.",
     ),
 }
-FILE_OPTIONS = ("kind", "force", "endpoint", "dry_run")
+FILE_OPTIONS = ("kind", "force", "h5_keys", "endpoint", "dry_run")
 """Parameters that need one file OUT; the others are for both."""
 
 
@@ -115,7 +108,7 @@ def check_arguments(context: click.Context, inputs: Sequence[str], output: Path 
                 "IN... OUT"
             )
         return
-    _check_unused(context, FILE_OPTIONS[:2], "is for one file OUT, with -o")
+    _check_unused(context, FILE_OPTIONS[:3], "is for one file OUT, with -o")
     if len(inputs) < 2:
         raise click.UsageError(
             "Missing option '-o' / '--output' for one file OUT, or a folder OUT after IN."
@@ -133,11 +126,17 @@ def check_arguments(context: click.Context, inputs: Sequence[str], output: Path 
 
 
 def embed_into_folder(
-    context: click.Context, inputs: Sequence[str], *, cache: str | None, **options: Any
+    context: click.Context,
+    inputs: Sequence[str],
+    *,
+    cache: str | None,
+    column: str | None,
+    **options: Any,
 ) -> None:
     """Run `embed IN... OUT`."""
     from esm2_features._environment import keep_few_products
     from esm2_features.distributed.embed import embed_shards
+    from esm2_features.distributed.job import describe_record
 
     keep_few_products()
     *sources, folder = inputs
@@ -145,21 +144,34 @@ def embed_into_folder(
         cache = None
     options["shard"] = options["shard"] or (0, 1)
     try:
-        report = embed_shards(sources, folder, cache=cache, progress=print_message, **options)
+        report = embed_shards(
+            sources,
+            folder,
+            cache=cache,
+            sequence_column=column,
+            progress=print_message,
+            **options,
+        )
     except KeyboardInterrupt as error:
         raise CommandError(
             f"Interrupted; finished shards are in {folder}: repeat the command.", INTERRUPTED
         ) from error
     rate = report.sequences / max(report.seconds, 1e-3)
+    n_invalid = len(report.invalid)
+    invalid = f", {n_invalid} records set aside" if n_invalid else ""
+    for record in report.invalid[:_MOST_SHOWN]:
+        print_message(describe_record(record))
+    if n_invalid > _MOST_SHOWN:
+        print_message(f"... and {n_invalid - _MOST_SHOWN} more")
     state = "complete" if report.complete else "not complete yet"
     click.echo(
         f"{report.computed} shards made, {report.present} there before, "
-        f"{len(report.failed)} set aside; {report.sequences} sequences ({rate:.0f}/s) -> "
+        f"{len(report.failed)} set aside; {report.sequences} sequences ({rate:.0f}/s){invalid} -> "
         f"{folder}, {state} ({report.seconds:.1f} s)",
         err=True,
     )
-    if report.failed:
-        n = len(report.failed)
+    n = len(report.failed) + n_invalid
+    if n:
         raise CommandError(
             f"{n} {'was' if n == 1 else 'were'} set aside (see above, and {folder}/_manifest). "
             "Correct the input, and repeat the command: it computes what is missing.",

@@ -14,12 +14,13 @@ from esm2_features._io.variants import COLUMNS, read_variant_file, write_scan, w
 from esm2_features.cli.console import (
     examples,
     interruptible,
-    names_of_records,
     naming_rows,
     print_done,
 )
 from esm2_features.cli.options import (
+    INPUT,
     METHODS,
+    PATH,
     add_options,
     computing_options,
     force_option,
@@ -56,13 +57,13 @@ _run_options = add_options(
         "esm2-features score protein.fasta mutants.fasta -o scores.csv --method pseudo-perplexity",
     )
 )
-@click.argument("protein", metavar="PROTEIN")
-@click.argument("variants", metavar="VARIANTS")
+@click.argument("protein", metavar="PROTEIN", type=INPUT)
+@click.argument("variants", metavar="VARIANTS", type=INPUT)
 @output_option("OUT.csv", "Where to write: all columns of VARIANTS, and score.")
 @click.option(
     "--column",
     metavar="NAME",
-    help=f"Column of variants in a .csv or .tsv. By default the first of {', '.join(COLUMNS)} that "
+    help=f"Column of variants in a table. By default the first of {', '.join(COLUMNS)} that "
     "the table has, or its only column.",
 )
 @_id_option
@@ -96,15 +97,16 @@ def score(
 ) -> None:
     """Score variants of a protein by their log-likelihood ratio to the wild type.
 
-    PROTEIN is a FASTA file with the wild type. VARIANTS is a .csv or .tsv with a column of
-    variants, a text file with one variant per line, or a FASTA file (.fasta, .fa) with the
-    sequences of mutants. Both may be compressed, and one of them may be - for standard input, from
-    which VARIANTS are read as lines or as FASTA. A variant is a mutation such as A123G, several
+    PROTEIN is a FASTA file with the wild type, or another file of sequences. VARIANTS is a table
+    (CSV, TSV, Parquet, Excel) with a column of variants, a text file with one variant per line, or
+    a FASTA file with the sequences of mutants. Both may be compressed, and one of them may be - for
+    standard input. A variant is a mutation such as A123G, several
     such as A123G:D42N, a sequence, or WT. Scores are in nats: the wild type has 0, and a variant
     that the model finds more likely has a higher score.
     """
     from esm2_features._engine import Engine
-    from esm2_features._variants import score_variants
+    from esm2_features._inputs.mutations import check_length, read_variants
+    from esm2_features._variants import PSEUDO, score_variants
 
     start = time.perf_counter()
     if protein == variants == "-":
@@ -118,7 +120,19 @@ def score(
     with interruptible(checked.path, engine.cache):
         wildtype, _ = _read_wildtype(engine, protein, identifier)
         table = read_variant_file(variants, column=column)
-        with naming_rows([f"{variants}, {position}" for position in table.positions]):
+        places = [f"{variants}, {position}" for position in table.positions]
+
+        def check(row: int) -> None:
+            rows, normalise = [table.variants[row]], engine.policy.normalise
+            try:
+                [found] = read_variants(rows, wildtype, offset=offset, normalise=normalise)
+                if isinstance(found, str) and method != PSEUDO:
+                    check_length(wildtype, found, index=0, given=rows[0])
+            except InputError as error:  # it was the only row
+                error.args = (str(error).replace("row 0", f"row {row}"),)
+                raise
+
+        with naming_rows(places, check):
             scores = score_variants(
                 engine, wildtype, table.variants, method, offset=offset, per_residue=per_residue
             )
@@ -127,12 +141,12 @@ def score(
 
 
 @click.command(epilog=examples("esm2-features scan protein.fasta -o scan.csv --plot scan.png"))
-@click.argument("protein", metavar="PROTEIN")
+@click.argument("protein", metavar="PROTEIN", type=INPUT)
 @output_option("OUT.csv", "Where to write: columns variant, position, wildtype, mutant and score.")
 @click.option(
     "--plot",
     metavar="PNG",
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Also draw a heat map: the name of a .png.",
 )
 @_id_option
@@ -157,7 +171,7 @@ def scan(
 ) -> None:
     """Score all single substitutions of a protein.
 
-    PROTEIN is a FASTA file, which may be compressed, or - for standard input. Scores are
+    PROTEIN is a FASTA file, or another file of sequences, or - for standard input. Scores are
     log-likelihood ratios to the wild type in nats, as those of `score`: 19 for each residue, and
     none where the wild type has none of the 20 canonical residues.
     """
@@ -190,10 +204,10 @@ def scan(
 
 def _read_wildtype(engine: Engine, path: str, identifier: str | None) -> tuple[str, FastaRecord]:
     """Read the protein: its normalised sequence, and its record in the file."""
-    from esm2_features._inputs.fasta import read_fasta
+    from esm2_features._inputs.records import read_records
     from esm2_features._variants import normalise_wildtype
 
-    records = read_fasta(path)
+    records, places = read_records(path)
     ids = [record.id for record in records]
     shown = ", ".join(ids[:3]) + (", ..." if len(ids) > 3 else "")
     if identifier is None and len(records) > 1:
@@ -206,5 +220,5 @@ def _read_wildtype(engine: Engine, path: str, identifier: str | None) -> tuple[s
             f"{path} has no record with the id {identifier!r}, but {shown}. Choose one of these."
         )
     at = 0 if identifier is None else ids.index(identifier)
-    with naming_rows(names_of_records(ids)[at:]):
+    with naming_rows(places[at:]):
         return normalise_wildtype(engine, records[at].seq), records[at]

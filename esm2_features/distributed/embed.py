@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from esm2_features._arrow import import_parquet
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._inputs.options import OPTIONS, one_of, positive
+from esm2_features._inputs.records import kind_of_name
 from esm2_features.distributed.files import DTYPES, ShardTable, vector_columns
 from esm2_features.distributed.job import ShardJob, ShardReport
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.distributed.ray_batches import BatchEmbedder
 from esm2_features.distributed.ray_cluster import import_ray, on_cluster
-from esm2_features.distributed.sources import check_columns, find_sources
+from esm2_features.distributed.sources import check_columns, find_sources, left_out
 from esm2_features.distributed.worker import ShardWorker, WorkerOptions, versions
 from esm2_features.exceptions import InputError
 
@@ -40,7 +41,7 @@ def embed_shards(
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     layers: int | Sequence[int] | Literal["all"] = -1,
     pooling: str | Sequence[str] = "mean",
-    region: tuple[int, int] | None = None,
+    region: tuple[int, int] | str | None = None,
     precision: str = "float32",
     device: str | list[str] = "auto",
     batch_tokens: int | Literal["auto"] = "auto",
@@ -52,8 +53,9 @@ def embed_shards(
     store: Literal["requested", "all"] = "requested",
     dtype: Literal["float32", "float16"] = "float32",
     with_sequence: bool = False,
-    sequence_column: str = "sequence",
-    id_column: str = "id",
+    sequence_column: str | None = None,
+    id_column: str | None = None,
+    set_aside: Literal["record", "shard"] = "record",
     shard_size: int = SHARD_SIZE,
     shard: tuple[int, int] = (0, 1),
     engine: Literal["plain", "ray"] = "plain",
@@ -65,14 +67,15 @@ def embed_shards(
     r"""Embed files of any size into a folder of Parquet files, the shards.
 
     Memory does not grow with the input. Shards that are done are not computed again: after an
-    interruption, repeat the call. A shard that cannot be read, or has an invalid sequence, is set
-    aside and reported; correct the input, and repeat the call.
+    interruption, repeat the call. A record that is invalid, and a shard that cannot be read, are
+    set aside and reported; correct the input, and repeat the call.
 
     Parameters
     ----------
     inputs : str, path-like, or iterable of them
-        FASTA files (also compressed), Parquet files, folders of such files, and patterns such as
-        ``"data/*.fasta.gz"``.
+        FASTA and Parquet files, folders of such files, and patterns such as ``"data/*.fasta.gz"``;
+        also CSV, TSV and Excel tables, and what Biopython reads (GenBank, UniProt, mmCIF, PDB), by
+        their names. All of them may be compressed.
     output : str or path-like
         The folder of shards: new, empty, or begun with the same parameters and inputs.
     model, layers, pooling, region, precision, device : as in `Engine`
@@ -87,8 +90,12 @@ def embed_shards(
         digits.
     with_sequence : bool, default=False
         Also write the sequences.
-    sequence_column, id_column : str, default="sequence", "id"
-        Columns of Parquet inputs.
+    sequence_column, id_column : str or None, default=None
+        Columns of tables. By default those with a usual name, such as "sequence" and "id"; without
+        a column of ids, rows are numbered from 0.
+    set_aside : {"record", "shard"}, default="record"
+        What is left out if a record is invalid: the record, or the shard that it belongs to. A
+        shard in which all are invalid is always left out.
     shard_size : int, default=4096
         Sequences of a shard. A row group of a Parquet file is a shard if it has no more rows.
     shard : (int, int), default=(0, 1)
@@ -151,20 +158,24 @@ def embed_shards(
     size = positive("shard_size", shard_size)
     one_of("dtype", dtype, DTYPES)
     one_of("engine", engine, ENGINES)
+    one_of("set_aside", set_aside, ("record", "shard"))
     _check_workers(engine, address, workers, gpus_per_worker)
     import_parquet("Writing shards")
     model_engine = Engine(**options)
-    paths = [inputs] if isinstance(inputs, str | os.PathLike) else inputs
+    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
     columns = {"sequence_column": sequence_column, "id_column": id_column}
     sources = find_sources(paths, **columns)
     folder = Path(output).absolute()
     _check_sources(sources, folder)
+    print_line = progress or (lambda _: None)
+    for others in left_out(paths):
+        print_line(f"Left out of the input folder: {others}.")
     table = _table(model_engine, dtype=dtype, with_sequence=bool(with_sequence))
     job = _description(model_engine, table)
     job["parameters"] |= {"shard_size": size, **columns}
     manifest = Manifest(folder)
     manifest.begin(json.loads(json.dumps(job)), sources)
-    settings = WorkerOptions(options, model_engine.checkpoint.identity, folder, table)
+    settings = WorkerOptions(options, model_engine.checkpoint.identity, folder, table, set_aside)
     work = ShardJob(manifest, sources, size=size, share=shard)
     if engine == "plain":
         worker = ShardWorker(settings, model_engine)
@@ -182,7 +193,7 @@ def embed_ray_dataset(
     model: str | os.PathLike[str] = DEFAULT_MODEL,
     layers: int | Sequence[int] | Literal["all"] = -1,
     pooling: str | Sequence[str] = "mean",
-    region: tuple[int, int] | None = None,
+    region: tuple[int, int] | str | None = None,
     precision: str = "float32",
     device: str | list[str] = "auto",
     batch_tokens: int | Literal["auto"] = "auto",
@@ -336,6 +347,6 @@ def _check_sources(sources: Sequence[InputFile], folder: Path) -> None:
                 f"{source.path} is an input, and lies in the output folder. Name other inputs, or "
                 "another output folder."
             )
-    first = next((source for source in sources if source.is_parquet), None)
-    if first is not None:
+    kinds = {kind_of_name(source.path.name): source for source in reversed(sources)}
+    for first in kinds.values():
         check_columns(first)

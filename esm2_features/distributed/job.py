@@ -16,6 +16,7 @@ from pathlib import Path
 from esm2_features.distributed.manifest import (
     DoneShard,
     FailedShard,
+    InvalidRecord,
     Manifest,
     ReadSource,
     failure,
@@ -42,6 +43,8 @@ class ShardReport:
         Duration of the job.
     complete : bool
         Whether all shards of the job are finished, those of other tasks included.
+    invalid : tuple of InvalidRecord
+        Records of the computed and present shards that were set aside.
     """
 
     computed: int
@@ -51,6 +54,7 @@ class ShardReport:
     residues: int
     seconds: float
     complete: bool
+    invalid: tuple[InvalidRecord, ...] = ()
 
 
 @dataclass
@@ -63,6 +67,7 @@ class ShardJob:
     share: tuple[int, int]  # number of this task, and number of tasks
     n_present: int = 0  # shards that were finished before
     unread: list[FailedShard] = field(default_factory=list)
+    invalid: list[InvalidRecord] = field(default_factory=list)  # of the shards that are finished
 
     def run(
         self, compute: Compute, *, progress: Callable[[str], None] | None = None
@@ -78,7 +83,9 @@ class ShardJob:
             else:
                 done.append(result)
                 rate = result.rows / max(result.seconds, 1e-3)
-                print_line(f"{result.name}: {result.rows} sequences ({rate:.0f}/s)")
+                aside = f", {len(result.invalid)} set aside" if result.invalid else ""
+                print_line(f"{result.name}: {result.rows} sequences ({rate:.0f}/s){aside}")
+                self.invalid += result.invalid
         n_rows, cut = sum(shard.rows for shard in done), sum(shard.truncated for shard in done)
         if cut:
             warnings.warn(
@@ -96,6 +103,7 @@ class ShardJob:
             residues=sum(shard.residues for shard in done),
             seconds=time.perf_counter() - start,
             complete=not missing,
+            invalid=tuple(self.invalid),
         )
 
     def _tasks(self, print_line: Callable[[str], None]) -> Iterator[Task]:
@@ -123,13 +131,14 @@ class ShardJob:
         try:
             for records in _readable(reading):
                 shard = share.done[records.number]
-                if shard is None:
+                if shard is not None and (records.error is not None or not shard.is_of(records)):
+                    raise self._changed(source, shard.name)
+                if shard is None or shard.input != records.digest():
                     name = shard_name(source.stem, records.number)
                     yield Task(name, source.path, records)
-                elif records.error is not None or shard.input != records.digest():
-                    raise self._changed(source, shard.name)
         finally:
             self.n_present += share.n_present
+            self.invalid += share.invalid
         if reading.n_records is None or reading.n_ranges is None:
             return  # no shard was missing behind some point, so the end was not reached
         if known is not None and reading.n_ranges < known.shards:
@@ -141,8 +150,8 @@ class ShardJob:
     def _changed(self, source: InputFile, name: str) -> InputError:
         return InputError(
             f"{source.path} has changed: the shard {name} in {self.manifest.output} was made of "
-            "other sequences. Restore the file (records may only be corrected where no shard is "
-            "finished), or choose another folder."
+            "other sequences. Restore the file (only records that were set aside, or of shards "
+            "that are not finished, may be corrected, in their places), or choose another folder."
         )
 
 
@@ -157,6 +166,7 @@ class _Share:
     is_same: bool  # whether the input is unchanged
     done: dict[int, DoneShard | None] = field(default_factory=dict)
     n_present: int = 0
+    invalid: list[InvalidRecord] = field(default_factory=list)  # of shards that stay as they are
 
     def wants(self, number: int) -> bool:
         """Whether to read a range: to compute its shard, or to compare a finished shard with it."""
@@ -165,8 +175,10 @@ class _Share:
         if not is_mine and self.is_same:
             return False
         if number not in self.done:
-            self.done[number] = self.manifest.done(shard_name(self.stem, number))
-            self.n_present += is_mine and self.done[number] is not None
+            done = self.done[number] = self.manifest.done(shard_name(self.stem, number))
+            self.n_present += is_mine and done is not None
+            if is_mine and done is not None and self.is_same:
+                self.invalid += done.invalid
         is_missing = self.done[number] is None
         # Of a changed input, mine is computed, and a finished one compared.
         return is_missing if self.is_same else is_mine or not is_missing
@@ -193,3 +205,10 @@ def describe_failure(failed: FailedShard) -> str:
     record = f" (id {failed.id})" if failed.id is not None else ""
     place = "" if failed.path in failed.message else f"{Path(failed.path).name}{record}: "
     return f"Set aside: {failed.name}: {place}{failed.message}"
+
+
+def describe_record(record: InvalidRecord) -> str:
+    """Return a line about a record that was set aside."""
+    place = "" if record.path in record.message else f"{record.path}, row {record.row}"
+    named = f"{place} (id {record.id}): " if place and record.id else f"{place}: " if place else ""
+    return f"Set aside: {named}{record.message}"

@@ -2,7 +2,8 @@
 
     OUT/proteins-00000.parquet             a shard
     OUT/_manifest/job.json                 model, parameters, columns, inputs, versions
-    OUT/_manifest/proteins-00000.done.json its rows and residues, its size and SHA-256
+    OUT/_manifest/proteins-00000.done.json its rows and residues, its size and SHA-256, and the
+                                           records that were set aside
     OUT/_manifest/proteins-00001.failed.json   why it could not be computed
     OUT/_manifest/proteins.source.json     number of shards of an input, once its end was read
 
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,36 @@ from typing import Any
 from esm2_features._files import atomic_write, remove_parts, sha256_of
 from esm2_features._inputs.messages import in_shell
 from esm2_features.distributed.files import ENDING
-from esm2_features.distributed.sources import InputFile
+from esm2_features.distributed.sources import InputFile, InputRange
 from esm2_features.exceptions import InputError
 
 FOLDER = "_manifest"
 _FORMAT = 1
 _COMPARED = ("model", "parameters", "columns")
+
+
+@dataclass(frozen=True, slots=True)
+class InvalidRecord:
+    """A record that could not be embedded, and is not in its shard.
+
+    Attributes
+    ----------
+    path, row : str, int
+        The input, and the record's row in it, from 0.
+    id : str
+        Its id; empty if it has none.
+    position : int or None
+        Position of the invalid character, from 1, if there is one.
+    error, message : str
+        Name and text of the error.
+    """
+
+    path: str
+    row: int
+    id: str
+    position: int | None
+    error: str
+    message: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +69,14 @@ class DoneShard:
     seconds: float  # duration of its computation
     truncated: int  # number of sequences that were cut
     versions: dict[str, str]  # of Python and the libraries that computed it
+    kept: str = ""  # digest of the ids and sequences without the invalid records
+    invalid: tuple[InvalidRecord, ...] = ()  # records that were set aside
+
+    def is_of(self, records: InputRange) -> bool:
+        """Whether it was made of these records, as they are or with invalid ones corrected."""
+        rows = {record.row for record in self.invalid}
+        is_same = self.input == records.digest()
+        return is_same or (bool(rows) and self.kept == records.digest(without=rows))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +203,10 @@ class Manifest:
             size = self.path_of(name).stat().st_size
         except FileNotFoundError:
             return None
-        return None if record is None or record["bytes"] != size else DoneShard(**record)
+        if record is None or record["bytes"] != size:
+            return None
+        invalid = tuple(InvalidRecord(**one) for one in record.get("invalid", ()))
+        return DoneShard(**(record | {"invalid": invalid}))
 
     def add(self, shard: DoneShard) -> DoneShard:
         """Record that the file of a shard is finished; its size and digest are added."""
@@ -185,7 +221,7 @@ class Manifest:
                 break
         (self._folder / f"{shard.name}.failed.json").unlink(missing_ok=True)
         remove_parts(path)
-        return DoneShard(**record)
+        return replace(shard, bytes=record["bytes"], sha256=record["sha256"])
 
     def set_aside(self, failed: FailedShard) -> None:
         """Record that a shard could not be computed."""

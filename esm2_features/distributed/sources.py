@@ -1,6 +1,6 @@
-"""Inputs of shards: files of FASTA or Parquet, and their ranges of records.
+"""Inputs of shards: files of sequences, and their ranges of records.
 
-A FASTA file is cut every so many records, a Parquet file at its row groups, and these again if they
+A file is cut every so many records, but a Parquet file at its row groups, and these again if they
 have more rows than that. The ranges of a file are numbered from 0, and read when they are wanted:
 of a Parquet file, the others are not read at all. No file is held in memory as a whole.
 """
@@ -12,18 +12,22 @@ import hashlib
 import itertools
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from esm2_features._arrow import import_parquet
-from esm2_features._inputs.fasta import checked_record, iter_pairs
+from esm2_features._inputs.fasta import FastaRecord
+from esm2_features._inputs.records import TABLES, Entry, columns_of, iter_entries, kind_of_name
+from esm2_features._inputs.tables import Table, open_table, types_of
 from esm2_features._io.paths import file_names
 from esm2_features.exceptions import InputError
 
-_COMPRESSED = r"(\.(gz|bz2|xz|zst))?"
-_FASTA = re.compile(rf"\.(fasta|fas|faa|fa|fsa){_COMPRESSED}$", re.IGNORECASE)
+_SOURCES = re.compile(
+    r"\.(fasta|fas|faa|fa|fsa|parquet|pq)(\.(gz|bz2|xz|zst|zip))*$", re.IGNORECASE
+)
+"""Names of the files that a folder stands for; other kinds of files have to be named."""
 _PARQUET = re.compile(r"\.(parquet|pq)$", re.IGNORECASE)
 _ENDINGS = ".fasta, .fas, .faa, .fa, .fsa (or these with .gz, .bz2, .xz, .zst), .parquet and .pq"
 _PATTERN = re.compile(r"[*?\[]")
@@ -35,12 +39,12 @@ class InputFile:
 
     path: Path
     stem: str  # its shards are named after it; unique within a job
-    sequence_column: str = "sequence"  # of a Parquet file
-    id_column: str = "id"  # of a Parquet file
+    sequence_column: str | None = None  # of a table; None for one with a usual name
+    id_column: str | None = None  # of a table
 
     @property
     def is_parquet(self) -> bool:
-        """Whether it is Parquet, and not FASTA."""
+        """Whether it is Parquet, which is cut at its row groups."""
         return _PARQUET.search(self.path.name) is not None
 
     def stamp(self) -> tuple[int, int]:
@@ -54,19 +58,22 @@ class InputFile:
 
 @dataclass(frozen=True)
 class InputRange:
-    """The records of a shard, or the error that they have in the file."""
+    """The records of a shard, or the error that all of them have."""
 
     number: int  # of the range in its file, from 0
     first: int  # row of its first record in the file, from 0
     ids: list[str] = field(repr=False)
     sequences: list[Any] = field(repr=False)  # as they are in the file
     error: InputError | None = None
+    # row in the file -> what is wrong with the record, whose id and sequence may be empty
+    errors: dict[int, InputError] = field(default_factory=dict, repr=False)
 
-    def digest(self) -> str:
-        """Return the digest of ids and sequences, in hexadecimal."""
+    def digest(self, without: Collection[int] = ()) -> str:
+        """Return the digest of ids and sequences, in hexadecimal, without those of some rows."""
         digest = hashlib.blake2b(digest_size=16)
         for column in (self.ids, self.sequences):
-            text = "\n".join(map(str, column))
+            cells = (cell for row, cell in enumerate(column, self.first) if row not in without)
+            text = "\n".join(map(str, cells))
             digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
         return digest.hexdigest()
 
@@ -84,36 +91,32 @@ class Reading:
         self._size, self._wanted, self._total = size, wanted, total
 
     def __iter__(self) -> Iterator[InputRange]:
-        return self._parquet() if self.source.is_parquet else self._fasta()
+        return self._parquet() if self.source.is_parquet else self._entries()
 
-    def _fasta(self) -> Iterator[InputRange]:
+    def _entries(self) -> Iterator[InputRange]:
         numbers: Iterable[int] = itertools.count()
         if self._total is not None:  # nothing behind the last wanted range has to be read
             numbers = range(1 + max(filter(self._wanted, range(self._total)), default=-1))
-        pairs = iter_pairs(str(self.source.path))
+        source = self.source
+        columns = {"column": source.sequence_column, "id_column": source.id_column}
+        if kind_of_name(source.path.name) not in TABLES:
+            columns = {}  # they are of the tables among several inputs
+        entries = iter_entries(str(source.path), **columns)
         n_records = 0
         for number in numbers:
             self.reached = number
-            some = itertools.islice(pairs, self._size)
+            some = itertools.islice(entries, self._size)
             if self._wanted(number):
-                records = list(some)
-                n = len(records)
-                if records:
-                    yield self._checked(number, n_records, records)
+                found = list(some)
+                n = len(found)
+                if found:
+                    yield _range_of(number, n_records, found)
             else:
                 n = sum(1 for _ in some)
             n_records += n
             if n < self._size:
                 self.n_records, self.n_ranges = n_records, -(-n_records // self._size)
                 return
-
-    def _checked(self, number: int, first: int, pairs: list[tuple[str, str]]) -> InputRange:
-        path = str(self.source.path)
-        try:
-            records = [checked_record(*pair, i, path) for i, pair in enumerate(pairs, first + 1)]
-        except InputError as error:
-            return InputRange(number, first, [], [], error)
-        return InputRange(number, first, [r.id for r in records], [r.seq for r in records])
 
     def _parquet(self) -> Iterator[InputRange]:
         module = import_parquet("Reading Parquet")
@@ -122,21 +125,23 @@ class Reading:
         except Exception as error:  # Arrow's errors, and the system's
             raise _unreadable(self.source.path, error) from error
         with file:
-            check_columns(self.source, file.schema_arrow)
+            columns = _parquet_columns(self.source, file.schema_arrow)
             rows = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
             self.n_records, number, first = sum(rows), 0, 0
             self.n_ranges = sum(-(-n // self._size) for n in rows)
             for group, n in enumerate(rows):
                 numbers = range(number, number + -(-n // self._size))
                 if any(map(self._wanted, numbers)):
-                    yield from self._of_group(file, group, numbers, first)
+                    yield from self._of_group(file, columns, group, numbers, first)
                 number, first = numbers.stop, first + n
 
-    def _of_group(self, file: Any, group: int, numbers: range, first: int) -> Iterator[InputRange]:
+    def _of_group(
+        self, file: Any, columns: tuple[str, str | None], group: int, numbers: range, first: int
+    ) -> Iterator[InputRange]:
         """Read the wanted ranges of one row group; if it is damaged, each has the error."""
         source, size = self.source, self._size
-        columns = [source.id_column, source.sequence_column]
-        cells = _cells(file.iter_batches(size, row_groups=[group], columns=columns), columns)
+        needed = [name for name in columns if name is not None]
+        cells = _cells(file.iter_batches(size, row_groups=[group], columns=needed), columns, first)
         damage: InputError | None = None
         for number in numbers:
             self.reached = number
@@ -152,45 +157,58 @@ class Reading:
                     )
             if not self._wanted(number):
                 continue
-            error, ids = damage, [identifier for identifier, _ in records]
-            if None in ids:
-                error = InputError(
-                    f"{source.path}: row {start + ids.index(None)} has no value in the column "
-                    f"{source.id_column!r}. Give it an id."
+            errors = {
+                row: InputError(
+                    f"{source.path}: row {row} has no value in the column {columns[1]!r}. Give it "
+                    "an id."
                 )
-                records = []
-            sequences = [sequence for _, sequence in records]
-            yield InputRange(number, start, [str(i) for i, _ in records], sequences, error)
+                for row, (_, identifier) in enumerate(records, start)
+                if identifier is None
+            }
+            ids = ["" if identifier is None else str(identifier) for _, identifier in records]
+            sequences = [sequence for sequence, _ in records]
+            yield InputRange(number, start, ids, sequences, damage, errors)
 
 
-def check_columns(source: InputFile, schema: Any = None) -> None:
-    """Check that a Parquet file has its columns; a damaged file is reported when it is read."""
-    if schema is None:
+def _range_of(number: int, first: int, entries: Sequence[Entry]) -> InputRange:
+    errors = {
+        row: entry.error for row, entry in enumerate(entries, first) if entry.error is not None
+    }
+    records = [entry.record or FastaRecord("", "", "") for entry in entries]
+    ids, sequences = [record.id for record in records], [record.seq for record in records]
+    return InputRange(number, first, ids, sequences, None, errors)
+
+
+def check_columns(source: InputFile) -> None:
+    """Check that a table has its columns; a damaged file is reported when it is read."""
+    if source.is_parquet:
         module = import_parquet("Reading Parquet")
         try:
             schema = module.read_schema(source.path)
         except Exception:
             return
-    for name, option in (
-        (source.sequence_column, "--sequence-column"),
-        (source.id_column, "--id-column"),
-    ):
-        if schema.names.count(name) != 1:
-            raise InputError(
-                f"{source.path} must have one column {name!r}; its columns are "
-                f"{', '.join(schema.names)}. Choose another one with {option}."
-            )
+        _parquet_columns(source, schema)
+    elif (kind := kind_of_name(source.path.name)) in TABLES:
+        with open_table(str(source.path), str(kind)) as table:
+            columns_of(table, source.sequence_column, source.id_column)
+
+
+def _parquet_columns(source: InputFile, schema: Any) -> tuple[str, str | None]:
+    """Find the columns of sequences and of ids."""
+    table = Table(str(source.path), list(schema.names), iter(()), types_of(schema))
+    at, id_at = columns_of(table, source.sequence_column, source.id_column)
+    return table.header[at], None if id_at is None else table.header[id_at]
 
 
 def find_sources(
     inputs: Iterable[str | os.PathLike[str]],
     *,
-    sequence_column: str = "sequence",
-    id_column: str = "id",
+    sequence_column: str | None = None,
+    id_column: str | None = None,
 ) -> list[InputFile]:
     """Find the files of paths, folders and patterns."""
     paths = list(dict.fromkeys(path for name in inputs for path in _files_of(os.fspath(name))))
-    stems = [_FASTA.sub("", _PARQUET.sub("", path.name)) for path in paths]
+    stems = [_SOURCES.sub("", path.name) for path in paths]
     # Programs that read folders of Parquet skip names that begin with these.
     stems = [stem.lstrip("._") or "input" for stem in stems]
     return [
@@ -209,7 +227,11 @@ def _files_of(name: str) -> Sequence[Path]:
     if path.is_dir():
         files = sorted(item for item in path.iterdir() if _is_source(item))
         if not files:
-            raise InputError(f"The folder {name} holds no file that ends in {_ENDINGS}.")
+            others = left_out([name])
+            advice = (
+                f" It holds {others[0]}. Tables can be named: '{name}/*.csv'." if others else ""
+            )
+            raise InputError(f"The folder {name} holds no file that ends in {_ENDINGS}.{advice}")
         return files
     if path.exists():
         return [path]
@@ -222,15 +244,35 @@ def _files_of(name: str) -> Sequence[Path]:
     raise InputError(f"{name}: there is no such file (relative names start at {Path.cwd()}).")
 
 
+def left_out(inputs: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Describe, for each folder among inputs, the files in it that are not read."""
+    found = []
+    for name in inputs:
+        folder = Path(name)
+        if os.fspath(name) != "-" and folder.is_dir():
+            items = sorted(item.name for item in folder.iterdir() if not _is_source(item))
+            others = [item for item in items if not item.startswith(".")]
+            if others:
+                some = ", ".join(others[:3]) + (", ..." if len(others) > 3 else "")
+                found.append(f"{len(others)} other files and folders ({some})")
+    return found
+
+
 def _is_source(path: Path) -> bool:
-    is_named = _FASTA.search(path.name) or _PARQUET.search(path.name)
-    return bool(is_named) and not path.name.startswith(".") and path.is_file()
+    return bool(_SOURCES.search(path.name)) and not path.name.startswith(".") and path.is_file()
 
 
-def _cells(batches: Iterator[Any], columns: list[str]) -> Iterator[tuple[Any, Any]]:
-    """Yield id and sequence of each row, a batch at a time."""
+def _cells(
+    batches: Iterator[Any], columns: tuple[str, str | None], first: int
+) -> Iterator[tuple[Any, Any]]:
+    """Yield sequence and id of each row, a batch at a time; without ids, the number of the row."""
     for batch in batches:
-        yield from zip(*(batch.column(name).to_pylist() for name in columns), strict=True)
+        sequences = batch.column(columns[0]).to_pylist()
+        ids: Sequence[Any] = range(first, first + len(sequences))
+        if columns[1] is not None:
+            ids = batch.column(columns[1]).to_pylist()
+        yield from zip(sequences, ids, strict=True)
+        first += len(sequences)
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

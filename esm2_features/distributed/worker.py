@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -17,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features.distributed.files import ShardTable, writing
-from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest, failure
+from esm2_features.distributed.manifest import (
+    DoneShard,
+    FailedShard,
+    InvalidRecord,
+    Manifest,
+    failure,
+)
 from esm2_features.exceptions import CheckpointError, InputError, NumericalError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -38,6 +45,7 @@ class WorkerOptions:
     identity: str  # digest that the weights must have
     output: Path
     table: ShardTable
+    set_aside: str = "record"  # or "shard": what is left out if a record is invalid
 
 
 @dataclass(frozen=True)
@@ -70,6 +78,7 @@ class ShardWorker:
         self._engine = engine
         self._manifest = Manifest(settings.output)
         self._table = settings.table
+        self._set_aside = settings.set_aside
         self._versions = versions()
 
     def run(self, task: Task) -> DoneShard | FailedShard:
@@ -92,11 +101,17 @@ class ShardWorker:
     def _computed(self, task: Task) -> DoneShard:
         start = time.perf_counter()
         engine, records, truncations = self._engine, task.records, TruncationCounter()
-        n = len(records.ids)
-        rows = range(records.first, records.first + n)
+        errors = dict(records.errors)
         # All sequences are checked before the first is computed.
-        sequences = engine.policy.normalise(records.sequences, rows=rows, truncations=truncations)
-        views = engine.policy.views(sequences, rows=rows)
+        checked = self._checked(records, errors, truncations)
+        if errors and (self._set_aside == "shard" or not checked):
+            raise errors[min(errors)]
+        sequences, views = (
+            [row[0] for row in checked.values()],
+            [row[1] for row in checked.values()],
+        )
+        ids = [records.ids[row - records.first] for row in checked]
+        n = len(ids)
         width = len(self._table.vectors) * self._table.dim
         portion = max(1, min(_PORTION, _PORTION_BYTES // (4 * width)))
         with writing(self._manifest.path_of(task.name), self._table) as writer:
@@ -105,11 +120,50 @@ class ShardWorker:
                 texts = [sequence.replace(MASK, "<mask>") for sequence in sequences[some]]
                 lengths = [len(sequence) for sequence in sequences[some]]
                 values = engine.runner.embed(views[some], engine.columns)
-                writer.add(records.ids[some], texts, lengths, values, first=rows.start + at)
+                writer.add(ids[some], texts, lengths, values, first=records.first + at)
         seconds, cut = round(time.perf_counter() - start, 3), truncations.truncated
         residues, digest = sum(map(len, sequences)), records.digest()
-        shard = DoneShard(task.name, n, residues, digest, 0, "", seconds, cut, self._versions)
+        kept = records.digest(without=errors) if errors else ""
+        invalid = tuple(invalid_record(task, row, errors[row]) for row in sorted(errors))
+        about = (self._versions, kept, invalid)
+        shard = DoneShard(task.name, n, residues, digest, 0, "", seconds, cut, *about)
         return self._manifest.add(shard)
+
+    def _checked(
+        self, records: InputRange, errors: dict[int, InputError], truncations: TruncationCounter
+    ) -> dict[int, tuple[str, str]]:
+        """Normalise sequences and write views, by row; add errors, after which no others follow."""
+        policy = self._engine.policy
+        cells = dict(enumerate(records.sequences, records.first))
+        rows = [row for row in cells if row not in errors]
+
+        def check(some: list[int]) -> dict[int, tuple[str, str]]:
+            counter = TruncationCounter()
+            texts = [cells[row] for row in some]
+            sequences = policy.normalise(texts, rows=some, truncations=counter)
+            views = map(str, policy.views(sequences, rows=some))
+            truncations.truncated += counter.truncated
+            return dict(zip(some, zip(sequences, views, strict=True), strict=True))
+
+        try:
+            return check(rows)
+        except InputError:
+            pass  # some row is wrong: which ones are, each says by itself
+        found: dict[int, tuple[str, str]] = {}
+        for row in rows:
+            try:
+                with warnings.catch_warnings(action="ignore"):
+                    found |= check([row])
+            except InputError as error:
+                errors[row] = error
+        return found
+
+
+def invalid_record(task: Task, row: int, error: InputError) -> InvalidRecord:
+    """Describe a record that is set aside."""
+    identifier = task.records.ids[row - task.records.first]
+    position, name = getattr(error, "position", None), type(error).__name__
+    return InvalidRecord(str(task.source), row, identifier, position, name, str(error))
 
 
 def versions() -> dict[str, str]:

@@ -143,9 +143,9 @@ def test__parquet__says_what_its_vectors_are(tmp_path, name):
 
 
 def test__other_endings_are_refused(tmp_path):
-    (tmp_path / "x.h5").touch()
-    with pytest.raises(InputError, match=r"ends in '\.h5'"):
-        list(read_parts(tmp_path / "x.h5", NOTHING))
+    (tmp_path / "x.hdf").touch()
+    with pytest.raises(InputError, match=r"ends in '\.hdf'"):
+        list(read_parts(tmp_path / "x.hdf", NOTHING))
 
 
 @pytest.mark.parametrize("name", ["x.npz", "x.csv", "x.parquet"])

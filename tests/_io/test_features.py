@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import hashlib
 import json
 import os
 import sys
@@ -12,7 +14,13 @@ import pytest
 import torch
 from full_disk import no_room
 
-from esm2_features._io.features import FORMATS, Features, check_features_output, write_features
+from esm2_features._io.features import (
+    FORMATS,
+    Features,
+    check_feature_ids,
+    check_features_output,
+    write_features,
+)
 from esm2_features.exceptions import InputError, MissingDependencyError
 
 LAYERS, POOLINGS, DIM = (0, 2), ("cls", "mean"), 3
@@ -101,9 +109,9 @@ def test__format__is_told_by_option_before_ending(tmp_path, kind):
     assert listed(tmp_path) == ["x.data"]
 
 
-@pytest.mark.parametrize("name", ["x", "x.h5", "x.npz.gz", ".npz"])
+@pytest.mark.parametrize("name", ["x", "x.hdf", "x.npz.gz", ".npz"])
 def test__check__unknown_ending_lists_the_known(tmp_path, name):
-    with pytest.raises(InputError, match=r"\.npz, \.parquet, \.csv \(a file\) or \.pt"):
+    with pytest.raises(InputError, match=r"\.npz, \.parquet, \.csv, \.h5 \(a file\) or \.pt"):
         check_features_output(tmp_path / name, poolings=["mean"])
 
 
@@ -230,3 +238,43 @@ def test__parquet__without_pyarrow(tmp_path, monkeypatch):
         "Writing Parquet needs the package pyarrow, which is not installed. "
         'Install it with: pip install "esm2-features[parquet]"'
     )
+
+
+@pytest.mark.parametrize("keys", ["id", "hash"])
+def test__h5__is_what_others_read(tmp_path, keys):
+    import h5py
+
+    features = some_features()
+    n = len(features.ids)
+    sequences = ["MKT", *["GSHM" + "A" * i for i in range(n - 1)]]
+    features = dataclasses.replace(features, sequences=sequences, h5_keys=keys)
+    with h5py.File(written(tmp_path / "x.h5", features)) as file:
+        by_id = {dataset.attrs["original_id"]: dataset[()] for dataset in file.values()}
+        names = list(file)
+    assert sorted(by_id) == sorted(features.ids)
+    for identifier, row in zip(features.ids, features.values, strict=True):
+        np.testing.assert_array_equal(by_id[identifier], row)
+    digest = hashlib.sha256(b"MKT_3").hexdigest()
+    assert (digest in names) == (keys == "hash")
+
+
+def test__h5__equal_sequences_have_one_hash(tmp_path):
+    import h5py
+
+    features = some_features()
+    sequences = ["MKT"] * len(features.ids)
+    features = dataclasses.replace(features, sequences=sequences, h5_keys="hash")
+    with h5py.File(written(tmp_path / "x.h5", features)) as file:
+        [dataset] = file.values()
+        assert dataset.attrs["original_id"] == features.ids[0]
+
+
+def test__npz__one_long_id_does_not_make_it_huge(tmp_path):
+    output = check_features_output(tmp_path / "x.npz", poolings=["mean"])
+    check_feature_ids(output, ["a" * 2000] * 50)
+    check_feature_ids(output, ["a" * 60] * 600_000)
+    ids = [*map(str, range(30_000)), "a" * 9000]
+    with pytest.raises(InputError, match=r"has 9000 characters\. .* 1030 MB here.* \.parquet"):
+        check_feature_ids(output, ids)
+    other = check_features_output(tmp_path / "x.csv", poolings=["mean"])
+    check_feature_ids(other, ids)

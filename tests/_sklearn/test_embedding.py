@@ -813,3 +813,28 @@ def test__too_long__truncate_warns_once_for_several_chains(esm2):
     with pytest.warns(TruncationWarning, match="8 of 8 sequences were cut") as caught:
         estimator.transform(FRAME[CHAINS])
     assert len(caught) == 1
+
+
+@pytest.mark.parametrize("text", ["2:5,7:9", "2:5, 7:9", "7:9,2:3,3:5", "2,3,4,7:9"])
+def test__region__several_parts_for_all_rows(esm2, text):
+    X = pd.DataFrame({"sequence": ["MKTAYIAKQR", "GSHMVLSEGE"], "site": ["2:5,7:9"] * 2})
+    expected = esm2(region="site").fit_transform(X)
+    assert_equal(esm2(region=text).fit_transform(X["sequence"]), expected)
+
+
+@pytest.mark.parametrize("text", ["5:2,7:9", "2:", "2:5:7", ":", "1:2,,3:4", "2:5,7:7"])
+def test__region__parts_that_are_none(esm2, text):
+    with pytest.raises(InputError, match=r"Got region=.* several parts as text"):
+        esm2(region=text).fit(["MKTAYIAKQR"])
+
+
+def test__search__with_a_missing_checkpoint_has_one_short_error(tmp_path, monkeypatch):
+    """Its traceback ends in `transform`, and has no causes: scikit-learn prints all of it."""
+    monkeypatch.setenv("ESM2_FEATURES_OFFLINE", "1")
+    for name in ("ESM2_FEATURES_HOME", "TORCH_HOME", "HF_HOME", "HF_HUB_CACHE"):
+        monkeypatch.setenv(name, str(tmp_path))
+    with pytest.raises(CheckpointError) as caught:
+        ESM2Transformer("esm2_t6_8M_UR50D", cache=None).transform(["MKTAYIAKQR"])
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
+    assert caught.traceback[-1].name == "transform"

@@ -379,7 +379,7 @@ def test__init__stores_each_parameter_as_it_is_and_takes_all_but_the_model_by_na
 def test__parameters__that_its_sibling_has_too_have_the_same_defaults():
     sibling = ESM2Transformer().get_params()
     own = ESM2LikelihoodTransformer().get_params()
-    assert own.keys() - sibling.keys() == {"wildtype", "method", "per_residue"}
+    assert own.keys() - sibling.keys() == {"wildtype", "wildtype_column", "method", "per_residue"}
     assert {name: sibling[name] for name in own if name in sibling} == {
         name: value for name, value in own.items() if name in sibling
     }
@@ -442,3 +442,57 @@ def test__per_residue__makes_llr_a_mean(likelihood, tiny_checkpoint, method):
 def test__per_residue__without_a_wild_type_is_refused(likelihood):
     with pytest.raises(InputError, match="Got per_residue=True without a wildtype"):
         likelihood(per_residue=True).fit(VARIANTS)
+
+
+# ------------------------------------------------------------------ a wild type for each row
+
+
+PAIRS = pd.DataFrame(
+    {
+        "wildtype": [WILDTYPE, "GSHMVLSEGE", WILDTYPE],
+        "sequence": ["MRTAYIAKQR", "GSHMVLSEGK", WILDTYPE],
+    }
+)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test__wildtype_column__gives_each_row_its_own(likelihood, method):
+    features = likelihood(wildtype_column="wildtype", method=method).fit_transform(PAIRS)
+    for i, row in PAIRS.iterrows():
+        of_one = likelihood(wildtype=row["wildtype"], method=method).transform([row["sequence"]])
+        np.testing.assert_allclose(features[i], of_one[0], atol=1e-5)
+
+
+def test__wildtype_column__is_no_chain(likelihood):
+    fitted = likelihood(wildtype_column="wildtype").fit(PAIRS)
+    assert fitted.get_feature_names_out().tolist() == NAMES
+    assert fitted.n_features_in_ == 2
+
+
+def test__wildtype_column__missing_on_either_side_is_a_missing_row(likelihood):
+    X = PAIRS.astype(object)
+    X.loc[0, "wildtype"] = None
+    X.loc[1, "sequence"] = None
+    features = likelihood(wildtype_column="wildtype", on_missing="nan").transform(X)
+    assert np.isnan(features).all(axis=1).tolist() == [True, True, False]
+    with pytest.raises(MissingSequenceError):
+        likelihood(wildtype_column="wildtype").transform(X)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "X", "said"),
+    [
+        ({"wildtype_column": "wt"}, PAIRS, "wildtype_column='wt' and the columns"),
+        ({"wildtype_column": "wildtype"}, PAIRS[["wildtype"]], "Pass a frame with this column"),
+        ({"wildtype_column": "wildtype", "wildtype": WILDTYPE}, PAIRS, "Pass one wild type for"),
+        (
+            {"wildtype_column": "wildtype"},
+            PAIRS.assign(sequence=["MK", "GSHMVLSEGK", WILDTYPE]),
+            "row 0 of column 'sequence' has 2 residues",
+        ),
+        ({"wildtype_column": "wildtype", "too_long": "truncate"}, PAIRS, 'too_long="truncate"'),
+    ],
+)
+def test__wildtype_column__wrong_input_is_named(likelihood, parameters, X, said):
+    with pytest.raises(InputError, match=said):
+        likelihood(**parameters).fit(X)

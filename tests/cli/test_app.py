@@ -244,7 +244,8 @@ def test__embed__replaces_only_by_force(embed, fasta):
         ("", "holds no records"),
         (">a\nMKT\n>a\nMKV\n", "records 1 and 2 have the same id, 'a'"),
         (">a\nMKT\n>b\n>c\nMKV\n", "record 2 ('b') has no residues"),
-        (">é\nMKT\n", "record 1 ('\\xe9') is not plain ASCII"),
+        (">a\u200b\nMKT\n", "record 1 ('a\\u200b') holds '\\u200b', which cannot be printed"),
+        (">a\nM1\n>b\nMKT\n>c\nMK2\n", "2 of 3 records cannot be used:"),
         (">a\nMKT\n>b\nMK1T\n", "Record 2, b: '1' at position 3 of the sequence in row 1"),
         (">a\nMKT\n>b\n" + "M" * 1023, "Record 2, b: The sequence in row 1 has 1023 residues"),
     ],
@@ -292,7 +293,7 @@ def test__embed__wrong_options_are_named(embed, options, message):
 @pytest.mark.parametrize(
     ("out", "message"),
     [
-        ("x.h5", "ends in '.h5'"),
+        ("x.hdf", "ends in '.hdf'"),
         ("no/x.npz", "There is no folder"),
         ("/dev/stdout", "'/dev/stdout' is no file"),
     ],

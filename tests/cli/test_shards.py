@@ -58,10 +58,17 @@ def test__several_inputs_and_patterns__go_into_one_folder(run, tmp_path):
 
 def test__what_is_set_aside__is_said_and_the_exit_code_is_1(run, tmp_path):
     fasta(tmp_path / "a.fasta", {**SEQUENCES, "p9": "MKTJ"})
-    said = run("a.fasta", "out", code=1)
+    said = run("a.fasta", "out", "--set-aside", "shard", code=1)
     assert "Set aside: a-00001: a.fasta (id p9): 'J' at position 4" in said
     assert "--unknown X" in said
     assert "Error: 1 was set aside" in said
+    said = run("a.fasta", "out2", code=1)
+    assert "a-00001: 7 sequences" in said
+    assert "a.fasta, row 9 (id p9): 'J' at position 4" in said
+    assert "0 set aside; 19 sequences" in said
+    assert ", 1 records set aside -> " in said
+    assert "Error: 1 was set aside" in said
+    assert "row 9 (id p9)" in run("a.fasta", "out2", code=1), "it is still left out"
 
 
 def test__cache__is_used_when_it_is_asked_for(run, tmp_path, monkeypatch):

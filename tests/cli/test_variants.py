@@ -206,7 +206,7 @@ def test__score__a_shifted_numbering_is_asked_for(run, variants):
 
 def test__score__no_such_file(run, tmp_path):
     _, said = run("score", tmp_path / "nowhere.txt", code=2)
-    assert "nowhere.txt: No such file" in said
+    assert "nowhere.txt: there is no such file" in said
     _, said = run("score", tmp_path / "nowhere.fa", code=2)
     assert "there is no such file" in said
 

@@ -116,7 +116,7 @@ def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
     embed, tmp_path, tiny_checkpoint
 ):
     fasta(tmp_path / "a.fasta", {**SEQUENCES, "p20": "MKT1YI"})
-    report = embed()
+    report = embed(set_aside="shard")
     assert report.computed == N_SHARDS - 1
     assert [(failed.name, failed.id) for failed in report.failed] == [("a-00002", "p20")]
     fasta(tmp_path / "a.fasta", SEQUENCES)

@@ -221,7 +221,7 @@ def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
 ):
     fasta(source, {**SEQUENCES, "p20": "MKT1YI"})
     lines = []
-    report = embed(progress=lines.append)
+    report = embed(progress=lines.append, set_aside="shard")
     assert (report.computed, report.complete) == (6, False)
     [failed] = report.failed
     assert (failed.name, failed.row, failed.id, failed.position) == ("a-00002", 20, "p20", 4)
@@ -231,7 +231,7 @@ def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
     with pytest.raises(InputError, match=r"not complete: a-00002 missing. 1 were set aside"):
         open_embeddings(tmp_path / "out")
     assert len(open_embeddings(tmp_path / "out", allow_partial=True)) == 42
-    assert embed().failed == (failed,), "it is tried again"
+    assert embed(set_aside="shard").failed == (failed,), "it is tried again"
     before = times(tmp_path / "out")
     fasta(source, SEQUENCES)
     report = embed()
@@ -239,6 +239,56 @@ def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
     assert times(tmp_path / "out").items() >= before.items()
     assert Manifest(tmp_path / "out").failed() == []
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__invalid_record__is_set_aside_alone_and_computed_when_it_is_corrected(
+    embed, tmp_path, tiny_checkpoint, source
+):
+    fasta(source, {**SEQUENCES, "p20": "MKT1YI"})
+    lines = []
+    report = embed(progress=lines.append)
+    assert (report.computed, report.complete, report.failed) == (7, True, ())
+    [invalid] = report.invalid
+    assert (invalid.row, invalid.id, invalid.position) == (20, "p20", 4)
+    assert (invalid.path, invalid.error) == (str(source), "InvalidSequenceError")
+    assert [line for line in lines if line.startswith("a-00002: 7 sequences")]
+    others = {name: text for name, text in SEQUENCES.items() if name != "p20"}
+    check(tmp_path / "out", others, tiny_checkpoint)
+    again = embed()
+    assert (again.computed, again.present, again.invalid) == (0, 7, (invalid,))
+    before = times(tmp_path / "out")
+    fasta(source, SEQUENCES)
+    report = embed()
+    assert (report.computed, report.invalid, report.complete) == (1, (), True)
+    changed = [name for name, time in times(tmp_path / "out").items() if before[name] != time]
+    assert [name for name in changed if "a-0" in name] == [
+        name for name in changed if "a-00002" in name
+    ]
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__invalid_record__leaves_its_shard_bound_to_the_others(embed, source):
+    fasta(source, {**SEQUENCES, "p20": "MKT1YI"})
+    embed()
+    fasta(source, {**SEQUENCES, "p21": "MKTAYI"})
+    with pytest.raises(InputError, match="has changed: the shard a-00002"):
+        embed()
+
+
+def test__shard_of_invalid_records_only__is_set_aside(embed, source):
+    fasta(source, dict.fromkeys(SEQUENCES, "MKT1"))
+    report = embed()
+    assert (report.computed, len(report.failed), report.invalid) == (0, 7, ())
+
+
+def test__records__without_residues_or_id_are_set_aside(embed, source, tmp_path):
+    source.write_text(">a\nMKT\n>b\n>c\nMKT\n>\nMKT\n>d\nMKV\n")
+    report = embed()
+    assert [(one.row, one.error) for one in report.invalid] == [
+        (1, "FastaError"),
+        (3, "FastaError"),
+    ]
+    assert len(open_embeddings(tmp_path / "out")) == 3
 
 
 def test__truncated_file__is_set_aside_from_there_on(embed, tmp_path, tiny_checkpoint, source):

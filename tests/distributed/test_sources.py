@@ -110,13 +110,14 @@ def test__fasta_of_known_length__is_read_to_the_last_wanted_range(tmp_path):
         list(Reading(source, 100, lambda n: n == 1))
 
 
-def test__invalid_record__is_the_error_of_its_range_alone(tmp_path):
+def test__invalid_record__is_an_error_alone(tmp_path):
     path = tmp_path / "a.fasta"
     path.write_text(">a\nMKT\n>b\n>c\nMKT\n>\nMKT\n>d\nMKT\n>e\nMKT\n")
     ranges, reading = read(path, 2)
-    assert [records.error is None for records in ranges] == [False, False, True]
-    assert "record 2 ('b') has no residues" in str(ranges[0].error)
-    assert "record 4 has no id" in str(ranges[1].error)
+    assert [records.error for records in ranges] == [None] * 3
+    assert [list(records.errors) for records in ranges] == [[1], [3], []]
+    assert "record 2 ('b') has no residues" in str(ranges[0].errors[1])
+    assert "record 4 has no id" in str(ranges[1].errors[3])
     assert reading.n_ranges == 3
 
 
@@ -149,17 +150,17 @@ def test__parquet__columns_can_have_other_names_and_ids_be_numbers(tmp_path):
 def test__parquet_without_the_column__is_an_error(table):
     [source] = find_sources([table], sequence_column="seq")
     with pytest.raises(
-        InputError, match=r"must have one column 'seq'.*are id, sequence.*--sequence-column"
+        InputError, match=r"should have the column 'seq' once.* id, sequence\. .*: --column"
     ):
         check_columns(source)
 
 
-def test__parquet_without_an_id__is_the_error_of_its_range(tmp_path):
+def test__parquet_without_an_id__is_an_error_of_its_row(tmp_path):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"id": ["a", None, "c"], "sequence": ["MKT"] * 3}), path)
     ranges, _ = read(path, 2)
-    assert "row 1 has no value in the column 'id'" in str(ranges[0].error)
-    assert ranges[1].error is None
+    assert "row 1 has no value in the column 'id'" in str(ranges[0].errors[1])
+    assert not ranges[1].errors
 
 
 def test__parquet_with_a_damaged_row_group__is_the_error_of_its_ranges(table):

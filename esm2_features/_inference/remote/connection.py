@@ -7,12 +7,14 @@ double, or as long as the server asks for.
 from __future__ import annotations
 
 import email.utils
+import ipaddress
 import json
 import random
 import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from esm2_features._inference.remote.endpoint import API, TOKEN_VARIABLE, Endpoint
 from esm2_features.exceptions import EndpointError
@@ -65,6 +67,7 @@ class ApiClient:
     def __init__(self, endpoint: Endpoint) -> None:
         self.url = endpoint.url
         self._token = endpoint.secret()
+        self._proxies, self._proxy = _way_to(self.url)
         self._stop = threading.Event()
         self._session: requests.Session | None = None
 
@@ -145,8 +148,8 @@ class ApiClient:
         return f": {text}" if text else "."
 
     def error(self, text: str, status: int | None = None) -> EndpointError:
-        """Make an error whose message is the address and this text."""
-        return EndpointError(f"{self.url}{text}", url=self.url, status=status)
+        """Make an error whose message is the address, this text, and the proxy on the way."""
+        return EndpointError(f"{self.url}{text}{self._proxy}", url=self.url, status=status)
 
     def unlike(self, what: str, status: int | None = None) -> EndpointError:
         """Make the error of an answer that is not one of this API."""
@@ -182,6 +185,7 @@ class ApiClient:
                 data=None if body is None else json.dumps(body).encode(),
                 headers={"Accept": accept, "Content-Type": "application/json"},
                 timeout=(_CONNECT_SECONDS, timeout),
+                proxies=self._proxies,
                 allow_redirects=False,  # a POST would become a GET
                 stream=True,
             ) as response:
@@ -255,3 +259,31 @@ def in_background(job: Callable[[], Any]) -> Any:
 
     threading.Thread(target=work, daemon=True).start()
     return future
+
+
+def _way_to(url: str) -> tuple[dict[str, str], str]:
+    """Give the proxies of requests, beside those of the environment, and a sentence about these.
+
+    This machine is never asked through a proxy, which would ask itself.
+    """
+    from requests.utils import get_environ_proxies, select_proxy
+
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.endswith(".localhost") or _is_loopback(host):
+        return {"no_proxy": host}, ""
+    proxy = select_proxy(url, get_environ_proxies(url))
+    if proxy is None:
+        return {}, ""
+    shown = proxy.rpartition("@")[2]  # without a password
+    return {}, (
+        f" Requests go through the proxy {shown}, as the environment says (http_proxy, "
+        f"https_proxy): to go past it, set no_proxy={host}."
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified

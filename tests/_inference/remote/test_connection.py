@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import email.utils
+import http.server
 import logging
 import pickle
+import threading
 import time
+from typing import ClassVar
 
 import joblib
 import numpy as np
@@ -20,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from esm2_features import Engine, ESM2Transformer
 from esm2_features._inference.remote import connection as _remote
 from esm2_features._inference.remote.connection import ApiClient
-from esm2_features._inference.remote.endpoint import TOKEN_VARIABLE, Token, read_endpoint
+from esm2_features._inference.remote.endpoint import TOKEN_VARIABLE, Endpoint, Token, read_endpoint
 from esm2_features.exceptions import EndpointError, InputError
 
 SECRET = "s3cr3t-of-ours"
@@ -279,3 +282,64 @@ def test_a_token_that_cannot_be_sent_is_never_in_an_error_of_requests(engine, fa
         engine(token="héader-" + SECRET).embed(SEQUENCES)
     assert SECRET not in str(caught.value)
     assert fake.headers == []
+
+
+# ------------------------------------------------------------------ proxies
+
+
+class Proxy(http.server.BaseHTTPRequestHandler):
+    """Refuses everything, as the proxies of institutes do."""
+
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self):
+        self.asked.append(self.requestline)
+        body = b"<html><body>ERR_ACCESS_DENIED</body></html>"
+        self.send_response(403)
+        self.send_header("Content-Type", "text/html")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_CONNECT = do_GET  # noqa: N815 - names of the base class
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def proxy(monkeypatch):
+    for name in ("no_proxy", "NO_PROXY", "https_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    Proxy.asked.clear()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Proxy) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        monkeypatch.setenv("http_proxy", f"http://alice:secret@127.0.0.1:{server.server_port}")
+        yield f"127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def test_this_machine_is_asked_past_a_proxy(proxy, engine):
+    assert engine().embed(["MKTAYIAKQR"]).shape == (1, 192)
+    assert Proxy.asked == []
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "127.0.0.1", "127.9.9.9", "[::1]", "0.0.0.0", "a.localhost"]
+)
+def test_loopback_has_many_names(proxy, host):
+    client = ApiClient(Endpoint(f"http://{host}:8000", None))
+    assert client._proxy == ""
+    assert client._proxies == {"no_proxy": host.strip("[]")}
+
+
+def test_elsewhere_the_message_names_the_proxy(proxy):
+    engine = Engine("mini", cache=None, endpoint="http://gpu-host.invalid:8000")
+    with pytest.raises(
+        EndpointError, match=rf"through the proxy {proxy}, .*no_proxy=gpu-host"
+    ) as e:
+        engine.embed(["MKTAYIAKQR"])
+    assert "secret" not in str(e.value)
+    assert Proxy.asked

@@ -1,0 +1,108 @@
+"""Files are decompressed and decoded by what they hold, or named for what they are."""
+
+from __future__ import annotations
+
+import bz2
+import codecs
+import gzip
+import io
+import lzma
+import zipfile
+from functools import partial
+
+import pytest
+
+from esm2_features import read_fasta
+from esm2_features._inputs.streams import open_bytes, open_text
+from esm2_features.exceptions import FastaError, InputError
+
+compress = partial(gzip.compress, mtime=0)  # the same names of tests in all processes
+TEXT = ">P1 x\nMKT\n"
+
+
+def zipped(content, *names):
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("folder/", b"")
+        for name in names or ("a.fasta",):
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+def read(content):
+    with open_text(io.BytesIO(content)) as text:
+        return text.read()
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        compress(compress(TEXT.encode())),
+        compress(TEXT.encode()) + compress(b""),
+        zipped(TEXT.encode()),
+        zipped(compress(TEXT.encode())),
+        zipped(TEXT.encode(), "a.fasta", "__MACOSX/._a.fasta"),
+        compress(zipped(TEXT.encode())),
+        bz2.compress(lzma.compress(TEXT.encode())),
+    ],
+    ids=["gz in gz", "gz and gz", "zip", "gz in zip", "zip of a Mac", "zip in gz", "xz in bz2"],
+)
+def test__compressed__whatever_and_however_often(content, tmp_path):
+    assert read(content) == TEXT
+    path = tmp_path / "a.fasta.gz"
+    path.write_bytes(content)
+    assert [record.seq for record in read_fasta(path)] == ["MKT"]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+def test__text__in_unicode_of_any_width(encoding):
+    assert read(TEXT.encode(encoding)) == TEXT
+
+
+@pytest.mark.parametrize("mark", ["utf-16-be", "utf-32"])
+def test__text__with_a_byte_order_mark(mark):
+    content = codecs.BOM_UTF16_BE + TEXT.encode(mark) if "16" in mark else TEXT.encode(mark)
+    assert read(content) == TEXT
+
+
+def test__text__bytes_that_are_no_unicode_are_those_of_windows():
+    assert read(b"caf\xe9 \x80 \x81 \xce\xb1") == "caf\u00e9 \u20ac \x81 \u03b1"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS .* git lfs pull"),
+        (b"<!DOCTYPE html>\n<html>", "is a web page"),
+        (b"\n <HTML><body>Please log in", "is a web page"),
+        (b"%PDF-1.7", "is a PDF"),
+        (b"{\\rtf1", "rich text"),
+        (b"SQLite format 3\0", "SQLite"),
+        (b"\xd0\xcf\x11\xe0\xa1", r"old Office .* \.xlsx"),
+        (b"\x89HDF\r\n", "HDF5"),
+        (b"x" * 257 + b"ustar\x00", "tar archive"),
+        (compress(b"x" * 257 + b"ustar\x00"), "tar archive"),
+        (zipped(b"x", "a.fasta", "b.fasta"), r"2 files \(a\.fasta, b\.fasta\). Unpack"),
+        (zipped(b"x" * 999)[:-30], "cannot be read to its end"),
+        (compress(bytes(range(256)) * 99)[:-40], "cannot be read to its end"),
+    ],
+)
+def test__what_is_no_text__is_named(content, said):
+    with pytest.raises(InputError, match=rf"^<BytesIO>: .*{said}"):
+        list(read_lines(content))
+    with pytest.raises(FastaError, match=said):
+        read_fasta(io.BytesIO(content))
+
+
+def read_lines(content):
+    from esm2_features._inputs.streams import lines
+
+    with open_text(io.BytesIO(content)) as text:
+        yield from lines(text, "<BytesIO>")
+
+
+def test__the_callers_file__stays_open():
+    file = io.BytesIO(compress(TEXT.encode()))
+    with open_bytes(file) as stream:
+        assert stream.read() == TEXT.encode()
+    assert not file.closed
