@@ -787,7 +787,8 @@ say(
 # %% [markdown]
 # ## Is bfloat16 precise enough? Why it is dangerous here
 #
-# Half precision is good enough to tell proteins apart, and much faster on some hardware. But a
+# Half precision is good enough to tell proteins apart, and much faster on some hardware. Of its two
+# kinds, bfloat16 is the coarse one: its error is 8 times that of float16. And a
 # mutant differs from its wild type by one residue, and we use that difference alone. So the error
 # has to be compared with the difference, not with the embedding. We embed the mutants of one
 # protein in float32 and again with `precision="bfloat16"`.
@@ -901,11 +902,10 @@ say(
     f"{moved.mean() / in_float32.std():.1%} of the spread of the predictions; the Spearman "
     f"correlation of the two rankings is {spearman(in_float32, in_bfloat16):.3f}. "
     + (
-        f"**For `{MODEL}` this is small.** That says nothing of a larger model: the amplification "
-        "is "
-        "the lesson, and the benchmarks of this library, on random weights of ESM-2's sizes, "
-        "found errors that are a large part of the differences between mutants. Run this cell with "
-        "your model before you leave float32, which is the default."
+        f"**For `{MODEL}` this is small.** That says nothing of ESM-2 itself: in a fine-tuned ESM-2 "
+        "of 8M parameters, bfloat16 was off by 15 % of the spread of single mutants. float16 was "
+        "off by 2 %: on a card, take that, and run this cell with your model before you leave "
+        "float32, which is the default."
         if small
         else f"**For `{MODEL}` this is too much.** Stay with float32, which is the default."
     )

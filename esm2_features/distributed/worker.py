@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from esm2_features._inputs.alphabet import MASK
+from esm2_features._inputs.messages import in_shell
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features.distributed.files import ShardTable, writing
 from esm2_features.distributed.manifest import (
@@ -163,7 +164,7 @@ def invalid_record(task: Task, row: int, error: InputError) -> InvalidRecord:
     """Describe a record that is set aside."""
     identifier = task.records.ids[row - task.records.first]
     position, name = getattr(error, "position", None), type(error).__name__
-    return InvalidRecord(str(task.source), row, identifier, position, name, str(error))
+    return InvalidRecord(str(task.source), row, identifier, position, name, in_shell(error))
 
 
 def versions() -> dict[str, str]:

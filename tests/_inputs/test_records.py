@@ -211,7 +211,7 @@ def test__columns__as_they_are_named(tmp_path, columns, found):
         ("", {}, "holds no records"),
         *(
             (f"id,sequence\na,{A}\nb,{word}\n", {}, rf"line 3 \('b'\): '{word}' stands for a miss")
-            for word in ("NA", "NULL", "null", "nan", "None", "N/A")
+            for word in ("NULL", "null", "nan", "None", "N/A")
         ),
         (
             f"id,sequence\na,{A}\na,{B}\n",

@@ -133,3 +133,16 @@ def test__h5__goes_out_and_comes_in(run):
 
 def test__columns__are_of_tables(run):
     assert "is not a table" in run("embed", "p.fasta", "-o", "o.npz", "--column", "x", code=2)
+
+
+def test__a_word_for_missing_that_could_be_a_peptide__is_decided_by_its_column(run, tmp_path):
+    (tmp_path / "proteins.csv").write_text("id,sequence\na,MKTAYIAKQR\nb,NA\n")
+    (tmp_path / "peptides.csv").write_text("id,sequence\na,GA\nb,NA\nc,KR\nd,WY\n")
+    said = run("embed", "proteins.csv", "-o", "out.npz", code=2)
+    assert "Line 3, b" in said
+    assert "'NA' in row 1 means a missing value" in said
+    assert "on_missing" not in said
+    said = run("embed", "proteins.csv", "shards", code=1)
+    assert "(id b): The text 'NA'" in said
+    assert "on_missing" not in said
+    run("embed", "peptides.csv", "-o", "out.npz")
