@@ -13,12 +13,9 @@ from numpy.typing import NDArray
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.cells import is_missing, is_record
-from esm2_features._inputs.mutations import as_text
-from esm2_features._inputs.notation import (
-    Site,
-    Substitution,
-    read_substitutions,
-)
+from esm2_features._inputs.containers import listed
+from esm2_features._inputs.mutations import as_text, mutations_between
+from esm2_features._inputs.notation import Site, Substitution, read_substitutions
 from esm2_features._inputs.numbering import (
     CERTAIN,
     MOSTLY_ZERO,
@@ -158,8 +155,8 @@ def build_mutants(
     >>> mutants.positions[:4], mutants.status[4]
     ([(1,), (3,), (1, 8), ()], 'unfit')
     """
-    given = _listed(mutations, "mutations")
-    names = [None] * len(given) if proteins is None else _listed(proteins, "proteins")
+    given = listed(mutations, "mutations")
+    names = [None] * len(given) if proteins is None else listed(proteins, "proteins")
     _check_lengths(given, names, "proteins")
     result = Mutants(rows=_row_names(mutations, len(given)))
     read = [
@@ -279,8 +276,8 @@ def _write(
     if isinstance(found, str):
         result.sequences[index], result.positions[index] = found, ()
         if len(found) == len(wildtype):
-            pairs = enumerate(zip(wildtype, found, strict=True))
-            result.positions[index] = tuple(i for i, (before, after) in pairs if before != after)
+            changes = mutations_between(wildtype, found)
+            result.positions[index] = tuple(change.position for change in changes)
         return
     residues = list(wildtype)
     positions: list[int] = []
@@ -341,7 +338,7 @@ def _wildtypes_of(wildtypes: Any, names: Sequence[object]) -> list[tuple[str | N
         return [_normalised(wildtypes)] * len(names)
     if isinstance(wildtypes, Mapping):
         return _by_name(wildtypes, names)
-    cells = _listed(wildtypes, "wildtypes")
+    cells = listed(wildtypes, "wildtypes")
     are_records = bool(cells) and all(is_record(cell) and hasattr(cell, "id") for cell in cells)
     if are_records and any(name is not None for name in names):
         return _by_name({str(cell.id): cell for cell in cells}, names)  # type: ignore[attr-defined]
@@ -409,14 +406,3 @@ def _row_names(column: Any, n: int) -> list[str]:
     return [
         f"Row {i}" if i == label else f"Row {i} (index {label!r})" for i, label in enumerate(labels)
     ]
-
-
-def _listed(column: Any, what: str) -> list[object]:
-    """List the cells of a column."""
-    is_table = hasattr(type(column), "columns") or isinstance(column, Mapping)
-    if isinstance(column, str | bytes) or is_table or not isinstance(column, Iterable):
-        raise TypeError(
-            f"Got {type(column).__name__} as {what}. Pass a list, or one column of a table."
-        )
-    convert = next((n for n in ("to_pylist", "tolist", "to_list") if hasattr(column, n)), None)
-    return list(column if convert is None else getattr(column, convert)())

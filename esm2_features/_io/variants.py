@@ -26,12 +26,12 @@ from esm2_features._inputs.tables import (
 from esm2_features._io.paths import Output, atomic_output
 from esm2_features.exceptions import InputError, list_problems
 
-COLUMNS = ("variant", "mutant", "mutation")
+COLUMNS = ("variant", "mutant", "mutation", "hgvs_pro")
 """Names of the column of variants; the first that the table has is used."""
 
 SCORE = "score"
 
-_COLUMNS = re.compile("(variant|mutant|mutation)s?")
+_COLUMNS = re.compile("(variant|mutant|mutation)s?|hgvs_pro")
 
 
 class VariantTable(NamedTuple):
@@ -126,7 +126,7 @@ def _column(table: Table, column: str | None) -> int:
             f"{path} has a column {SCORE!r} already, which would be there twice. Rename it."
         )
     if column is None and len(known) > 1:
-        known.sort(key=lambda at: COLUMNS.index(header[at].lower().rstrip("s")))
+        known.sort(key=lambda at: [name not in header[at].lower() for name in COLUMNS])
         column = header[known[0]]
     at = find_column(table, column, _COLUMNS, what="variants", option="--column")
     check_text_column(table, at, "--column")

@@ -16,6 +16,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import devices_of_network
+from esm2_features._inference.remote.endpoint import hidden
 from esm2_features._inputs.containers import Column, check_sequences, columns
 from esm2_features._inputs.options import device_names, is_region_text
 from esm2_features._inputs.policy import TruncationCounter
@@ -35,6 +36,10 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     device: str | Sequence[str]
     on_missing: str
     chains: Sequence[str | int] | None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Hide a token, because parameters are printed and pickled."""
+        super().__setattr__(name, hidden(value) if name == "token" else value)
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
         """Check the parameters and the sequences. Nothing is loaded or computed.

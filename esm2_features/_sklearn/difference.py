@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
-from esm2_features._inference.remote.endpoint import Token, hidden
+from esm2_features._inference.remote.endpoint import Token
 from esm2_features._inputs.containers import Column
+from esm2_features._inputs.mutations import mutations_between
 from esm2_features._inputs.options import (
     ON_MISSING,
     PARTIAL_POOLINGS,
@@ -134,10 +135,6 @@ class ESM2DifferenceTransformer(SequenceTransformer):
         self.endpoint = endpoint
         self.token = token
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Hide a token, because parameters are printed and pickled."""
-        super().__setattr__(name, hidden(value) if name == "token" else value)
-
     def _engine(self, **changed: object) -> Engine:
         parameters = {**self.get_params(deep=False), **changed}
         one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
@@ -207,12 +204,10 @@ class ESM2DifferenceTransformer(SequenceTransformer):
                 expected=expected,
                 found=found,
             )
-        pairs = enumerate(zip(wildtype, mutant, strict=True))
-        sites = [i for i, (before, after) in pairs if before != after]
         last = len(wildtype)
         spans = spans_of(
             position
-            for site in sites
+            for _, site, _ in mutations_between(wildtype, mutant)
             for position in range(max(0, site - self.window), min(last, site + self.window + 1))
         )
         return () if spans == ((0, last),) else spans

@@ -9,7 +9,7 @@ from typing import Literal, Self
 from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
-from esm2_features._inference.remote.endpoint import Token, hidden
+from esm2_features._inference.remote.endpoint import Token
 from esm2_features._inputs.chains import LINKER_LENGTH, check_join, join_chains
 from esm2_features._inputs.containers import Column
 from esm2_features._inputs.options import (
@@ -230,10 +230,6 @@ class ESM2Transformer(SequenceTransformer):
         self.verbose = verbose
         self.endpoint = endpoint
         self.token = token
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Hide a token, because parameters are printed and pickled."""
-        super().__setattr__(name, hidden(value) if name == "token" else value)
 
     def precompute(
         self,
