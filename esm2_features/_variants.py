@@ -25,7 +25,7 @@ from esm2_features._inputs.mutations import (
     uncut,
 )
 from esm2_features._inputs.options import one_of
-from esm2_features._inputs.rows import labelled, place_of
+from esm2_features._inputs.rows import first_place, labelled
 from esm2_features.exceptions import (
     InputError,
     InvalidSequenceError,
@@ -346,10 +346,10 @@ def warn_of_lengths(wildtypes: Sequence[str | None], mutants: Sequence[str | Non
         if wildtype is not None and mutant is not None and len(wildtype) != len(mutant)
     ]
     if rows:
-        row, of_wildtype, of_mutant = rows[0]
-        others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
+        _, of_wildtype, of_mutant = rows[0]
+        where = first_place([row for row, _, _ in rows])
         warnings.warn(
-            f"The sequence in {place_of(row)}{others} has {of_mutant} residues, the wild type "
+            f"The sequence in {where} has {of_mutant} residues, the wild type "
             f"{of_wildtype}. A sum over residues rises with every one that is lost, and falls "
             "with every one that is added. Pass per_residue=True to compare means.",
             UserWarning,

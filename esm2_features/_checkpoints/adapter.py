@@ -26,7 +26,8 @@ from esm2_features._checkpoints.names import (
     module_names,
     tensor_shapes,
 )
-from esm2_features._checkpoints.slots import Slot, read_slot
+from esm2_features._checkpoints.slots import Slot
+from esm2_features._checkpoints.tensors import read_slot
 from esm2_features._checkpoints.trunk import listed
 from esm2_features.exceptions import CheckpointError
 

@@ -16,7 +16,7 @@ import numpy as np
 from esm2_features._inputs.alphabet import MASK, RESIDUES
 from esm2_features._inputs.cells import is_missing, is_record
 from esm2_features._inputs.notation import read_mutation, repeated, split_mutations
-from esm2_features._inputs.rows import place_of
+from esm2_features._inputs.rows import first_place, place_of
 from esm2_features._inputs.words import LABELS, is_wild_type, missing_words
 from esm2_features.exceptions import (
     InputError,
@@ -220,9 +220,8 @@ def _warn_of_x(found: Sequence[tuple[Mutation, ...] | str], values: Sequence[obj
         if not isinstance(variant, str) and any(m.mutant == "X" != m.wildtype for m in variant)
     ]
     if rows:
-        others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
         warnings.warn(
-            f"The variant {_shown(as_text(values[rows[0]]))} in {place_of(rows[0])}{others} puts "
+            f"The variant {_shown(as_text(values[rows[0]]))} in {first_place(rows)} puts "
             "X, an unknown residue. If X stands for a stop, as in older notation, drop such rows: "
             "a stop has no likelihood.",
             UserWarning,

@@ -21,7 +21,7 @@ from esm2_features._inputs.remedies import (
     remedy_for_letters,
     stands_for_residue,
 )
-from esm2_features._inputs.rows import place_of
+from esm2_features._inputs.rows import first_place, place_of
 from esm2_features._inputs.words import is_missing_word, may_be_peptide
 from esm2_features.exceptions import InvalidSequenceError, MissingSequenceError
 
@@ -206,9 +206,8 @@ def warn_of_nucleotides(
         if len(sequence) >= _SHORTEST_GENE and not sequence.strip(_NUCLEOTIDES)
     ]
     if found:
-        others = f" (the first of {len(found)})" if len(found) > 1 else ""
         warnings.warn(
-            f"The sequence in {place_of(found[0], column)}{others} holds the letters "
+            f"The sequence in {first_place(found, column)} holds the letters "
             f"{_NUCLEOTIDES} only: is it DNA? ESM-2 reads proteins. Translate it first.",
             UserWarning,
             stacklevel=2,
