@@ -31,6 +31,10 @@ _NOTATION = re.compile(r"[0-9:=]|p\.")  # a text with none is the sequence of a 
 _STOP = re.compile(r"[0-9](\*|ter|stop)|fs", re.IGNORECASE)
 _NO_SUBSTITUTION = re.compile(r"[*=-]|del|ins|dup|ext", re.IGNORECASE)
 
+_INDELS = (
+    "Marginals are of substitutions only: for insertions and deletions, pass "
+    'method="pseudo-perplexity" with per_residue=True.'
+)
 _LONGEST_WORD = 25
 _FEWEST_SHARED = 4
 """Residues in a row that a mutant of another length shares with its wild type."""
@@ -147,15 +151,21 @@ def mutations_between(wildtype: str, sequence: str) -> tuple[Mutation, ...]:
 
 
 def check_length(
-    wildtype: str, sequence: str, *, index: int, given: object, column: str | None = None
+    wildtype: str,
+    sequence: str,
+    *,
+    index: int,
+    given: object,
+    column: str | None = None,
+    called: str = "sequence",
+    remedy: str = _INDELS,
 ) -> None:
     """Raise InvalidVariantError for a sequence that is not as long as the wild type."""
     if len(sequence) != len(wildtype):
         expected, found = f"{len(wildtype)} residues", f"{len(sequence)} residues"
         what = (
-            f"The sequence in {place_of(index, column)} has {found}, the wild type has "
-            f"{len(wildtype)}. Marginals are of substitutions only: for insertions and deletions, "
-            'pass method="pseudo-perplexity" with per_residue=True.'
+            f"The {called} in {place_of(index, column)} has {found}, the wild type has "
+            f"{len(wildtype)}. {remedy}"
         )
         raise _invalid(what, index, as_text(given), expected, found)
 

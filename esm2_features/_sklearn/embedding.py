@@ -13,11 +13,9 @@ from esm2_features._inference.remote.endpoint import Token
 from esm2_features._inputs.chains import LINKER_LENGTH, check_join, join_chains
 from esm2_features._inputs.containers import Column
 from esm2_features._inputs.options import (
-    ON_MISSING,
     PARTIAL_POOLINGS,
     SPECIAL_TOKENS,
     is_region_text,
-    one_of,
 )
 from esm2_features._inputs.policy import TruncationCounter, missing_rows
 from esm2_features._inputs.regions import read_region, warn_of_pairs
@@ -301,10 +299,7 @@ class ESM2Transformer(SequenceTransformer):
         return self
 
     def _engine(self, **changed: object) -> Engine:
-        parameters = {**self.get_params(deep=False), **changed}
-        one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
-        for name in ("chains", "join", "linker_length"):
-            del parameters[name]
+        parameters = self._engine_parameters(changed, ("join", "linker_length"))
         if (self.join, self.linker_length) != ("concatenate", LINKER_LENGTH):
             check_join(self.join, self.linker_length, region=self.region, too_long=self.too_long)
         if self.join == "concatenate" and self.region is None:
