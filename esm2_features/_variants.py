@@ -60,8 +60,8 @@ def score_variants(
     wildtype : str, or iterable of str of length n
         The protein that the variants are of; or, in a list or a column, that of each variant.
     variants : iterable of str
-        Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), the sequence of the
-        mutant, or a word for the wild type: ``"WT"``, ``"_wt"``, ``"wildtype"``, ``"native"``,
+        Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), substitutions in HGVS
+        (``"p.Ala123Gly"``, ``"p.[Ala123Gly;Asp42Asn]"``), the sequence of the mutant, or a word for the wild type: ``"WT"``, ``"_wt"``, ``"wildtype"``, ``"native"``,
         ``"parent"``, ``"reference"``, or one for no change: ``"synonymous"``, ``"_sy"``,
         ``"p.="``, ``"A123="``. Letters may be in lower case. The engine's ``unknown`` is about
         sequences: in ``"A123J"``, J is refused whatever it says.

@@ -100,8 +100,8 @@ def score(
     PROTEIN is a FASTA file with the wild type, or another file of sequences. VARIANTS is a table
     (CSV, TSV, Parquet, Excel) with a column of variants, a text file with one variant per line, or
     a FASTA file with the sequences of mutants. Both may be compressed, and one of them may be - for
-    standard input. A variant is a mutation such as A123G, several
-    such as A123G:D42N, a sequence, or WT. Scores are in nats: the wild type has 0, and a variant
+    standard input. A variant is a mutation such as A123G or p.Ala123Gly, several such as
+    A123G:D42N, a sequence, or WT. Scores are in nats: the wild type has 0, and a variant
     that the model finds more likely has a higher score.
     """
     from esm2_features._engine import Engine
