@@ -61,10 +61,11 @@ def score_variants(
         The protein that the variants are of; or, in a list or a column, that of each variant.
     variants : iterable of str
         Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), substitutions in HGVS
-        (``"p.Ala123Gly"``, ``"p.[Ala123Gly;Asp42Asn]"``), the sequence of the mutant, or a word for the wild type: ``"WT"``, ``"_wt"``, ``"wildtype"``, ``"native"``,
-        ``"parent"``, ``"reference"``, or one for no change: ``"synonymous"``, ``"_sy"``,
-        ``"p.="``, ``"A123="``. Letters may be in lower case. The engine's ``unknown`` is about
-        sequences: in ``"A123J"``, J is refused whatever it says.
+        (``"p.Ala123Gly"``, ``"p.[Ala123Gly;Asp42Asn]"``), the sequence of the mutant, or a word
+        for the wild type: ``"WT"``, ``"_wt"``, ``"wildtype"``, ``"native"``, ``"parent"``,
+        ``"reference"``, or one for no change: ``"synonymous"``, ``"_sy"``, ``"p.="``,
+        ``"A123="``. Letters may be in lower case. The engine's ``unknown`` is about sequences: in
+        ``"A123J"``, J is refused whatever it says.
     method : {"masked-marginals", "wildtype-marginals", "pseudo-perplexity"}
         How probabilities are computed; see the notes. The default is ``"masked-marginals"``.
     offset : int, default=0
