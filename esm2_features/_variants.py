@@ -26,11 +26,7 @@ from esm2_features._inputs.mutations import (
 )
 from esm2_features._inputs.options import one_of
 from esm2_features._inputs.rows import first_place, labelled
-from esm2_features.exceptions import (
-    InputError,
-    InvalidSequenceError,
-    SequenceTooLongError,
-)
+from esm2_features.exceptions import InputError, InvalidSequenceError, SequenceTooLongError
 
 MASKED, UNMASKED, PSEUDO = "masked-marginals", "wildtype-marginals", "pseudo-perplexity"
 METHODS = (MASKED, UNMASKED, PSEUDO)

@@ -8,16 +8,7 @@ strings.
 from __future__ import annotations
 
 import os
-from collections.abc import (
-    ItemsView,
-    Iterable,
-    Iterator,
-    KeysView,
-    Mapping,
-    Sequence,
-    Set,
-    Sized,
-)
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set, Sized
 from numbers import Number
 from typing import Any, NamedTuple
 

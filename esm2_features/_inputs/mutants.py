@@ -16,14 +16,7 @@ from esm2_features._inputs.cells import is_missing, is_record
 from esm2_features._inputs.containers import listed
 from esm2_features._inputs.mutations import as_text, mutations_between
 from esm2_features._inputs.notation import Site, Substitution, read_substitutions
-from esm2_features._inputs.numbering import (
-    CERTAIN,
-    MOSTLY_ZERO,
-    ZERO,
-    Placement,
-    fits,
-    place_sites,
-)
+from esm2_features._inputs.numbering import CERTAIN, MOSTLY_ZERO, ZERO, Placement, fits, place_sites
 from esm2_features._inputs.options import is_whole
 from esm2_features._inputs.residues import normalise
 from esm2_features._inputs.words import is_missing_word, is_wild_type

@@ -18,12 +18,7 @@ from esm2_features._inputs.cells import is_missing, is_record
 from esm2_features._inputs.notation import read_mutation, repeated, split_mutations
 from esm2_features._inputs.rows import first_place, place_of
 from esm2_features._inputs.words import LABELS, is_wild_type, missing_words
-from esm2_features.exceptions import (
-    InputError,
-    InvalidVariantError,
-    SequenceTooLongError,
-    shorten,
-)
+from esm2_features.exceptions import InputError, InvalidVariantError, SequenceTooLongError, shorten
 
 _COLON = re.compile(":")
 _SINGLE = re.compile(r"[A-Za-z]-?[0-9]{1,9}[A-Za-z]")

@@ -15,12 +15,7 @@ from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token
 from esm2_features._inputs.containers import Column
 from esm2_features._inputs.mutations import check_length, mutations_between
-from esm2_features._inputs.options import (
-    PARTIAL_POOLINGS,
-    check_special_tokens,
-    is_whole,
-    one_of,
-)
+from esm2_features._inputs.options import PARTIAL_POOLINGS, check_special_tokens, is_whole, one_of
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.views import Spans, spans_of
 from esm2_features._sklearn.base import SequenceTransformer

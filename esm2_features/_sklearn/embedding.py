@@ -12,11 +12,7 @@ from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token
 from esm2_features._inputs.chains import LINKER_LENGTH, check_join, join_chains
 from esm2_features._inputs.containers import Column
-from esm2_features._inputs.options import (
-    PARTIAL_POOLINGS,
-    SPECIAL_TOKENS,
-    is_region_text,
-)
+from esm2_features._inputs.options import PARTIAL_POOLINGS, SPECIAL_TOKENS, is_region_text
 from esm2_features._inputs.policy import TruncationCounter, missing_rows
 from esm2_features._inputs.regions import read_region, warn_of_pairs
 from esm2_features._inputs.rows import labelled
