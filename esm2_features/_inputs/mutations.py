@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
-from esm2_features._inputs.cells import is_missing, is_record
+from esm2_features._inputs.cells import as_text, is_missing
 from esm2_features._inputs.notation import read_mutation, repeated, split_mutations
 from esm2_features._inputs.rows import first_place, place_of
 from esm2_features._inputs.words import LABELS, is_wild_type, missing_words
@@ -120,15 +120,6 @@ def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
         length=error.length,
         limit=error.limit,
     )
-
-
-def as_text(value: object) -> str:
-    """Give the text of a cell, of whatever type."""
-    if is_record(value):
-        value = value.seq  # type: ignore[attr-defined]
-    if isinstance(value, bytes | bytearray):
-        return value.decode("utf-8", "surrogateescape")
-    return str(value)
 
 
 def mutate(wildtype: str, mutations: Sequence[Mutation]) -> str:

@@ -14,7 +14,7 @@ from typing import TypeGuard
 import numpy as np
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
-from esm2_features._inputs.cells import is_biopython_seq, is_missing, is_record
+from esm2_features._inputs.cells import as_text, is_biopython_seq, is_missing, is_record
 from esm2_features._inputs.remedies import (
     Remedy,
     remedy_for,
@@ -97,10 +97,8 @@ def _text_of(value: object, index: int, column: str | None) -> str:
         raise missing_error(value, index, column)
     if is_record(value):
         value = value.seq  # type: ignore[attr-defined]
-    if isinstance(value, bytes | bytearray):
-        return value.decode("utf-8", "surrogateescape")  # what is not ASCII is refused by name
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | bytes | bytearray):
+        return as_text(value)
     if is_biopython_seq(value):
         try:
             return str(value)
