@@ -1,4 +1,4 @@
-"""Files written completely or not at all, and digests of files."""
+"""Files written completely or not at all, downloaded by one process, and digests of files."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import glob
 import hashlib
 import os
 import shutil
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -67,6 +68,31 @@ def remove_parts(path: Path) -> None:
     """Remove what processes left behind that were killed while they wrote ``path``."""
     for part in path.parent.glob(f".{glob.escape(path.name[:50])}.*.part"):
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def download_lock(path: Path) -> Iterator[None]:
+    """Let one process at a time download a file; makes its folder."""
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f"{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        tell(f"waiting for another process that downloads {path.name}")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def tell(message: str) -> None:
+    """Write to standard error, beside progress bars."""
+    from tqdm import tqdm
+
+    tqdm.write(f"esm2_features: {message}", file=sys.stderr)
 
 
 def sha256_of(path: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
-from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Sequence
 from numbers import Integral
 
 import numpy as np
@@ -14,23 +14,19 @@ from numpy.typing import NDArray
 from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK, MASK_TOKEN, encode
 from esm2_features._inputs.cells import is_biopython_seq, is_missing
-from esm2_features._inputs.containers import labels_of
+from esm2_features._inputs.containers import labels_of, listed
 from esm2_features._inputs.messages import Message
 from esm2_features._inputs.mutations import (
     Mutation,
     check_length,
     mutate,
     mutations_between,
-    read_variants,
+    read_variants_of,
     uncut,
 )
 from esm2_features._inputs.options import one_of
-from esm2_features._inputs.rows import labelled, place_of
-from esm2_features.exceptions import (
-    InputError,
-    InvalidSequenceError,
-    SequenceTooLongError,
-)
+from esm2_features._inputs.rows import first_place, labelled
+from esm2_features.exceptions import InputError, InvalidSequenceError, SequenceTooLongError
 
 MASKED, UNMASKED, PSEUDO = "masked-marginals", "wildtype-marginals", "pseudo-perplexity"
 METHODS = (MASKED, UNMASKED, PSEUDO)
@@ -60,11 +56,12 @@ def score_variants(
     wildtype : str, or iterable of str of length n
         The protein that the variants are of; or, in a list or a column, that of each variant.
     variants : iterable of str
-        Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), the sequence of the
-        mutant, or a word for the wild type: ``"WT"``, ``"_wt"``, ``"wildtype"``, ``"native"``,
-        ``"parent"``, ``"reference"``, or one for no change: ``"synonymous"``, ``"_sy"``,
-        ``"p.="``, ``"A123="``. Letters may be in lower case. The engine's ``unknown`` is about
-        sequences: in ``"A123J"``, J is refused whatever it says.
+        Each is one mutation (``"A123G"``), several (``"A123G:D42N"``), substitutions in HGVS
+        (``"p.Ala123Gly"``, ``"p.[Ala123Gly;Asp42Asn]"``), the sequence of the mutant, or a word
+        for the wild type: ``"WT"``, ``"_wt"``, ``"wildtype"``, ``"native"``, ``"parent"``,
+        ``"reference"``, or one for no change: ``"synonymous"``, ``"_sy"``, ``"p.="``,
+        ``"A123="``. Letters may be in lower case. The engine's ``unknown`` is about sequences: in
+        ``"A123J"``, J is refused whatever it says.
     method : {"masked-marginals", "wildtype-marginals", "pseudo-perplexity"}
         How probabilities are computed; see the notes. The default is ``"masked-marginals"``.
     offset : int, default=0
@@ -166,10 +163,12 @@ def score_variants(
     protein = normalise_wildtype(engine, wildtype) if is_one else ""
     if isinstance(offset, bool) or not isinstance(offset, Integral):
         raise TypeError(f"Got offset={offset!r}; expected a whole number.")
-    given = _listed(variants)
+    _check_single(variants)
+    given = listed(variants, "variants")
     proteins = [protein] * len(given) if is_one else _wildtypes(engine, wildtype, len(given))
     with labelled(labels_of(variants)):
-        found = _read(engine, proteins, given, int(offset))
+        normalise = engine.policy.normalise
+        found = read_variants_of(proteins, given, offset=int(offset), normalise=normalise)
         rows = list(zip(proteins, found, strict=True))
         if method == PSEUDO:
             mutants = [v if isinstance(v, str) else mutate(of_row, v) for of_row, v in rows]
@@ -344,10 +343,10 @@ def warn_of_lengths(wildtypes: Sequence[str | None], mutants: Sequence[str | Non
         if wildtype is not None and mutant is not None and len(wildtype) != len(mutant)
     ]
     if rows:
-        row, of_wildtype, of_mutant = rows[0]
-        others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
+        _, of_wildtype, of_mutant = rows[0]
+        where = first_place([row for row, _, _ in rows])
         warnings.warn(
-            f"The sequence in {place_of(row)}{others} has {of_mutant} residues, the wild type "
+            f"The sequence in {where} has {of_mutant} residues, the wild type "
             f"{of_wildtype}. A sum over residues rises with every one that is lost, and falls "
             "with every one that is added. Pass per_residue=True to compare means.",
             UserWarning,
@@ -357,7 +356,7 @@ def warn_of_lengths(wildtypes: Sequence[str | None], mutants: Sequence[str | Non
 
 def _wildtypes(engine: Engine, column: Iterable[object], n: int) -> list[str]:
     """Normalise the wild type of each variant."""
-    cells = _listed(column, "wild types")
+    cells = listed(column, "wild types")
     if len(cells) != n:
         raise InputError(
             f"Got {len(cells)} wild types and {n} variants; pass one for each, or one text for all."
@@ -373,36 +372,6 @@ def _wildtypes(engine: Engine, column: Iterable[object], n: int) -> list[str]:
                     error.index = row
                 raise
     return [known[str(cell)] for cell in cells]
-
-
-def _read(
-    engine: Engine, proteins: Sequence[str], given: Sequence[object], offset: int
-) -> list[tuple[Mutation, ...] | str]:
-    """Read variants, those of each protein together."""
-    found: list[tuple[Mutation, ...] | str] = [()] * len(given)
-    rows_of: dict[str, list[int]] = {}
-    for row, protein in enumerate(proteins):
-        rows_of.setdefault(protein, []).append(row)
-    for protein, rows in rows_of.items():
-        values = [given[row] for row in rows]
-        try:
-            of_one = read_variants(
-                values, protein, offset=offset, normalise=engine.policy.normalise
-            )
-        except InputError as error:
-            _rename_row(error, rows)
-            raise
-        for row, variant in zip(rows, of_one, strict=True):
-            found[row] = variant
-    return found
-
-
-def _rename_row(error: InputError, rows: Sequence[int]) -> None:
-    """Turn the row of one protein's variants, in an error, into that of all variants."""
-    index = getattr(error, "index", None)
-    if index is not None and rows[index] != index:
-        error.args = (re.sub(rf"\brow {index}\b", f"row {rows[index]}", str(error)),)
-        error.index = rows[index]  # type: ignore[attr-defined]
 
 
 def _pseudo_ratios(
@@ -456,19 +425,8 @@ def _engine_of(model: Engine | str | os.PathLike[str]) -> Engine:
     return model
 
 
-def _listed(variants: Iterable[object], what: str = "variants") -> list[object]:
-    """List the variants: the rows of a column, and nothing else that can be iterated over."""
+def _check_single(variants: object) -> None:
     if isinstance(variants, str | bytes) or is_biopython_seq(variants):
         raise TypeError(
             f"Got a single string as variants, {variants!r:.60}. Pass a list: [{variants!r:.60}]."
         )
-    # A table iterates over its columns, a mapping over its keys, a record over its letters.
-    is_other = hasattr(type(variants), "columns") or hasattr(type(variants), "seq")
-    is_other |= isinstance(variants, Mapping | Set) and not isinstance(variants, KeysView)
-    if is_other or not isinstance(variants, Iterable):
-        raise TypeError(
-            f"Got {type(variants).__name__} as {what}. Pass a list, or one column of a table."
-        )
-    if hasattr(variants, "to_pylist"):  # Arrow, whose arrays iterate over objects of their own
-        variants = variants.to_pylist()
-    return list(variants)

@@ -11,9 +11,6 @@ read without torch, and no code in them is run.
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from pathlib import Path
@@ -24,14 +21,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache.vector_files import unreadable
+from esm2_features._checkpoints.pickles import Inert
+from esm2_features._checkpoints.pt_file import read_pt
+from esm2_features._checkpoints.slots import Slot
 from esm2_features._inputs.records import read_records
-from esm2_features.exceptions import InputError, import_optional
+from esm2_features.exceptions import CheckpointError, InputError, import_optional
 
 H5_ENDINGS = (".h5", ".hdf5")
 LONGEST = 1022
 """Residues to which scripts/extract.py cuts sequences, unless it is told otherwise."""
 
-_DTYPES = {"FloatStorage": "<f4", "HalfStorage": "<f2", "DoubleStorage": "<f8"}
+_DTYPES = {"F32": "<f4", "F16": "<f2", "F64": "<f8"}
 _POOL: dict[str, Any] = {"mean": np.mean, "max": np.max, "std": np.std}
 _KEYS = {"mean_representations": "mean", "bos_representations": "cls"}
 
@@ -102,15 +102,21 @@ def read_h5(path: Path) -> Iterator[NamedVectors]:
 def read_extract_files(path: Path) -> Iterator[NamedVectors]:
     """Read a ``.pt`` file of scripts/extract.py, or all in a folder."""
     for file in sorted(path.glob("*.pt")) if path.is_dir() else [path]:
-        contents = _read_pt(file)
+        try:
+            contents, slots = read_pt(file)
+        except (CheckpointError, OSError) as error:
+            raise unreadable(file, error) from error
         contents = contents if isinstance(contents, Mapping) else {}
         label = contents.get("label")
+        if isinstance(label, Inert):
+            raise unreadable(file, TypeError(f"{type(label).__name__} is not expected in it"))
         arrays: dict[tuple[int | None, str | None], NDArray[Any]] = {}
         if isinstance(label, str):
             for key, pooling in _KEYS.items():
-                for layer, array in dict(contents.get(key, {})).items():
-                    arrays[int(layer), pooling] = array
-            for layer, array in dict(contents.get("representations", {})).items():
+                for layer in dict(contents.get(key, {})):
+                    arrays[int(layer), pooling] = _array(file, slots[f"{key}.{layer}"])
+            for layer in dict(contents.get("representations", {})):
+                array = _array(file, slots[f"representations.{layer}"])
                 for pooling in _POOL:
                     arrays.setdefault((int(layer), pooling), array)
         if not arrays:
@@ -121,45 +127,10 @@ def read_extract_files(path: Path) -> Iterator[NamedVectors]:
         yield NamedVectors((str(label), *str(label).split()[:1]), arrays, str(file))
 
 
-# ------------------------------------------------------------------ .pt
-
-
-def _read_pt(path: Path) -> Any:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (entry,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(entry) as file:
-                return _ArrayPickle(file, archive, entry.removesuffix("data.pkl")).load()
-    except InputError:
-        raise
-    except Exception as error:  # damaged files raise whatever the bytes lead to
-        raise unreadable(path, error) from error
-
-
-class _ArrayPickle(pickle.Unpickler):
-    """Unpickle tensors as arrays, and nothing that could run code."""
-
-    def __init__(self, file: Any, archive: zipfile.ZipFile, folder: str) -> None:
-        super().__init__(file)
-        self._archive, self._folder = archive, folder
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
-            return _rebuild
-        if module == "torch" and name in _DTYPES:
-            return name  # a string: it cannot be called
-        raise pickle.UnpicklingError(f"{module}.{name} is not expected in it")
-
-    def persistent_load(self, pid: Any) -> NDArray[Any]:
-        _, kind, key, *_ = pid
-        return np.frombuffer(self._archive.read(f"{self._folder}data/{key}"), _DTYPES[kind])
-
-
-def _rebuild(storage: NDArray[Any], offset: int, shape: Any, strides: Any, *_: Any) -> NDArray[Any]:
-    last = offset + sum((n - 1) * step for n, step in zip(shape, strides, strict=True))
-    if not 0 <= offset <= last < len(storage) or min(strides, default=0) < 0:
-        raise pickle.UnpicklingError("a tensor reaches beyond its storage")
-    steps = [step * storage.itemsize for step in strides]
-    return np.lib.stride_tricks.as_strided(storage[offset:], shape, steps).copy()
+def _array(path: Path, slot: Slot) -> NDArray[Any]:
+    if slot.dtype not in _DTYPES or slot.strides is None:
+        raise unreadable(path, TypeError(f"{slot.dtype} is not expected in it"))
+    dtype = np.dtype(_DTYPES[slot.dtype])
+    flat = np.fromfile(path, dtype, (slot.stop - slot.start) // dtype.itemsize, offset=slot.start)
+    steps = [step * dtype.itemsize for step in slot.strides]
+    return np.lib.stride_tricks.as_strided(flat, slot.shape, steps).copy()

@@ -26,7 +26,8 @@ from esm2_features._checkpoints.names import (
     module_names,
     tensor_shapes,
 )
-from esm2_features._checkpoints.slots import Slot, read_slot
+from esm2_features._checkpoints.slots import Slot
+from esm2_features._checkpoints.tensors import read_slot
 from esm2_features._checkpoints.trunk import listed
 from esm2_features.exceptions import CheckpointError
 
@@ -40,16 +41,7 @@ _COPIES = re.compile(r"\.(?:base_layer|modules_to_save(?:\.default)?)(?=\.)")
 _TRUNK_MODULE = re.compile(r"(?:.*\.)?(?:encoder\.layer|layers|embeddings)\.")
 
 # Tokens in front of each sequence, or activations: no weights of a network do the same.
-_NOT_WEIGHTS = frozenset(
-    (
-        "PREFIX_TUNING",
-        "PROMPT_TUNING",
-        "P_TUNING",
-        "MULTITASK_PROMPT_TUNING",
-        "ADAPTION_PROMPT",
-        "CPT",
-    )
-)
+_NOT_WEIGHTS = "PREFIX_TUNING PROMPT_TUNING P_TUNING MULTITASK_PROMPT_TUNING ADAPTION_PROMPT CPT"
 # Settings that change nothing once an adapter is trained, or that its tensors tell.
 _SETTLED = re.compile(
     "peft_type|auto_mapping|peft_version|base_model_name_or_path|revision|task_type|inference_mode"
@@ -125,7 +117,7 @@ def read_settings(folder: Path) -> dict[str, Any]:
     """Read the settings of an adapter; raise CheckpointError if it cannot be merged exactly."""
     settings = read_json(folder / ADAPTER_CONFIG)
     kind = str(settings.get("peft_type"))
-    if kind.upper() in _NOT_WEIGHTS:
+    if kind.upper() in _NOT_WEIGHTS.split():
         raise CheckpointError(
             f"{folder} is an adapter of the type {kind}, which adds to what the network reads or "
             "computes, not to its weights: ESM-2 with other weights cannot do the same. Train a "

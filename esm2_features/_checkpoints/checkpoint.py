@@ -31,7 +31,7 @@ from esm2_features._checkpoints.folder import ADAPTER_CONFIG, as_folder, name_of
 from esm2_features._checkpoints.headers import Header, contents_of, read_header
 from esm2_features._checkpoints.hub import as_repository, find_snapshot
 from esm2_features._checkpoints.names import CONTACTS, EMBEDDING, TIED
-from esm2_features._checkpoints.slots import read_slot
+from esm2_features._checkpoints.tensors import read_slot
 from esm2_features._files import sha256_of
 from esm2_features.exceptions import CheckpointError, shorten
 

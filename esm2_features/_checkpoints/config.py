@@ -13,8 +13,6 @@ from esm2_features._checkpoints.pt_file import settings_of
 from esm2_features._checkpoints.trunk import architecture_of
 from esm2_features.exceptions import CheckpointError
 
-_MISSING = object()
-
 # Values that ESM-2 has, and what transformers takes where the key is absent.
 _ESM2: dict[str, tuple[tuple[object, ...], object]] = {
     "model_type": (("esm",), "esm"),

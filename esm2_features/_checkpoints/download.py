@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,7 +24,7 @@ from platformdirs import user_cache_path
 
 from esm2_features._checkpoints.catalogue import ModelCard, RemoteFile
 from esm2_features._environment import is_offline
-from esm2_features._files import sha256_of
+from esm2_features._files import download_lock, sha256_of, tell
 from esm2_features.exceptions import CheckpointError, DownloadError
 
 if TYPE_CHECKING:
@@ -103,23 +102,12 @@ def _fetch(card: ModelCard, file: RemoteFile) -> Path:
     final = _destination(file)
     if is_offline():
         raise _unreachable(card, file, "ESM2_FEATURES_OFFLINE forbids to download it")
-    from filelock import FileLock, Timeout
-
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(final.with_name(f"{final.name}.lock"))
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            tell(f"waiting for another process that downloads {final.name}")
-            lock.acquire()
-        try:
+        with download_lock(final):
             if final.is_file():  # the other process was quicker
                 _verify(final, file.sha256)
             else:
                 _download(card, file, final)
-        finally:
-            lock.release()
     except OSError as error:
         raise _error(
             file,
@@ -290,9 +278,3 @@ def _human(size: int) -> str:
         if size >= scale:
             return f"{size / scale:.1f} {unit}"
     return f"{size} bytes"
-
-
-def tell(message: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(f"esm2_features: {message}", file=sys.stderr)

@@ -6,9 +6,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from esm2_features._checkpoints.download import hugging_face_folder, tell
+from esm2_features._checkpoints.download import hugging_face_folder
 from esm2_features._checkpoints.folder import ADAPTER_CONFIG, adapter_file, weight_files
 from esm2_features._environment import is_offline
+from esm2_features._files import tell
 from esm2_features.exceptions import CheckpointError, DownloadError
 
 _REPOSITORY = re.compile(r"([\w.-]+/[\w.-]+?)(?:@([\w][\w./-]*))?")

@@ -19,57 +19,17 @@ LONGEST_PICKLE_BYTES = 100 << 20  # without the numbers of tensors
 DEEPEST = 20  # dictionaries, tuples or modules inside each other
 
 _STORAGES = {
-    "Double": "F64",
-    "Float": "F32",
-    "Half": "F16",
-    "BFloat16": "BF16",
-    "Long": "I64",
-    "Int": "I32",
-    "Short": "I16",
-    "Char": "I8",
-    "Byte": "U8",
-    "Bool": "BOOL",
-    "ComplexFloat": "C64",
-    "ComplexDouble": "C128",
-    "Untyped": "U8",
-}
+    "Double": "F64", "Float": "F32", "Half": "F16", "BFloat16": "BF16", "Long": "I64", "Int": "I32",
+    "Short": "I16", "Char": "I8", "Byte": "U8", "Bool": "BOOL", "ComplexFloat": "C64",
+    "ComplexDouble": "C128", "Untyped": "U8",
+}  # fmt: skip
 
 # A file that mentions these was made to do something when it is loaded.
-_HOSTILE_MODULES = frozenset(
-    (
-        "code",
-        "commands",
-        "ctypes",
-        "importlib",
-        "marshal",
-        "nt",
-        "os",
-        "pickle",
-        "posix",
-        "pty",
-        "runpy",
-        "shutil",
-        "socket",
-        "subprocess",
-        "sys",
-        "webbrowser",
-    )
+_HOSTILE_MODULES = (
+    "code commands ctypes importlib marshal nt os pickle posix pty runpy shutil socket subprocess "
+    "sys webbrowser"
 )
-_HOSTILE_BUILTINS = frozenset(
-    (
-        "__import__",
-        "apply",
-        "breakpoint",
-        "compile",
-        "eval",
-        "exec",
-        "execfile",
-        "globals",
-        "input",
-        "open",
-        "vars",
-    )
-)
+_HOSTILE_BUILTINS = "__import__ apply breakpoint compile eval exec execfile globals input open vars"
 
 
 class Inert:
@@ -199,8 +159,9 @@ class InertUnpickler(pickle._Unpickler):
             # Not the function itself, whose attributes a pickle could set.
             return known if isinstance(known, type) else partial(known)
         outermost = module.partition(".")[0]
-        if outermost in _HOSTILE_MODULES or (
-            outermost in ("builtins", "__builtin__", "io", "_io") and name in _HOSTILE_BUILTINS
+        if outermost in _HOSTILE_MODULES.split() or (
+            outermost in ("builtins", "__builtin__", "io", "_io")
+            and name in _HOSTILE_BUILTINS.split()
         ):
             raise CheckpointError(
                 f"{self._path} is refused: beside tensors it holds a call of {module}.{name}, and "
@@ -215,10 +176,8 @@ class InertUnpickler(pickle._Unpickler):
         return type(name, (Inert,), {"__module__": module})
 
     dispatch: ClassVar[dict[int, Any]] = pickle._Unpickler.dispatch | {
-        pickle.TUPLE[0]: partial(_build_tuple, pickle.TUPLE[0]),
-        pickle.TUPLE1[0]: partial(_build_tuple, pickle.TUPLE1[0]),
-        pickle.TUPLE2[0]: partial(_build_tuple, pickle.TUPLE2[0]),
-        pickle.TUPLE3[0]: partial(_build_tuple, pickle.TUPLE3[0]),
+        code[0]: partial(_build_tuple, code[0])
+        for code in (pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3)
     }
 
     def persistent_load(self, pid: Any) -> Any:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import pickle
 import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 from esm2_features._checkpoints.pickles import (
     DEEPEST,
@@ -31,8 +30,7 @@ CONVERT = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class PtFile:
+class PtFile(NamedTuple):
     """What a PyTorch file holds: settings as plain data, and the places of all tensors."""
 
     contents: Any
@@ -49,9 +47,7 @@ def read_pt(path: Path) -> PtFile:
                 file.seek(0)
                 contents, storages = _read_legacy(path, file)
         slots = dict(_slots(path, contents, storages))
-    except CheckpointError:
-        raise
-    except OSError:
+    except (CheckpointError, OSError):
         raise
     except Exception as error:  # damaged files raise whatever the bytes lead to
         raise CheckpointError(

@@ -17,12 +17,7 @@ from numpy.typing import NDArray
 
 from esm2_features._engine import Engine
 from esm2_features._inputs.messages import in_shell
-from esm2_features._inputs.residues import (
-    are_normal,
-    missing_error,
-    normalise,
-    warn_of_nucleotides,
-)
+from esm2_features._inputs.residues import are_normal, missing_error, normalise, warn_of_nucleotides
 from esm2_features._inputs.views import piece_tokens
 from esm2_features._inputs.words import missing_words
 from esm2_features.distributed.sources import InputFile, InputRange, Reading, find_sources

@@ -61,11 +61,7 @@ def scatter(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float)
 
 
 def batches(
-    tokens: Sequence[int],
-    budget: int,
-    *,
-    sizes: Sequence[int] | None = None,
-    most: int = 0,
+    tokens: Sequence[int], budget: int, *, sizes: Sequence[int] | None = None, most: int = 0
 ) -> list[list[int]]:
     """Divide sequences into batches of at most ``budget`` tokens, longest first.
 

@@ -25,8 +25,11 @@ CANONICAL_TOKENS = [TOKENS.index(letter) for letter in CANONICAL_RESIDUES]
 RESIDUES = CANONICAL_RESIDUES + "XBUZO"
 """Letters that a normalised sequence may hold, besides `MASK`."""
 
-_CODES = "ala arg asn asp cys gln glu gly his ile leu lys met phe pro ser thr trp tyr val sec pyl"
-RESIDUE_OF_CODE = dict(zip(_CODES.split(), "ARNDCQEGHILKMFPSTWYVUO", strict=True))
+_CODES = (
+    "ala arg asn asp cys gln glu gly his ile leu lys met phe pro ser thr trp tyr val "
+    "xaa asx sec glx pyl"
+)
+RESIDUE_OF_CODE = dict(zip(_CODES.split(), "ARNDCQEGHILKMFPSTWYVXBUZO", strict=True))
 """Letters of the codes of three letters, in lower case."""
 
 MASK = "#"

@@ -33,13 +33,21 @@ def is_biopython_seq(value: object) -> bool:
     return module is not None and isinstance(value, module.Seq | module.MutableSeq)
 
 
+def as_text(value: object) -> str:
+    """Write a cell, of whatever type, or its record, as text."""
+    if is_record(value):
+        value = value.seq  # type: ignore[attr-defined]
+    if isinstance(value, bytes | bytearray):
+        return value.decode("utf-8", "surrogateescape")  # what is not ASCII is refused by name
+    return str(value)
+
+
 def text_of(value: object) -> str:
     """Give the text of a cell, or of its record; empty if it has none."""
     if is_record(value):
         value = value.seq  # type: ignore[attr-defined]
-    if isinstance(value, bytes | bytearray):
-        return value.decode("utf-8", "surrogateescape")
+    is_text = isinstance(value, str | bytes | bytearray) or is_biopython_seq(value)
     try:
-        return str(value) if isinstance(value, str) or is_biopython_seq(value) else ""
+        return as_text(value) if is_text else ""
     except ValueError:  # a Seq of Biopython may know its length only
         return ""

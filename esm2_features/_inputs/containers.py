@@ -8,16 +8,7 @@ strings.
 from __future__ import annotations
 
 import os
-from collections.abc import (
-    ItemsView,
-    Iterable,
-    Iterator,
-    KeysView,
-    Mapping,
-    Sequence,
-    Set,
-    Sized,
-)
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, Set, Sized
 from numbers import Number
 from typing import Any, NamedTuple
 
@@ -94,6 +85,18 @@ def single_column(sequences: object, *, owner: str) -> Column:
     return chains[0]
 
 
+def listed(column: Any, what: str) -> list[object]:
+    """List the cells of one column that is an argument of its own."""
+    # A table iterates over its columns, a mapping over its keys, a record over its letters.
+    is_other = isinstance(column, str | bytes | Mapping | Set) and not isinstance(column, KeysView)
+    is_other |= _type_has(column, "columns") or _type_has(column, "seq")
+    if is_other or not isinstance(column, Iterable):
+        raise TypeError(
+            f"Got {type(column).__name__} as {what}. Pass a list, or one column of a table."
+        )
+    return cells_of(column)
+
+
 def _read(X: Any, owner: str) -> list[Column]:
     if isinstance(X, np.ndarray):
         return _from_array(X, owner)
@@ -109,7 +112,7 @@ def _read(X: Any, owner: str) -> list[Column]:
     if _is_series(X):
         name = getattr(X, "name", None)
         name = str(name) if isinstance(name, str) and name else None
-        return [Column(name, _cells(X), labels_of(X))]
+        return [Column(name, cells_of(X), labels_of(X))]
     if type(X) not in (list, tuple):
         _check_container(X, owner)
     return _from_list(list(X))
@@ -171,9 +174,9 @@ def _selection(X: Any, found: Sequence[Column], kept: Sequence[Column]) -> str:
 
 def _from_array(X: NDArray[Any], owner: str) -> list[Column]:
     if X.ndim == 1:
-        return [Column(None, _cells(X))]
+        return [Column(None, cells_of(X))]
     if X.ndim == 2:
-        return [Column(None, _cells(X[:, j])) for j in range(X.shape[1])]
+        return [Column(None, cells_of(X[:, j])) for j in range(X.shape[1])]
     raise TypeError(
         f"{owner} got an array of {X.ndim} dimensions. Pass one dimension (sequences), or two "
         "(rows x chains)."
@@ -182,12 +185,12 @@ def _from_array(X: NDArray[Any], owner: str) -> list[Column]:
 
 def _from_frame(X: Any) -> list[Column]:
     if _type_has(X, "column_names"):  # Arrow, where .columns are the columns themselves
-        return [Column(n, _cells(c)) for n, c in zip(X.column_names, X.columns, strict=True)]
+        return [Column(n, cells_of(c)) for n, c in zip(X.column_names, X.columns, strict=True)]
     names = list(X.columns)
     if _type_has(X, "iloc"):  # pandas allows two columns of the same name
-        cells = [_cells(X.iloc[:, j]) for j in range(len(names))]
+        cells = [cells_of(X.iloc[:, j]) for j in range(len(names))]
     else:
-        cells = [_cells(X[name]) for name in names]
+        cells = [cells_of(X[name]) for name in names]
     labels = labels_of(X)
     return [Column(n, c, labels) for n, c in zip(_names(names), cells, strict=True)]
 
@@ -265,7 +268,7 @@ def _from_mappings(rows: Sequence[Mapping[Any, object]]) -> list[Column]:
     ]
 
 
-def _cells(column: Any) -> list[object]:
+def cells_of(column: Any) -> list[object]:
     """List the cells of anything that is one-dimensional."""
     name = next((name for name in _TO_LIST if _type_has(column, name)), None)
     cells = column if name is None else getattr(column, name)()

@@ -12,23 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
-from esm2_features._inputs.cells import is_missing, is_record
-from esm2_features._inputs.mutations import as_text
-from esm2_features._inputs.notation import (
-    Site,
-    Substitution,
-    read_substitutions,
-)
-from esm2_features._inputs.numbering import (
-    CERTAIN,
-    MOSTLY_ZERO,
-    ZERO,
-    Placement,
-    fits,
-    place_sites,
-)
+from esm2_features._inputs.cells import as_text, is_missing, is_record
+from esm2_features._inputs.containers import labels_of, listed
+from esm2_features._inputs.mutations import mutations_between
+from esm2_features._inputs.notation import Site, Substitution, read_substitutions
+from esm2_features._inputs.numbering import CERTAIN, MOSTLY_ZERO, ZERO, Placement, fits, place_sites
 from esm2_features._inputs.options import is_whole
 from esm2_features._inputs.residues import normalise
+from esm2_features._inputs.rows import labelled, place_of
 from esm2_features._inputs.words import is_missing_word, is_wild_type
 from esm2_features.exceptions import InputError, InvalidSequenceError, list_problems, shorten
 
@@ -158,10 +149,11 @@ def build_mutants(
     >>> mutants.positions[:4], mutants.status[4]
     ([(1,), (3,), (1, 8), ()], 'unfit')
     """
-    given = _listed(mutations, "mutations")
-    names = [None] * len(given) if proteins is None else _listed(proteins, "proteins")
+    given = listed(mutations, "mutations")
+    names = [None] * len(given) if proteins is None else listed(proteins, "proteins")
     _check_lengths(given, names, "proteins")
-    result = Mutants(rows=_row_names(mutations, len(given)))
+    with labelled(labels_of(mutations)):
+        result = Mutants(rows=[f"R{place_of(i)[1:]}" for i in range(len(given))])
     read = [
         _read_row(result, cell, *row)
         for cell, row in zip(given, _wildtypes_of(wildtypes, names), strict=True)
@@ -206,7 +198,7 @@ def _read_row(
 
 def _read(cell: object, wildtype: str) -> list[Substitution] | str:
     """Read a cell: substitutions, or the sequence of a mutant."""
-    text = "" if is_missing(cell) else as_text(cell).strip()
+    text = _text(cell)
     if not text or is_missing_word(text):
         raise ValueError("stands for a missing value")
     if is_wild_type(text):
@@ -279,8 +271,8 @@ def _write(
     if isinstance(found, str):
         result.sequences[index], result.positions[index] = found, ()
         if len(found) == len(wildtype):
-            pairs = enumerate(zip(wildtype, found, strict=True))
-            result.positions[index] = tuple(i for i, (before, after) in pairs if before != after)
+            changes = mutations_between(wildtype, found)
+            result.positions[index] = tuple(change.position for change in changes)
         return
     residues = list(wildtype)
     positions: list[int] = []
@@ -327,8 +319,12 @@ def _several(offsets: set[int]) -> str:
     return " and ".join(map(str, sorted(offsets)))
 
 
+def _text(cell: object) -> str:
+    return "" if is_missing(cell) else as_text(cell).strip()
+
+
 def _shown(cell: object) -> str:
-    return repr(shorten("" if is_missing(cell) else as_text(cell).strip(), 60))
+    return repr(shorten(_text(cell), 60))
 
 
 # ------------------------------------------------------------------ wild types
@@ -341,7 +337,7 @@ def _wildtypes_of(wildtypes: Any, names: Sequence[object]) -> list[tuple[str | N
         return [_normalised(wildtypes)] * len(names)
     if isinstance(wildtypes, Mapping):
         return _by_name(wildtypes, names)
-    cells = _listed(wildtypes, "wildtypes")
+    cells = listed(wildtypes, "wildtypes")
     are_records = bool(cells) and all(is_record(cell) and hasattr(cell, "id") for cell in cells)
     if are_records and any(name is not None for name in names):
         return _by_name({str(cell.id): cell for cell in cells}, names)  # type: ignore[attr-defined]
@@ -401,22 +397,3 @@ def _check_lengths(cells: Sequence[object], others: Sequence[object], what: str)
         raise InputError(
             f"Got {len(cells)} mutations and {len(others)} {what}; pass one for each row."
         )
-
-
-def _row_names(column: Any, n: int) -> list[str]:
-    """Name rows by number, and by the label that pandas has for them."""
-    labels = column.index if hasattr(type(column), "iloc") else range(n)
-    return [
-        f"Row {i}" if i == label else f"Row {i} (index {label!r})" for i, label in enumerate(labels)
-    ]
-
-
-def _listed(column: Any, what: str) -> list[object]:
-    """List the cells of a column."""
-    is_table = hasattr(type(column), "columns") or isinstance(column, Mapping)
-    if isinstance(column, str | bytes) or is_table or not isinstance(column, Iterable):
-        raise TypeError(
-            f"Got {type(column).__name__} as {what}. Pass a list, or one column of a table."
-        )
-    convert = next((n for n in ("to_pylist", "tolist", "to_list") if hasattr(column, n)), None)
-    return list(column if convert is None else getattr(column, convert)())

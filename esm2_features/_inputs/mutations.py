@@ -9,24 +9,27 @@ import re
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
 
-from esm2_features._inputs.alphabet import MASK, RESIDUE_OF_CODE, RESIDUES
-from esm2_features._inputs.cells import is_missing, is_record
-from esm2_features._inputs.rows import place_of
+from esm2_features._inputs.alphabet import MASK, RESIDUES
+from esm2_features._inputs.cells import as_text, is_missing
+from esm2_features._inputs.notation import read_mutation, repeated, split_mutations
+from esm2_features._inputs.rows import first_place, place_of
 from esm2_features._inputs.words import LABELS, is_wild_type, missing_words
-from esm2_features.exceptions import InvalidVariantError, SequenceTooLongError, shorten
+from esm2_features.exceptions import InputError, InvalidVariantError, SequenceTooLongError, shorten
 
-_MUTATION = re.compile(r"([A-Za-z])(-?[0-9]{1,9})([A-Za-z])")
-_UNCHANGED = re.compile(r"(?:p\.)?\(?([A-Za-z]|[A-Za-z]{3})(-?[0-9]{1,9})=\)?")
-_NOTATION = re.compile(r"[0-9:=]")  # a text with none is the sequence of a mutant
-_THREE_LETTERS = re.compile(r"p\.|[A-Za-z]{3}[0-9]+[A-Za-z]{3}")
+_COLON = re.compile(":")
+_SINGLE = re.compile(r"[A-Za-z]-?[0-9]{1,9}[A-Za-z]")
+_NOTATION = re.compile(r"[0-9:=]|p\.")  # a text with none is the sequence of a mutant
 _STOP = re.compile(r"[0-9](\*|ter|stop)|fs", re.IGNORECASE)
 _NO_SUBSTITUTION = re.compile(r"[*=-]|del|ins|dup|ext", re.IGNORECASE)
 
+_INDELS = (
+    "Marginals are of substitutions only: for insertions and deletions, pass "
+    'method="pseudo-perplexity" with per_residue=True.'
+)
 _LONGEST_WORD = 25
 _FEWEST_SHARED = 4
 """Residues in a row that a mutant of another length shares with its wild type."""
@@ -75,6 +78,38 @@ def read_variants(
     return found
 
 
+def read_variants_of(
+    wildtypes: Sequence[str],
+    values: Sequence[object],
+    *,
+    offset: int,
+    normalise: Callable[..., list[str]],
+) -> list[tuple[Mutation, ...] | str]:
+    """Read variants of several proteins, those of each protein together."""
+    found: list[tuple[Mutation, ...] | str] = [()] * len(values)
+    rows_of: dict[str, list[int]] = {}
+    for row, wildtype in enumerate(wildtypes):
+        rows_of.setdefault(wildtype, []).append(row)
+    for wildtype, rows in rows_of.items():
+        of_one = [values[row] for row in rows]
+        try:
+            read = read_variants(of_one, wildtype, offset=offset, normalise=normalise)
+        except InputError as error:
+            _rename_row(error, rows)
+            raise
+        for row, variant in zip(rows, read, strict=True):
+            found[row] = variant
+    return found
+
+
+def _rename_row(error: InputError, rows: Sequence[int]) -> None:
+    """Turn the row of one protein's variants, in an error, into that of all variants."""
+    index = getattr(error, "index", None)
+    if index is not None and rows[index] != index:
+        error.args = (re.sub(rf"\brow {index}\b", f"row {rows[index]}", str(error)),)
+        error.index = rows[index]  # type: ignore[attr-defined]
+
+
 def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
     """Copy an error without the advice to truncate, which could lose mutations."""
     what = str(error).partition(". Pass ")[0]
@@ -85,15 +120,6 @@ def uncut(error: SequenceTooLongError) -> SequenceTooLongError:
         length=error.length,
         limit=error.limit,
     )
-
-
-def as_text(value: object) -> str:
-    """Give the text of a cell, of whatever type."""
-    if is_record(value):
-        value = value.seq  # type: ignore[attr-defined]
-    if isinstance(value, bytes | bytearray):
-        return value.decode("utf-8", "surrogateescape")
-    return str(value)
 
 
 def mutate(wildtype: str, mutations: Sequence[Mutation]) -> str:
@@ -111,15 +137,21 @@ def mutations_between(wildtype: str, sequence: str) -> tuple[Mutation, ...]:
 
 
 def check_length(
-    wildtype: str, sequence: str, *, index: int, given: object, column: str | None = None
+    wildtype: str,
+    sequence: str,
+    *,
+    index: int,
+    given: object,
+    column: str | None = None,
+    called: str = "sequence",
+    remedy: str = _INDELS,
 ) -> None:
     """Raise InvalidVariantError for a sequence that is not as long as the wild type."""
     if len(sequence) != len(wildtype):
         expected, found = f"{len(wildtype)} residues", f"{len(sequence)} residues"
         what = (
-            f"The sequence in {place_of(index, column)} has {found}, the wild type has "
-            f"{len(wildtype)}. Marginals are of substitutions only: for insertions and deletions, "
-            'pass method="pseudo-perplexity" with per_residue=True.'
+            f"The {called} in {place_of(index, column)} has {found}, the wild type has "
+            f"{len(wildtype)}. {remedy}"
         )
         raise _invalid(what, index, as_text(given), expected, found)
 
@@ -137,7 +169,7 @@ def check_mask(sequence: str, *, index: int, given: object, column: str | None =
 
 def is_notation(text: str) -> bool:
     """Whether a text is a mutation, or several."""
-    return all(_MUTATION.fullmatch(part.strip()) for part in text.split(":"))
+    return all(_SINGLE.fullmatch(part.strip()) for part in text.split(":"))
 
 
 def _is_written(value: object, wildtype: str) -> bool:
@@ -184,9 +216,8 @@ def _warn_of_x(found: Sequence[tuple[Mutation, ...] | str], values: Sequence[obj
         if not isinstance(variant, str) and any(m.mutant == "X" != m.wildtype for m in variant)
     ]
     if rows:
-        others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
         warnings.warn(
-            f"The variant {_shown(as_text(values[rows[0]]))} in {place_of(rows[0])}{others} puts "
+            f"The variant {_shown(as_text(values[rows[0]]))} in {first_place(rows)} puts "
             "X, an unknown residue. If X stands for a stop, as in older notation, drop such rows: "
             "a stop has no likelihood.",
             UserWarning,
@@ -205,42 +236,45 @@ def _read_mutations(
     """Read a text of mutations, or the word for the wild type."""
     if _is_wildtype(given, wildtype):
         return ()
+    try:
+        parts = split_mutations(given, _COLON)
+    except ValueError as error:
+        what = f"The variant {_shown(given)} in {place_of(index)} {error}."
+        raise _invalid(what, index, given, "one protein", given.strip()) from None
     mutations = []
-    for part in map(str.strip, given.split(":")):
+    for part in parts:
         if part not in known:
-            known[part] = _read_mutation(part, given, index, wildtype, offset, hint)
+            shown = part if len(parts) > 1 else given.strip()
+            known[part] = _read_mutation(part, shown, given, index, wildtype, offset, hint)
         mutations.append(known[part])
-    positions = [mutation.position for mutation in mutations]
-    if len(set(positions)) < len(positions):
-        twice = next(p for i, p in enumerate(positions) if p in positions[:i]) + 1 + offset
+    twice = repeated([mutation.position for mutation in mutations])
+    if twice is not None:
+        found = f"position {twice + 1 + offset} twice"
         what = (
-            f"The variant {_shown(given)} in {place_of(index)} mutates position {twice} twice. "
-            "Name each position once, with the residue that it has in the end."
+            f"The variant {_shown(given)} in {place_of(index)} mutates {found}. Name each position "
+            "once, with the residue that it has in the end."
         )
-        raise _invalid(what, index, given, "each position once", f"position {twice} twice")
+        raise _invalid(what, index, given, "each position once", found)
     return tuple(mutations)
 
 
 def _read_mutation(
-    part: str, given: str, index: int, wildtype: str, offset: int, hint: Callable[[], str]
-) -> Mutation:
+    part: str, shown: str, given: str, index: int, wildtype: str, offset: int,
+    hint: Callable[[], str],
+) -> Mutation:  # fmt: skip
     def wrong(problem: str, remedy: str, *, expected: str, found: str) -> InvalidVariantError:
         what = f"The variant {_shown(given)} in {place_of(index)} {problem}. {remedy}"
         return _invalid(what, index, given, expected, found)
 
-    unchanged = _UNCHANGED.fullmatch(part)
-    if unchanged is not None:
-        letter = RESIDUE_OF_CODE.get(unchanged[1].lower(), unchanged[1])
-        part = f"{letter}{unchanged[2]}{letter}"
-    match = _MUTATION.fullmatch(part)
-    if match is None:
+    read = read_mutation(part)
+    if read is None or read.site.code:
         raise wrong(
-            f"cannot be read: {_shown(part)} is no mutation such as 'A123G'",
+            f"cannot be read: {_shown(shown)} is no mutation such as 'A123G'",
             _remedy_for(part),
             expected="a mutation such as A123G",
-            found=part,
+            found=shown,
         )
-    before, number, after = match.group(1).upper(), int(match.group(2)), match.group(3).upper()
+    before, (number, _), after = read
     position = number - 1 - offset
     if not 0 <= position < len(wildtype):
         first, last = 1 + offset, len(wildtype) + offset
@@ -277,9 +311,7 @@ def _remedy_for(part: str) -> str:
             "A stop ends the protein there, and the likelihoods of a part and of the whole are "
             "not comparable: drop such rows."
         )
-    if _THREE_LETTERS.search(part):
-        return "Write letters, not codes of three letters or HGVS: 'A123G' for p.Ala123Gly."
-    if len(_MUTATION.findall(part)) > 1:
+    if len(_SINGLE.findall(part)) > 1:
         return "Join several mutations by ':' alone: 'A123G:D42N'."
     if _NO_SUBSTITUTION.search(part):
         return (
@@ -297,19 +329,20 @@ def _offset_hint(wildtype: str, values: Sequence[object]) -> str:
     """
     if any(map(is_missing, values)):
         return ""
-    written = [as_text(value).strip() for value in values if _is_written(value, wildtype)]
-    variants = [
-        [_MUTATION.fullmatch(part.strip()) for part in text.split(":")]
-        for text in written
-        if not _is_wildtype(text, wildtype)
-    ]
+    written = (as_text(value) for value in values if _is_written(value, wildtype))
     found = set()
-    for match in chain.from_iterable(variants):
-        if match is None or match.group(3).upper() not in RESIDUES:
+    for text in written:
+        if _is_wildtype(text, wildtype):
+            continue
+        try:
+            read = [read_mutation(part) for part in split_mutations(text, _COLON)]
+        except ValueError:
             return ""
-        found.add((int(match.group(2)), match.group(1).upper(), match.group(3).upper()))
-    numbers = np.array([number for number, _, _ in found])
-    letters = np.array([ord(before) for _, before, _ in found])
+        if not all(it and it.before in RESIDUES and it.after in RESIDUES for it in read):
+            return ""
+        found |= {it for it in read if it is not None}
+    numbers = np.array([it.site.number for it in found])
+    letters = np.array([ord(it.before) for it in found])
     if len(np.unique(numbers)) < _FEWEST_THAT_HINT:
         return ""
     protein = np.frombuffer(wildtype.encode("ascii"), dtype=np.uint8)

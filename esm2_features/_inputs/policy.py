@@ -10,12 +10,7 @@ from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.cells import is_missing, text_of
 from esm2_features._inputs.containers import Column, single_column
 from esm2_features._inputs.regions import read_region, read_regions
-from esm2_features._inputs.residues import (
-    are_normal,
-    missing_error,
-    normalise,
-    warn_of_nucleotides,
-)
+from esm2_features._inputs.residues import are_normal, missing_error, normalise, warn_of_nucleotides
 from esm2_features._inputs.rows import labelled, place_of
 from esm2_features._inputs.views import SequenceView, Spans, around
 from esm2_features._inputs.words import LONGEST_CELL, MISSING, missing_words

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from esm2_features._inputs.cells import is_missing
+from esm2_features._inputs.containers import cells_of
 from esm2_features._inputs.options import is_whole
 from esm2_features._inputs.rows import place_of
 from esm2_features._inputs.views import Spans, spans_of
@@ -62,15 +63,15 @@ def region_cells(regions: Any) -> list[object]:
             f"Got regions={regions!r}, which is one region, and each sequence needs its own: pass "
             "a list of them. One region for all is for Engine(region=(start, stop))."
         )
-    convert = next((n for n in ("to_pylist", "tolist") if hasattr(type(regions), n)), None)
-    has_rows = isinstance(regions, Collection) or convert is not None
+    names = ("to_pylist", "tolist")
+    has_rows = isinstance(regions, Collection) or any(hasattr(type(regions), n) for n in names)
     is_other = isinstance(regions, Mapping | Set) or hasattr(type(regions), "columns")
     if is_other or not has_rows:
         raise TypeError(
             f"Got {type(regions).__name__} as regions. Pass a list with one for each sequence, in "
             "their order, or one column of a table."
         )
-    return list(regions if convert is None else getattr(regions, convert)())
+    return cells_of(regions)
 
 
 def warn_of_pairs(cells: Sequence[object], column: str | None = None) -> None:

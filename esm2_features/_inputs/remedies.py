@@ -29,7 +29,7 @@ class Remedy(NamedTuple):
 _AS_UNKNOWN = 'pass unknown="X" or unknown="mask" to embed it as an unknown residue'
 _LETTER = f"[{RESIDUES}{RESIDUES.lower()}]"
 
-_OTHER_CODES = "asx glx xaa xle mse sep tpo ptr hyp nle orn aib abu dab dap cit"
+_OTHER_CODES = "xle mse sep tpo ptr hyp nle orn aib abu dab dap cit"
 THREE_LETTERS = frozenset([*RESIDUE_OF_CODE, *_OTHER_CODES.split()])
 """Codes of residues, and of the modified ones that are usual in PDB files and vendors' sheets."""
 
@@ -161,11 +161,7 @@ _KINDS: list[tuple[Callable[[str], object], str, Remedy]] = [
             "Remove the quotes and brackets.",
         ),
     ),
-    (
-        is_three_letter_code,
-        "",
-        THREE_LETTER_REMEDY,
-    ),
+    (is_three_letter_code, "", THREE_LETTER_REMEDY),
     (
         _part(r"\(=O\)|\[[A-Za-z]+@+H?\]|C\(=|=[CNOS]|[a-z]1[^A-Z]*1", re.ASCII),
         "formulas",

@@ -14,14 +14,14 @@ from typing import TypeGuard
 import numpy as np
 
 from esm2_features._inputs.alphabet import MASK, RESIDUES
-from esm2_features._inputs.cells import is_biopython_seq, is_missing, is_record
+from esm2_features._inputs.cells import as_text, is_biopython_seq, is_missing, is_record
 from esm2_features._inputs.remedies import (
     Remedy,
     remedy_for,
     remedy_for_letters,
     stands_for_residue,
 )
-from esm2_features._inputs.rows import place_of
+from esm2_features._inputs.rows import first_place, place_of
 from esm2_features._inputs.words import is_missing_word, may_be_peptide
 from esm2_features.exceptions import InvalidSequenceError, MissingSequenceError
 
@@ -97,10 +97,8 @@ def _text_of(value: object, index: int, column: str | None) -> str:
         raise missing_error(value, index, column)
     if is_record(value):
         value = value.seq  # type: ignore[attr-defined]
-    if isinstance(value, bytes | bytearray):
-        return value.decode("utf-8", "surrogateescape")  # what is not ASCII is refused by name
-    if isinstance(value, str):
-        return value
+    if isinstance(value, str | bytes | bytearray):
+        return as_text(value)
     if is_biopython_seq(value):
         try:
             return str(value)
@@ -206,9 +204,8 @@ def warn_of_nucleotides(
         if len(sequence) >= _SHORTEST_GENE and not sequence.strip(_NUCLEOTIDES)
     ]
     if found:
-        others = f" (the first of {len(found)})" if len(found) > 1 else ""
         warnings.warn(
-            f"The sequence in {place_of(found[0], column)}{others} holds the letters "
+            f"The sequence in {first_place(found, column)} holds the letters "
             f"{_NUCLEOTIDES} only: is it DNA? ESM-2 reads proteins. Translate it first.",
             UserWarning,
             stacklevel=2,

@@ -31,6 +31,12 @@ def place_of(index: int, column: str | None = None) -> str:
     return f"{place} (index {shorten(repr(_plain(labels[index])), _LONGEST_SHOWN)})"
 
 
+def first_place(rows: Sequence[int], column: str | None = None) -> str:
+    """Name the first of several rows, and count them."""
+    others = f" (the first of {len(rows)})" if len(rows) > 1 else ""
+    return place_of(rows[0], column) + others
+
+
 def _plain(label: object) -> object:
     """Turn a scalar of NumPy into one of Python, which is shown without its type."""
     if isinstance(label, tuple):

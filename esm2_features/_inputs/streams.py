@@ -40,13 +40,9 @@ _UNWANTED = {
         "is the pointer of a file that Git LFS keeps elsewhere",
         "Fetch the file itself: git lfs pull.",
     ),
-    b"<!doctype html": (
-        "is a web page, such as one for an error or a login",
-        "Download the file itself.",
-    ),
-    b"<html": (
-        "is a web page, such as one for an error or a login",
-        "Download the file itself.",
+    **dict.fromkeys(
+        (b"<!doctype html", b"<html"),
+        ("is a web page, such as one for an error or a login", "Download the file itself."),
     ),
     b"%pdf": ("is a PDF document", "Save its sequences as text."),
     b"{\\rtf": ("is a document in rich text format", "Save it as plain text."),

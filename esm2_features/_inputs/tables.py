@@ -33,6 +33,10 @@ SEQUENCE_COLUMNS = re.compile(
     "|sequence_aa|peptide"
 )
 """Usual names of a column of sequences, in lower case, with ``_`` for other signs."""
+VARIANT_COLUMNS = re.compile(
+    "(mutation|mutant|variant)s?|mut|aa_?(change|substitutions?)|hgvs_p(ro)?"
+)
+"""Usual names of a column of variants."""
 ID_COLUMNS = re.compile("ids?|identifier|(seq|sequence|uniprot)_id|(uniprot_)?accession|entry")
 """Usual names of a column of ids."""
 

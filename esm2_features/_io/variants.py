@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from esm2_features._inputs.records import TABLES, open_told, read_records
 from esm2_features._inputs.streams import Source, as_text, lines, shown_name
 from esm2_features._inputs.tables import (
+    VARIANT_COLUMNS,
     Table,
     check_text_column,
     find_column,
@@ -26,12 +26,10 @@ from esm2_features._inputs.tables import (
 from esm2_features._io.paths import Output, atomic_output
 from esm2_features.exceptions import InputError, list_problems
 
-COLUMNS = ("variant", "mutant", "mutation")
+COLUMNS = ("variant", "mutant", "mutation", "hgvs_pro")
 """Names of the column of variants; the first that the table has is used."""
 
 SCORE = "score"
-
-_COLUMNS = re.compile("(variant|mutant|mutation)s?")
 
 
 class VariantTable(NamedTuple):
@@ -45,7 +43,7 @@ class VariantTable(NamedTuple):
 
 def read_variant_file(path: str, *, column: str | None = None) -> VariantTable:
     """Read variants from a table, a file of sequences, or lines of text."""
-    with open_told(path, _COLUMNS) as (kind, stream):
+    with open_told(path, VARIANT_COLUMNS) as (kind, stream):
         if kind not in TABLES and column is not None:
             raise InputError(
                 f"Got --column {column}, but {shown_name(path)} is not a table. Leave the option "
@@ -111,7 +109,7 @@ def _column(table: Table, column: str | None) -> int:
     from esm2_features._inputs.mutations import is_notation  # which needs NumPy, and help does not
 
     path, header = shown_name(table.name), table.header
-    known = matching_columns(header, None, _COLUMNS)
+    known = matching_columns(header, None, VARIANT_COLUMNS)
     # A column that is not asked for may be called H2O.
     has_names = len(header) > 1 and known
     suspects = [column] if column is not None else [] if has_names else header
@@ -126,9 +124,9 @@ def _column(table: Table, column: str | None) -> int:
             f"{path} has a column {SCORE!r} already, which would be there twice. Rename it."
         )
     if column is None and len(known) > 1:
-        known.sort(key=lambda at: COLUMNS.index(header[at].lower().rstrip("s")))
+        known.sort(key=lambda at: [name not in header[at].lower() for name in COLUMNS])
         column = header[known[0]]
-    at = find_column(table, column, _COLUMNS, what="variants", option="--column")
+    at = find_column(table, column, VARIANT_COLUMNS, what="variants", option="--column")
     check_text_column(table, at, "--column")
     return at
 

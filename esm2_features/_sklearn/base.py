@@ -16,8 +16,9 @@ from sklearn.base import BaseEstimator, TransformerMixin
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._engine import Engine
 from esm2_features._inference.networks import devices_of_network
+from esm2_features._inference.remote.endpoint import hidden
 from esm2_features._inputs.containers import Column, check_sequences, columns
-from esm2_features._inputs.options import device_names, is_region_text
+from esm2_features._inputs.options import ON_MISSING, device_names, is_region_text, one_of
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.rows import labelled
 from esm2_features._inputs.words import peptide_sizes
@@ -35,6 +36,17 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
     device: str | Sequence[str]
     on_missing: str
     chains: Sequence[str | int] | None
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Hide a token, because parameters are printed and pickled."""
+        super().__setattr__(name, hidden(value) if name == "token" else value)
+
+    def _engine_parameters(self, changed: dict[str, object], own: Sequence[str]) -> dict[str, Any]:
+        """Give the parameters that are the engine's, some of them changed."""
+        one_of("on_missing", self.on_missing, ON_MISSING)
+        own = ("chains", "on_missing", *own)
+        parameters = {**self.get_params(deep=False), **changed}
+        return {name: value for name, value in parameters.items() if name not in own}
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
         """Check the parameters and the sequences. Nothing is loaded or computed.

@@ -12,20 +12,14 @@ from numpy.typing import NDArray
 from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
-from esm2_features._inference.remote.endpoint import Token, hidden
+from esm2_features._inference.remote.endpoint import Token
 from esm2_features._inputs.containers import Column
-from esm2_features._inputs.options import (
-    ON_MISSING,
-    PARTIAL_POOLINGS,
-    check_special_tokens,
-    is_whole,
-    one_of,
-)
+from esm2_features._inputs.mutations import check_length, mutations_between
+from esm2_features._inputs.options import PARTIAL_POOLINGS, check_special_tokens, is_whole, one_of
 from esm2_features._inputs.policy import TruncationCounter
-from esm2_features._inputs.rows import place_of
 from esm2_features._inputs.views import Spans, spans_of
 from esm2_features._sklearn.base import SequenceTransformer
-from esm2_features.exceptions import InputError, InvalidVariantError
+from esm2_features.exceptions import InputError
 
 _PARTS = ("whole", "site")
 
@@ -134,16 +128,9 @@ class ESM2DifferenceTransformer(SequenceTransformer):
         self.endpoint = endpoint
         self.token = token
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Hide a token, because parameters are printed and pickled."""
-        super().__setattr__(name, hidden(value) if name == "token" else value)
-
     def _engine(self, **changed: object) -> Engine:
-        parameters = {**self.get_params(deep=False), **changed}
-        one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
-        is_site = one_of("region", parameters.pop("region"), _PARTS) == "site"
-        window = parameters.pop("window")
-        del parameters["chains"]
+        parameters = self._engine_parameters(changed, ("region", "window"))
+        is_site, window = one_of("region", self.region, _PARTS) == "site", self.window
         if not is_whole(window) or window < 0:
             raise InputError(f"Got window={window!r}; expected a whole number from 0.")
         if window and not is_site:
@@ -196,23 +183,13 @@ class ESM2DifferenceTransformer(SequenceTransformer):
 
     def _sites(self, wildtype: str, mutant: str, row: int) -> Spans:
         """Give the residues around the mutated positions; all of them if there is no mutation."""
-        if len(wildtype) != len(mutant):
-            expected, found = f"{len(wildtype)} residues", f"{len(mutant)} residues"
-            raise InvalidVariantError(
-                f"The mutant in {place_of(row)} has {found}, the wild type has {len(wildtype)}. "
-                'region="site" is of substitutions: for insertions and deletions, pass '
-                'region="whole".',
-                index=row,
-                variant=mutant,
-                expected=expected,
-                found=found,
-            )
-        pairs = enumerate(zip(wildtype, mutant, strict=True))
-        sites = [i for i, (before, after) in pairs if before != after]
+        remedy = 'region="site" is of substitutions: for insertions and deletions, pass '
+        remedy += 'region="whole".'
+        check_length(wildtype, mutant, index=row, given=mutant, called="mutant", remedy=remedy)
         last = len(wildtype)
         spans = spans_of(
             position
-            for site in sites
+            for _, site, _ in mutations_between(wildtype, mutant)
             for position in range(max(0, site - self.window), min(last, site + self.window + 1))
         )
         return () if spans == ((0, last),) else spans

@@ -9,16 +9,10 @@ from typing import Literal, Self
 from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
-from esm2_features._inference.remote.endpoint import Token, hidden
+from esm2_features._inference.remote.endpoint import Token
 from esm2_features._inputs.chains import LINKER_LENGTH, check_join, join_chains
 from esm2_features._inputs.containers import Column
-from esm2_features._inputs.options import (
-    ON_MISSING,
-    PARTIAL_POOLINGS,
-    SPECIAL_TOKENS,
-    is_region_text,
-    one_of,
-)
+from esm2_features._inputs.options import PARTIAL_POOLINGS, SPECIAL_TOKENS, is_region_text
 from esm2_features._inputs.policy import TruncationCounter, missing_rows
 from esm2_features._inputs.regions import read_region, warn_of_pairs
 from esm2_features._inputs.rows import labelled
@@ -231,10 +225,6 @@ class ESM2Transformer(SequenceTransformer):
         self.endpoint = endpoint
         self.token = token
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Hide a token, because parameters are printed and pickled."""
-        super().__setattr__(name, hidden(value) if name == "token" else value)
-
     def precompute(
         self,
         X: object,
@@ -305,10 +295,7 @@ class ESM2Transformer(SequenceTransformer):
         return self
 
     def _engine(self, **changed: object) -> Engine:
-        parameters = {**self.get_params(deep=False), **changed}
-        one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
-        for name in ("chains", "join", "linker_length"):
-            del parameters[name]
+        parameters = self._engine_parameters(changed, ("join", "linker_length"))
         if (self.join, self.linker_length) != ("concatenate", LINKER_LENGTH):
             check_join(self.join, self.linker_length, region=self.region, too_long=self.too_long)
         if self.join == "concatenate" and self.region is None:

@@ -16,7 +16,7 @@ from esm2_features._engine import Engine
 from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.containers import Column
 from esm2_features._inputs.mutations import check_length, check_mask, uncut
-from esm2_features._inputs.options import ON_MISSING, one_of
+from esm2_features._inputs.options import one_of
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.rows import place_of
 from esm2_features._sklearn.base import SequenceTransformer
@@ -210,9 +210,9 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         self.verbose = verbose
 
     def _engine(self, **changed: object) -> Engine:
-        parameters = {**self.get_params(deep=False), **changed}
-        one_of("on_missing", parameters.pop("on_missing"), ON_MISSING)
-        one_of("method", parameters.pop("method"), METHODS)
+        own = ("method", "wildtype", "wildtype_column", "per_residue")
+        parameters = self._engine_parameters(changed, own)
+        one_of("method", self.method, METHODS)
         if self.wildtype is not None and self.wildtype_column is not None:
             raise InputError(
                 f"Got wildtype and wildtype_column={self.wildtype_column!r}. Pass one wild type "
@@ -225,8 +225,6 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
                 "Got per_residue=True without a wildtype, and it is about the ratio to one. Leave "
                 "it out: mean_log_prob is a mean over the residues."
             )
-        for name in ("chains", "wildtype", "wildtype_column", "per_residue"):
-            del parameters[name]
         return Engine(**parameters)
 
     @property
@@ -307,45 +305,30 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
                 given = chains[0].values[row]
                 check_length(str(pair[1]), str(pair[0]), index=row, given=given, column=names[0])
 
-    def _features_of_pairs(
-        self, engine: Engine, views: list[str | None], fill: float
-    ) -> NDArray[np.float32]:
-        features = np.full((len(views) // 2, len(self._names(engine))), fill, dtype=np.float32)
-        if not self.per_residue:
-            warn_of_lengths(views[1::2], views[::2])
-        rows_of: dict[str, list[int]] = {}
-        for row, wildtype in enumerate(views[1::2]):
-            if wildtype is not None:
-                rows_of.setdefault(wildtype, []).append(row)
-        for wildtype, rows in rows_of.items():
-            sequences = [str(views[2 * row]) for row in rows]
-            features[rows] = _of_chain(engine, sequences, wildtype, self.method, self.per_residue)
-        return features
-
     def _features(
         self, engine: Engine, views: list[str | None], n_chains: int, fill: float
     ) -> NDArray[np.float32]:
+        sequences, wildtypes, n = views, self._wildtypes(engine, n_chains), n_chains
+        wildtypes *= len(views) // n_chains
         if self.wildtype_column is not None:
-            return self._features_of_pairs(engine, views, fill)
-        features = np.full((len(views), len(self._names(engine))), fill, dtype=np.float32)
-        for chain, wildtype in enumerate(self._wildtypes(engine, n_chains)):
-            rows: dict[str, list[int]] = {}
-            for i in range(chain, len(views), n_chains):
-                sequence = views[i]
-                if sequence is not None:
-                    rows.setdefault(sequence, []).append(i)
-            if wildtype is not None and not self.per_residue:
-                of_chain = views[chain::n_chains]
-                warn_of_lengths([wildtype] * len(of_chain), of_chain)
-            if rows:
-                found = _of_chain(engine, list(rows), wildtype, self.method, self.per_residue)
-                for of_one, members in zip(found, rows.values(), strict=True):
-                    features[members] = of_one
+            sequences, wildtypes, n = views[::2], views[1::2], 1
+        if not self.per_residue:
+            for chain in range(n):
+                warn_of_lengths(wildtypes[chain::n], sequences[chain::n])
+        features = np.full((len(sequences), len(self._names(engine))), fill, dtype=np.float32)
+        rows_of: dict[str | None, dict[str, list[int]]] = {}
+        for row, (wildtype, sequence) in enumerate(zip(wildtypes, sequences, strict=True)):
+            if sequence is not None:
+                rows_of.setdefault(wildtype, {}).setdefault(sequence, []).append(row)
+        for wildtype, rows in rows_of.items():
+            found = _of_chain(engine, list(rows), wildtype, self.method, self.per_residue)
+            for of_one, members in zip(found, rows.values(), strict=True):
+                features[members] = of_one
         return features
 
     def _wildtypes(
         self, engine: Engine, n_chains: int, names: Sequence[str] = ()
-    ) -> list[str] | list[None]:
+    ) -> list[str | None]:
         """Normalise the wild types, one for each chain; the names are for messages."""
         if self.wildtype is None:
             return [None] * n_chains

@@ -20,13 +20,7 @@ from esm2_features._io.arrays import (
     write_arrays,
 )
 from esm2_features._io.paths import atomic_output, check_inputs, write_index
-from esm2_features.cli.console import (
-    examples,
-    interruptible,
-    naming_rows,
-    print_done,
-    row_check,
-)
+from esm2_features.cli.console import examples, interruptible, naming_rows, print_done, row_check
 from esm2_features.cli.options import (
     INPUT,
     PATH,

@@ -180,9 +180,7 @@ def export(output: Path, cache: Cache, force: bool, **options: Any) -> None:
     "--layer", type=int, help="Layer of the vectors (required, but for .pt); -1 is the last."
 )
 @click.option(
-    "--pooling",
-    type=click.Choice(POOLINGS),
-    help="Pooling of the vectors (required, but for .pt).",
+    "--pooling", type=click.Choice(POOLINGS), help="Pooling of the vectors (required, but for .pt)."
 )
 @run_option("precision", default=None, help="Arithmetic of the vectors, if not float32.")
 @run_option(

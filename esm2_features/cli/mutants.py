@@ -14,7 +14,6 @@ from esm2_features.cli.console import CommandError, examples, print_done, print_
 from esm2_features.cli.options import INPUT, force_option, output_option
 from esm2_features.exceptions import InputError
 
-_MUTATIONS = re.compile("(mutation|mutant|variant)s?|mut|aa_?(change|substitutions?)|hgvs_p(ro)?")
 _WILDTYPES = re.compile("(wild_?type|wt|parent|reference)_?(aa_?)?(seq|sequence)?")
 _PROTEINS = re.compile("(protein|pdb|uniprot|gene)(_?(id|name|accession|chain))?|wt_name")
 
@@ -84,7 +83,7 @@ def mutants(
     """
     from esm2_features._inputs.mutants import build_mutants
     from esm2_features._inputs.records import TABLES, open_told
-    from esm2_features._inputs.tables import find_column, open_table, read_rows
+    from esm2_features._inputs.tables import VARIANT_COLUMNS, find_column, open_table, read_rows
     from esm2_features._io.variants import write_rows
 
     start = time.perf_counter()
@@ -92,12 +91,12 @@ def mutants(
     check_inputs(output, table, *([wildtypes] if wildtypes else []))
     checked = check_output(output, formats=("csv",), force=force)
     with (
-        open_told(table, _MUTATIONS) as (kind, stream),
+        open_told(table, VARIANT_COLUMNS) as (kind, stream),
         open_table(stream, kind if kind in TABLES else "csv", table) as opened,
     ):
         places, rows = read_rows(opened)
     header = opened.header
-    at = find_column(opened, column, _MUTATIONS, what="mutations", option="--column")
+    at = find_column(opened, column, VARIANT_COLUMNS, what="mutations", option="--column")
     proteins = _optional(header, protein_column, _PROTEINS, at)
     if wildtypes is None:
         what, option = "wild types", "--wildtype-column, or give a file of them: --wildtypes"

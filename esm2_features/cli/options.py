@@ -184,14 +184,7 @@ offset_option = click.option(
 
 
 def output_option(metavar: str, text: str, *, required: bool = True) -> Decorator:
-    return click.option(
-        "-o",
-        "--output",
-        metavar=metavar,
-        required=required,
-        type=PATH,
-        help=text,
-    )
+    return click.option("-o", "--output", metavar=metavar, required=required, type=PATH, help=text)
 
 
 def format_option(formats: Sequence[str]) -> Decorator:

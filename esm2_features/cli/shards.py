@@ -145,12 +145,7 @@ def embed_into_folder(
     options["shard"] = options["shard"] or (0, 1)
     try:
         report = embed_shards(
-            sources,
-            folder,
-            cache=cache,
-            sequence_column=column,
-            progress=print_message,
-            **options,
+            sources, folder, cache=cache, sequence_column=column, progress=print_message, **options
         )
     except KeyboardInterrupt as error:
         raise CommandError(

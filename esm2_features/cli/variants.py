@@ -11,12 +11,7 @@ import click
 
 from esm2_features._io.paths import atomic_output, check_inputs, check_output
 from esm2_features._io.variants import COLUMNS, read_variant_file, write_scan, write_scores
-from esm2_features.cli.console import (
-    examples,
-    interruptible,
-    naming_rows,
-    print_done,
-)
+from esm2_features.cli.console import examples, interruptible, naming_rows, print_done
 from esm2_features.cli.options import (
     INPUT,
     METHODS,
@@ -100,8 +95,8 @@ def score(
     PROTEIN is a FASTA file with the wild type, or another file of sequences. VARIANTS is a table
     (CSV, TSV, Parquet, Excel) with a column of variants, a text file with one variant per line, or
     a FASTA file with the sequences of mutants. Both may be compressed, and one of them may be - for
-    standard input. A variant is a mutation such as A123G, several
-    such as A123G:D42N, a sequence, or WT. Scores are in nats: the wild type has 0, and a variant
+    standard input. A variant is a mutation such as A123G or p.Ala123Gly, several such as
+    A123G:D42N, a sequence, or WT. Scores are in nats: the wild type has 0, and a variant
     that the model finds more likely has a higher score.
     """
     from esm2_features._engine import Engine
@@ -143,12 +138,7 @@ def score(
 @click.command(epilog=examples("esm2-features scan protein.fasta -o scan.csv --plot scan.png"))
 @click.argument("protein", metavar="PROTEIN", type=INPUT)
 @output_option("OUT.csv", "Where to write: columns variant, position, wildtype, mutant and score.")
-@click.option(
-    "--plot",
-    metavar="PNG",
-    type=PATH,
-    help="Also draw a heat map: the name of a .png.",
-)
+@click.option("--plot", metavar="PNG", type=PATH, help="Also draw a heat map: the name of a .png.")
 @_id_option
 @click.option(
     "--method",

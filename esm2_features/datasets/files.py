@@ -16,7 +16,6 @@ import hashlib
 import io
 import os
 import shutil
-import sys
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +28,7 @@ from urllib.parse import quote
 from platformdirs import user_cache_path
 
 from esm2_features._environment import is_offline
-from esm2_features._files import atomic_write
+from esm2_features._files import atomic_write, download_lock, tell
 from esm2_features.exceptions import DatasetError
 
 HOST = "https://raw.githubusercontent.com"
@@ -184,11 +183,8 @@ def _fetch(file: DataFile, final: Path) -> None:
     """Download a file; only one process does."""
     if is_offline():
         raise _missing(file, final, "ESM2_FEATURES_OFFLINE forbids to download it")
-    from filelock import FileLock
-
     try:
-        final.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(final.with_name(f"{final.name}.lock")):
+        with download_lock(final):
             for source in file.sources:
                 if final.is_file():  # another source had it, or another process was quicker
                     return
@@ -197,7 +193,7 @@ def _fetch(file: DataFile, final: Path) -> None:
                 except DatasetError as error:
                     if source is file.sources[-1]:
                         raise
-                    _say(f"trying another address: {error}")
+                    tell(f"trying another address: {error}")
     except DatasetError:
         raise
     except OSError as error:
@@ -211,7 +207,7 @@ def _fetch(file: DataFile, final: Path) -> None:
 
 def _fetch_from(file: DataFile, source: Provider, final: Path) -> None:
     parts = final.with_name(f"{final.name}.parts")
-    _say(f"downloading {final.name} ({file.size}) from {source.place()} to {final}")
+    tell(f"downloading {final.name} ({file.size}) from {source.place()} to {final}")
     paths = _download(file, source, final, parts)
     made = parts / final.name
     try:
@@ -290,9 +286,3 @@ def _missing(file: DataFile, final: Path, why: str, kept: Path | None = None) ->
 
 def _error(file: DataFile, path: Path, message: str) -> DatasetError:
     return DatasetError(message, path=str(path), url=file.sources[0].urls()[0])
-
-
-def _say(message: str) -> None:
-    from tqdm import tqdm
-
-    tqdm.write(f"esm2_features: {message}", file=sys.stderr)

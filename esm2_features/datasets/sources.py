@@ -140,9 +140,7 @@ GB1_SPLITS = DataFile(
     },
     sources=(
         Provider(
-            "J-SNACKKB/FLIP",
-            "0a3cf047f63e70c14f7af29e88de256222fe9ee7",
-            ("splits/gb1/splits.zip",),
+            "J-SNACKKB/FLIP", "0a3cf047f63e70c14f7af29e88de256222fe9ee7", ("splits/gb1/splits.zip",)
         ),
         Provider("J-SNACKKB/FLIP", "main", ("splits/gb1/splits.zip",)),
     ),

@@ -65,6 +65,8 @@ def mutant_of(protein, i):
         ("NM_000546.6(TP53):p.Lys2Arg", "MRTAYIAKQR", (1,)),
         ("Lys2Arg", "MRTAYIAKQR", (1,)),
         ("LYS2ARG", "MRTAYIAKQR", (1,)),
+        ("K2R:p.Gln9Glu", "MRTAYIAKER", (1, 8)),  # K2R is no name of a reference
+        ("p.Lys2Arg, p.Gln9Glu", "MRTAYIAKER", (1, 8)),
         ("p.Lys2=", WILDTYPE, ()),
         ("p.[Lys2Arg;Gln9=]", "MRTAYIAKQR", (1,)),
         ("K2=", WILDTYPE, ()),
@@ -99,6 +101,8 @@ def test__notation__of_every_convention(text, sequence, positions):
         ("p.Lys2_Thr3insGly", "unreadable", "is no substitution"),
         ("p.Lys2fs", "unreadable", "is no substitution"),
         ("p.Lys2ArgfsTer5", "unreadable", "is no substitution"),
+        ("p.Lys2del:p.Gln9Glu", "unreadable", "is no substitution"),
+        ("K2del:p.Gln9Glu", "unreadable", "is no substitution"),
         ("p.?", "unreadable", "is no substitution"),
         ("p.[Lys2Arg];[Gln9Glu]", "unreadable", "of two alleles"),
         ("K2J", "unreadable", "'J', which is no residue"),

@@ -71,6 +71,18 @@ def test__mutations_between__undoes_mutate(written):
         ("Q9E : K2R", (("Q", 8, "E"), ("K", 1, "R"))),
         ("K2K", (("K", 1, "K"),)),
         ("K02R", (("K", 1, "R"),)),
+        ("p.Lys2Arg", (("K", 1, "R"),)),
+        ("Lys2Arg", (("K", 1, "R"),)),
+        ("LYS2ARG", (("K", 1, "R"),)),
+        ("p.K2R", (("K", 1, "R"),)),
+        ("p.(Lys2Arg)", (("K", 1, "R"),)),
+        ("p.Lys2Sec", (("K", 1, "U"),)),
+        ("p.[Lys2Arg;Gln9Glu]", (("K", 1, "R"), ("Q", 8, "E"))),
+        ("p.[(Lys2Arg;Gln9Glu)]", (("K", 1, "R"), ("Q", 8, "E"))),
+        ("p.Lys2Arg:p.Gln9Glu", (("K", 1, "R"), ("Q", 8, "E"))),
+        ("K2R:p.Q9E", (("K", 1, "R"), ("Q", 8, "E"))),
+        ("NP_000537.3:p.Lys2Arg", (("K", 1, "R"),)),
+        ("NM_000546.6(TP53):p.[Lys2Arg;Gln9=]", (("K", 1, "R"), ("Q", 8, "Q"))),
         ("WT", ()),
         ("wt", ()),
         (np.str_("K2R"), (("K", 1, "R"),)),
@@ -93,9 +105,12 @@ def test__read_variants__the_first_residue_is_one_after_the_offset(number):
 
 
 MALFORMED = [
-    ("p.Lys2Arg", "p.Lys2Arg", "not codes of three letters or HGVS: 'A123G'"),
-    ("Lys2Arg", "Lys2Arg", "not codes of three letters"),
-    ("p.K2R", "p.K2R", "HGVS"),
+    ("K2aR", "K2aR", "Write the residue of the wild type"),
+    ("p.?", "p.?", "Write the residue of the wild type"),
+    ("p.Lys2Arg;Gln9Glu", "p.Lys2Arg;Gln9Glu", "Join several"),
+    ("p.Lys2_Thr3del", "p.Lys2_Thr3del", "Deletions"),
+    ("NP_1.1:p.Lys2Ter", "NP_1.1:p.Lys2Ter", "drop such rows"),
+    ("K2del:p.Gln9Glu", "K2del", "Deletions"),
     ("K2R,Q9E", "K2R,Q9E", "Join several mutations by ':' alone"),
     ("K2R;Q9E", "K2R;Q9E", "Join several"),
     ("K2R/Q9E", "K2R/Q9E", "Join several"),
@@ -140,6 +155,17 @@ UNFIT = [
     ("M-1K", "a position from 1 to 10", "-1", "mutates position -1"),
     ("A2R", "K", "A", "replaces A at position 2, where the wild type has K"),
     ("K2R:A3R", "T", "A", "replaces A at position 3, where the wild type has T"),
+    ("p.Ala2Arg", "K", "A", "replaces A at position 2, where the wild type has K"),
+    ("p.Lys11Arg", "a position from 1 to 10", "11", "mutates position 11"),
+    ("p.Lys2Xle", f"one of {RESIDUES}", "XLE", "puts XLE at position 2"),
+    ("Abc2Arg", "K", "ABC", "replaces ABC at position 2"),
+    ("p.[Lys2Arg;Lys2Glu]", "each position once", "position 2 twice", "mutates position 2 twice"),
+    (
+        "p.[Lys2Arg];[Gln9Glu]",
+        "one protein",
+        "p.[Lys2Arg];[Gln9Glu]",
+        "is of two alleles, which are two proteins: write a row for each",
+    ),
     ("K2J", f"one of {RESIDUES}", "J", "puts J at position 2, which is not a residue"),
     ("K2R:T3A:k2e", "each position once", "position 2 twice", "mutates position 2 twice"),
 ]
@@ -170,6 +196,8 @@ def test__read_variants__asks_for_the_offset_at_which_all_mutations_would_fit():
         read("M24V", "K25R:Q32E", "WT", b"m24l:k25r", WILDTYPE)
     with pytest.raises(InvalidVariantError, match=r"All 3 mutations would fit with offset=-1\.$"):
         read("M0V", "K1R", "T2A")
+    with pytest.raises(InvalidVariantError, match=asked):
+        read("p.Met24Val", "p.[Lys25Arg;Gln32Glu]", "p.Met24Leu")
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,7 @@ FOLLOWED = [
     ("K2R", "score_variants takes mutations", scored, None),
     ("K2R:Q9E", "score_variants takes mutations", scored, None),
     ("p.=", "score_variants takes mutations", scored, None),
-    ("p.Lys2Arg", "score_variants takes mutations", scored, "Write letters, not codes"),
+    ("p.Lys2Arg", "score_variants takes mutations", scored, None),
     ("R10*", "score_variants takes mutations", scored, "drop such rows"),
     ("A999G", "score_variants takes mutations", scored, "mutates position 999"),
     # letters

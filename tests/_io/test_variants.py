@@ -38,7 +38,7 @@ def test__lines__one_variant_each_and_blank_lines_are_none(tmp_path, name):
     assert table.positions == ["line 1", "line 3", "line 4"]
 
 
-@pytest.mark.parametrize("column", ["variant", "mutant", "mutation"])
+@pytest.mark.parametrize("column", ["variant", "mutant", "mutation", "hgvs_pro", "HGVS pro"])
 @pytest.mark.parametrize(("name", "mark"), [("x.csv", ","), ("x.TSV", "\t"), ("a.b.csv", ",")])
 def test__table__finds_its_column(tmp_path, column, name, mark):
     lines = [["id", column, "DMS"], ["1", "A1G", '"a\nb"'], [], ["2", "WT", ""]]
@@ -52,6 +52,9 @@ def test__table__finds_its_column(tmp_path, column, name, mark):
 def test__table__the_only_column_and_the_one_that_is_named(tmp_path):
     assert read(tmp_path, "x.csv", "any\nA1G\n").variants == ["A1G"]
     assert read(tmp_path, "x.csv", "mutant,variant\nG,A1G\n").variants == ["A1G"]
+    content = "accession,hgvs_nt,hgvs_pro\nu:1,c.4A>G,p.Lys2Arg\n"  # MaveDB
+    assert read(tmp_path, "x.csv", content).variants == ["p.Lys2Arg"]
+    assert read(tmp_path, "x.csv", "hgvs_pro,Mutations\np.=,A1G\n").variants == ["A1G"]
     content = "variant,other\nA1G,K2R\n"
     assert read(tmp_path, "x.csv", content, column="other").variants == ["K2R"]
 

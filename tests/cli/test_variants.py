@@ -78,6 +78,13 @@ def test__score__is_that_of_the_library(run, variants, engine, method):
     assert re.fullmatch(rf"scores of 4 variants -> {re.escape(str(path))} \(\d+\.\d s\)\n", said)
 
 
+def test__score__hgvs_as_mavedb_has_it(run, variants, engine):
+    content = "accession,hgvs_pro\nu:1,p.Lys2Arg\nu:2,p.[Lys2Arg;Gln9Glu]\nu:3,p.=\n"
+    path, _ = run("score", variants("x.csv", content))
+    expected = score_variants(engine, PROTEIN, ["K2R", "K2R:Q9E", "WT"])
+    assert [float(row[-1]) for row in rows_of(path)[1:]] == expected.tolist()
+
+
 def test__score__all_columns_of_a_table(run, variants, engine):
     content = "id,mutant,DMS\n1,K2R,0.5\n2,WT,\n"
     path, _ = run("score", variants("x.csv", content))
