@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tiny network, one round")
     arguments = parser.parse_args()
     models = ["tiny"] if arguments.quick else arguments.model or ["t6_8M"]
-    residues, rounds = (300, 1) if arguments.quick else (arguments.residues, arguments.rounds)
+    residues, rounds = (900, 1) if arguments.quick else (arguments.residues, arguments.rounds)
     asked = [int(n) or ALL for n in arguments.terms.split(",")] if arguments.terms else SUMS
     sequences = workload("proteome", residues)
     if arguments.fasta:

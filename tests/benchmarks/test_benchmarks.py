@@ -115,3 +115,13 @@ def test__code_size__keeps_to_the_rules_of_the_house():
     way = code_size.way(cache=None)
     assert len(set(way.stack)) <= 8
     assert 0 < way.changes <= 40
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["sums", "precision"])
+def test__exactness__runs(what):
+    command = [sys.executable, "-m", "benchmarks.exactness", what, "--quick"]
+    root = BENCHMARKS.parent
+    done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=root)
+    [found] = json.loads(done.stdout.splitlines()[-1])["models"]
+    assert len(found["rows"]) >= 2
