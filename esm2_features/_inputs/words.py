@@ -46,7 +46,7 @@ heavy light alpha beta gamma delta kappa lambda chain linear cyclic helix sheet 
 kinase protease ligase lyase enzyme receptor antibody nanobody antigen peptide protein toxin
 true false hormone neuropeptide antimicrobial anticancer antiviral gpcr membrane cytoplasm cytosol
 nucleus nuclear secreted extracellular mut mutant variant wildtype native parent
-deletion insertion substitution missense nonsense
+deletion insertion substitution missense nonsense frameshift
 """
 LABELS = frozenset(_LABEL_WORDS.split())
 """What columns of labels hold in published tables, whatever its case."""
