@@ -26,7 +26,6 @@ from esm2_features._inputs.streams import (
     shown_name,
 )
 from esm2_features._inputs.tables import Table, open_table
-from esm2_features._inputs.words import is_missing_word, may_be_peptide
 from esm2_features.exceptions import InputError, list_problems
 
 FASTA_ENDINGS = (".fasta", ".fa", ".faa", ".fas", ".fsa")
@@ -182,6 +181,9 @@ def _kind_of_text(head: str, named: str | None, columns: re.Pattern[str]) -> str
 
 
 def _of_table(table: Table, column: str | None, id_column: str | None) -> Iterator[Entry]:
+    # It needs NumPy, and help does not.
+    from esm2_features._inputs.words import is_missing_word, may_be_peptide
+
     at, id_at = columns_of(table, column, id_column)
     table.needed = [i for i in (at, id_at) if i is not None]
     n = 0
