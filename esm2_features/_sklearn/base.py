@@ -43,7 +43,8 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
     def _engine_parameters(self, changed: dict[str, object], own: Sequence[str]) -> dict[str, Any]:
         """Give the parameters that are the engine's, some of them changed."""
-        one_of("on_missing", self.on_missing, ON_MISSING)
+        if self.on_missing not in ON_MISSING:
+            one_of("on_missing", self.on_missing, ON_MISSING)
         own = ("chains", "on_missing", *own)
         parameters = {**self.get_params(deep=False), **changed}
         return {name: value for name, value in parameters.items() if name not in own}
