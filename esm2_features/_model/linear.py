@@ -23,7 +23,10 @@ the length of the sum. MKL divides its sums as well, every 192 terms."""
 _NUMBERS_OF_A_THREAD = 1 << 20
 """Numbers of a result that a thread adds pieces of sums to at a time, while they are cached."""
 
-_FEWEST_ROWS = 128
+_NUMBERS_OF_GELU = 1 << 18
+"""Numbers that a thread applies GELU to at a time."""
+
+_FEWEST_ROWS = 64
 
 _SQRT_HALF = 0.5**0.5
 
@@ -47,8 +50,7 @@ class Linear:
 
     def __call__(self, x_TI: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
         """Apply the layer, and what follows it."""
-        numbers = _NUMBERS_OF_A_THREAD * torch.get_num_threads()
-        rows = max(_FEWEST_ROWS, numbers // len(self._bias) // _FEWEST_ROWS * _FEWEST_ROWS)
+        rows = _rows_of(_NUMBERS_OF_A_THREAD, len(self._bias))
         if len(self._pieces) < 2 or len(x_TI) <= rows:
             return self._apply(x_TI, gelu, onto)
         y_TO = x_TI.new_empty(len(x_TI), len(self._bias))
@@ -68,8 +70,10 @@ class Linear:
             two_TI = x_TI.expand(2, -1) if len(x_TI) == 1 else x_TI
             y_TO = self._packed(two_TI, "gelu" if gelu and not exact_gelu else "none")[: len(x_TI)]
         if exact_gelu:
-            y_TO = _gelu(y_TO)
-        return y_TO if onto is None else onto + y_TO
+            y_TO = _gelu_(y_TO)
+        if onto is None:
+            return y_TO
+        return y_TO.add_(onto) if y_TO.dtype == onto.dtype else onto + y_TO
 
     def _packed(self, x_TI: Tensor, activation: str) -> Tensor:
         product = torch.ops.mkldnn._linear_pointwise
@@ -88,13 +92,21 @@ class Linear:
         return y_TO
 
 
-def _gelu(x: Tensor) -> Tensor:
-    """Apply GELU and overwrite the argument.
+def _gelu_(x_TO: Tensor) -> Tensor:
+    """Apply GELU in place, some rows at a time, so that they stay in the caches.
 
     PyTorch's and oneDNN's own are polynomials on x86, whose errors are three times as large.
     """
-    half = x * 0.5
-    return torch.addcmul(half, half, x.mul_(_SQRT_HALF).erf_())
+    for part in torch.split(x_TO, _rows_of(_NUMBERS_OF_GELU, x_TO.shape[1])):
+        half = part * 0.5
+        torch.addcmul(half, half, part.mul_(_SQRT_HALF).erf_(), out=part)
+    return x_TO
+
+
+def _rows_of(numbers: int, width: int) -> int:
+    """Divide so many numbers for each thread into rows, in steps of some."""
+    rows = numbers * torch.get_num_threads() // width
+    return max(_FEWEST_ROWS, rows // _FEWEST_ROWS * _FEWEST_ROWS)
 
 
 def _terms_of_a_piece(weight: Tensor, longest_sum: int) -> int:
