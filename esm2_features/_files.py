@@ -14,6 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Fill in the home folder and the variables of the environment in a path."""
+    return Path(os.path.expandvars(Path(path).expanduser()))
+
+
 @contextmanager
 def atomic_path(
     path: Path,

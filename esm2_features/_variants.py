@@ -257,8 +257,9 @@ def check_truncation(too_long: object) -> None:
 def normalise_wildtype(engine: Engine, wildtype: object, name: str = "the wild type") -> str:
     if is_missing(wildtype) or isinstance(wildtype, list | tuple | np.ndarray):
         raise TypeError(
-            f"Got {wildtype!r:.60} as {name}; pass one sequence, as text. Score the variants of "
-            "several proteins one protein at a time."
+            f"Got {wildtype!r:.60} as {name}; pass one sequence, as text. For variants of "
+            "several proteins, pass a list with the wild type of each variant, and drop rows "
+            "without one."
         )
     try:
         protein = engine.policy.normalise([wildtype], column="wildtype")[0]

@@ -19,12 +19,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._checkpoints import Checkpoint, open_checkpoint
+from esm2_features._checkpoints.checkpoint import NoContactRegressionError
 from esm2_features._inference.batching import batches
 from esm2_features._inference.networks import get_networks
 from esm2_features._inputs.options import PRECISIONS, names
 from esm2_features._inputs.residues import normalise
 from esm2_features._model.packing import pack, pack_tokens
-from esm2_features.exceptions import CheckpointError, InputError
+from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
     from esm2_features._inference.extractors import Extractor
@@ -223,8 +224,9 @@ def verify(
         a language-model head has no logits to compare, and one without a contact regression no
         contacts.
     sequences : sequence of str, optional
-        Sequences to compare. By default a few that cover all letters, masks, and 1 to 1022
-        residues. Attention and contacts are compared for those of up to 200 residues.
+        Sequences to compare besides nine that cover all letters, masks, and 1 to 1022 residues:
+        the errors of a few residues alone are a matter of chance. Attention and contacts are
+        compared for sequences of up to 200 residues.
     precisions : str or sequence of str, default="float32"
         Any of "float32", "bfloat16" and "float16".
     device : str, default="auto"
@@ -267,12 +269,10 @@ def verify(
     from esm2_features._model.reference import Reference
 
     checked = names("precisions", precisions, PRECISIONS)
-    residues = [
-        normalise(sequence, index=i)
-        for i, sequence in enumerate(DEFAULT_SEQUENCES if sequences is None else sequences)
-    ]
-    if not residues:
+    given = [normalise(sequence, index=i) for i, sequence in enumerate(sequences or ())]
+    if sequences is not None and not given:
         raise InputError("There are no sequences to compare: sequences is empty.")
+    residues = [*(normalise(one, index=0) for one in DEFAULT_SEQUENCES), *given]
     checkpoint = open_checkpoint(model)
     chosen = resolve_device(device)
     networks = {
@@ -355,7 +355,7 @@ def _maps(
     try:
         regression = checkpoint.contact_regression()
         extractors["contacts"] = Contacts(*regression, heads=shape.heads)
-    except CheckpointError:  # there are no contacts to compare
+    except NoContactRegressionError:
         regression = None
     for sequence in dict.fromkeys(s for s in sequences if len(s) <= _LONGEST_MAPS):
         found: dict[str, Rows] = {}

@@ -14,7 +14,7 @@ from esm2_features import _verify, verify
 from esm2_features._checkpoints.catalogue import Architecture
 from esm2_features._model.esm2 import ESM2Network
 from esm2_features._verify import Verification, VerifiedLayer, _Distances
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import CheckpointError, InputError
 
 PRECISIONS = ["float32", "bfloat16", "float16"]
 
@@ -36,7 +36,7 @@ def test__verify__passes_on_the_embedded_model():
     sequences = ["MKTAYIAKQR", "GG", "MK<mask>LV", "XBUZO" * 30]
     verification = verify("mini", precisions=PRECISIONS, device="cpu", sequences=sequences)
     assert verification.passed, str(verification)
-    assert "4 sequences of 2 to 150 residues" in str(verification)
+    assert "13 sequences of 1 to 1022 residues" in str(verification)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -147,3 +147,18 @@ def test__verify__refuses_a_precision_that_is_none(tiny_checkpoint):
 def test__verify__refuses_an_empty_list(tiny_checkpoint):
     with pytest.raises(InputError, match="no sequences to compare"):
         verify(tiny_checkpoint, sequences=[])
+
+
+@pytest.mark.parametrize("sequence", ["M", "MKTAYIAKQR"])
+def test__verify__is_not_decided_by_a_few_residues(trained_checkpoint, sequence):
+    verification = verify(trained_checkpoint, sequences=[sequence], device="cpu")
+    assert verification.passed, str(verification)
+    assert "10 sequences of 1 to 1022 residues" in str(verification)
+
+
+def test__verify__reports_a_regression_that_is_damaged(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"model": bare_state(random_esm2(2, 32, 2, seed=7))}, path)
+    (tmp_path / "weights-contact-regression.pt").write_text("<!DOCTYPE html>")
+    with pytest.raises(CheckpointError, match="contact-regression"):
+        verify(path, device="cpu")

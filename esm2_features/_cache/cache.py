@@ -18,6 +18,7 @@ from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
 from esm2_features._cache.reports import CacheCheck, CacheInfo, Imported, Pruned
 from esm2_features._cache.store import VectorStore
+from esm2_features._files import expanded
 from esm2_features._inputs.options import cache_limit
 from esm2_features.exceptions import InputError
 
@@ -88,8 +89,7 @@ class Cache:
                 f'user\'s own. If a folder of this name is meant, write "./{path}".'
             )
         cache_limit(max_bytes)
-        folder = default_folder() if path is None else Path(path)
-        self.path = folder.expanduser().absolute()
+        self.path = expanded(default_folder() if path is None else path).absolute()
         self.file = self.path / "embeddings.sqlite3"
         self.max_bytes = max_bytes
         self._link = CacheConnection(self.file)

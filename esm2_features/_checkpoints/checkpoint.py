@@ -32,7 +32,7 @@ from esm2_features._checkpoints.headers import Header, contents_of, read_header
 from esm2_features._checkpoints.hub import as_repository, find_snapshot
 from esm2_features._checkpoints.names import CONTACTS, EMBEDDING, TIED
 from esm2_features._checkpoints.tensors import read_slot
-from esm2_features._files import sha256_of
+from esm2_features._files import expanded, sha256_of
 from esm2_features.exceptions import CheckpointError, shorten
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Checkpoint:
                 path=str(path),
             )
         tied = weights.pop(TIED, None)
-        if tied is not None and not tied.equal(weights[EMBEDDING]):
+        if tied is not None and not _are_equal(tied, weights[EMBEDDING]):
             raise CheckpointError(
                 f"{path} has an output matrix of its own, where ESM-2 uses its embedding again, so "
                 "its logits would be wrong. For embeddings, save its trunk alone, into a new "
@@ -150,7 +150,8 @@ class Checkpoint:
             remedy += "folder with its contact head"
             if self.source == _EMBEDDED_FILE:
                 remedy = "the demonstration model ships without"
-            raise CheckpointError(
+            error = CheckpointError if shapes else NoContactRegressionError
+            raise error(
                 f"Predicting contacts needs a contact regression, and {path} has {state}: "
                 f"{remedy}. All official models, used by name, have one.",
                 path=str(path),
@@ -212,7 +213,7 @@ def open_checkpoint(model: str | os.PathLike[str] | Checkpoint) -> Checkpoint:
 def _absolute(text: str) -> Path:
     """Make a path that stays right when the working directory changes before weights load."""
     try:
-        path = Path(os.path.abspath(Path(text).expanduser()))  # noqa: PTH100 - without ".."
+        path = Path(os.path.abspath(expanded(text)))  # noqa: PTH100 - without ".."
         path.exists()
     except (OSError, ValueError, RuntimeError) as error:
         raise CheckpointError(
@@ -258,6 +259,8 @@ def _open_base(folder: Path, settings: Mapping[str, Any]) -> Checkpoint:
             if place.exists():
                 base = Path(os.path.abspath(place))  # noqa: PTH100 - without ".."
                 return _open_path(base, as_adapter=not base.samefile(folder))
+        if (family := family_of_name(named)) is not None:
+            raise ValueError(f"it is not ESM-2. {only_esm2(family)}")
         if (repository := as_repository(named)) is not None:
             of_revision = revision if isinstance(revision, str) and revision else repository[1]
             return _open_path(find_snapshot(repository[0], of_revision))
@@ -360,6 +363,16 @@ def _identity_of(header: Header) -> str:
 
 
 # ------------------------------------------------------------------ tensors
+
+
+class NoContactRegressionError(CheckpointError):
+    """A checkpoint has no contact regression."""
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    """Compare tensors in the coarser of their precisions."""
+    coarse = min(one.dtype, other.dtype, key=lambda dtype: dtype.itemsize)
+    return one.to(coarse).equal(other.to(coarse))
 
 
 def _read(header: Header, *, contacts: bool) -> dict[str, Tensor]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from esm2_features._checkpoints.catalogue import Architecture
 from esm2_features._checkpoints.contents import Contents, read_json
 from esm2_features._checkpoints.families import family_of_config, only_esm2
+from esm2_features._checkpoints.pickles import DEEPEST
 from esm2_features._checkpoints.pt_file import settings_of
 from esm2_features._checkpoints.trunk import architecture_of
 from esm2_features.exceptions import CheckpointError
@@ -48,9 +49,15 @@ def declared_inside(path: Path, contents: Contents) -> Architecture | None:
         if settings.get("token_dropout") is not True:
             raise _not_esm2(path, "token_dropout", settings.get("token_dropout"))
         return architecture_of(str(path), [settings.get(key) for key in keys])
-    # A network that was pickled as a whole by transformers has its settings.
-    config = settings_of(top.get("config"))
-    return check_config(path, config) if "position_embedding_type" in config else None
+    # Networks and settings that were pickled as a whole, wherever they are.
+    found = set()
+    for nested in _settings_in(contents.settings, DEEPEST, set()):
+        if "token_dropout" in nested and _describes_network(nested):
+            found.add(check_config(path, nested))
+        dropout = nested.get("token_dropout", True)
+        if "embed_tokens" in settings_of(nested.get("_modules")) and dropout is not True:
+            raise _not_esm2(path, "token_dropout", dropout)
+    return found.pop() if len(found) == 1 else None
 
 
 def declared_beside(path: Path, *, of_folder: bool) -> Architecture | None:
@@ -63,7 +70,7 @@ def declared_beside(path: Path, *, of_folder: bool) -> Architecture | None:
     if not file.is_file():
         return None
     config = read_json(file)
-    kind = config.get("model_type")
+    kind = config.get("model_type", "esm" if "token_dropout" in config else None)
     if kind == "esm" or (of_folder and (family_of_config(config) or _describes_network(config))):
         return check_config(file, config)
     return None
@@ -83,6 +90,19 @@ def check_config(file: Path, config: Mapping[str, Any]) -> Architecture:
     if config.get("pruned_heads"):
         raise _not_esm2(file, "pruned_heads", config["pruned_heads"], {})
     return architecture_of(str(file), [config.get(key, it) for key, it in _SHAPE.items()])
+
+
+def _settings_in(found: Any, depth: int, seen: set[int]) -> Iterator[dict[str, Any]]:
+    """Yield the attributes of objects and the entries of dictionaries, the outer ones first."""
+    settings = settings_of(found)
+    held = found if isinstance(found, list | tuple) else list(settings.values())
+    if not depth or id(found) in seen or not held:
+        return
+    seen.add(id(found))
+    if settings:
+        yield settings
+    for value in held:
+        yield from _settings_in(value, depth - 1, seen)
 
 
 def _describes_network(config: Mapping[str, Any]) -> bool:

@@ -38,7 +38,13 @@ def read_header(path: Path) -> Header:
     """Read the header of a checkpoint, and raise CheckpointError unless it is a whole ESM-2."""
     contents = contents_of(path)
     inside = declared_inside(path, contents)
-    beside = None if inside else declared_beside(path, of_folder=path.is_dir())
+    beside = None if inside and path.is_file() else declared_beside(path, of_folder=path.is_dir())
+    if inside and beside and inside != beside:
+        raise CheckpointError(
+            f"{path} holds a network of {inside}, and its config.json describes {beside}. Pass the "
+            "file with the weights alone, or put the right config.json beside it.",
+            path=str(path),
+        )
     network = find_network(
         {name: slot.shape for name, slot in contents.slots.items()},
         inside or beside,

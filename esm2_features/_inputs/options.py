@@ -157,6 +157,7 @@ def fixed_region(value: object) -> tuple[int, int] | str | None:
             return int(start), int(stop)
     numbers = re.findall(r"-?\d+", str(value))
     like_pair = len(numbers) == 2 and isinstance(value, str | list | slice)
+    like_pair = like_pair and 0 <= int(numbers[0]) < int(numbers[1])
     meant = f" Did you mean ({numbers[0]}, {numbers[1]})?" if like_pair else ""
     raise InputError(
         f"Got region={value!r}; expected None, or a tuple (start, stop) with 0 <= start < stop, "

@@ -86,7 +86,7 @@ def is_three_letter_code(text: str) -> bool:
     )
 
 
-_MODIFIED = re.compile("p(?=[STY])|ac(?=K)|me(?=[KR])")
+_MODIFIED = re.compile("p(?=[STYEQ])|ac(?=K)|me(?=[KR])")
 THREE_LETTER_REMEDY = Remedy(
     "These are codes of three letters: write one letter for each residue (Met-Lys-Thr is MKT; "
     "Biopython's seq1 translates them)."
@@ -198,8 +198,9 @@ def remedy_for_letters(text: str) -> Remedy | None:
         return THREE_LETTER_REMEDY
     if _MODIFIED.search(text) and not any(map(str.islower, _MODIFIED.sub("", text))):
         return Remedy(
-            "A 'p' before S, T or Y, 'ac' before K and 'me' before K or R mean a modified residue, "
-            "which has no token of its own: leave them out, or write the residue in capitals."
+            "A 'p' before S, T, Y, E or Q, 'ac' before K and 'me' before K or R mean a modified "
+            "residue, which has no token of its own: leave them out, or write the residue in "
+            "capitals."
         )
     return None
 

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
+from esm2_features._files import expanded
 from esm2_features.exceptions import InputError
 
 Source: TypeAlias = "str | os.PathLike[str] | BinaryIO"
@@ -184,7 +185,7 @@ def _opened(source: Source, name: str, fail: Fail, stack: ExitStack) -> io.Buffe
         stack.callback(stream.detach)
         return stream
     try:
-        return stack.enter_context(Path(source).open("rb"))
+        return stack.enter_context(expanded(source).open("rb"))
     except FileNotFoundError as error:
         raise fail(
             name, f"there is no such file (relative names start at {Path.cwd()})."

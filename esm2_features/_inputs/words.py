@@ -16,7 +16,7 @@ _MISSING_WORDS = r"""
 - -- --- . .. ... ? ?? ??? \n n/a n.a. n.a n/d n.d. na nd nan -nan nat nil none null void
 <na> <n/a> <none> <null> (null) (none) #na #n/a #value! #ref! #name? #div/0! #null! #num!
 1.#ind 1.#qnan -1.#ind -1.#qnan unk unknown missing undefined undetermined unassigned unavailable
-unspecified empty blank tbd tba true false
+unspecified empty blank pending tbd tba true false
 """
 _MISSING_PHRASES = """
 #n/a n/a, not available, not applicable, not determined, not found, not known, no data,
@@ -47,6 +47,7 @@ kinase protease ligase lyase enzyme receptor antibody nanobody antigen peptide p
 true false hormone neuropeptide antimicrobial anticancer antiviral gpcr membrane cytoplasm cytosol
 nucleus nuclear secreted extracellular mut mutant variant wildtype native parent
 deletion insertion substitution missense nonsense frameshift
+sensitive resistant high liver skin brain blood xray nmr imgt kabat chothia sars mers
 """
 LABELS = frozenset(_LABEL_WORDS.split())
 """What columns of labels hold in published tables, whatever its case."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Literal
 
@@ -13,11 +14,13 @@ from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
 from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token
+from esm2_features._inputs.cells import text_of
 from esm2_features._inputs.containers import Column
 from esm2_features._inputs.mutations import check_length, mutations_between
 from esm2_features._inputs.options import PARTIAL_POOLINGS, check_special_tokens, is_whole, one_of
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.views import Spans, spans_of
+from esm2_features._inputs.words import is_wild_type
 from esm2_features._sklearn.base import SequenceTransformer
 from esm2_features.exceptions import InputError
 
@@ -28,9 +31,9 @@ class ESM2DifferenceTransformer(SequenceTransformer):
     """Turn pairs of wild type and mutant into the difference of their embeddings.
 
     X has two columns, the wild types first: of a mutant's embedding, that of its wild type is
-    subtracted. Each distinct sequence is computed once, so a wild type that many rows share costs
-    one forward pass. The transformer learns nothing, and can be pickled with the pipeline that it
-    is in.
+    subtracted; ``"WT"`` and the like among the mutants stand for it. Each distinct sequence is
+    computed once, so a wild type that many rows share costs one forward pass. The transformer
+    learns nothing, and can be pickled with the pipeline that it is in.
 
     Parameters
     ----------
@@ -169,6 +172,10 @@ class ESM2DifferenceTransformer(SequenceTransformer):
                 f"but got {len(chains)}. Pass such as X[['wildtype', 'mutant']], or name them: "
                 "chains=['wildtype', 'mutant']."
             )
+        _check_order([chain.name for chain in chains])
+        pairs = zip(*(chain.values for chain in chains), strict=True)
+        mutants = [before if is_wild_type(text_of(after)) else after for before, after in pairs]
+        chains = [chains[0], chains[1]._replace(values=mutants)]
         sequences = engine.policy.normalise_chains(chains, self.on_missing, truncations)
         for row in range(0, len(sequences), 2):
             if None in sequences[row : row + 2]:
@@ -199,3 +206,13 @@ class ESM2DifferenceTransformer(SequenceTransformer):
     ) -> NDArray[np.float32]:
         pairs = super()._features(engine, views, n_chains, fill).reshape(len(views) // 2, 2, -1)
         return np.subtract(pairs[:, 1], pairs[:, 0])
+
+
+def _check_order(names: Sequence[str | None]) -> None:
+    """Raise InputError if the names say that the mutants come first."""
+    first, second = (str(name).lower() for name in names)
+    if re.search("mut|variant", first) and re.search("wt|wild|parent|native|reference", second):
+        raise InputError(
+            f"The columns are {list(names)}, and wild types come first: pass "
+            f"X[{list(names)[::-1]!r}], or chains={list(names)[::-1]!r}."
+        )

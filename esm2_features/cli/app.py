@@ -158,7 +158,7 @@ def models() -> None:
     "--sequences",
     metavar="FILE",
     type=INPUT,
-    help="Sequences to compare, or - for standard input. By default a few that cover all letters, "
+    help="Sequences to compare, or - for standard input, besides a few that cover all letters, "
     "masks, and 1 to 1022 residues.",
 )
 @run_option(

@@ -706,3 +706,9 @@ def test_info__is_a_table_to_people(tmp_path):
         "size",
     ]
     assert shown[2].split()[:6] == ["tiny", "6", "mean", "float32", "float32", "3"]
+
+
+def test__path__may_hold_a_variable_and_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("PROJECT", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert Cache("$PROJECT/vectors").path == Cache("~/vectors").path == tmp_path / "vectors"

@@ -139,3 +139,15 @@ def test__mutants__go_in_as_they_are_built(difference):
     X = pd.DataFrame({"wildtype": mutants.wildtypes, "mutant": mutants.sequences})
     expected = difference().fit_transform(PAIRS)[:2]
     np.testing.assert_allclose(difference().fit_transform(X), expected, atol=1e-6)
+
+
+def test__words_for_the_wild_type__have_no_difference(difference):
+    mutants = ["MRTAYIAKQR", "WT", "MKTAYIAKQW"]
+    X = pd.DataFrame({"wildtype": ["MKTAYIAKQR"] * 3, "mutant": mutants})
+    assert np.abs(difference().fit_transform(X)).any(axis=1).tolist() == [True, False, True]
+
+
+def test__columns_that_are_named_the_other_way_round__are_refused(difference):
+    X = PAIRS[["mutant", "wildtype"]]
+    with pytest.raises(InputError, match="wild types come first"):
+        difference().fit(X)
