@@ -15,8 +15,9 @@ from typing import BinaryIO
 
 
 def expanded(path: str | os.PathLike[str]) -> Path:
-    """Fill in the home folder and the variables of the environment in a path."""
-    return Path(os.path.expandvars(Path(path).expanduser()))
+    """Fill in the home folder and variables of the environment; a file of that name comes first."""
+    path = Path(path).expanduser()
+    return path if os.path.exists(path) else Path(os.path.expandvars(path))  # noqa: PTH110 - quiet
 
 
 @contextmanager

@@ -375,7 +375,7 @@ def test__models__lists_all_and_where_they_are(tmp_path, monkeypatch):
 def test__verify__agrees(tiny_checkpoint, fasta):
     result = invoke("verify", "--model", tiny_checkpoint, "--sequences", fasta)
     assert "tiny on " in result.stdout
-    assert "3 sequences of 9 to 14 residues" in result.stdout
+    assert "12 sequences of 1 to 1022 residues" in result.stdout
     assert result.stderr == ""
 
 
