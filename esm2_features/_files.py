@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 
-def expanded(path: str | os.PathLike[str]) -> Path:
-    """Fill in the home folder and variables of the environment; a file of that name comes first."""
-    path = Path(path).expanduser()
-    return path if os.path.exists(path) else Path(os.path.expandvars(path))  # noqa: PTH110 - quiet
+def expanded(path: str | os.PathLike[str]) -> str:
+    """Expand ``~`` and variables such as ``$DATA``, as shells do, unless there is such a path."""
+    text = os.fspath(path)
+    if os.path.lexists(text):
+        return text
+    return os.path.expandvars(os.path.expanduser(text))  # noqa: PTH111 - Path(".") drops "./"
 
 
 @contextmanager

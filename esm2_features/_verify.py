@@ -357,15 +357,21 @@ def _maps(
         extractors["contacts"] = Contacts(*regression, heads=shape.heads)
     except NoContactRegressionError:
         regression = None
-    for sequence in dict.fromkeys(s for s in sequences if len(s) <= _LONGEST_MAPS):
-        found: dict[str, Rows] = {}
+    short = list(dict.fromkeys(s for s in sequences if len(s) <= _LONGEST_MAPS))
+    for batch in batches([len(sequence) + 2 for sequence in short], _BATCH_TOKENS):
+        some = [short[i] for i in batch]
+        maps: dict[str, dict[str, Any]] = {}
         for precision, network in networks.items():
             with exact_arithmetic(network.device), torch.inference_mode():
-                maps = {
-                    name: extract(network, [sequence])()[0] for name, extract in extractors.items()
+                maps[precision] = {
+                    name: extractor(network, some)() for name, extractor in extractors.items()
                 }
-            found[precision] = {name: x.reshape(-1, x.shape[-1]) for name, x in maps.items()}
-        yield found, [reference.maps(sequence, regression) for reference in references]
+        for i, sequence in enumerate(some):
+            found = {
+                precision: {name: x[i].reshape(-1, x[i].shape[-1]) for name, x in of_one.items()}
+                for precision, of_one in maps.items()
+            }
+            yield found, [reference.maps(sequence, regression) for reference in references]
 
 
 def _published(precision: str, network: ESM2Network) -> Iterator[VerifiedLayer]:

@@ -59,20 +59,23 @@ def test__verify__goes_without_what_a_checkpoint_has_not(tmp_path):
     assert [row.layer for row in verification.rows] == ["0", "1", "2", "logits", "attention"]
 
 
+def verify_instead(wrong, checkpoint, monkeypatch):
+    """Compare another network with the references of a checkpoint."""
+
+    def load(*_, **__):
+        shape, device = Architecture(2, 32, 2), torch.device("cpu")
+        return [ESM2Network("wrong", shape, bare_state(wrong), device, "float32")]
+
+    monkeypatch.setattr(_verify, "get_networks", load)
+    return verify(checkpoint, device="cpu")
+
+
 def test__verify__names_the_layers_of_a_network_that_is_wrong(tiny_checkpoint, monkeypatch):
     wrong = random_esm2(2, 32, 2, seed=7)
     with torch.no_grad():
         wrong.layers[1].fc1.bias[0] += 1e-3
 
-    def load(checkpoint, **_):
-        return [
-            ESM2Network(
-                "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
-            )
-        ]
-
-    monkeypatch.setattr(_verify, "get_networks", load)
-    report = verify(tiny_checkpoint, device="cpu")
+    report = verify_instead(wrong, tiny_checkpoint, monkeypatch)
     assert not report.passed
     assert [row.layer for row in report.rows if row.of_allowed > 1] == ["2", "logits"]
     assert str(report).count("FAILED") == 3
@@ -83,15 +86,7 @@ def test__verify__sees_attention_and_contacts_that_are_wrong(tiny_checkpoint, mo
     with torch.no_grad():
         wrong.layers[1].self_attn.q_proj.bias[0] += 0.1
 
-    def load(checkpoint, **_):
-        return [
-            ESM2Network(
-                "wrong", Architecture(2, 32, 2), bare_state(wrong), torch.device("cpu"), "float32"
-            )
-        ]
-
-    monkeypatch.setattr(_verify, "get_networks", load)
-    report = verify(tiny_checkpoint, device="cpu")
+    report = verify_instead(wrong, tiny_checkpoint, monkeypatch)
     failed = {row.layer for row in report.rows if row.of_allowed > 1}
     assert failed == {"2", "logits", "attention", "contacts"}
 

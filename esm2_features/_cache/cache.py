@@ -89,7 +89,7 @@ class Cache:
                 f'user\'s own. If a folder of this name is meant, write "./{path}".'
             )
         cache_limit(max_bytes)
-        self.path = expanded(default_folder() if path is None else path).absolute()
+        self.path = Path(expanded(default_folder() if path is None else path)).absolute()
         self.file = self.path / "embeddings.sqlite3"
         self.max_bytes = max_bytes
         self._link = CacheConnection(self.file)

@@ -185,7 +185,7 @@ def _opened(source: Source, name: str, fail: Fail, stack: ExitStack) -> io.Buffe
         stack.callback(stream.detach)
         return stream
     try:
-        return stack.enter_context(expanded(source).open("rb"))
+        return stack.enter_context(Path(expanded(source)).open("rb"))
     except FileNotFoundError as error:
         raise fail(
             name, f"there is no such file (relative names start at {Path.cwd()})."

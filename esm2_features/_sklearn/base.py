@@ -252,13 +252,13 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
 
     def _columns(self, X: object) -> list[Column]:
         """Read the columns of X; the one place that a test replaces to feed other input."""
-        return columns(X, owner=type(self).__name__, region=self._region, chains=self.chains)
+        return columns(X, owner=type(self).__name__, region=self._region_column, chains=self.chains)
 
     @property
-    def _region(self) -> object:
-        """The column of regions, if there is one."""
+    def _region_column(self) -> str | None:
+        """Name of the column of regions, if there is one."""
         region = getattr(self, "region", None)
-        return None if isinstance(region, str) and is_region_text(region) else region
+        return region if isinstance(region, str) and not is_region_text(region) else None
 
     def _check_sequences(self, chains: Sequence[Column], X: object) -> None:
         """Raise InputError for columns of labels, unless ``chains`` names the columns."""
@@ -266,7 +266,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
             check_sequences(
                 chains,
                 X,
-                region=self._region,
+                region=self._region_column,
                 insist=f"To embed them all the same, name them: {type(self).__name__}"
                 "(chains={names!r}).",
             )

@@ -154,7 +154,7 @@ class ESM2DifferenceTransformer(SequenceTransformer):
         return engine
 
     @property
-    def _region(self) -> None:
+    def _region_column(self) -> None:
         """There is no column of regions."""
 
     def _names(self, engine: Engine) -> list[str]:

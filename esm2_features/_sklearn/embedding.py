@@ -12,7 +12,7 @@ from esm2_features._engine import Engine
 from esm2_features._inference.remote.endpoint import Token
 from esm2_features._inputs.chains import LINKER_LENGTH, check_join, join_chains
 from esm2_features._inputs.containers import Column
-from esm2_features._inputs.options import PARTIAL_POOLINGS, SPECIAL_TOKENS, is_region_text
+from esm2_features._inputs.options import PARTIAL_POOLINGS, SPECIAL_TOKENS
 from esm2_features._inputs.policy import TruncationCounter, missing_rows
 from esm2_features._inputs.regions import read_region, warn_of_pairs
 from esm2_features._inputs.rows import labelled
@@ -315,11 +315,6 @@ class ESM2Transformer(SequenceTransformer):
             )
         return engine
 
-    @property
-    def _region_column(self) -> str | None:
-        is_name = isinstance(self.region, str) and not is_region_text(self.region)
-        return str(self.region) if is_name else None
-
     def _views(
         self, engine: Engine, chains: Sequence[Column], truncations: TruncationCounter
     ) -> list[str | None]:
@@ -333,7 +328,7 @@ class ESM2Transformer(SequenceTransformer):
                 longest=engine.max_residues if self.too_long == "raise" else None,
             )
             return policy.views(joined, regions=regions)
-        if self._region_column is not None:
+        if len(chains) > 1 and self._region_column is not None:
             sequence, region = sorted(chains, key=lambda column: column.name == self.region)
             sequences = policy.normalise_chains([sequence], self.on_missing, truncations)
             return policy.views(sequences, regions=self._regions(sequences, region))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from esm2_features._cache.reports import readable, vectors
+from esm2_features._files import expanded
 from esm2_features._inputs.options import CACHED_POOLINGS, POOLINGS
 from esm2_features.cli.console import CommandError, examples
 from esm2_features.cli.options import (
@@ -17,7 +18,6 @@ from esm2_features.cli.options import (
     Decorator,
     add_options,
     callback_of,
-    expanded,
     force_option,
     run_option,
 )

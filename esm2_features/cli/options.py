@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -11,6 +10,7 @@ from typing import Any
 
 import click
 
+from esm2_features._files import expanded
 from esm2_features._inputs.options import OPTIONS, is_region_text
 
 METHODS = ("masked-marginals", "wildtype-marginals", "pseudo-perplexity")
@@ -27,18 +27,11 @@ Decorator = Callable[[Any], Any]
 # ------------------------------------------------------------------ paths
 
 
-def expanded(path: str) -> str:
-    """Expand ``~`` and variables such as ``$DATA``, as shells do, unless there is such a path."""
-    if os.path.lexists(path):
-        return path
-    return os.path.expandvars(os.path.expanduser(path))  # noqa: PTH111 - Path(".") drops "./"
-
-
 class PathType(click.Path):
     """A path, in which ``~`` and variables are expanded: shells do not do that after ``=``."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return super().convert(expanded(os.fspath(value)), param, ctx)
+        return super().convert(expanded(value), param, ctx)
 
 
 INPUT = PathType(allow_dash=True)

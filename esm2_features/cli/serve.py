@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from esm2_features._environment import keep_few_products
+from esm2_features._files import expanded
 from esm2_features.cli.console import CommandError, Commands, examples
 from esm2_features.cli.options import (
     Decorator,
     PathType,
     callback_of,
-    expanded,
     parse_words,
     run_options,
 )
