@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
-import socket
 import sqlite3
 import stat
+import subprocess
+import sys
 import tempfile
 import threading
-import time
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from cache_helpers import POSIX, as_another_user, fork, succeeded
 
 from esm2_features._cache.claims import Claims
 from esm2_features._cache.keys import computation_keys
+from esm2_features._cache.run_lock import RunLock
 
 
 def keys_of(numbers):
@@ -30,20 +32,16 @@ def raw(folder, query, *values):
         return file.execute(query, values).fetchall()
 
 
-def claimed_by(folder, owner, numbers, until=None):
+def claimed_by(folder, run, numbers):
     """Let somebody else claim."""
-    until = time.time() + 300 if until is None else until
     with Claims(folder) as claims:
         claims.claim(keys_of([999]))
     for key in keys_of(numbers):
-        raw(folder, "insert into claim values(?, ?, ?)", key.tobytes(), owner, until)
+        raw(folder, "insert into claimed values(?, ?)", key.tobytes(), run)
 
 
-def a_dead_process():
-    """The id of a process that has just ended, and was waited for."""
-    pid = fork(lambda: None)
-    assert succeeded(pid)
-    return pid
+def lock_files(folder):
+    return sorted(folder.glob("*.lock"))
 
 
 # Shared work --------------------------------------------------------------------------------
@@ -87,7 +85,7 @@ def test_leaving_releases_all(tmp_path, error):
             pass
         assert second.unclaimed(keys_of(range(10))).all()
         assert second.claim(keys_of(range(10))).all()
-    assert raw(tmp_path, "select * from claim") == []
+    assert raw(tmp_path, "select * from claimed") == []
 
 
 def test_to_ask_what_is_free_takes_nothing(tmp_path):
@@ -150,27 +148,6 @@ def test_threads_share_the_work(tmp_path):
 # Whose claims count -------------------------------------------------------------------------
 
 
-def test_a_lease_that_has_ended_is_taken_over(tmp_path, monkeypatch):
-    with Claims(tmp_path) as first, Claims(tmp_path) as second:
-        monkeypatch.setattr(Claims, "lease_seconds", 0.0)
-        assert first.claim(keys_of(range(5))).all()
-        monkeypatch.undo()
-        assert second.unclaimed(keys_of(range(5))).all()
-        assert second.claim(keys_of(range(5))).all()
-        assert not first.claim(keys_of(range(5))).any()
-        first.release(keys_of(range(5)))  # which are no longer its own
-        assert not first.unclaimed(keys_of(range(5))).any()
-
-
-def test_taking_again_begins_a_lease_anew(tmp_path, monkeypatch):
-    with Claims(tmp_path) as first, Claims(tmp_path) as second:
-        monkeypatch.setattr(Claims, "lease_seconds", -1.0)
-        first.claim(keys_of(range(5)))
-        monkeypatch.undo()
-        first.claim(keys_of(range(3)))
-        assert second.claim(keys_of(range(5))).tolist() == [False] * 3 + [True] * 2
-
-
 @POSIX
 def test_claims_of_a_killed_process_are_free_at_once(tmp_path):
     reading, writing = os.pipe()
@@ -191,7 +168,7 @@ def test_claims_of_a_killed_process_are_free_at_once(tmp_path):
         assert not succeeded(child)
         os.close(reading)
         os.close(writing)
-    assert len(raw(tmp_path, "select * from claim")) == 10
+    assert len(raw(tmp_path, "select * from claimed")) == 10
     with Claims(tmp_path) as claims:
         assert claims.unclaimed(keys_of(range(15))).all()
         assert claims.claim(keys_of(range(15))).all()
@@ -211,32 +188,141 @@ def test_a_forked_child_has_claims_of_its_own(tmp_path):
             assert other.claim(keys_of(range(7))).tolist() == [False] * 5 + [True] * 2
 
 
-def test_another_machine_is_believed_until_its_lease_ends(tmp_path, monkeypatch):
-    claimed_by(tmp_path, f"not-{socket.gethostname()} 1 x", range(5), until=1000.0)
+def test_a_run_that_is_stopped_is_waited_for_until_it_is_silent(tmp_path, monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr("esm2_features._cache.run_lock.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr(RunLock, "touch_seconds", 1e6)
+    with Claims(tmp_path) as first, Claims(tmp_path) as second:
+        assert first.claim(keys_of(range(5))).all()
+        [file] = lock_files(tmp_path)
+        clock[0] = 1000.0
+        assert not second.unclaimed(keys_of(range(5))).any()
+        clock[0] = 1059.0
+        os.utime(file, ns=(0, 7))  # in 1970: what the clock says is nothing, that it changed is all
+        assert not second.unclaimed(keys_of(range(5))).any()
+        clock[0] = 1118.0
+        assert not second.claim(keys_of(range(5))).any()
+        clock[0] = 1120.0
+        assert second.claim(keys_of(range(5))).all()
+        # It goes on, and shares as before.
+        first.release(keys_of(range(5)))
+        assert first.claim(keys_of(range(10))).tolist() == [False] * 5 + [True] * 5
+
+
+def test_a_run_touches_its_file_while_it_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(RunLock, "touch_seconds", 0.001)
     with Claims(tmp_path) as claims:
-        monkeypatch.setattr("esm2_features._cache.claims.time.time", lambda: 999.9)
-        assert not claims.claim(keys_of(range(5))).any()
-        monkeypatch.setattr("esm2_features._cache.claims.time.time", lambda: 1000.0)
-        assert claims.claim(keys_of(range(5))).all()
+        claims.claim(keys_of([0]))
+        [file] = lock_files(tmp_path)
+
+        def is_touched():
+            os.utime(file, ns=(0, 0))
+            for _ in range(200):
+                if file.stat().st_mtime_ns:
+                    return True
+                threading.Event().wait(0.001)
+            return False
+
+        assert is_touched()
+        monkeypatch.setattr(RunLock, "idle_seconds", -1.0)
+        threading.Event().wait(0.01)  # for a touch that was on its way
+        os.utime(file, ns=(0, 0))
+        threading.Event().wait(0.02)
+        assert not file.stat().st_mtime_ns
+    assert not lock_files(tmp_path)
 
 
 @POSIX
-@pytest.mark.parametrize(("pid", "granted"), [("1", False), ("dead", True)])
-def test_other_processes_of_this_machine_are_believed_while_they_live(tmp_path, pid, granted):
-    pid = a_dead_process() if pid == "dead" else pid
-    claimed_by(tmp_path, f"{socket.gethostname()} {pid} x", range(5))
-    with Claims(tmp_path) as claims:
-        assert claims.claim(keys_of(range(5))).tolist() == [granted] * 5
+def test_the_claims_of_a_killed_process_that_nobody_waits_for_are_free(tmp_path):
+    """As under a main process of a container that does not wait for its children."""
+    reading, writing = os.pipe()
+
+    def work():
+        claims = Claims(tmp_path)
+        claims.claim(keys_of(range(5)))
+        os.write(writing, b".")
+        signal.pause()
+
+    child = fork(work)
+    try:
+        assert os.read(reading, 1) == b"."
+        os.kill(child, signal.SIGKILL)
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # ended, and still there
+        with Claims(tmp_path) as claims:
+            assert claims.claim(keys_of(range(5))).all()
+    finally:
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+    assert not lock_files(tmp_path)
 
 
 @POSIX
-def test_a_process_of_another_user_is_alive(tmp_path, monkeypatch):
-    def denied(pid, number):
+@pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+def test_containers_of_one_host_name_share_the_work(tmp_path):
+    """Two processes with the same number, each in a space of process numbers of its own."""
+    code = (
+        "import sys, pathlib; sys.path.insert(0, sys.argv[2]); import test_claims as t;"
+        "c = t.Claims(pathlib.Path(sys.argv[1])); print(c.claim(t.keys_of(range(4))).sum());"
+        "sys.stdout.flush(); sys.stdin.read()"
+    )
+    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-c"]
+    command += [code, str(tmp_path), str(Path(__file__).parent)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+
+    def started():
+        process = subprocess.Popen(command, text=True, env=environment, **pipes)
+        line = process.stdout.readline()
+        if not line and "unshare" in process.stderr.read():
+            pytest.skip("name spaces are not allowed here")
+        return process, line.strip()
+
+    first, n = started()
+    assert n == "4"
+    second, n = started()
+    assert n == "0"
+    first.kill()
+    first.communicate()
+    second.communicate("")
+    third, n = started()
+    assert n == "4"
+    third.communicate("")
+
+
+def test_locks_left_behind_are_removed(tmp_path):
+    for name in ("claims-0.lock", f"claims-{'a' * 32}.lock"):
+        (tmp_path / name).touch()
+    with Claims(tmp_path) as claims:
+        claims.claim(keys_of([0]))
+        assert len(lock_files(tmp_path)) == 1
+    assert lock_files(tmp_path) == []
+
+
+@POSIX
+def test_a_child_that_is_forked_leaves_the_lock_to_its_parent(tmp_path):
+    with Claims(tmp_path) as claims:
+        claims.claim(keys_of(range(5)))
+        run = claims._run
+
+        def work():
+            run.close()
+
+        assert succeeded(fork(work))
+        with Claims(tmp_path) as other:
+            assert not other.claim(keys_of(range(5))).any()
+
+
+def test_a_lock_that_may_not_be_opened_is_of_somebody_who_lives(tmp_path, monkeypatch):
+    claimed_by(tmp_path, "b" * 32, range(5))
+
+    def denied(self, *_args, **_options):
         raise PermissionError
 
-    claimed_by(tmp_path, f"{socket.gethostname()} 4711 x", range(5))
-    monkeypatch.setattr("esm2_features._cache.claims.os.kill", denied)
     with Claims(tmp_path) as claims:
+        claims.claim(keys_of([7]))
+        (tmp_path / f"claims-{'b' * 32}.lock").touch()
+        monkeypatch.setattr("filelock.FileLock.acquire", denied)
         assert not claims.claim(keys_of(range(5))).any()
 
 
@@ -259,7 +345,7 @@ def test_a_damaged_file_grants_everything_and_is_removed(tmp_path, content):
         with Claims(tmp_path) as second, Claims(tmp_path) as third:
             assert second.claim(keys_of(range(5))).all()
             assert not third.claim(keys_of(range(5))).any()
-    assert raw(tmp_path, "select * from claim") == []
+    assert raw(tmp_path, "select * from claimed") == []
 
 
 @pytest.mark.parametrize("content", [b"", b"x", bytes(3000)])
@@ -293,41 +379,27 @@ def test_a_file_that_is_cut_in_the_middle_of_a_run(tmp_path, length):
 
 
 @pytest.mark.parametrize(
-    ("owner", "until"),
-    [
-        (f"{socket.gethostname()} {10**30} x", 2.0**40),
-        (7, 2.0**40),
-        (b"\xff\xfe", 2.0**40),
-        ("", 2.0**40),
-        (f"{socket.gethostname()} 1 x", "later"),
-        (f"{socket.gethostname()} 1 x", b"\xff"),
-    ],
-    ids=["pid", "number", "bytes", "empty", "text", "blob"],
+    "run", [7, b"\xff\xfe", "", "x" * 32, "../" * 10 + "ab", "a" * 32, b"a" * 32, 2**62, 1.5]
 )
-def test_a_damaged_claim_is_no_error(tmp_path, owner, until):
-    claimed_by(tmp_path, owner, range(5), until)
+def test_a_damaged_claim_is_no_error(tmp_path, run):
+    claimed_by(tmp_path, run, range(5))
     with Claims(tmp_path) as claims:
-        assert claims.claim(keys_of(range(3, 8))).tolist()[2:] == [True] * 3
+        assert claims.claim(keys_of(range(3, 8))).all()
+        assert claims.unclaimed(keys_of(range(8))).all()
 
 
 def test_a_schema_that_is_no_text_grants_everything(tmp_path):
     claimed_by(tmp_path, "somebody 1 x", range(5))
     file = tmp_path / "claims.sqlite3"
     content = file.read_bytes()
-    assert content.lower().count(b"create table claim") == 1
-    file.write_bytes(content.lower().replace(b"create table claim", b"create tabl\xe5 claim"))
+    assert content.lower().count(b"create table claimed") == 1
+    file.write_bytes(content.lower().replace(b"create table claimed", b"create tabl\xe5 claimed"))
     with Claims(tmp_path) as claims:
         assert claims.claim(keys_of(range(5))).all()
 
 
 def test_another_table_of_that_name_grants_everything(tmp_path):
-    raw(tmp_path, "create table claim(something integer)")
-    with Claims(tmp_path) as claims:
-        assert claims.claim(keys_of(range(5))).all()
-
-
-def test_a_lease_that_a_wrong_clock_wrote_is_not_believed(tmp_path):
-    claimed_by(tmp_path, "elsewhere 1 x", range(5), until=time.time() + 10 * 365 * 86400)
+    raw(tmp_path, "create table claimed(something integer)")
     with Claims(tmp_path) as claims:
         assert claims.claim(keys_of(range(5))).all()
 
