@@ -15,6 +15,7 @@ from esm2_features.cli.options import Decorator, callback_of, two_numbers
 _DTYPES = ("float32", "float16")
 _ENGINES = ("plain", "ray")
 _SHARD_SIZE = 4096
+_PATIENCE = 300
 _MOST_SHOWN = 10
 
 _FILE = re.compile(r"\.(npz|parquet|pq|csv|pt|fasta|fas|faa|fa|fsa|gz|bz2|xz|zst)$", re.IGNORECASE)
@@ -87,6 +88,14 @@ SHARD_OPTIONS: dict[str, Decorator] = {
         default=0,
         help="With --engine ray: GPUs of each actor; with 0, the actors share all cores.",
     ),
+    "patience": click.option(
+        "--patience",
+        type=click.IntRange(min=1),
+        metavar="SECONDS",
+        default=_PATIENCE,
+        help="With --engine ray: how long to wait for a worker when none is left. Then the job "
+        "ends, and the same command continues it.",
+    ),
 }
 FILE_OPTIONS = ("kind", "force", "h5_keys", "endpoint", "dry_run")
 """Parameters that need one file OUT; the others are for both."""
@@ -119,7 +128,9 @@ def check_arguments(context: click.Context, inputs: Sequence[str], output: Path 
             "write one file, use -o."
         )
     if context.params["engine"] == "plain":
-        _check_unused(context, ("address", "workers", "gpus_per_worker"), "is for --engine ray")
+        _check_unused(
+            context, ("address", "workers", "gpus_per_worker", "patience"), "is for --engine ray"
+        )
     _check_unused(context, ["endpoint"], "is for one output, -o: shards are computed here")
     why = "is for one output, -o. `esm2-features estimate` counts any input"
     _check_unused(context, ["dry_run"], why)

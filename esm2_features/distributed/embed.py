@@ -32,6 +32,7 @@ __all__ = ["embed_ray_dataset", "embed_shards"]
 
 SHARD_SIZE = 4096
 ENGINES = ("plain", "ray")
+PATIENCE = 300
 
 
 def embed_shards(
@@ -62,6 +63,7 @@ def embed_shards(
     address: str | None = None,
     workers: int = 1,
     gpus_per_worker: int = 0,
+    patience: int = PATIENCE,
     progress: Callable[[str], None] | None = None,
 ) -> ShardReport:
     r"""Embed files of any size into a folder of Parquet files, the shards.
@@ -109,8 +111,11 @@ def embed_shards(
         machine.
     workers, gpus_per_worker : int, default=1, 0
         Number of actors, and GPUs of each (0 or 1). Without GPUs, they share all cores.
+    patience : int, default=300
+        Seconds to wait for a worker when all of them have died, or none could be started, because
+        the cluster has no room. Then the job ends, and can be continued.
     progress : callable, optional
-        Called with a line of text about each shard.
+        Called with a line of text about each shard, and about workers that die.
 
     Returns
     -------
@@ -123,7 +128,8 @@ def embed_shards(
         If there is no such input, a parameter has an invalid value, the folder was begun with other
         parameters or inputs, or an input differs from the one that finished shards were made of.
     OSError
-        If a shard cannot be written (finished ones stay), or there is no cluster at the address.
+        If a shard cannot be written (finished ones stay). `ConnectionError` if there is no cluster
+        at the address, its head is lost, or it has had no worker for ``patience`` seconds.
     TypeError, CheckpointError, OutOfMemoryError, ForkedProcessError, CacheVersionError
         As in `Engine` and `Engine.embed`.
     MissingDependencyError
@@ -160,6 +166,7 @@ def embed_shards(
     one_of("engine", engine, ENGINES)
     one_of("set_aside", set_aside, ("record", "shard"))
     _check_workers(engine, address, workers, gpus_per_worker)
+    positive("patience", patience)
     import_parquet("Writing shards")
     model_engine = Engine(**options)
     paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
@@ -181,7 +188,12 @@ def embed_shards(
         worker = ShardWorker(settings, model_engine)
         return work.run(lambda tasks: map(worker.run, tasks), progress=progress)
     with on_cluster(
-        settings, address=address, workers=workers, gpus_per_worker=gpus_per_worker
+        settings,
+        address=address,
+        workers=workers,
+        gpus_per_worker=gpus_per_worker,
+        patience=patience,
+        print_line=print_line,
     ) as compute:
         return work.run(compute, progress=progress)
 

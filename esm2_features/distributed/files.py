@@ -13,7 +13,7 @@ are not compressed: it would save little, and they are read faster as they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,13 @@ class ShardWriter:
         if self._table.with_sequence:
             columns.append(pa.array(sequences, pa.string()))
         parts = np.split(values, len(self._table.vectors), axis=1)
-        columns += [vector_column(_rounded(part, self._table.dtype, first)) for part in parts]
+        remedy = "Write float32 into another folder (--dtype float32)."
+        columns += [
+            vector_column(
+                rounded(part, self._table.dtype, lambda row: f"row {first + row}", remedy)
+            )
+            for part in parts
+        ]
         # The cast makes the components of `vector_column` not nullable.
         table = pa.table(columns, names=self._schema.names).cast(self._schema)
         self._writer.write_table(table, row_group_size=ROW_GROUP)
@@ -121,7 +127,10 @@ def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
         writer.close()
 
 
-def _rounded(values: NDArray[np.float32], dtype: str, first: int) -> NDArray[Any]:
+def rounded(
+    values: NDArray[np.float32], dtype: str, name: Callable[[int], str], remedy: str
+) -> NDArray[Any]:
+    """Round vectors to the type of a file; ``name`` names a row of them in the error."""
     import numpy as np
 
     if dtype == "float32":
@@ -133,7 +142,7 @@ def _rounded(values: NDArray[np.float32], dtype: str, first: int) -> NDArray[Any
         row = int(np.flatnonzero(~finite)[0])
         largest = float(np.abs(values[row]).max())
         raise NumericalError(
-            f"The vector of row {first + row} has a component of size {largest:.3g}, and the "
-            "largest float16 is 65504. Write float32 into another folder (--dtype float32)."
+            f"The vector of {name(row)} has a component of size {largest:.3g}, and the largest "
+            f"float16 is 65504. {remedy}"
         )
     return rounded

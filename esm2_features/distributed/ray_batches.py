@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from esm2_features._arrow import vector_column
+from esm2_features._inputs.cells import as_text
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ class BatchEmbedder:
     def __call__(self, table: pa.Table) -> pa.Table:
         import numpy as np
 
+        from esm2_features.distributed.files import rounded
+
         if self._column not in table.column_names:
             raise InputError(
                 f"The data set has no column {self._column!r}; its columns are "
@@ -33,9 +36,14 @@ class BatchEmbedder:
         taken = [name for name in self._vectors if name in table.column_names]
         if taken:
             raise InputError(f"The data set has a column {taken[0]!r} already. Rename it.")
-        values = self._engine.embed(table.column(self._column).to_pylist())
+        cells = table.column(self._column).to_pylist()
+        sequences = [as_text(cell) if isinstance(cell, bytes) else cell for cell in cells]
+        values = self._engine.embed(sequences)
         parts = np.split(values, len(self._vectors), axis=1)
+        remedy = 'Pass dtype="float32".'
         for name, part in zip(self._vectors, parts, strict=True):
-            column = vector_column(np.ascontiguousarray(part, self._dtype))
-            table = table.append_column(name, column)
+            kept = rounded(
+                part, self._dtype, lambda row: f"the sequence {sequences[row][:60]!r}", remedy
+            )
+            table = table.append_column(name, vector_column(kept))
         return table

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from esm2_features._arrow import import_parquet
+from esm2_features._inputs.cells import as_text
 from esm2_features._inputs.fasta import FastaRecord
 from esm2_features._inputs.records import TABLES, Entry, columns_of, iter_entries, kind_of_name
 from esm2_features._inputs.tables import Table, open_table, types_of
@@ -165,7 +166,14 @@ class Reading:
                 for row, (_, identifier) in enumerate(records, start)
                 if identifier is None
             }
-            ids = ["" if identifier is None else str(identifier) for _, identifier in records]
+            ids = ["" if identifier is None else as_text(identifier) for _, identifier in records]
+            for row, identifier in enumerate(ids, start):
+                if not _is_utf8(identifier):
+                    errors[row] = InputError(
+                        f"{source.path}: the id of row {row}, {identifier!a}, is not UTF-8. Write "
+                        "the column as text."
+                    )
+                    ids[row - start] = ""
             sequences = [sequence for sequence, _ in records]
             yield InputRange(number, start, ids, sequences, damage, errors)
 
@@ -273,6 +281,14 @@ def _cells(
             ids = batch.column(columns[1]).to_pylist()
         yield from zip(sequences, ids, strict=True)
         first += len(sequences)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unreadable(path: Path, error: Exception) -> InputError:

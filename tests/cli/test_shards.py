@@ -8,8 +8,8 @@ from shard_helpers import check, fasta, peptides
 
 from esm2_features import open_embeddings
 from esm2_features.cli import main
-from esm2_features.cli.shards import _DTYPES, _ENGINES, _SHARD_SIZE
-from esm2_features.distributed.embed import ENGINES, SHARD_SIZE
+from esm2_features.cli.shards import _DTYPES, _ENGINES, _PATIENCE, _SHARD_SIZE
+from esm2_features.distributed.embed import ENGINES, PATIENCE, SHARD_SIZE
 from esm2_features.distributed.files import DTYPES
 
 SEQUENCES = peptides(20)
@@ -31,7 +31,8 @@ def run(tmp_path, tiny_checkpoint, monkeypatch):
 
 
 def test__constants__are_those_of_the_library():
-    assert (_DTYPES, _ENGINES, _SHARD_SIZE) == (DTYPES, ENGINES, SHARD_SIZE)
+    assert (_DTYPES, _ENGINES) == (DTYPES, ENGINES)
+    assert (_SHARD_SIZE, _PATIENCE) == (SHARD_SIZE, PATIENCE)
 
 
 def test__folder__is_made_and_resumed(run, tmp_path, tiny_checkpoint):

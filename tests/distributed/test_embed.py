@@ -31,6 +31,7 @@ from esm2_features.exceptions import (
     CheckpointError,
     InputError,
     MissingDependencyError,
+    NumericalError,
 )
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -309,6 +310,24 @@ def test__data_set_without_the_column__is_an_error_that_lists_columns(tiny_check
     with pytest.raises(InputError, match="has a column 'e' already"):
         embedder(pa.table({"seq": ["MKT"], "e": [1]}))
     assert embedder(pa.table({"seq": pa.array([], pa.string())})).column_names == ["seq", "e"]
+
+
+def test__data_set__float16_that_overflows_is_an_error(tiny_checkpoint, monkeypatch):
+    import pyarrow as pa
+
+    from esm2_features.distributed.ray_batches import BatchEmbedder
+
+    options = {"model": tiny_checkpoint, "cache": None}
+    embedder = BatchEmbedder(options, "sequence", ("e",), "float16")
+    table = pa.table({"sequence": pa.array([b"MKT", b"GSHM"])})  # as binary columns are, too
+    expected = Engine(**options).embed(["MKT", "GSHM"]).astype(np.float16)
+    np.testing.assert_array_equal(np.stack(embedder(table)["e"].to_numpy()), expected)
+    embed = Engine.embed
+    scale = np.array([[1.0], [1e6]], np.float32)
+    monkeypatch.setattr(Engine, "embed", lambda self, texts: embed(self, texts) * scale)
+    said = r"vector of the sequence 'GSHM' has a component.*Pass dtype=\"float32\""
+    with pytest.raises(NumericalError, match=said):
+        embedder(table)
 
 
 @pytest.mark.slow

@@ -163,6 +163,17 @@ def test__parquet_without_an_id__is_an_error_of_its_row(tmp_path):
     assert not ranges[1].errors
 
 
+@pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary(), pa.binary(2)])
+def test__parquet_with_binary_columns__holds_their_text(tmp_path, kind):
+    path = tmp_path / "t.parquet"
+    ids = pa.array([b"i0", b"\xff1", b"i2"], kind)
+    pq.write_table(pa.table({"id": ids, "sequence": [b"MKT"] * 3}), path)
+    [records], _ = read(path, 3, id_column="id")
+    assert records.ids == ["i0", "", "i2"]
+    assert list(records.errors) == [1]
+    assert r"the id of row 1, '\udcff1', is not UTF-8" in str(records.errors[1])
+
+
 def test__parquet_with_a_damaged_row_group__is_the_error_of_its_ranges(table):
     content = bytearray(table.read_bytes())
     start = pq.ParquetFile(table).metadata.row_group(1).column(1).dictionary_page_offset
