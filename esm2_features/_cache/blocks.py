@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, damage, impatient, transaction
+from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, damage, transaction
 from esm2_features._cache.keys import KEY_BYTES, Spec
 
 try:  # the same CRC-32, several times as fast
@@ -212,7 +212,7 @@ def make_room(connection: SqliteConnection, max_bytes: int, needed: int = 0) -> 
 def renew(connection: SqliteConnection, numbers: Sequence[int]) -> None:
     """Note that blocks were used today, unless the file is locked or read-only."""
     # Book-keeping only, so do not wait for a lock.
-    with impatient(connection), suppress(sqlite3.OperationalError), transaction(connection):
+    with suppress(sqlite3.OperationalError), transaction(connection, commit_seconds=0.0):
         days = [(today(), number) for number in numbers]
         connection.executemany("update block set day = ? where id = ?", days)
 

@@ -150,7 +150,7 @@ class Cache:
                 )
         if not any(len(part.keys) for part in parts):
             return True
-        write = partial(self._vectors.write, parts=parts, wait=not last_chance)
+        write = partial(self._vectors.write, parts=parts)
         dropped = self._link.attempt("written", write, insist=last_chance)
         self._warn_of_little_room(dropped or 0)
         return dropped is not None

@@ -20,7 +20,8 @@ from typing import ClassVar, TypeVar
 
 from filelock import FileLock
 
-from esm2_features._cache.file import FORK_LOCK, SqliteConnection, open_file
+from esm2_features._cache.file import SqliteConnection, open_file
+from esm2_features._cache.locks import NoLocksError, is_locked, patience_of
 from esm2_features.exceptions import CacheWarning
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
@@ -41,15 +42,18 @@ class _PerThread(threading.local):
 class CacheConnection:
     """Connections to one file, which threads may share and forked processes inherit."""
 
-    busy_seconds: ClassVar[float] = 30.0  # how long to wait while another process has the lock
-    # How long to leave the file alone after a failure: not every batch waits for a stuck lock, and
-    # a full disk does not end caching for good.
+    # How long this process waits in all while others have the lock, until it has had it again.
+    busy_seconds: ClassVar[float] = 30.0
+    # How long to leave the file alone after a failure: a full disk does not end caching for good.
+    # A lock may be free soon, so after it the first rest is short, and the next twice as long.
     rest_seconds: ClassVar[float] = 60.0
+    locked_rest_seconds: ClassVar[float] = 1.0
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._local = _PerThread()
         self._resting_until = {"read": 0.0, "written": 0.0}
+        self._next_rest = {"read": 0.0, "written": 0.0}
         self._warned: dict[tuple[int, str], object] = {}
 
     def attempt(
@@ -59,27 +63,53 @@ class CacheConnection:
         if time.monotonic() < self._resting_until[purpose] and not insist:
             return None
         try:
-            return self.run(purpose, action)
+            result = self.run(purpose, action)
+        except NoLocksError as error:
+            self.warn("locks", f"{error}.")
         except OSError as error:
-            self._resting_until[purpose] = time.monotonic() + self.rest_seconds
+            self._rest(purpose, is_short=is_locked(error.__cause__))
             message = f"{error}. The results are right all the same, only slower than they could "
             message += "be. Mend the cause, or choose another folder with cache=, or cache=None."
             self.warn(purpose, message)
-            return None
+        else:
+            self._next_rest[purpose] = 0.0
+            return result
+        return None
+
+    def _rest(self, purpose: str, *, is_short: bool) -> None:
+        """Leave the file alone for a while."""
+        seconds = self.rest_seconds
+        if is_short:
+            seconds = min(max(self.locked_rest_seconds, self._next_rest[purpose]), seconds)
+            self._next_rest[purpose] = 2 * seconds
+        self._resting_until[purpose] = time.monotonic() + seconds
 
     def run(
         self, purpose: str, action: Callable[[SqliteConnection], _T], *, mend: bool = True
     ) -> _T | None:
-        """Run an action on this thread's connection; again after a damaged file was set aside."""
+        """Run an action on this thread's connection; again after a damaged file was set aside.
+
+        All of the action is repeated while the file is locked, so it is one transaction, or goes on
+        where it stopped.
+        """
+
+        def on_connection(commit_seconds: float) -> _T | None:
+            connection = self._connection(create=purpose == "written")
+            if connection is None:
+                return None
+            connection.commit_seconds = commit_seconds
+            return action(connection)
+
+        patience = patience_of(self.file, "read" if purpose == "read" else "write")
         for last in (False, True):
             try:
-                with FORK_LOCK:
-                    connection = self._connection(create=purpose == "written")
-                    return None if connection is None else action(connection)
+                return patience.run(on_connection, self.busy_seconds)
             except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
                 self._drop()
+                message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
+                if isinstance(error, NoLocksError):
+                    raise NoLocksError(message) from error
                 if last or not mend or not self._make_way(error):
-                    message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
                     if not mend and is_damage(error):
                         message += ". It is set aside, and a new one begun, when it is next used"
                     raise OSError(message) from error
@@ -137,7 +167,7 @@ class CacheConnection:
         self._local.identity = identity
         if identity is None:
             return None
-        self._local.connection = connection = open_file(self.file, self.busy_seconds)
+        self._local.connection = connection = open_file(self.file)
         connection.identity = identity
         return connection
 
@@ -179,4 +209,7 @@ def make_private(file: Path) -> None:
 
 def _cause(error: Exception) -> str:
     name = getattr(error, "sqlite_errorname", "")
-    return f"{error} ({name})" if name else str(error)
+    text = f"{error} ({name})" if name else str(error)
+    if is_locked(error):
+        text += ": another process uses it, or was stopped while it did"
+    return text

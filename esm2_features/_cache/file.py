@@ -72,6 +72,7 @@ class SqliteConnection(sqlite3.Connection):
 
     pid = -1
     identity: tuple[int, int] | None = None  # device and inode
+    commit_seconds = 0.0  # how long a commit waits for readers; nothing else waits inside SQLite
 
     def close(self) -> None:
         """Close the connection, but not while another thread forks."""
@@ -95,7 +96,7 @@ def default_folder() -> Path:
     return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")
 
 
-def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
+def open_file(file: Path, busy_seconds: float = 0.0) -> SqliteConnection:
     """Connect; write the schema into an empty file; raise CacheVersionError on a foreign one."""
     connection = connect(file, busy_seconds)
     try:
@@ -139,14 +140,17 @@ def damage(what: str) -> sqlite3.DatabaseError:
 
 
 @contextmanager
-def impatient(connection: SqliteConnection) -> Iterator[None]:
-    """Do not wait for a file that is locked."""
-    wait = connection.execute("pragma busy_timeout").fetchone()[0]
+def waiting(connection: SqliteConnection, seconds: float | None = None) -> Iterator[None]:
+    """Let SQLite wait for readers, as long as this connection may by default."""
+    # The lock that keeps new readers out stays between the tries of one commit only.
+    seconds = connection.commit_seconds if seconds is None else seconds
+    if seconds:
+        connection.execute(f"pragma busy_timeout={round(1000 * seconds)}")
     try:
-        connection.execute("pragma busy_timeout=0")
         yield
     finally:
-        connection.execute(f"pragma busy_timeout={wait}")
+        if seconds:
+            connection.execute("pragma busy_timeout=0")
 
 
 @contextmanager
@@ -160,7 +164,7 @@ def snapshot(connection: SqliteConnection) -> Iterator[None]:
             connection.execute("commit")
 
 
-def connect(file: Path, busy_seconds: float) -> SqliteConnection:
+def connect(file: Path, busy_seconds: float = 0.0) -> SqliteConnection:
     """Connect to an SQLite file with the settings that all files of the cache share."""
     while _LEFT_OPEN:
         left = _LEFT_OPEN.pop()
@@ -188,12 +192,15 @@ def connect(file: Path, busy_seconds: float) -> SqliteConnection:
 
 
 @contextmanager
-def transaction(connection: SqliteConnection) -> Iterator[SqliteConnection]:
+def transaction(
+    connection: SqliteConnection, commit_seconds: float | None = None
+) -> Iterator[SqliteConnection]:
     try:
         # Inside, because Ctrl-C while it waits for the lock is raised when it has the lock.
         connection.execute("begin immediate")
         yield connection
-        connection.execute("commit")
+        with waiting(connection, commit_seconds):
+            connection.execute("commit")
     except BaseException:
         with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
             connection.execute("rollback")

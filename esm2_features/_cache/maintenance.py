@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
 from esm2_features._cache.blocks import VectorBlock
-from esm2_features._cache.file import SqliteConnection, snapshot, transaction
+from esm2_features._cache.file import SqliteConnection, snapshot, transaction, waiting
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
 from esm2_features._checkpoints.catalogue import full_name
@@ -69,7 +69,8 @@ def prune(
     pooling: str | None = None,
 ) -> int:
     """Remove damaged and selected vectors, join small blocks, and shrink the file."""
-    connection.execute("reindex")
+    with waiting(connection):
+        connection.execute("reindex")
     before = _rows(connection)
     unwanted = []
     if (model, layer, pooling) != (None, None, None):
@@ -89,7 +90,8 @@ def prune(
             store.make_room(connection, max_bytes)
     with transaction(connection):
         connection.execute("delete from space where id not in (select space from block)")
-    connection.execute("vacuum")
+    with waiting(connection):
+        connection.execute("vacuum")
     return before - _rows(connection)
 
 
@@ -99,7 +101,8 @@ def clear(connection: SqliteConnection) -> int:
     with transaction(connection):
         for table in ("block", "value", "space"):
             connection.execute(f"delete from {table}")
-    connection.execute("vacuum")
+    with waiting(connection):
+        connection.execute("vacuum")
     return before
 
 

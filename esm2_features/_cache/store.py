@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 
 import numpy as np
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from esm2_features._cache import blocks as store
 from esm2_features._cache import maintenance
 from esm2_features._cache.blocks import SLOTS, VectorBlock
-from esm2_features._cache.file import SqliteConnection, impatient, snapshot, transaction
+from esm2_features._cache.file import SqliteConnection, snapshot, transaction
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.reports import Conflict, describe
 from esm2_features.exceptions import InputError
 
-_SNAPSHOT_BYTES = 1 << 30  # read in one transaction, for which writers wait
+_SNAPSHOT_BYTES = 1 << 28  # read in one transaction, for which writers wait
 _MOST_RUNS = 8  # sorted parts of an index that are searched one after the other
 
 
@@ -112,11 +112,9 @@ class VectorStore:
             at, _ = self._places(connection, spec, keys, np.arange(len(keys)))
         listed[at] = True
 
-    def write(
-        self, connection: SqliteConnection, parts: Sequence[KeyedVectors], *, wait: bool = True
-    ) -> int:
+    def write(self, connection: SqliteConnection, parts: Sequence[KeyedVectors]) -> int:
         """Write all vectors or none; return how many of today were deleted to make room."""
-        with nullcontext() if wait else impatient(connection), self._writing(connection):
+        with self._writing(connection):
             return sum(self._insert(connection, part) for part in parts)
 
     def merge(
@@ -190,11 +188,14 @@ class VectorStore:
     @contextmanager
     def _writing(self, connection: SqliteConnection) -> Iterator[None]:
         """Write in a transaction, and forget the index if it is rolled back."""
+        begun = False
         try:
             with transaction(connection):
+                begun = True
                 yield
         except BaseException:
-            self._indexes.clear()
+            if begun:  # not after each try of a file that is locked
+                self._indexes.clear()
             raise
 
     def _insert(self, connection: SqliteConnection, part: KeyedVectors) -> int:

@@ -361,6 +361,7 @@ def test_a_locked_file_is_waited_for_once_and_used_again_later(tmp_path, monkeyp
     cache = filled(tmp_path, range(3))
     hasty = Cache(tmp_path)
     hasty._link.busy_seconds = 0.02
+    hasty._link.locked_rest_seconds = 60.0
     with raw(cache) as file:
         file.execute("begin exclusive")
         with caches_warn() as caught:
@@ -427,14 +428,6 @@ def test_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(tmp_path):
         assert found(cache, range(1060)) == had
 
     assert succeeded(fork(work))
-
-
-@pytest.fixture
-def shared_folder():
-    """A folder that other users can reach, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder) / "shared"
 
 
 @POSIX
