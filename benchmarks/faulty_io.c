@@ -3,7 +3,7 @@
    FAULT        eio: a read fails; garbage: a read gives other bytes; enolck: no lock can be taken
    FAULT_NAME   only for files whose path contains this
    FAULT_RATE   how many of a million reads
-   FAULT_AT     or which read, from 1, and only this one
+   FAULT_AT     or which read, counted from 1 when this is set, and only this one
 
    gcc -shared -fPIC -o faulty_io.so faulty_io.c -ldl */
 
@@ -18,7 +18,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-static unsigned long reads, state;
+static unsigned long reads, chosen, state;
 
 static int has(const char *fault, int descriptor) {
     const char *wanted = getenv("FAULT"), *name = getenv("FAULT_NAME");
@@ -33,8 +33,11 @@ static int has(const char *fault, int descriptor) {
 
 static int strikes(void) {
     const char *at = getenv("FAULT_AT"), *rate = getenv("FAULT_RATE");
-    reads++;
-    if (at) return reads == strtoul(at, NULL, 10);
+    if (at) {
+        unsigned long which = strtoul(at, NULL, 10);
+        if (which != chosen) chosen = which, reads = 0; /* the program has chosen another one */
+        return ++reads == which;
+    }
     if (!state) state = 88172645463325252ul ^ ((unsigned long)getpid() << 20);
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
     return rate && state % 1000000 < strtoul(rate, NULL, 10);

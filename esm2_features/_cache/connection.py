@@ -13,18 +13,21 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from filelock import FileLock
 
-from esm2_features._cache.file import SqliteConnection, open_file
-from esm2_features._cache.locks import NoLocksError, is_locked, patience_of
-from esm2_features.exceptions import CacheWarning
+from esm2_features._cache.file import DamageError, SqliteConnection, connect, open_file
+from esm2_features._cache.locks import NoLocksError, Patience, is_locked, patience_of
+from esm2_features.exceptions import CacheVersionError, CacheWarning
 
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+
+_REREADS = 2  # after a read that failed, before the file is called damaged
+_LOCK_SECONDS = 2.0  # to wait for who sets the file aside, which takes no time
 
 _T = TypeVar("_T")
 
@@ -100,20 +103,27 @@ class CacheConnection:
             connection.commit_seconds = commit_seconds
             return action(connection)
 
-        patience = patience_of(self.file, "read" if purpose == "read" else "write")
-        for last in (False, True):
+        rereads, is_mended = _REREADS, False
+        while True:
             try:
-                return patience.run(on_connection, self.busy_seconds)
-            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+                return self._patience(purpose).run(on_connection, self.busy_seconds)
+            except (sqlite3.Error, OSError, UnicodeDecodeError, CacheVersionError) as error:
                 self._drop()
-                message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
-                if isinstance(error, NoLocksError):
-                    raise NoLocksError(message) from error
-                if last or not mend or not self._make_way(error):
+                if rereads and _may_be_misread(error):
+                    rereads -= 1
+                elif isinstance(error, CacheVersionError):
+                    raise
+                elif mend and not is_mended and self._make_way(error):
+                    is_mended = True
+                else:
+                    message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
                     if not mend and is_damage(error):
                         message += ". It is set aside, and a new one begun, when it is next used"
-                    raise OSError(message) from error
-        raise AssertionError("the second try returns or raises")
+                    kind = NoLocksError if isinstance(error, NoLocksError) else OSError
+                    raise kind(message) from error
+
+    def _patience(self, purpose: str) -> Patience:
+        return patience_of(self.file, "read" if purpose == "read" else "write")
 
     def _identity(self) -> tuple[int, int] | None:
         """Device and inode of the file, to notice that it was replaced."""
@@ -129,6 +139,28 @@ class CacheConnection:
         if self._warned.setdefault((os.getpid(), cause), token) is token:
             warnings.warn(message, CacheWarning, stacklevel=5)
 
+    def _is_sound(self) -> bool:
+        """Read all of the file twice; whether no damage is there both times."""
+        faults = self._faults() & self._faults()
+        if not faults:
+            self.warn(
+                "misread",
+                f"The cache {self.file} was read wrong, and is sound: it is left as it is. Check "
+                "the disk.",
+            )
+        return not faults
+
+    def _faults(self) -> set[str]:
+        def check(_: float) -> set[str]:
+            with closing(connect(self.file)) as connection:
+                lines = connection.execute("pragma integrity_check").fetchall()
+                return {line.decode(errors="replace") for (line,) in lines} - {"ok"}
+
+        try:
+            return self._patience("read").run(check, self.busy_seconds)
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            return {str(error)} if is_damage(error) else set()
+
     def _make_way(self, error: Exception) -> bool:
         """Rename a damaged file, and return whether to try again."""
         try:
@@ -139,8 +171,14 @@ class CacheConnection:
                 return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR
             if not os.access(self.file, os.W_OK):
                 return False  # a reader of a shared cache leaves that to its owner
+            # What SQLite calls corrupt may have been read wrong, in one of many reads, three times.
+            is_by_sqlite = not isinstance(error, DamageError)
+            if is_by_sqlite and _has_code(error, {sqlite3.SQLITE_CORRUPT}) and self._is_sound():
+                return False
             aside = f"{self.file}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            with FileLock(f"{self.file}.lock", timeout=self.busy_seconds):
+            lock = Path(f"{self.file}.lock")
+            make_private(lock)
+            with FileLock(lock, timeout=_LOCK_SECONDS):
                 # Now that nobody else does this: it may have been done.
                 if self._identity() != self._local.identity:
                     return True
@@ -148,10 +186,11 @@ class CacheConnection:
                 with suppress(FileNotFoundError):
                     Path(f"{self.file}-journal").rename(f"{aside}-journal")
                 self.file.rename(aside)
-        except OSError:
+        except (OSError, NotImplementedError):  # the latter of a file system without locks
             return False
         message = f"The cache {self.file} is damaged: {_cause(error)}. It was set aside as {aside}"
-        self.warn(aside, f"{message}, and a new one is begun.")
+        message += ", and a new one is begun. Its intact vectors are brought back by "
+        self.warn(aside, f"{message}`esm2-features cache recover`.")
         return True
 
     def _connection(self, *, create: bool) -> SqliteConnection | None:
@@ -183,9 +222,17 @@ class CacheConnection:
 def is_damage(error: BaseException | None) -> bool:
     """Whether SQLite reports a file that is damaged, or not an SQLite file."""
     # SQLite quotes a damaged schema in its messages, which then are no text.
-    return isinstance(error, UnicodeDecodeError) or (
-        getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
-    )
+    return isinstance(error, UnicodeDecodeError) or (_has_code(error, _DAMAGE))
+
+
+def _may_be_misread(error: Exception) -> bool:
+    """Whether the file may be sound, and the disk have been wrong this time."""
+    is_failed_read = _has_code(error, {sqlite3.SQLITE_IOERR})
+    return is_damage(error) or is_failed_read or isinstance(error, CacheVersionError)
+
+
+def _has_code(error: BaseException | None, codes: set[int]) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes
 
 
 def make_private(file: Path) -> None:

@@ -44,8 +44,7 @@ def check(connection: SqliteConnection) -> CacheCheck:
     rows = 0
     for spec, numbers in contents(connection):
         good = bad = 0
-        for block in store.read_blocks(connection, numbers, spec.dtype):
-            intact = block.intact(spec)
+        for _, intact in store.checked_blocks(connection, numbers, spec):
             good += int(intact.sum())
             # Keys that cannot be read are those of one vector at least.
             bad += max(1, len(intact)) - int(intact.sum())
@@ -149,8 +148,7 @@ def read_parts(
 ) -> tuple[list[KeyedVectors], int]:
     """Read the intact vectors of some blocks."""
     parts, damaged = [], 0
-    for block in store.read_blocks(connection, numbers, spec.dtype):
-        intact = block.intact(spec)
+    for block, intact in store.checked_blocks(connection, numbers, spec):
         damaged += max(1, len(intact)) - int(intact.sum())
         if block.vectors is not None and intact.any():
             rows = block.vectors[intact].astype(np.float32)
@@ -174,8 +172,7 @@ def _tidy(connection: SqliteConnection, spec: Spec, numbers: list[int]) -> None:
         some = numbers[start : start + _TIDIED]
         with transaction(connection):
             by_width: dict[int, list[tuple[VectorBlock, NDArray[np.bool_]]]] = {}
-            for block in store.read_blocks(connection, some, spec.dtype):
-                intact = block.intact(spec)
+            for block, intact in store.checked_blocks(connection, some, spec):
                 if block.vectors is None or not intact.any():
                     store.delete_blocks(connection, [block.id])
                     continue

@@ -84,8 +84,7 @@ class VectorStore:
         while len(left):
             with snapshot(connection):
                 at, places = self._places(connection, spec, keys, left)
-                for block, slots, which in _blocks(connection, spec, places[:at_a_time]):
-                    intact = block.intact(spec)
+                for block, intact, slots, which in _blocks(connection, spec, places[:at_a_time]):
                     if not intact.all():
                         damaged.append(block.id)
                     elif block.day < store.today():
@@ -127,8 +126,7 @@ class VectorStore:
         taken = np.array([first.setdefault(key.tobytes(), i) for i, key in enumerate(keys)])
         there, hit = rows[taken], np.zeros(len(keys), np.bool_)
         with self._writing(connection):
-            for block, slots, at in self._located(connection, spec, keys):
-                intact = block.intact(spec)
+            for block, intact, slots, at in self._located(connection, spec, keys):
                 if block.vectors is not None and intact.any():
                     if rows.shape[1] != block.vectors.shape[1]:
                         raise InputError(
@@ -164,12 +162,12 @@ class VectorStore:
 
     def _located(
         self, connection: SqliteConnection, spec: Spec, keys: NDArray[np.uint8]
-    ) -> Iterator[tuple[VectorBlock, NDArray[np.int64], NDArray[np.intp]]]:
-        """Yield blocks, and which keys lie in which of their slots; call it in a transaction."""
+    ) -> Iterator[tuple[VectorBlock, NDArray[np.bool_], NDArray[np.int64], NDArray[np.intp]]]:
+        """Yield blocks, what is intact, and which keys lie in which slots; in a transaction."""
         at, places = self._places(connection, spec, keys, np.arange(len(keys)))
-        for block, slots, which in _blocks(connection, spec, places):
+        for block, intact, slots, which in _blocks(connection, spec, places):
             there = (block.keys[slots] == keys[at[which]]).all(axis=1)
-            yield block, slots[there], at[which][there]
+            yield block, intact, slots[there], at[which][there]
 
     def _index(self, connection: SqliteConnection, space: int, spec: Spec) -> Index:
         """Bring the index of a space up to date."""
@@ -207,7 +205,7 @@ class VectorStore:
         if len(last) < len(keys):
             keep = sorted(last.values())
             keys, rows = keys[keep], rows[keep]
-        for block, slots, _ in self._located(connection, spec, keys):
+        for block, _, slots, _ in self._located(connection, spec, keys):
             if len(slots):
                 store.rewrite_block(connection, spec, block.id, without=slots)
         space = store.space_of(connection, spec) or store.new_space(connection, spec)
@@ -225,15 +223,15 @@ class VectorStore:
 
 def _blocks(
     connection: SqliteConnection, spec: Spec, places: NDArray[np.int64]
-) -> Iterator[tuple[VectorBlock, NDArray[np.int64], NDArray[np.intp]]]:
-    """Yield the blocks where places are that are sorted, their slots there, and which they are."""
+) -> Iterator[tuple[VectorBlock, NDArray[np.bool_], NDArray[np.int64], NDArray[np.intp]]]:
+    """Yield the blocks of sorted places, what is intact, their slots there, and which they are."""
     numbers, starts = np.unique(places // SLOTS, return_index=True)
     bounds = dict(zip(numbers.tolist(), pairwise([*starts.tolist(), len(places)]), strict=True))
-    for block in store.read_blocks(connection, numbers.tolist(), spec.dtype):
+    for block, intact in store.checked_blocks(connection, numbers.tolist(), spec):
         which = np.arange(*bounds[block.id])
         slots = places[which] % SLOTS
         there = slots < len(block.keys)  # of a damaged block, fewer may be left
-        yield block, slots[there], which[there]
+        yield block, intact, slots[there], which[there]
 
 
 def _copy(

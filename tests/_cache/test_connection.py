@@ -18,23 +18,28 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cache_helpers import (
+    CLS,
     POSIX,
     as_another_user,
     caches_warn,
     filled,
     fork,
     found,
+    keys_by_block,
     part_of,
     raw,
     succeeded,
 )
+from faulty_io import output_under
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from esm2_features._cache import Cache
 from esm2_features._cache import blocks as _cache_blocks
+from esm2_features._cache.blocks import VectorBlock
 from esm2_features._cache.connection import CacheConnection
 from esm2_features._cache.file import transaction
+from esm2_features._cache.store import VectorStore
 from esm2_features.exceptions import CacheVersionError, CacheWarning
 
 
@@ -497,3 +502,133 @@ def test_a_reader_leaves_a_damaged_file_to_its_owner(shared_folder):
 
     assert succeeded(fork(work))
     assert [path.name for path in cache.path.iterdir()] == [cache.file.name]
+
+
+# Sound files stay -------------------------------------------------------------------------------
+
+READ_WRONG_ONCE = """
+import os, sys, warnings
+from pathlib import Path
+from cache_helpers import Cache, found, part_of
+warnings.simplefilter("error")
+for number in range(1, 30):
+    os.environ["FAULT_AT"] = str(number)
+    assert found(Cache(sys.argv[1]), range(300)) == 300, number
+for number in range(1, 30):
+    os.environ["FAULT_AT"] = str(number)
+    assert Cache(sys.argv[1])._put_many([part_of([300 + number])]), number
+os.environ["FAULT_AT"] = "1000000"
+assert found(Cache(sys.argv[1]), range(340)) == 330
+print(*sorted(path.name for path in Path(sys.argv[1]).iterdir()))
+"""
+
+
+@pytest.mark.parametrize("fault", ["eio", "garbage"])
+def test_a_file_that_is_read_wrong_once_stays_and_nothing_is_missed(tmp_path, fault):
+    cache = filled(tmp_path, range(301))
+    printed, _ = output_under(fault, READ_WRONG_ONCE, tmp_path, name=cache.file, at=1_000_000)
+    assert printed.split() == [cache.file.name]
+
+
+def misread(monkeypatch, times, error):
+    """Let SQLite report an error so many times."""
+    left = [error] * times
+    read = VectorStore.read
+
+    def once_wrong(*args, **kwargs):
+        if left:
+            raise left.pop()
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(VectorStore, "read", once_wrong)
+
+
+def malformed():
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    return error
+
+
+def test_a_sound_file_that_is_read_wrong_again_and_again_stays(tmp_path, monkeypatch):
+    cache = filled(tmp_path, range(3))
+    misread(monkeypatch, 3, malformed())
+    with caches_warn() as messages:
+        assert found(cache, range(3)) == 0
+    assert "was read wrong, and is sound: it is left as it is. Check the disk" in messages[0]
+    assert "could not be read: database disk image is malformed" in messages[1]
+    assert [path.name for path in tmp_path.iterdir()] == [cache.file.name]
+    assert found(Cache(tmp_path), range(3)) == 3
+
+
+def test_a_block_that_is_read_wrong_once_is_not_rewritten(tmp_path, monkeypatch):
+    cache = filled(tmp_path, range(300))
+    intact = VectorBlock.intact
+    wrong = [True]
+
+    def wrong_once(block, spec):
+        return intact(block, spec) & ~np.array(wrong.pop() if wrong else False)
+
+    monkeypatch.setattr(VectorBlock, "intact", wrong_once)
+    before = keys_by_block(cache)
+    for use in (
+        lambda: found(cache, range(300)) == 300,
+        lambda: cache.verify() == (300, ()),
+        lambda: cache.prune().rows == 0,
+        lambda: Cache(tmp_path / "b").import_(cache.path).added == 300,
+    ):
+        wrong[:] = [True]
+        assert use()
+        assert not wrong
+    assert keys_by_block(cache) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "create index mine on block(crc)",
+        "create view mine as select count(*) as n from block",
+        "create view mine as select * from gone",
+        "create table mine(a, b)",
+        "create virtual table mine using fts5(a)",
+        "create trigger mine after insert on block begin select 1; end",
+        "alter table block add column mine text default 'x'",
+        "alter table value add column mine",
+        "alter table file add column mine integer not null default 1",
+        "alter table space add column mine blob",
+        "drop index block_of_day",
+        "analyze",
+        'create index "a b\'c" on space(model)',
+    ],
+)
+def test_a_sound_file_to_which_others_have_added_is_not_damaged(tmp_path, change):
+    cache = filled(tmp_path, range(50))
+    with raw(cache) as file:
+        file.execute(change)
+    for use in (cache, Cache(tmp_path)):
+        assert found(use, range(50)) == 50
+        use._put_many([part_of(range(50)), part_of(range(50, 60)), part_of(range(3), CLS)])
+    assert cache.verify() == (63, ())
+    assert cache.prune().rows == 0
+    assert found(Cache(tmp_path), range(60)) == 60
+    assert cache.clear() == 63
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "drop table value",
+        "alter table block drop column checks",
+        "alter table space rename column pooling to pool",
+        "alter table file rename to files",
+    ],
+)
+def test_a_file_that_lacks_a_table_or_column_is_damaged(tmp_path, change):
+    cache = filled(tmp_path, range(50))
+    with raw(cache) as file:
+        file.execute(change)
+    with caches_warn() as messages:
+        assert found(Cache(tmp_path), range(50)) == 0
+        filled(tmp_path, range(50))
+    assert "is damaged: its table" in messages[0]
+    assert "brought back by `esm2-features cache recover`" in messages[0]
+    assert found(Cache(tmp_path), range(50)) == 50

@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 from contextlib import closing
+from itertools import pairwise
 
 import pytest
 from cache_helpers import (
@@ -122,7 +123,7 @@ def test_who_was_refused_comes_back_soon_and_then_less_often(tmp_path, monkeypat
             assert link.attempt("written", locked) is None
             locks.time.sleep(0.1)
     assert len(messages) == 1
-    waits = [round(later - earlier) for earlier, later in zip(tries, tries[1:], strict=False)]
+    waits = [round(later - earlier) for earlier, later in pairwise(tries)]
     assert waits[:8] == [1, 2, 4, 8, 16, 32, 60, 60]
     link._resting_until["written"] = 0.0
     assert link.attempt("written", lambda connection: "done") == "done"
