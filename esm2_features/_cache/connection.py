@@ -24,6 +24,8 @@ from esm2_features._cache.file import DamageError, SqliteConnection, connect, op
 from esm2_features._cache.locks import NoLocksError, Patience, is_locked, patience_of
 from esm2_features.exceptions import CacheVersionError, CacheWarning
 
+# How SQLite says that a hot journal is in the way of a reader.
+_NEEDS_WRITING = {"SQLITE_READONLY_ROLLBACK", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM"}
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
 
 _REREADS = 2  # after a read that failed, before the file is called damaged
@@ -116,7 +118,9 @@ class CacheConnection:
                 elif mend and not is_mended and self._make_way(error):
                     is_mended = True
                 else:
-                    message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
+                    message = (
+                        f"The cache {self.file} could not be {purpose}: {_cause(error, self.file)}"
+                    )
                     if not mend and is_damage(error):
                         message += ". It is set aside, and a new one begun, when it is next used"
                     kind = NoLocksError if isinstance(error, NoLocksError) else OSError
@@ -188,8 +192,8 @@ class CacheConnection:
                 self.file.rename(aside)
         except (OSError, NotImplementedError):  # the latter of a file system without locks
             return False
-        message = f"The cache {self.file} is damaged: {_cause(error)}. It was set aside as {aside}"
-        message += ", and a new one is begun. Its intact vectors are brought back by "
+        message = f"The cache {self.file} is damaged: {_cause(error, self.file)}. It was set aside "
+        message += f"as {aside}, and a new one is begun. Its intact vectors are brought back by "
         self.warn(aside, f"{message}`esm2-features cache recover`.")
         return True
 
@@ -254,9 +258,16 @@ def make_private(file: Path) -> None:
             os.close(opened)
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, file: Path) -> str:
     name = getattr(error, "sqlite_errorname", "")
     text = f"{error} ({name})" if name else str(error)
     if is_locked(error):
         text += ": another process uses it, or was stopped while it did"
+    journal = Path(f"{file}-journal")
+    if name in _NEEDS_WRITING and journal.exists() and not os.access(file, os.W_OK):
+        text = (
+            f"a process that wrote was killed, and left {journal.name}, which only who may write "
+            f"can play back ({name}). The next process that may write to {file.parent} repairs it, "
+            "such as `esm2-features cache verify` of its owner"
+        )
     return text

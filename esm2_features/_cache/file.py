@@ -103,9 +103,9 @@ def default_folder() -> Path:
     return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")
 
 
-def open_file(file: Path, busy_seconds: float = 0.0) -> SqliteConnection:
+def open_file(file: Path, busy_seconds: float = 0.0, *, mode: str = "rw") -> SqliteConnection:
     """Connect; write the schema into an empty file; raise CacheVersionError on a foreign one."""
-    connection = connect(file, busy_seconds)
+    connection = connect(file, busy_seconds, mode=mode)
     try:
         if connection.execute(_HEADER).fetchone() == (0, 0, 0):
             connection.execute(f"pragma page_size={PAGE_BYTES}")
@@ -190,14 +190,14 @@ def snapshot(connection: SqliteConnection) -> Iterator[None]:
             connection.execute("commit")
 
 
-def connect(file: Path, busy_seconds: float = 0.0) -> SqliteConnection:
+def connect(file: Path, busy_seconds: float = 0.0, *, mode: str = "rw") -> SqliteConnection:
     """Connect to an SQLite file with the settings that all files of the cache share."""
     while _LEFT_OPEN:
         left = _LEFT_OPEN.pop()
         if left.pid == os.getpid():
             left.close()
     connection = sqlite3.connect(
-        f"{file.as_uri()}?mode=rw",  # where writing is not allowed, SQLite opens to read
+        f"{file.as_uri()}?mode={mode}",  # where writing is not allowed, SQLite opens to read
         uri=True,
         timeout=busy_seconds,
         isolation_level=None,
