@@ -144,8 +144,10 @@ class CacheConnection:
             warnings.warn(message, CacheWarning, stacklevel=5)
 
     def _is_sound(self) -> bool:
-        """Read all of the file twice; whether no damage is there both times."""
-        faults = self._faults() & self._faults()
+        """Read all of the file up to three times; whether no damage is there each time."""
+        faults = self._faults()
+        for _ in range(_REREADS):
+            faults = faults and faults & self._faults()
         if not faults:
             self.warn(
                 "misread",
@@ -158,7 +160,8 @@ class CacheConnection:
         def check(_: float) -> set[str]:
             with closing(connect(self.file)) as connection:
                 lines = connection.execute("pragma integrity_check").fetchall()
-                return {line.decode(errors="replace") for (line,) in lines} - {"ok"}
+                text = b"\n".join(line for (line,) in lines).decode(errors="replace")
+                return set(text.splitlines()) - {"ok", "*** in database main ***"}
 
         try:
             return self._patience("read").run(check, self.busy_seconds)
