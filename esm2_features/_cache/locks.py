@@ -45,12 +45,18 @@ class NoLocksError(OSError):
 class Patience:
     """The time that this process waits for one file while others lock it.
 
-    It is spent once. Then each call tries once, and the first that succeeds restores it.
+    It is spent once. Then each call tries once, and the first that succeeds restores it. Who cannot
+    do what is `easier`, as to read, cannot do this either, and has no more patience for it.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, easier: Patience | None = None) -> None:
         self._file = file
-        self._spent = self._counted_until = 0.0
+        self._easier = easier
+        self._own_seconds = self._counted_until = 0.0
+
+    @property
+    def _spent(self) -> float:
+        return max(self._own_seconds, self._easier._spent if self._easier else 0.0)
 
     def run(self, action: Callable[[float], _T], seconds: float) -> _T:
         """Run an action, and repeat all of it while the file is locked; wait outside of FORK_LOCK.
@@ -74,7 +80,7 @@ class Patience:
                 if not is_locked(error) or self._spent >= seconds:
                     raise
             else:
-                self._spent = 0.0
+                self._restore()
                 return result
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE)
@@ -82,8 +88,13 @@ class Patience:
     def _spend(self, since: float) -> None:
         """Count the time since a try began, but no second for two threads."""
         now = time.monotonic()
-        self._spent += max(0.0, now - max(since, self._counted_until))
+        self._own_seconds += max(0.0, now - max(since, self._counted_until))
         self._counted_until = now
+
+    def _restore(self) -> None:
+        self._own_seconds = 0.0
+        if self._easier is not None:
+            self._easier._restore()
 
 
 _PATIENCE: dict[tuple[Path, str], Patience] = {}
@@ -91,7 +102,8 @@ _PATIENCE: dict[tuple[Path, str], Patience] = {}
 
 def patience_of(file: Path, use: str) -> Patience:
     """Return the patience of this process for a file and a use of it, as to read or to write."""
-    return _PATIENCE.setdefault((file, use), Patience(file))
+    easier = patience_of(file, "read") if use == "write" else None
+    return _PATIENCE.setdefault((file, use), Patience(file, easier))
 
 
 def is_locked(error: BaseException | None) -> bool:

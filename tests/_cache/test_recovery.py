@@ -220,6 +220,15 @@ def test_no_damage_gives_a_wrong_vector(tmp_path, pristine):
         assert n_found(cache) == file.added == cache.verify().rows
 
 
+def test_recover__of_a_cache_that_is_found_damaged_now(tmp_path, pristine):
+    cache = Cache(tmp_path)
+    cache.file.write_bytes(bytes(PAGE) + pristine[PAGE:])
+    with pytest.warns(CacheWarning, match="is damaged"):
+        report = cache.recover(remove=True)
+    assert report.added == n_found(cache) == 4320
+    assert cache.info().set_aside == ()
+
+
 def test_recover__in_a_folder_without_files(tmp_path):
     assert Cache(tmp_path / "new").recover() == (0, ())
     assert not (tmp_path / "new").exists()
