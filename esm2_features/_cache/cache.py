@@ -425,13 +425,8 @@ class Cache:
         --------
         The example of the class uses it.
         """
-        given = {
-            "model": model,
-            "layer": layer,
-            "pooling": pooling,
-            "precision": precision,
-            "cache_dtype": cache_dtype,
-        }
+        given = {"model": model, "layer": layer, "pooling": pooling, "precision": precision}
+        given["cache_dtype"] = cache_dtype
         parts = source_parts(Path(path), self.file.name, given, sequences)
         # Rows are named of files of sequences, whose order people see.
         merge = partial(self._vectors.merge, replace=replace)
