@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-import warnings
 import zlib
 from abc import ABC, abstractmethod
 from importlib import import_module
@@ -25,7 +24,6 @@ from numpy.typing import NDArray
 from esm2_features._cache import Cache
 from esm2_features._cache.connection import CacheConnection
 from esm2_features._cache.keys import KeyedVectors, Spec
-from esm2_features.exceptions import CacheWarning
 
 SPEC = Spec(f"sha256:{'0' * 64}", 33, "mean", "float32", model="benchmark")
 _CHUNK = 500  # keys in one query
@@ -90,15 +88,9 @@ class Ours(Store):
         super().__init__(folder, patience)
         CacheConnection.busy_seconds = patience
         self._cache = Cache(folder)
-        self._has_warned = False
 
     def put(self, keys: NDArray[np.uint8], rows: NDArray[np.float32]) -> bool:  # noqa: D102
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", CacheWarning)
-            self._cache._put_many([KeyedVectors(SPEC, keys, rows)])
-        # After a failure the file is left alone for a while, in silence.
-        self._has_warned |= any("could not be written" in str(one.message) for one in caught)
-        return not self._has_warned
+        return self._cache._put_many([KeyedVectors(SPEC, keys, rows)])
 
     def get(  # noqa: D102
         self, keys: NDArray[np.uint8], dim: int

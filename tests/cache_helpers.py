@@ -19,6 +19,7 @@ from esm2_features.exceptions import CacheWarning
 
 POSIX = pytest.mark.skipif(os.name != "posix", reason="forks, signals and limits are POSIX")
 DIM = 320
+NOBODY = 65534
 SPEC = Spec("sha256:46f0", 6, "mean", "float32", model="tiny")
 CLS = Spec("sha256:46f0", 6, "cls", "float32", model="tiny")
 HALF = Spec("sha256:46f0", 6, "mean", "float32", dtype="float16", model="tiny")
@@ -120,5 +121,5 @@ def succeeded(pid):
 def as_another_user():
     """Give up the rights of root, whom read-only does not bind."""
     if os.getuid() == 0:
-        os.setgid(65534)
-        os.setuid(65534)
+        os.setgid(NOBODY)
+        os.setuid(NOBODY)

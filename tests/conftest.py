@@ -6,7 +6,7 @@ import atexit
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +107,11 @@ def natural_proteins(shared_data: Path) -> list[str]:
     proteins = [r.seq for r in read_fasta(shared_data / "natural_proteins.fasta.gz")]
     chosen = np.random.default_rng(0).permutation(len(proteins))
     return [proteins[i] for i in chosen if len(proteins[i]) <= 700][:8]
+
+
+@pytest.fixture
+def shared_folder() -> Iterator[Path]:
+    """A folder that other users can reach, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder) / "shared"

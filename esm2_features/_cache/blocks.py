@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, damage, impatient, transaction
+from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, damage, transaction
 from esm2_features._cache.keys import KEY_BYTES, Spec
 
 try:  # the same CRC-32, several times as fast
@@ -140,6 +140,19 @@ def read_blocks(
             )
 
 
+def checked_blocks(
+    connection: SqliteConnection, numbers: Sequence[int], spec: Spec
+) -> Iterator[tuple[VectorBlock, NDArray[np.bool_]]]:
+    """Yield blocks, and which of their vectors are intact (n,); a disk may be wrong once."""
+    for block in read_blocks(connection, numbers, spec.dtype):
+        intact = block.intact(spec)
+        if not len(intact) or not intact.all():
+            connection.execute("pragma shrink_memory")  # or SQLite would give the same pages
+            for again in read_blocks(connection, [block.id], spec.dtype):
+                block, intact = again, again.intact(spec)
+        yield block, intact
+
+
 def rows_per_block(dim: int, dtype: str) -> int:
     """Vectors of this width that a block takes."""
     return min(max(1, _BLOCK_BYTES // (dim * stored_dtype(dtype).itemsize)), SLOTS)
@@ -166,7 +179,7 @@ def write_vectors(
             "insert into block(space, day, keys, checks, crc) values(?, ?, ?, ?, ?)",
             (space, day, some.data, checks.data, crc),
         ).lastrowid
-        connection.execute("insert into value values(?, ?)", (number, vectors.data))
+        connection.execute("insert into value(block, vectors) values(?, ?)", (number, vectors.data))
 
 
 def delete_blocks(connection: SqliteConnection, numbers: Iterable[int]) -> None:
@@ -180,8 +193,7 @@ def rewrite_block(
     connection: SqliteConnection, spec: Spec, number: int, without: ArrayLike = ()
 ) -> None:
     """Replace a block by one with its intact vectors; call it in a transaction."""
-    for block in read_blocks(connection, [number], spec.dtype):
-        keep = block.intact(spec)
+    for block, keep in checked_blocks(connection, [number], spec):
         keep[np.asarray(without, np.int64)] = False
         delete_blocks(connection, [number])
         if block.vectors is not None and keep.any():
@@ -212,7 +224,7 @@ def make_room(connection: SqliteConnection, max_bytes: int, needed: int = 0) -> 
 def renew(connection: SqliteConnection, numbers: Sequence[int]) -> None:
     """Note that blocks were used today, unless the file is locked or read-only."""
     # Book-keeping only, so do not wait for a lock.
-    with impatient(connection), suppress(sqlite3.OperationalError), transaction(connection):
+    with suppress(sqlite3.OperationalError), transaction(connection, commit_seconds=0.0):
         days = [(today(), number) for number in numbers]
         connection.executemany("update block set day = ? where id = ?", days)
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._cache import maintenance
+from esm2_features._cache import maintenance, recovery
 from esm2_features._cache.connection import CacheConnection, is_damage
-from esm2_features._cache.exchange import check_given, merge_parts, read_parts, stored_parts
+from esm2_features._cache.exchange import merge_parts, source_parts, stored_parts
 from esm2_features._cache.file import default_folder
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
-from esm2_features._cache.reports import CacheCheck, CacheInfo, Imported, Pruned
+from esm2_features._cache.reports import CacheCheck, CacheInfo, Imported, Pruned, Recovered
 from esm2_features._cache.store import VectorStore
 from esm2_features._files import expanded
 from esm2_features._inputs.options import cache_limit
@@ -150,7 +150,7 @@ class Cache:
                 )
         if not any(len(part.keys) for part in parts):
             return True
-        write = partial(self._vectors.write, parts=parts, wait=not last_chance)
+        write = partial(self._vectors.write, parts=parts)
         dropped = self._link.attempt("written", write, insist=last_chance)
         self._warn_of_little_room(dropped or 0)
         return dropped is not None
@@ -177,7 +177,8 @@ class Cache:
         spaces = self._link.run("read", maintenance.count, mend=False)
         size = 0 if spaces is None else self.file.stat().st_size
         spaces = spaces or ()
-        return CacheInfo(self.path, sum(space.rows for space in spaces), size, spaces)
+        rows = sum(space.rows for space in spaces)
+        return CacheInfo(self.path, rows, size, spaces, recovery.set_aside(self.file))
 
     def verify(self) -> CacheCheck:
         """Compare every vector with its checksum, and change nothing.
@@ -263,23 +264,58 @@ class Cache:
         return Pruned(rows, before - self.file.stat().st_size)
 
     def clear(self) -> int:
-        """Delete all vectors, and shrink the file.
+        """Delete all vectors, also those in files that were set aside, and shrink the file.
 
         Returns
         -------
         n : int
-            Number of deleted vectors. A damaged file is renamed, with a warning.
+            Number of deleted vectors, without those in files that were set aside.
 
         Raises
         ------
         CacheVersionError, OSError
-            As `info`, or if the file cannot be written.
+            As `info`, or if a file cannot be written or removed.
 
         Examples
         --------
         The example of the class uses it.
         """
-        return self._link.run("cleared", maintenance.clear) or 0
+        n = self._link.run("cleared", maintenance.clear) or 0
+        for path, _ in recovery.set_aside(self.file):
+            recovery.remove(path)
+        return n
+
+    def recover(self, *, remove: bool = False) -> Recovered:
+        """Bring back intact vectors from files that were set aside as damaged.
+
+        Vectors that the cache has already stay as they are.
+
+        Parameters
+        ----------
+        remove : bool, default=False
+            Whether to remove each file of which all that is intact was brought back.
+
+        Returns
+        -------
+        recovered : Recovered
+            Numbers of vectors that were brought back, and lost, by file.
+
+        Raises
+        ------
+        CacheVersionError, OSError
+            As `info`, or if the cache cannot be written.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from esm2_features import Cache
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     print(Cache(folder).recover())
+        Recovered(added=0, files=())
+        """
+        recovered, dropped = recovery.recover(self._link, self._vectors.merge, remove_files=remove)
+        self._warn_of_little_room(dropped)
+        return recovered
 
     def export(
         self,
@@ -389,27 +425,9 @@ class Cache:
         --------
         The example of the class uses it.
         """
-        source = Path(path)
-        if source.name == self.file.name:
-            source = source.parent
-        given = {
-            "model": model,
-            "layer": layer,
-            "pooling": pooling,
-            "precision": precision,
-            "cache_dtype": cache_dtype,
-        }
-        if source.is_dir() and not any(source.glob("*.pt")):
-            check_given(source, given | {"sequences": sequences})
-            other = Cache(source.absolute())
-            if not other.file.exists():
-                raise InputError(
-                    f"There is no cache in {source}: it has no {other.file.name}, and no .pt of "
-                    "fair-esm's extract.py."
-                )
-            parts = stored_parts(other._link)
-        else:
-            parts = read_parts(source, given, sequences)
+        given = {"model": model, "layer": layer, "pooling": pooling, "precision": precision}
+        given["cache_dtype"] = cache_dtype
+        parts = source_parts(Path(path), self.file.name, given, sequences)
         # Rows are named of files of sequences, whose order people see.
         merge = partial(self._vectors.merge, replace=replace)
         imported, dropped = merge_parts(self._link, merge, parts, with_rows=model is not None)

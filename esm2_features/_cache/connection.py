@@ -13,17 +13,23 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, TypeVar
 
 from filelock import FileLock
 
-from esm2_features._cache.file import FORK_LOCK, SqliteConnection, open_file
-from esm2_features.exceptions import CacheWarning
+from esm2_features._cache.file import DamageError, SqliteConnection, connect, open_file
+from esm2_features._cache.locks import NoLocksError, Patience, is_locked, patience_of
+from esm2_features.exceptions import CacheVersionError, CacheWarning
 
+# How SQLite says that a hot journal is in the way of a reader.
+_NEEDS_WRITING = {"SQLITE_READONLY_ROLLBACK", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM"}
 _DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG}
+
+_REREADS = 2  # after a read that failed, before the file is called damaged
+_LOCK_SECONDS = 2.0  # to wait for who sets the file aside, which takes no time
 
 _T = TypeVar("_T")
 
@@ -41,15 +47,18 @@ class _PerThread(threading.local):
 class CacheConnection:
     """Connections to one file, which threads may share and forked processes inherit."""
 
-    busy_seconds: ClassVar[float] = 30.0  # how long to wait while another process has the lock
-    # How long to leave the file alone after a failure: not every batch waits for a stuck lock, and
-    # a full disk does not end caching for good.
+    # How long this process waits in all while others have the lock, until it has had it again.
+    busy_seconds: ClassVar[float] = 30.0
+    # How long to leave the file alone after a failure: a full disk does not end caching for good.
+    # A lock may be free soon, so after it the first rest is short, and the next twice as long.
     rest_seconds: ClassVar[float] = 60.0
+    locked_rest_seconds: ClassVar[float] = 1.0
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._local = _PerThread()
         self._resting_until = {"read": 0.0, "written": 0.0}
+        self._next_rest = {"read": 0.0, "written": 0.0}
         self._warned: dict[tuple[int, str], object] = {}
 
     def attempt(
@@ -59,31 +68,66 @@ class CacheConnection:
         if time.monotonic() < self._resting_until[purpose] and not insist:
             return None
         try:
-            return self.run(purpose, action)
+            result = self.run(purpose, action)
+        except NoLocksError as error:
+            self.warn("locks", f"{error}.")
         except OSError as error:
-            self._resting_until[purpose] = time.monotonic() + self.rest_seconds
+            self._rest(purpose, is_short=is_locked(error.__cause__))
             message = f"{error}. The results are right all the same, only slower than they could "
             message += "be. Mend the cause, or choose another folder with cache=, or cache=None."
             self.warn(purpose, message)
-            return None
+        else:
+            self._next_rest[purpose] = 0.0
+            return result
+        return None
+
+    def _rest(self, purpose: str, *, is_short: bool) -> None:
+        """Leave the file alone for a while."""
+        seconds = self.rest_seconds
+        if is_short:
+            seconds = min(max(self.locked_rest_seconds, self._next_rest[purpose]), seconds)
+            self._next_rest[purpose] = 2 * seconds
+        self._resting_until[purpose] = time.monotonic() + seconds
 
     def run(
         self, purpose: str, action: Callable[[SqliteConnection], _T], *, mend: bool = True
     ) -> _T | None:
-        """Run an action on this thread's connection; again after a damaged file was set aside."""
-        for last in (False, True):
+        """Run an action on this thread's connection; again after a damaged file was set aside.
+
+        All of the action is repeated while the file is locked, so it is one transaction, or goes on
+        where it stopped.
+        """
+
+        def on_connection(commit_seconds: float) -> _T | None:
+            connection = self._connection(create=purpose == "written")
+            if connection is None:
+                return None
+            connection.commit_seconds = commit_seconds
+            return action(connection)
+
+        rereads, is_mended = _REREADS, False
+        while True:
             try:
-                with FORK_LOCK:
-                    connection = self._connection(create=purpose == "written")
-                    return None if connection is None else action(connection)
-            except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+                return self._patience(purpose).run(on_connection, self.busy_seconds)
+            except (sqlite3.Error, OSError, UnicodeDecodeError, CacheVersionError) as error:
                 self._drop()
-                if last or not mend or not self._make_way(error):
-                    message = f"The cache {self.file} could not be {purpose}: {_cause(error)}"
+                if rereads and _may_be_misread(error):
+                    rereads -= 1
+                elif isinstance(error, CacheVersionError):
+                    raise
+                elif mend and not is_mended and self._make_way(error):
+                    is_mended = True
+                else:
+                    message = (
+                        f"The cache {self.file} could not be {purpose}: {_cause(error, self.file)}"
+                    )
                     if not mend and is_damage(error):
                         message += ". It is set aside, and a new one begun, when it is next used"
-                    raise OSError(message) from error
-        raise AssertionError("the second try returns or raises")
+                    kind = NoLocksError if isinstance(error, NoLocksError) else OSError
+                    raise kind(message) from error
+
+    def _patience(self, purpose: str) -> Patience:
+        return patience_of(self.file, "read" if purpose == "read" else "write")
 
     def _identity(self) -> tuple[int, int] | None:
         """Device and inode of the file, to notice that it was replaced."""
@@ -99,6 +143,31 @@ class CacheConnection:
         if self._warned.setdefault((os.getpid(), cause), token) is token:
             warnings.warn(message, CacheWarning, stacklevel=5)
 
+    def _is_sound(self) -> bool:
+        """Read all of the file up to three times; whether no damage is there each time."""
+        faults = self._faults()
+        for _ in range(_REREADS):
+            faults = faults and faults & self._faults()
+        if not faults:
+            self.warn(
+                "misread",
+                f"The cache {self.file} was read wrong, and is sound: it is left as it is. Check "
+                "the disk.",
+            )
+        return not faults
+
+    def _faults(self) -> set[str]:
+        def check(_: float) -> set[str]:
+            with closing(connect(self.file)) as connection:
+                lines = connection.execute("pragma integrity_check").fetchall()
+                text = b"\n".join(line for (line,) in lines).decode(errors="replace")
+                return set(text.splitlines()) - {"ok", "*** in database main ***"}
+
+        try:
+            return self._patience("read").run(check, self.busy_seconds)
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
+            return {str(error)} if is_damage(error) else set()
+
     def _make_way(self, error: Exception) -> bool:
         """Rename a damaged file, and return whether to try again."""
         try:
@@ -109,8 +178,14 @@ class CacheConnection:
                 return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR
             if not os.access(self.file, os.W_OK):
                 return False  # a reader of a shared cache leaves that to its owner
+            # What SQLite calls corrupt may have been read wrong, in one of many reads, three times.
+            is_by_sqlite = not isinstance(error, DamageError)
+            if is_by_sqlite and _has_code(error, {sqlite3.SQLITE_CORRUPT}) and self._is_sound():
+                return False
             aside = f"{self.file}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
-            with FileLock(f"{self.file}.lock", timeout=self.busy_seconds):
+            lock = Path(f"{self.file}.lock")
+            make_private(lock)
+            with FileLock(lock, timeout=_LOCK_SECONDS):
                 # Now that nobody else does this: it may have been done.
                 if self._identity() != self._local.identity:
                     return True
@@ -118,10 +193,11 @@ class CacheConnection:
                 with suppress(FileNotFoundError):
                     Path(f"{self.file}-journal").rename(f"{aside}-journal")
                 self.file.rename(aside)
-        except OSError:
+        except (OSError, NotImplementedError):  # the latter of a file system without locks
             return False
-        message = f"The cache {self.file} is damaged: {_cause(error)}. It was set aside as {aside}"
-        self.warn(aside, f"{message}, and a new one is begun.")
+        message = f"The cache {self.file} is damaged: {_cause(error, self.file)}. It was set aside "
+        message += f"as {aside}, and a new one is begun. Its intact vectors are brought back by "
+        self.warn(aside, f"{message}`esm2-features cache recover`.")
         return True
 
     def _connection(self, *, create: bool) -> SqliteConnection | None:
@@ -137,7 +213,7 @@ class CacheConnection:
         self._local.identity = identity
         if identity is None:
             return None
-        self._local.connection = connection = open_file(self.file, self.busy_seconds)
+        self._local.connection = connection = open_file(self.file)
         connection.identity = identity
         return connection
 
@@ -153,9 +229,17 @@ class CacheConnection:
 def is_damage(error: BaseException | None) -> bool:
     """Whether SQLite reports a file that is damaged, or not an SQLite file."""
     # SQLite quotes a damaged schema in its messages, which then are no text.
-    return isinstance(error, UnicodeDecodeError) or (
-        getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE
-    )
+    return isinstance(error, UnicodeDecodeError) or (_has_code(error, _DAMAGE))
+
+
+def _may_be_misread(error: Exception) -> bool:
+    """Whether the file may be sound, and the disk have been wrong this time."""
+    is_failed_read = _has_code(error, {sqlite3.SQLITE_IOERR})
+    return is_damage(error) or is_failed_read or isinstance(error, CacheVersionError)
+
+
+def _has_code(error: BaseException | None, codes: set[int]) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in codes
 
 
 def make_private(file: Path) -> None:
@@ -177,6 +261,16 @@ def make_private(file: Path) -> None:
             os.close(opened)
 
 
-def _cause(error: Exception) -> str:
+def _cause(error: Exception, file: Path) -> str:
     name = getattr(error, "sqlite_errorname", "")
-    return f"{error} ({name})" if name else str(error)
+    text = f"{error} ({name})" if name else str(error)
+    if is_locked(error):
+        text += ": another process uses it, or was stopped while it did"
+    journal = Path(f"{file}-journal")
+    if name in _NEEDS_WRITING and journal.exists() and not os.access(file, os.W_OK):
+        text = (
+            f"a process that wrote was killed, and left {journal.name}, which only who may write "
+            f"can play back ({name}). The next process that may write to {file.parent} repairs it, "
+            "such as `esm2-features cache verify` of its owner"
+        )
+    return text

@@ -86,6 +86,23 @@ def merge_parts(
     return Imported(added, n - added - len(conflicts), tuple(conflicts)), dropped
 
 
+def source_parts(
+    path: Path, cache_name: str, given: Mapping[str, Any], sequences: Any = None
+) -> Iterator[KeyedVectors]:
+    """Read the vectors of a file, of a folder of .pt, or of a cache in files of this name."""
+    folder = path.parent if path.name == cache_name else path
+    if not folder.is_dir() or any(folder.glob("*.pt")):
+        return read_parts(folder, given, sequences)
+    check_given(folder, {**given, "sequences": sequences})
+    file = folder.absolute() / cache_name
+    if not file.exists():
+        raise InputError(
+            f"There is no cache in {folder}: it has no {cache_name}, and no .pt of fair-esm's "
+            "extract.py."
+        )
+    return stored_parts(CacheConnection(file))
+
+
 def read_parts(
     path: Path, given: Mapping[str, Any], sequences: Any = None
 ) -> Iterator[KeyedVectors]:

@@ -25,7 +25,8 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
 import platformdirs
@@ -38,7 +39,7 @@ _HEADER = """
 select (select application_id from pragma_application_id),
        (select user_version from pragma_user_version), (select count(*) from sqlite_master)
 """
-_SCHEMA = (  # as SQLite stores it, with two words in capitals
+_SCHEMA = (
     "CREATE TABLE file(id blob not null)",
     """CREATE TABLE space(
         id integer primary key, digest blob not null unique, checkpoint text not null,
@@ -52,6 +53,12 @@ _SCHEMA = (  # as SQLite stores it, with two words in capitals
     "CREATE INDEX block_of_day on block(day)",
     "CREATE TABLE value(block integer primary key, vectors blob not null)",
 )
+
+_COLUMNS = """
+select tables.name, columns.name, columns.type, "notnull", pk
+from sqlite_master as tables, pragma_table_info(tables.name) as columns
+where tables.type = 'table' and tables.name in ('file', 'space', 'block', 'value')
+"""
 
 # A fork waits for this lock, and so never copies a transaction that is half done, which the child
 # would roll back under its parent's hands, nor a lock inside SQLite, on which it would hang.
@@ -72,6 +79,7 @@ class SqliteConnection(sqlite3.Connection):
 
     pid = -1
     identity: tuple[int, int] | None = None  # device and inode
+    commit_seconds = 0.0  # how long a commit waits for readers; nothing else waits inside SQLite
 
     def close(self) -> None:
         """Close the connection, but not while another thread forks."""
@@ -95,9 +103,9 @@ def default_folder() -> Path:
     return Path(chosen or platformdirs.user_cache_path("esm2_features") / "embeddings")
 
 
-def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
+def open_file(file: Path, busy_seconds: float = 0.0, *, mode: str = "rw") -> SqliteConnection:
     """Connect; write the schema into an empty file; raise CacheVersionError on a foreign one."""
-    connection = connect(file, busy_seconds)
+    connection = connect(file, busy_seconds, mode=mode)
     try:
         if connection.execute(_HEADER).fetchone() == (0, 0, 0):
             connection.execute(f"pragma page_size={PAGE_BYTES}")
@@ -105,16 +113,18 @@ def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
                 if connection.execute(_HEADER).fetchone() == (0, 0, 0):  # no one was faster
                     for table in _SCHEMA:
                         connection.execute(table)
-                    connection.execute("insert into file values(randomblob(16))")
+                    connection.execute("insert into file(id) values(randomblob(16))")
                     connection.execute(f"pragma application_id={_PROGRAM}")
                     connection.execute(f"pragma user_version={_FORMAT}")
         program, version, _ = connection.execute(_HEADER).fetchone()
         if (program, version) == (_PROGRAM, _FORMAT):
-            # A damaged schema that can be read: SQLite would miss its columns much later.
-            query = "select sql from sqlite_master where name not like 'sqlite_%'"
-            statements = {sql for (sql,) in connection.execute(query).fetchall()}
-            if statements != {statement.encode() for statement in _SCHEMA}:
-                raise damage("its schema is another one")
+            # A damaged schema that can be read: SQLite would miss its columns much later. What
+            # others have added, such as an index or a view, does not matter.
+            found = connection.execute(_COLUMNS).fetchall()
+            lacking = _columns() - {tuple(map(_text, row)) for row in found}
+            if lacking:
+                table, column, *_ = min(lacking)
+                raise damage(f"its table {table!r} has no column {column!r} as it should be")
             return connection
         reason = "belongs to another program. Move it away"
         if program == _PROGRAM:
@@ -131,22 +141,42 @@ def open_file(file: Path, busy_seconds: float) -> SqliteConnection:
         raise
 
 
-def damage(what: str) -> sqlite3.DatabaseError:
-    """Make the error that SQLite itself raises on damage."""
-    error = sqlite3.DatabaseError(what)
-    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
-    return error
+@cache
+def _columns() -> frozenset[tuple[str, str, str, int, int]]:
+    """Return table, name and kind of all columns."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        return frozenset(connection.execute(_COLUMNS).fetchall())
+
+
+def _text(value: object) -> object:
+    return value.decode(errors="replace") if isinstance(value, bytes) else value
+
+
+class DamageError(sqlite3.DatabaseError):
+    """Damage that SQLite itself does not notice."""
+
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    sqlite_errorname = "SQLITE_CORRUPT"
+
+
+def damage(what: str) -> DamageError:
+    return DamageError(what)
 
 
 @contextmanager
-def impatient(connection: SqliteConnection) -> Iterator[None]:
-    """Do not wait for a file that is locked."""
-    wait = connection.execute("pragma busy_timeout").fetchone()[0]
+def waiting(connection: SqliteConnection, seconds: float | None = None) -> Iterator[None]:
+    """Let SQLite wait for readers, as long as this connection may by default."""
+    # The lock that keeps new readers out stays between the tries of one commit only.
+    seconds = connection.commit_seconds if seconds is None else seconds
+    if seconds:
+        connection.execute(f"pragma busy_timeout={round(1000 * seconds)}")
     try:
-        connection.execute("pragma busy_timeout=0")
         yield
     finally:
-        connection.execute(f"pragma busy_timeout={wait}")
+        if seconds:
+            connection.execute("pragma busy_timeout=0")
 
 
 @contextmanager
@@ -160,14 +190,14 @@ def snapshot(connection: SqliteConnection) -> Iterator[None]:
             connection.execute("commit")
 
 
-def connect(file: Path, busy_seconds: float) -> SqliteConnection:
+def connect(file: Path, busy_seconds: float = 0.0, *, mode: str = "rw") -> SqliteConnection:
     """Connect to an SQLite file with the settings that all files of the cache share."""
     while _LEFT_OPEN:
         left = _LEFT_OPEN.pop()
         if left.pid == os.getpid():
             left.close()
     connection = sqlite3.connect(
-        f"{file.as_uri()}?mode=rw",  # where writing is not allowed, SQLite opens to read
+        f"{file.as_uri()}?mode={mode}",  # where writing is not allowed, SQLite opens to read
         uri=True,
         timeout=busy_seconds,
         isolation_level=None,
@@ -188,12 +218,15 @@ def connect(file: Path, busy_seconds: float) -> SqliteConnection:
 
 
 @contextmanager
-def transaction(connection: SqliteConnection) -> Iterator[SqliteConnection]:
+def transaction(
+    connection: SqliteConnection, commit_seconds: float | None = None
+) -> Iterator[SqliteConnection]:
     try:
         # Inside, because Ctrl-C while it waits for the lock is raised when it has the lock.
         connection.execute("begin immediate")
         yield connection
-        connection.execute("commit")
+        with waiting(connection, commit_seconds):
+            connection.execute("commit")
     except BaseException:
         with suppress(sqlite3.Error):  # SQLite may have rolled back by itself
             connection.execute("rollback")

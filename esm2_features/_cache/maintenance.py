@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
 from esm2_features._cache.blocks import VectorBlock
-from esm2_features._cache.file import SqliteConnection, snapshot, transaction
+from esm2_features._cache.file import SqliteConnection, snapshot, transaction, waiting
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
 from esm2_features._checkpoints.catalogue import full_name
@@ -44,8 +44,7 @@ def check(connection: SqliteConnection) -> CacheCheck:
     rows = 0
     for spec, numbers in contents(connection):
         good = bad = 0
-        for block in store.read_blocks(connection, numbers, spec.dtype):
-            intact = block.intact(spec)
+        for _, intact in store.checked_blocks(connection, numbers, spec):
             good += int(intact.sum())
             # Keys that cannot be read are those of one vector at least.
             bad += max(1, len(intact)) - int(intact.sum())
@@ -69,7 +68,8 @@ def prune(
     pooling: str | None = None,
 ) -> int:
     """Remove damaged and selected vectors, join small blocks, and shrink the file."""
-    connection.execute("reindex")
+    with waiting(connection):
+        connection.execute("reindex")
     before = _rows(connection)
     unwanted = []
     if (model, layer, pooling) != (None, None, None):
@@ -89,7 +89,8 @@ def prune(
             store.make_room(connection, max_bytes)
     with transaction(connection):
         connection.execute("delete from space where id not in (select space from block)")
-    connection.execute("vacuum")
+    with waiting(connection):
+        connection.execute("vacuum")
     return before - _rows(connection)
 
 
@@ -99,7 +100,8 @@ def clear(connection: SqliteConnection) -> int:
     with transaction(connection):
         for table in ("block", "value", "space"):
             connection.execute(f"delete from {table}")
-    connection.execute("vacuum")
+    with waiting(connection):
+        connection.execute("vacuum")
     return before
 
 
@@ -146,8 +148,7 @@ def read_parts(
 ) -> tuple[list[KeyedVectors], int]:
     """Read the intact vectors of some blocks."""
     parts, damaged = [], 0
-    for block in store.read_blocks(connection, numbers, spec.dtype):
-        intact = block.intact(spec)
+    for block, intact in store.checked_blocks(connection, numbers, spec):
         damaged += max(1, len(intact)) - int(intact.sum())
         if block.vectors is not None and intact.any():
             rows = block.vectors[intact].astype(np.float32)
@@ -171,8 +172,7 @@ def _tidy(connection: SqliteConnection, spec: Spec, numbers: list[int]) -> None:
         some = numbers[start : start + _TIDIED]
         with transaction(connection):
             by_width: dict[int, list[tuple[VectorBlock, NDArray[np.bool_]]]] = {}
-            for block in store.read_blocks(connection, some, spec.dtype):
-                intact = block.intact(spec)
+            for block, intact in store.checked_blocks(connection, some, spec):
                 if block.vectors is None or not intact.any():
                     store.delete_blocks(connection, [block.id])
                     continue

@@ -27,6 +27,21 @@ class SpaceInfo(NamedTuple):
     bytes: int
 
 
+class SetAside(NamedTuple):
+    """A file that was set aside because it is damaged.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    bytes : int
+        Its size, in bytes.
+    """
+
+    path: Path
+    bytes: int
+
+
 class CacheInfo(NamedTuple):
     """Result of `Cache.info`; ``print`` shows it as a table.
 
@@ -40,12 +55,16 @@ class CacheInfo(NamedTuple):
         Size of the file, in bytes.
     spaces : tuple of SpaceInfo
         Contents by model, layer and pooling.
+    set_aside : tuple of SetAside
+        Files that were set aside as damaged, newest first; `Cache.recover` brings back their
+        vectors, and `Cache.clear` removes them.
     """
 
     path: Path
     rows: int
     bytes: int
     spaces: tuple[SpaceInfo, ...]
+    set_aside: tuple[SetAside, ...] = ()
 
     def __str__(self) -> str:
         """Format the contents as a table."""
@@ -58,6 +77,11 @@ class CacheInfo(NamedTuple):
             for row in table:
                 cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
                 lines.append("  ".join(cells).rstrip())
+        lines += [
+            f"Set aside as damaged: {it.path.name}, {readable(it.bytes)}" for it in self.set_aside
+        ]
+        if self.set_aside:
+            lines.append("`esm2-features cache recover` brings back what is intact in them.")
         return "\n".join(lines)
 
 
@@ -89,6 +113,58 @@ class Pruned(NamedTuple):
 
     rows: int
     bytes: int
+
+
+class RecoveredFile(NamedTuple):
+    """What `Cache.recover` found in one file.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    added : int
+        Number of vectors that it brought back.
+    present : int
+        Number of its intact vectors that the cache has already.
+    lost : int
+        Number of its vectors that are damaged, as far as can be told: a block of vectors whose keys
+        cannot be read counts as one, and one of which no trace is left as none.
+    error : str or None
+        Why the file cannot be opened, such as a lack of permission.
+    """
+
+    path: Path
+    added: int
+    present: int
+    lost: int
+    error: str | None
+
+    def __str__(self) -> str:
+        """Say what was found, in one line."""
+        if self.error is not None:
+            return f"{self.path.name} cannot be opened: {self.error}"
+        if not (self.added or self.present or self.lost):
+            return f"{self.path.name}: no vector can be read"
+        lost = "none" if not self.lost else f"at least {self.lost}"
+        return (
+            f"{self.path.name}: {vectors(self.added)} brought back, {self.present} there already, "
+            f"{lost} lost"
+        )
+
+
+class Recovered(NamedTuple):
+    """Result of `Cache.recover`.
+
+    Attributes
+    ----------
+    added : int
+        Number of vectors that were brought back.
+    files : tuple of RecoveredFile
+        The files that had been set aside, newest first.
+    """
+
+    added: int
+    files: tuple[RecoveredFile, ...]
 
 
 class Conflict(NamedTuple):

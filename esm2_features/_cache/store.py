@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from itertools import pairwise
 
 import numpy as np
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from esm2_features._cache import blocks as store
 from esm2_features._cache import maintenance
 from esm2_features._cache.blocks import SLOTS, VectorBlock
-from esm2_features._cache.file import SqliteConnection, impatient, snapshot, transaction
+from esm2_features._cache.file import SqliteConnection, snapshot, transaction
 from esm2_features._cache.keys import KeyedVectors, Spec
 from esm2_features._cache.reports import Conflict, describe
 from esm2_features.exceptions import InputError
 
-_SNAPSHOT_BYTES = 1 << 30  # read in one transaction, for which writers wait
+_SNAPSHOT_BYTES = 1 << 28  # read in one transaction, for which writers wait
 _MOST_RUNS = 8  # sorted parts of an index that are searched one after the other
 
 
@@ -84,8 +84,7 @@ class VectorStore:
         while len(left):
             with snapshot(connection):
                 at, places = self._places(connection, spec, keys, left)
-                for block, slots, which in _blocks(connection, spec, places[:at_a_time]):
-                    intact = block.intact(spec)
+                for block, intact, slots, which in _blocks(connection, spec, places[:at_a_time]):
                     if not intact.all():
                         damaged.append(block.id)
                     elif block.day < store.today():
@@ -112,11 +111,9 @@ class VectorStore:
             at, _ = self._places(connection, spec, keys, np.arange(len(keys)))
         listed[at] = True
 
-    def write(
-        self, connection: SqliteConnection, parts: Sequence[KeyedVectors], *, wait: bool = True
-    ) -> int:
+    def write(self, connection: SqliteConnection, parts: Sequence[KeyedVectors]) -> int:
         """Write all vectors or none; return how many of today were deleted to make room."""
-        with nullcontext() if wait else impatient(connection), self._writing(connection):
+        with self._writing(connection):
             return sum(self._insert(connection, part) for part in parts)
 
     def merge(
@@ -129,8 +126,7 @@ class VectorStore:
         taken = np.array([first.setdefault(key.tobytes(), i) for i, key in enumerate(keys)])
         there, hit = rows[taken], np.zeros(len(keys), np.bool_)
         with self._writing(connection):
-            for block, slots, at in self._located(connection, spec, keys):
-                intact = block.intact(spec)
+            for block, intact, slots, at in self._located(connection, spec, keys):
                 if block.vectors is not None and intact.any():
                     if rows.shape[1] != block.vectors.shape[1]:
                         raise InputError(
@@ -166,12 +162,12 @@ class VectorStore:
 
     def _located(
         self, connection: SqliteConnection, spec: Spec, keys: NDArray[np.uint8]
-    ) -> Iterator[tuple[VectorBlock, NDArray[np.int64], NDArray[np.intp]]]:
-        """Yield blocks, and which keys lie in which of their slots; call it in a transaction."""
+    ) -> Iterator[tuple[VectorBlock, NDArray[np.bool_], NDArray[np.int64], NDArray[np.intp]]]:
+        """Yield blocks, what is intact, and which keys lie in which slots; in a transaction."""
         at, places = self._places(connection, spec, keys, np.arange(len(keys)))
-        for block, slots, which in _blocks(connection, spec, places):
+        for block, intact, slots, which in _blocks(connection, spec, places):
             there = (block.keys[slots] == keys[at[which]]).all(axis=1)
-            yield block, slots[there], at[which][there]
+            yield block, intact, slots[there], at[which][there]
 
     def _index(self, connection: SqliteConnection, space: int, spec: Spec) -> Index:
         """Bring the index of a space up to date."""
@@ -190,11 +186,14 @@ class VectorStore:
     @contextmanager
     def _writing(self, connection: SqliteConnection) -> Iterator[None]:
         """Write in a transaction, and forget the index if it is rolled back."""
+        begun = False
         try:
             with transaction(connection):
+                begun = True
                 yield
         except BaseException:
-            self._indexes.clear()
+            if begun:  # not after each try of a file that is locked
+                self._indexes.clear()
             raise
 
     def _insert(self, connection: SqliteConnection, part: KeyedVectors) -> int:
@@ -206,7 +205,7 @@ class VectorStore:
         if len(last) < len(keys):
             keep = sorted(last.values())
             keys, rows = keys[keep], rows[keep]
-        for block, slots, _ in self._located(connection, spec, keys):
+        for block, _, slots, _ in self._located(connection, spec, keys):
             if len(slots):
                 store.rewrite_block(connection, spec, block.id, without=slots)
         space = store.space_of(connection, spec) or store.new_space(connection, spec)
@@ -224,15 +223,15 @@ class VectorStore:
 
 def _blocks(
     connection: SqliteConnection, spec: Spec, places: NDArray[np.int64]
-) -> Iterator[tuple[VectorBlock, NDArray[np.int64], NDArray[np.intp]]]:
-    """Yield the blocks where places are that are sorted, their slots there, and which they are."""
+) -> Iterator[tuple[VectorBlock, NDArray[np.bool_], NDArray[np.int64], NDArray[np.intp]]]:
+    """Yield the blocks of sorted places, what is intact, their slots there, and which they are."""
     numbers, starts = np.unique(places // SLOTS, return_index=True)
     bounds = dict(zip(numbers.tolist(), pairwise([*starts.tolist(), len(places)]), strict=True))
-    for block in store.read_blocks(connection, numbers.tolist(), spec.dtype):
+    for block, intact in store.checked_blocks(connection, numbers.tolist(), spec):
         which = np.arange(*bounds[block.id])
         slots = places[which] % SLOTS
         there = slots < len(block.keys)  # of a damaged block, fewer may be left
-        yield block, slots[there], which[there]
+        yield block, intact, slots[there], which[there]
 
 
 def _copy(

@@ -39,9 +39,10 @@ def _parse_size(text: str) -> int:
 def _cache_option(*, must_exist: bool = True) -> Decorator:
     def open_cache(name: str) -> Cache:
         from esm2_features._cache import Cache
+        from esm2_features._cache.recovery import set_aside
 
         cache = Cache(None if name == "auto" else expanded(name))
-        if must_exist and not cache.file.exists():
+        if must_exist and not cache.file.exists() and not set_aside(cache.file):
             raise InputError(f"There is no cache in {cache.path}.")
         return cache
 
@@ -85,8 +86,9 @@ def cache() -> None:
 @_cache_option(must_exist=False)
 def info(cache: Cache) -> None:
     """Show where the cache is, how large it is, and what it holds."""
-    if cache.file.exists():
-        click.echo(str(cache.info()))
+    report = cache.info()
+    if cache.file.exists() or report.set_aside:
+        click.echo(str(report))
     else:
         click.echo(f"There is no cache in {cache.path}.")
 
@@ -220,11 +222,33 @@ def import_(source: Path, cache: Cache, replace: bool, **options: Any) -> None:
         )
 
 
+@cache.command(
+    epilog=examples("esm2-features cache recover", "esm2-features cache recover --remove")
+)
+@_cache_option()
+@click.option(
+    "--remove", is_flag=True, help="Remove each file when its intact vectors are brought back."
+)
+def recover(cache: Cache, remove: bool) -> None:
+    """Bring back intact vectors from files that were set aside as damaged.
+
+    `cache info` lists these files. Vectors that the cache has already stay as they are. The exit
+    code is 1 if a file cannot be opened.
+    """
+    report = cache.recover(remove=remove)
+    for file in report.files:
+        click.echo(f"{file}.")
+    click.echo(f"{vectors(report.added)} brought back -> {cache.path}")
+    unreadable = sum(file.error is not None for file in report.files)
+    if unreadable:
+        raise CommandError(f"{unreadable} of {len(report.files)} files cannot be opened.", 1)
+
+
 @cache.command(epilog=examples("esm2-features cache clear --yes"))
 @_cache_option()
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 def clear(cache: Cache, yes: bool) -> None:
-    """Delete all vectors."""
+    """Delete all vectors, also those in files that were set aside as damaged."""
     if not yes:
         click.confirm(f"Delete all vectors in {cache.path}?", abort=True)
     click.echo(f"{vectors(cache.clear())} deleted from {cache.path}.")

@@ -131,7 +131,7 @@ def test_rows_that_do_not_match_the_keys_are_refused(tmp_path, shape):
 def test_reading_creates_nothing(tmp_path):
     cache = Cache(tmp_path / "new")
     assert found(cache, range(3)) == 0
-    assert cache.info() == (tmp_path / "new", 0, 0, ())
+    assert cache.info() == (tmp_path / "new", 0, 0, (), ())
     assert cache.verify() == (0, ())
     assert cache.prune(max_bytes=1 << 23, unused_days=0) == (0, 0)
     cache.clear()

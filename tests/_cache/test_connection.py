@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sqlite3
 import stat
 import tempfile
@@ -18,23 +19,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 from cache_helpers import (
+    CLS,
+    NOBODY,
     POSIX,
     as_another_user,
     caches_warn,
     filled,
     fork,
     found,
+    keys_by_block,
     part_of,
     raw,
     succeeded,
 )
+from faulty_io import output_under
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from esm2_features._cache import Cache
 from esm2_features._cache import blocks as _cache_blocks
+from esm2_features._cache.blocks import VectorBlock
 from esm2_features._cache.connection import CacheConnection
 from esm2_features._cache.file import transaction
+from esm2_features._cache.store import VectorStore
 from esm2_features.exceptions import CacheVersionError, CacheWarning
 
 
@@ -361,6 +368,7 @@ def test_a_locked_file_is_waited_for_once_and_used_again_later(tmp_path, monkeyp
     cache = filled(tmp_path, range(3))
     hasty = Cache(tmp_path)
     hasty._link.busy_seconds = 0.02
+    hasty._link.locked_rest_seconds = 60.0
     with raw(cache) as file:
         file.execute("begin exclusive")
         with caches_warn() as caught:
@@ -427,14 +435,6 @@ def test_a_full_disk_keeps_what_it_has_and_goes_on_when_there_is_room(tmp_path):
         assert found(cache, range(1060)) == had
 
     assert succeeded(fork(work))
-
-
-@pytest.fixture
-def shared_folder():
-    """A folder that other users can reach, which pytest's own are not."""
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        yield Path(folder) / "shared"
 
 
 @POSIX
@@ -504,3 +504,223 @@ def test_a_reader_leaves_a_damaged_file_to_its_owner(shared_folder):
 
     assert succeeded(fork(work))
     assert [path.name for path in cache.path.iterdir()] == [cache.file.name]
+
+
+# Sound files stay -------------------------------------------------------------------------------
+
+READ_WRONG_ONCE = """
+import os, sys, warnings
+from pathlib import Path
+from cache_helpers import Cache, found, part_of
+warnings.simplefilter("error")
+for number in range(1, 20):
+    os.environ["FAULT_AT"] = str(number)
+    assert found(Cache(sys.argv[1]), range(300)) == 300, number
+for number in range(1, 20):
+    os.environ["FAULT_AT"] = str(number)
+    assert Cache(sys.argv[1])._put_many([part_of([300 + number])]), number
+os.environ["FAULT_AT"] = "1000000"
+assert found(Cache(sys.argv[1]), range(340)) == 320
+print(*sorted(path.name for path in Path(sys.argv[1]).iterdir()))
+"""
+
+
+@pytest.mark.parametrize("fault", ["eio", "garbage"])
+def test_a_file_that_is_read_wrong_once_stays_and_nothing_is_missed(tmp_path, fault):
+    cache = filled(tmp_path, range(301))
+    printed, _ = output_under(fault, READ_WRONG_ONCE, tmp_path, name=cache.file, at=1_000_000)
+    assert printed.split() == [cache.file.name]
+
+
+def misread(monkeypatch, times, error):
+    """Let SQLite report an error so many times."""
+    left = [error] * times
+    read = VectorStore.read
+
+    def once_wrong(*args, **kwargs):
+        if left:
+            raise left.pop()
+        return read(*args, **kwargs)
+
+    monkeypatch.setattr(VectorStore, "read", once_wrong)
+
+
+def malformed():
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_CORRUPT, "SQLITE_CORRUPT"
+    return error
+
+
+def test_a_sound_file_that_is_read_wrong_again_and_again_stays(tmp_path, monkeypatch):
+    cache = filled(tmp_path, range(3))
+    misread(monkeypatch, 3, malformed())
+    with caches_warn() as messages:
+        assert found(cache, range(3)) == 0
+    assert "was read wrong, and is sound: it is left as it is. Check the disk" in messages[0]
+    assert "could not be read: database disk image is malformed" in messages[1]
+    assert [path.name for path in tmp_path.iterdir()] == [cache.file.name]
+    assert found(Cache(tmp_path), range(3)) == 3
+
+
+def test_a_block_that_is_read_wrong_once_is_not_rewritten(tmp_path, monkeypatch):
+    cache = filled(tmp_path, range(300))
+    intact = VectorBlock.intact
+    wrong = [True]
+
+    def wrong_once(block, spec):
+        return intact(block, spec) & ~np.array(wrong.pop() if wrong else False)
+
+    monkeypatch.setattr(VectorBlock, "intact", wrong_once)
+    before = keys_by_block(cache)
+    for use in (
+        lambda: found(cache, range(300)) == 300,
+        lambda: cache.verify() == (300, ()),
+        lambda: cache.prune().rows == 0,
+        lambda: Cache(tmp_path / "b").import_(cache.path).added == 300,
+    ):
+        wrong[:] = [True]
+        assert use()
+        assert not wrong
+    assert keys_by_block(cache) == before
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "create index mine on block(crc)",
+        "create view mine as select count(*) as n from block",
+        "create view mine as select * from gone",
+        "create table mine(a, b)",
+        "create virtual table mine using fts5(a)",
+        "create trigger mine after insert on block begin select 1; end",
+        "alter table block add column mine text default 'x'",
+        "alter table value add column mine",
+        "alter table file add column mine integer not null default 1",
+        "alter table space add column mine blob",
+        "drop index block_of_day",
+        "analyze",
+        'create index "a b\'c" on space(model)',
+    ],
+)
+def test_a_sound_file_to_which_others_have_added_is_not_damaged(tmp_path, change):
+    cache = filled(tmp_path, range(50))
+    with raw(cache) as file:
+        file.execute(change)
+    for use in (cache, Cache(tmp_path)):
+        assert found(use, range(50)) == 50
+        use._put_many([part_of(range(50)), part_of(range(50, 60)), part_of(range(3), CLS)])
+    assert cache.verify() == (63, ())
+    assert cache.prune().rows == 0
+    assert found(Cache(tmp_path), range(60)) == 60
+    assert cache.clear() == 63
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "drop table value",
+        "alter table block drop column checks",
+        "alter table space rename column pooling to pool",
+        "alter table file rename to files",
+    ],
+)
+def test_a_file_that_lacks_a_table_or_column_is_damaged(tmp_path, change):
+    cache = filled(tmp_path, range(50))
+    with raw(cache) as file:
+        file.execute(change)
+    with caches_warn() as messages:
+        assert found(Cache(tmp_path), range(50)) == 0
+        filled(tmp_path, range(50))
+    assert "is damaged: its table" in messages[0]
+    assert "brought back by `esm2-features cache recover`" in messages[0]
+    assert found(Cache(tmp_path), range(50)) == 50
+
+
+# Files that others left ---------------------------------------------------------------------------
+
+
+@POSIX
+@pytest.mark.parametrize(
+    ("folder", "lock"), [(0o2770, 0o660), (0o775, 0o660), (0o755, 0o600), (0o1777, 0o600)]
+)
+def test_a_group_that_may_make_files_in_the_folder_may_set_damaged_files_aside(
+    tmp_path, folder, lock
+):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours").chmod(folder)
+    cache = filled(tmp_path / "ours", range(3))
+    cache.file.write_bytes(garbage(bytes(5000)))
+    with caches_warn():
+        cache._put_many([part_of(range(3))])
+    assert stat.S_IMODE(Path(f"{cache.file}.lock").stat().st_mode) == lock
+
+
+@POSIX
+def test_whoever_of_the_group_meets_damage_next_sets_it_aside(shared_folder):
+    shared_folder.mkdir()
+    if os.getuid() == 0:
+        os.chown(shared_folder, 0, NOBODY)
+    shared_folder.chmod(0o2770)
+    cache = Cache(shared_folder)
+    for number in range(2):
+        filled(shared_folder, range(3))
+        cache.file.write_bytes(garbage(bytes(5000)))
+
+        def work():
+            with caches_warn() as messages:
+                filled(shared_folder, range(3))
+            assert "set aside" in messages[0]
+
+        if number:
+            shared_folder.parent.chmod(0o755)
+            assert succeeded(fork(lambda: (as_another_user(), work())))
+        else:
+            work()
+    assert len(list(shared_folder.glob("*.corrupt-*"))) == 2
+
+
+def killed_while_writing(cache):
+    """Leave a hot journal, as a writer does that is killed."""
+
+    def work():
+        with raw(cache) as file:
+            file.execute("pragma cache_size=1")
+            file.execute("begin immediate")
+            file.execute("update block set day = 1")
+            file.execute("insert into value select id + 100, randomblob(1000000) from block")
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    pid = fork(work)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert Path(f"{cache.file}-journal").stat().st_size
+
+
+@POSIX
+@pytest.mark.parametrize("journal", [0o600, 0o644])
+def test_who_may_only_read_learns_that_a_writer_was_killed(shared_folder, journal):
+    cache = filled(shared_folder, range(300))
+    cache.path.chmod(0o755)
+    cache.file.chmod(0o644)
+    killed_while_writing(cache)
+    Path(f"{cache.file}-journal").chmod(journal)
+
+    def work():
+        as_another_user()
+        cache = Cache(shared_folder)
+        with caches_warn() as messages:
+            assert found(cache, range(300)) == 0
+        (message,) = messages
+        assert "a process that wrote was killed, and left embeddings.sqlite3-journal" in message
+        assert f"The next process that may write to {shared_folder} repairs it" in message
+        with pytest.raises(OSError, match="was killed, and left"):
+            cache.info()
+
+    assert succeeded(fork(work))
+    assert found(Cache(shared_folder), range(300)) == 300
+    assert not Path(f"{cache.file}-journal").exists()
+
+    def read():
+        as_another_user()
+        assert found(Cache(shared_folder), range(300)) == 300
+
+    assert succeeded(fork(read))
