@@ -178,12 +178,13 @@ def hold(kind: type[Store], folder: Path) -> Messages:
 
 
 def call(kind: type[Store], folder: Path, times: int, patience: float) -> Messages:
-    """Read and write a few times; tell how long each took."""
-    store = kind(folder, patience)
+    """Read and write a few times, each with a store that is opened anew; tell how long it took."""
     for number in range(times):
         begun = time.monotonic()
+        store = kind(folder, patience)
         yield from read(store, *FILLED)
         yield from write(store, ("call", number))
+        store.close()
         yield {"seconds": time.monotonic() - begun}
 
 
