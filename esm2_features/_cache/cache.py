@@ -16,6 +16,7 @@ from esm2_features._cache.exchange import check_given, merge_parts, read_parts, 
 from esm2_features._cache.file import default_folder
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
+from esm2_features._cache.pruning import Pruning
 from esm2_features._cache.reports import CacheCheck, CacheInfo, Imported, Pruned
 from esm2_features._cache.store import VectorStore
 from esm2_features._files import expanded
@@ -197,12 +198,11 @@ class Cache:
         The example of the class uses it.
         """
         try:
-            check = self._link.run("read", maintenance.check, mend=False)
+            return maintenance.check(partial(self._link.run, "read", mend=False))
         except OSError as error:
             if not is_damage(error.__cause__):
                 raise
             return CacheCheck(0, (f"{error}.",))
-        return check or CacheCheck(0, ())
 
     def prune(
         self,
@@ -250,17 +250,13 @@ class Cache:
             raise InputError(f"Got unused_days={unused_days!r}; expected None or a number from 0.")
         if not self.file.exists():
             return Pruned(0, 0)
-        before = self.file.stat().st_size
-        prune = partial(
-            maintenance.prune,
+        return Pruning(partial(self._link.run, "written")).prune(
             max_bytes=self.max_bytes if max_bytes is None else max_bytes,
             unused_days=unused_days,
             model=model,
             layer=layer,
             pooling=pooling,
         )
-        rows = self._link.run("written", prune) or 0
-        return Pruned(rows, before - self.file.stat().st_size)
 
     def clear(self) -> int:
         """Delete all vectors, and shrink the file.

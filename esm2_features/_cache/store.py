@@ -88,7 +88,7 @@ class VectorStore:
                     intact = block.intact(spec)
                     if not intact.all():
                         damaged.append(block.id)
-                    elif block.day < store.today():
+                    elif store.is_to_renew(block.day):
                         used.append(block.id)
                     _copy(block, slots, at[which], intact, keys, out, hit)
             left = at[at_a_time:]
@@ -217,7 +217,8 @@ class VectorStore:
         row_bytes = rows.shape[1] * store.stored_dtype(spec.dtype).itemsize
         for start in range(0, len(keys), step):
             some = slice(start, start + step)
-            dropped += store.make_room(connection, self._max_bytes, len(keys[some]) * row_bytes)
+            needed = len(keys[some]) * row_bytes
+            dropped += store.make_room(connection, self._max_bytes, needed).of_today
             store.write_vectors(connection, space, spec, keys[some], rows[some])
         return dropped
 

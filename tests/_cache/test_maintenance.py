@@ -26,6 +26,7 @@ from esm2_features._cache import Cache
 from esm2_features._cache import blocks as store
 from esm2_features._cache import maintenance as _upkeep
 from esm2_features._cache.maintenance import contradicting, describe
+from esm2_features._cache.pruning import Pruning
 
 
 def run(cache, action):
@@ -82,7 +83,7 @@ def test__prune__gives_the_room_back(tmp_path):
 def days_of(cache, monkeypatch, days):
     """Write a block of ten for each day."""
     for number, day in enumerate(days):
-        monkeypatch.setattr(store, "today", lambda day=day: day)
+        monkeypatch.setattr(store, "today", lambda day=day: 20000 + day)
         cache._put_many([part_of(range(10 * number, 10 * number + 10))])
 
 
@@ -114,9 +115,9 @@ def test__prune__what_is_joined_counts_as_used_when_the_last_of_it_was(tmp_path,
 def test__prune__to_a_size(tmp_path, monkeypatch):
     cache = Cache(tmp_path)
     for day in range(10):
-        monkeypatch.setattr(store, "today", lambda day=day: day)
+        monkeypatch.setattr(store, "today", lambda day=day: 21000 + day)
         cache._put_many([part_of(range(200 * day, 200 * day + 200))])
-    run(cache, lambda connection: _upkeep.prune(connection, max_bytes=1 << 20))
+    Pruning(lambda action: run(cache, action)).prune(max_bytes=1 << 20)
     assert cache.file.stat().st_size <= 1 << 20
     assert found(cache, range(1800, 2000)) == 200
     assert found(cache, range(200)) == 0

@@ -344,15 +344,15 @@ def test_what_was_not_written_after_all_is_not_remembered(tmp_path, monkeypatch)
 
 
 def test_use_is_noted_by_the_day(tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "today", lambda: 1000)
+    monkeypatch.setattr(store, "today", lambda: 21000)
     cache = Cache(tmp_path)
     for number in range(3):
         cache._put_many([part_of(range(number, number + 1))])
-    monkeypatch.setattr(store, "today", lambda: 1001)
+    monkeypatch.setattr(store, "today", lambda: 21001)
     assert found(cache, range(2)) == 2
     with raw(cache) as file:
         days = "select day from block order by id"
-        assert file.execute(days).fetchall() == [(1001,), (1001,), (1000,)]
+        assert file.execute(days).fetchall() == [(21001,), (21001,), (21000,)]
         version = file.execute("pragma data_version").fetchone()
         assert found(cache, range(2)) == 2
         assert file.execute("pragma data_version").fetchone() == version  # no second write
@@ -415,13 +415,13 @@ def test_one_write_of_more_than_max_bytes_keeps_the_last(tmp_path):
 def test_what_was_not_used_for_longest_makes_room(tmp_path, monkeypatch):
     cache = Cache(tmp_path, max_bytes=4 << 20)
     for day in range(12):
-        monkeypatch.setattr(store, "today", lambda day=day: 1000 + day)
+        monkeypatch.setattr(store, "today", lambda day=day: 21000 + day)
         cache._put_many([part_of(range(200 * day, 200 * day + 200))])
     assert found(cache, range(2400)) == 2400
     monkeypatch.undo()
     with raw(cache) as file:
-        file.execute("update block set day = 1000 + id")
-    monkeypatch.setattr(store, "today", lambda: 1020)
+        file.execute("update block set day = 21000 + id")
+    monkeypatch.setattr(store, "today", lambda: 21020)
     assert found(cache, range(200)) == 200  # the oldest is used
     cache._put_many([part_of(range(5000, 5800))])
     assert found(cache, range(200)) == 200
