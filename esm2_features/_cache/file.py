@@ -190,7 +190,7 @@ def connect(file: Path, busy_seconds: float) -> SqliteConnection:
     try:
         # The journal stays SQLite's default, a rollback journal: a write-ahead log needs a local
         # disk. Memory is not mapped: a mapped file that is truncated kills the process.
-        # Vectors are no secret: to overwrite deleted ones with zeros would need room on a full disk.
+        # Vectors are no secret, and to overwrite deleted ones would need room on a full disk.
         settings = ("mmap_size=0", "synchronous=NORMAL", "cell_size_check=ON", "secure_delete=OFF")
         for setting in settings:
             connection.execute(f"pragma {setting}")

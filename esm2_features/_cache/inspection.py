@@ -15,7 +15,10 @@ from esm2_features._cache.keys import Spec
 Run = Callable[[Callable[[SqliteConnection], Any]], Any]
 """Runs an action on the connection to a cache, and returns its result; None without a file."""
 
-_INDEXES = {"block_of_space": "space", "block_of_day": "day"}  # and their columns
+_INDEXED = (
+    "select id from block indexed by block_of_space order by space, id",
+    "select id from block indexed by block_of_day order by day, id",
+)
 _LISTED = 1000  # blocks that are looked up in the indexes in one transaction
 
 
@@ -58,9 +61,7 @@ def _last(connection: SqliteConnection) -> int:
     return int(connection.execute(f"{query} from block not indexed").fetchone()[0])
 
 
-def _inspect(
-    connection: SqliteConnection, after: int, last: int
-) -> tuple[list[Inspected], int]:
+def _inspect(connection: SqliteConnection, after: int, last: int) -> tuple[list[Inspected], int]:
     """Inspect the first blocks after one, and return up to which."""
     with snapshot(connection):
         specs = store.spaces(connection)
@@ -79,23 +80,20 @@ def _inspect(
 
 
 def _look_up(connection: SqliteConnection, after: int, last: int) -> list[tuple[int, bool]]:
-    """List the first blocks after one, found without an index, and whether all indexes have them."""
-    listed = " and ".join(
-        f"exists(select 1 from block as i indexed by {index} where i.{column} = b.{column} "
-        "and i.id = b.id)"
-        for index, column in _INDEXES.items()
-    )
+    """List blocks, which are found without an index, and whether all indexes have them."""
     query = (
-        f"select id, {listed} from block as b not indexed where id > ? and id <= ? order by id "
-        f"limit {_LISTED}"
+        "select id, exists(select 1 from block as i indexed by block_of_space "
+        "where i.space = b.space and i.id = b.id) "
+        "and exists(select 1 from block as i indexed by block_of_day "
+        "where i.day = b.day and i.id = b.id) "
+        "from block as b not indexed where id > ? and id <= ? order by id limit ?"
     )
-    return connection.execute(query, (after, last)).fetchall()
+    return connection.execute(query, (after, last, _LISTED)).fetchall()
 
 
 def _list_others(connection: SqliteConnection, seen: list[int], last: int) -> bool:
     """Whether an index lists blocks that do not exist, besides those that were seen."""
-    for index, column in _INDEXES.items():
-        query = f"select id from block indexed by {index} order by {column}, id"
+    for query in _INDEXED:
         with snapshot(connection):
             rows = connection.execute(query).fetchall()
             listed = np.array([row[0] for row in rows], np.int64)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -165,7 +164,7 @@ def _not_locked(status: int, _remaining: int, _total: int) -> None:
         error = sqlite3.OperationalError("database is locked")
         error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_BUSY, "SQLITE_BUSY"
         raise error
-    
+
 
 def _rows(connection: SqliteConnection) -> int:
     query = "select coalesce(sum(length(keys)), 0) from block"

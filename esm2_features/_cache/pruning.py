@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TypeVar
@@ -19,7 +18,8 @@ from esm2_features._cache.vacuum import Shrinking, pause, rebuild, write
 from esm2_features.exceptions import CacheWarning
 
 _AT_A_TIME = 64  # blocks that are deleted in one transaction, 16 MB at most
-_JOINED, _MOST_JOINED = 8, 1000  # full blocks that small ones fill in one transaction, and small ones
+_JOINED = 8  # full blocks that small ones fill in one transaction
+_MOST_JOINED = 1000  # small blocks in one transaction
 
 _T = TypeVar("_T")
 
@@ -62,10 +62,10 @@ class Pruning:
     def _write(self, action: Callable[[SqliteConnection], _T]) -> _T:
         """Run an action in a short transaction, and let others at the file."""
         start = time.monotonic()
-        result, pages = self._run(partial(write, action=action))
-        self._pages += pages
+        done: tuple[_T, int] = self._run(partial(write, action=action))
+        self._pages += done[1]
         pause(start)
-        return result
+        return done[0]
 
     def _delete(self, numbers: Sequence[int]) -> None:
         for start in range(0, len(numbers), _AT_A_TIME):
@@ -85,7 +85,8 @@ class Pruning:
 
     def _mend(self) -> None:
         """Drop damaged vectors, and join blocks that are less than half full."""
-        lost, small = list[int](), defaultdict[tuple[Spec, int], tuple[list[int], int]](lambda: ([], 0))
+        lost = list[int]()
+        small: dict[tuple[Spec, int], tuple[list[int], int]] = {}  # numbers, and vectors in them
         for block in inspect(self._run):
             if block.spec is None or not block.has_values:
                 lost.append(block.id)
@@ -93,12 +94,11 @@ class Pruning:
                 mend = partial(store.rewrite_block, spec=block.spec, number=block.id)
                 self._vectors += self._write(mend)
             elif 2 * block.size <= (full := store.rows_per_block(block.width, block.spec.dtype)):
-                numbers, size = small[block.spec, block.width]
-                numbers.append(block.id)
-                size += block.size
-                small[block.spec, block.width] = numbers, size
-                if size >= _JOINED * full or len(numbers) == _MOST_JOINED:
-                    self._join(block.spec, small.pop((block.spec, block.width))[0])
+                alike = block.spec, block.width
+                numbers, size = small.get(alike, ([], 0))
+                small[alike] = [*numbers, block.id], size + block.size
+                if size + block.size >= _JOINED * full or len(numbers) + 1 == _MOST_JOINED:
+                    self._join(block.spec, small.pop(alike)[0])
         self._delete(lost)
         for (spec, _), (numbers, _) in small.items():
             self._join(spec, numbers)

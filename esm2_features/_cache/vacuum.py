@@ -1,7 +1,7 @@
 """Short write transactions, also on a full disk, and files that shrink in steps.
 
-New files have ``auto_vacuum=INCREMENTAL``: pages at the end move to free ones, a few at a time, and the
-file is cut. Files of earlier versions need one `vacuum`, with room for a copy of what they hold.
+New files have ``auto_vacuum=INCREMENTAL``: pages at the end move to free ones, a few at a time, and
+the file is cut. Files of earlier versions need one `vacuum`, with room for a copy of their content.
 """
 
 from __future__ import annotations
