@@ -105,14 +105,14 @@ def contents(
     found = [
         (spec, numbers)
         for spec, numbers in there
-        if (model in (None, spec.model, spec.checkpoint) or full_name(model) == (spec.model or ""))
+        if (model is None or model in _names(spec) or full_name(model) == spec.model)
         and layer in (None, spec.layer)
         and pooling in (None, spec.pooling)
     ]
     if not found and (model, layer, pooling) != (None, None, None):
         wanted = {"model": model, "layer": layer, "pooling": pooling}
         words = ", ".join(f"{name} {word}" for name, word in wanted.items() if word is not None)
-        names = dict.fromkeys(spec.model or spec.checkpoint for spec, _ in there)
+        names = dict.fromkeys(spec.words[0] for spec, _ in there)
         raise InputError(
             f"The cache holds no vectors of {words}. Its models are: {', '.join(names) or 'none'}; "
             "`esm2-features cache info` shows all that it holds."
@@ -169,6 +169,10 @@ def _not_locked(status: int, _remaining: int, _total: int) -> None:
 def _rows(connection: SqliteConnection) -> int:
     query = "select coalesce(sum(length(keys)), 0) from block"
     return int(connection.execute(query).fetchone()[0]) // KEY_BYTES
+
+
+def _names(spec: Spec) -> tuple[str, str, str]:
+    return spec.model, spec.checkpoint, spec.words[0]  # the last as it is shown
 
 
 def _order(spec: Spec) -> tuple[str, str, int, str, str, str]:
