@@ -21,7 +21,7 @@ _BATCH_ROWS, _BATCH_BYTES = 1 << 16, 1 << 26
 # Bounds that no real table meets: even of one in which all rows are alike, writers make a byte for
 # each 40 rows, and text that compresses 2,000 times is one sequence again and again.
 _ROWS, _ROWS_PER_BYTE = 10**6, 1000
-_BYTES, _BYTES_PER_BYTE = 1 << 28, 10_000
+_BYTES, _BYTES_PER_BYTE = 1 << 26, 10_000
 
 
 class FooterError(ValueError):
@@ -49,7 +49,7 @@ def open_parquet(source: Any, purpose: str, **options: Any) -> Any:
     ------
     FooterError
         If the footer contradicts itself, or promises more than any real table has: more than a
-        million rows and 1,000 for each byte of the file, or 256 MB and 10,000 times its size.
+        million rows and 1,000 for each byte of the file, or 64 MB and 10,000 times its size.
     MissingDependencyError
         If pyarrow is not installed.
     """

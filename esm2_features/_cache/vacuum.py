@@ -11,10 +11,11 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from esm2_features._cache.blocks import make_room, used_bytes
+from esm2_features._cache.blocks import Room, make_room, used_bytes
 from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, transaction
 
 _STEP_SECONDS = 0.1  # how long a step should hold the file
@@ -67,7 +68,8 @@ def is_no_room(error: sqlite3.Error) -> bool:
 def cut(connection: SqliteConnection, pages: int) -> int:
     """Cut off so many pages, if as many are free; return how many; call it in a transaction."""
     before = _number(connection, "page_count")
-    for _ in range(min(pages, _number(connection, "freelist_count"))):
+    pages = min(pages, _number(connection, "freelist_count")) if can_cut(connection) else 0
+    for _ in range(pages):
         connection.execute("pragma incremental_vacuum(1)")  # Python's sqlite3 stops after one page
     return before - _number(connection, "page_count")
 
@@ -136,14 +138,43 @@ def _vacuum(connection: SqliteConnection) -> None:
     connection.execute("vacuum")
 
 
+def reduce(connection: SqliteConnection, max_bytes: int, has_room: bool = True) -> tuple[int, bool]:
+    """Make a file that is much larger than its limit smaller, in steps.
+
+    Return how many vectors of today were deleted, and whether there is room to make a file of an
+    earlier version smaller, as far as that is known.
+    """
+    of_today = 0
+    while _excess(connection, max_bytes) > (_MOST_PAGES if can_cut(connection) else 0):
+        start = time.monotonic()
+        (room, released), more = write(connection, partial(_reduce, max_bytes=max_bytes))
+        of_today += room.of_today
+        if not room.blocks and not released + more:
+            break
+        pause(start)
+    if has_room and _excess(connection, max_bytes) > 0 and not can_cut(connection):
+        _, has_room = rebuild(connection, max_bytes)
+    return of_today, has_room
+
+
+def _reduce(connection: SqliteConnection, max_bytes: int) -> tuple[Room, int]:
+    room = make_room(connection, max_bytes, most=_MOST_PAGES // 4)
+    return room, cut(connection, min(_MOST_PAGES, _excess(connection, max_bytes)))
+
+
 def fit(connection: SqliteConnection, max_bytes: int) -> int:
-    """Make the file no larger than `max_bytes`; call it in a transaction.
+    """Make the file no larger than its limit; call it in a transaction.
 
     Return how many vectors of today were deleted.
     """
     room = make_room(connection, max_bytes)
-    cut(connection, _number(connection, "page_count") - max_bytes // PAGE_BYTES)
+    cut(connection, _excess(connection, max_bytes))
     return room.of_today
+
+
+def _excess(connection: SqliteConnection, max_bytes: int) -> int:
+    """Pages by which the file is larger than its limit."""
+    return _number(connection, "page_count") - max_bytes // PAGE_BYTES
 
 
 def _number(connection: SqliteConnection, pragma: str) -> int:
