@@ -13,12 +13,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import pairwise
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, damage, impatient, transaction
+from esm2_features._cache.file import SqliteConnection, damage, impatient, transaction
 from esm2_features._cache.keys import KEY_BYTES, Spec
 
 try:  # the same CRC-32, several times as fast
@@ -32,8 +31,7 @@ SLOTS = 1 << 16  # vectors in a block, at most
 _FETCH = 16  # blocks in one query: 4 MB in memory at a time
 _LIST = 2000  # blocks whose keys are listed in one query
 _MOST_BLOCKS = 1 << 47  # more than fit into any file; times SLOTS, it is an int64
-_FIRST_DAY = 20089  # 2025-01-01: no vector is older than this library
-_CORRECTED = 256  # blocks whose day is corrected in one transaction
+FIRST_DAY = 20089  # 2025-01-01: no vector is older than this library
 _BLOCK = "id, space, day, keys, checks, crc, vectors"
 
 
@@ -228,77 +226,9 @@ def join_blocks(connection: SqliteConnection, spec: Spec, numbers: Sequence[int]
 # ------------------------------------------------------------------ use
 
 
-class Room(NamedTuple):
-    """What was deleted to make room."""
-
-    blocks: int
-    vectors: int
-    of_today: int  # vectors that were used today
-
-
-def make_room(
-    connection: SqliteConnection, max_bytes: int, needed: int = 0, *, most: int | None = None
-) -> Room:
-    """Delete the least recently used blocks until the rest fits; call it in a transaction.
-
-    At most so many blocks are deleted.
-    """
-    blocks = vectors = of_today = 0
-    needed += -needed % PAGE_BYTES + (PAGE_BYTES if needed else 0)  # and their keys
-    oldest: list[tuple[int, int]] = []
-    while used_bytes(connection) + needed > max_bytes and blocks != most:
-        if not oldest:
-            if not blocks:
-                correct_days(connection)
-            oldest = _oldest(connection)[::-1]
-            if not oldest:
-                break
-        number, day = oldest.pop()
-        deleted = delete_blocks(connection, [number])
-        blocks, vectors = blocks + 1, vectors + deleted
-        of_today += deleted if day == today() else 0
-    return Room(blocks, vectors, of_today)
-
-
-def _oldest(connection: SqliteConnection) -> list[tuple[int, int]]:
-    """List numbers and days of the blocks that were not used for longest, some at a time."""
-    # A day before the library comes from a wrong clock, and counts as today until it is corrected.
-    for order in (">= ? order by day, id", "< ? order by id"):
-        query = f"select id, day from block where day {order} limit 8"
-        if rows := connection.execute(query, (_FIRST_DAY,)).fetchall():
-            return rows
-    return []
-
-
-def unused(connection: SqliteConnection, days: int) -> list[int]:
-    """List the blocks that were not used for longer than so many days."""
-    query = "select id from block where day >= ? and day < ? order by day, id"
-    limits = (_FIRST_DAY, today() - days)
-    return [row[0] for row in connection.execute(query, limits).fetchall()]
-
-
-def correct_days(connection: SqliteConnection) -> int:
-    """Let some blocks of impossible days count as used today; call it in a transaction.
-
-    Their days are before the library, or after tomorrow: a clock was wrong. Return their number.
-    """
-    found = impossible_days(connection)
-    connection.executemany("update block set day = ? where id = ?", [(today(), i) for i in found])
-    return len(found)
-
-
-def impossible_days(connection: SqliteConnection) -> list[int]:
-    """List some blocks of impossible days; none if the clock of this process is wrong itself."""
-    if not clock_is_plausible():
-        return []
-    query = "select id from block where day > ? union all select id from block where day < ?"
-    limits = (today() + 1, _FIRST_DAY)
-    return [row[0] for row in connection.execute(f"{query} limit {_CORRECTED}", limits).fetchall()]
-
-
 def clock_is_plausible() -> bool:
     """Whether the clock of this machine shows a day on which this library exists."""
-    return today() >= _FIRST_DAY
+    return today() >= FIRST_DAY
 
 
 def is_to_renew(day: int) -> bool:
@@ -309,7 +239,7 @@ def is_to_renew(day: int) -> bool:
 
 def latest_day(days: Sequence[int]) -> int:
     """Return when the last of several blocks was used; an impossible day counts as now."""
-    return next((day for day in days if day < _FIRST_DAY), max(days))
+    return next((day for day in days if day < FIRST_DAY), max(days))
 
 
 def renew(connection: SqliteConnection, numbers: Sequence[int]) -> None:
@@ -329,15 +259,6 @@ def last_block(connection: SqliteConnection) -> int:
 def today() -> int:
     """Days since 1970."""
     return int(time.time() // 86400)
-
-
-def used_bytes(connection: SqliteConnection) -> int:
-    """Bytes of the pages in use, without the free pages of deleted blocks."""
-    size, count, free = (
-        connection.execute(f"pragma {name}").fetchone()[0]
-        for name in ("page_size", "page_count", "freelist_count")
-    )
-    return int(size * (count - free))
 
 
 def _as_block(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
+from esm2_features._cache.eviction import used_bytes
 from esm2_features._cache.file import SqliteConnection, set_layout, snapshot, write_schema
 from esm2_features._cache.inspection import Run, indexes_are_right, inspect
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
@@ -152,7 +153,7 @@ def contradicting(
 
 def _structure(connection: SqliteConnection) -> list[str]:
     """Check pages and lists of pages; in a large file, others would wait too long for that."""
-    if store.used_bytes(connection) > _CHECKED_BYTES:
+    if used_bytes(connection) > _CHECKED_BYTES:
         return []
     rows = connection.execute("pragma integrity_check").fetchall()
     return [line.decode(errors="replace") for (line,) in rows if line != b"ok"]

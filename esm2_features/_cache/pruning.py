@@ -9,6 +9,7 @@ from functools import partial
 from typing import TypeVar
 
 from esm2_features._cache import blocks as store
+from esm2_features._cache import eviction
 from esm2_features._cache.file import PAGE_BYTES, SqliteConnection
 from esm2_features._cache.inspection import Run, indexes_are_right, inspect
 from esm2_features._cache.keys import Spec
@@ -47,8 +48,8 @@ class Pruning:
             find = partial(contents, model=model, layer=layer, pooling=pooling)
             for _, numbers in self._run(find) or ():
                 self._delete(numbers)
-        while self._run(store.impossible_days):
-            self._write(store.correct_days)
+        while self._run(eviction.impossible_days):
+            self._write(eviction.correct_days)
         if unused_days is not None:
             self._delete_unused(unused_days)
         self._mend()
@@ -81,7 +82,7 @@ class Pruning:
                 stacklevel=4,
             )
             return
-        self._delete(self._run(partial(store.unused, days=days)) or ())
+        self._delete(self._run(partial(eviction.unused, days=days)) or ())
 
     def _mend(self) -> None:
         """Drop damaged vectors, and join blocks that are less than half full."""
@@ -109,8 +110,8 @@ class Pruning:
 
     def _make_room(self, max_bytes: int) -> None:
         """Delete the least recently used blocks, some at a time."""
-        make_room = partial(store.make_room, max_bytes=max_bytes, most=_AT_A_TIME)
-        while (self._run(store.used_bytes) or 0) > max_bytes:
+        make_room = partial(eviction.make_room, max_bytes=max_bytes, most=_AT_A_TIME)
+        while (self._run(eviction.used_bytes) or 0) > max_bytes:
             room = self._write(make_room)
             self._vectors += room.vectors
             if not room.blocks:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
-from esm2_features._cache import maintenance, vacuum
+from esm2_features._cache import eviction, maintenance, vacuum
 from esm2_features._cache.blocks import SLOTS, VectorBlock
 from esm2_features._cache.file import SqliteConnection, impatient, snapshot, transaction
 from esm2_features._cache.keys import KeyedVectors, Spec
@@ -255,7 +255,7 @@ class VectorStore:
         for start in range(0, len(keys), step):
             some = slice(start, start + step)
             needed = len(keys[some]) * row_bytes
-            dropped += store.make_room(connection, self._max_bytes, needed).of_today
+            dropped += eviction.make_room(connection, self._max_bytes, needed).of_today
             store.write_vectors(connection, space, spec, keys[some], rows[some])
         return dropped + vacuum.fit(connection, self._max_bytes)
 

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from esm2_features._cache.blocks import Room, make_room, used_bytes
+from esm2_features._cache.eviction import Room, make_room, used_bytes
 from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, transaction
 
 _STEP_SECONDS = 0.1  # how long a step should hold the file

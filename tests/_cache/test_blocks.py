@@ -9,8 +9,6 @@ from cache_helpers import CLS, DIM, HALF, SPEC, keys_of, part_of, rows_of
 from esm2_features._cache import blocks as store
 from esm2_features._cache.file import open_file, transaction
 
-DAY = 20500  # in 2026
-
 
 @pytest.fixture
 def connection(tmp_path):
@@ -159,24 +157,6 @@ def test__rewrite_block__of_which_nothing_is_left_is_deleted(connection):
         store.rewrite_block(connection, SPEC, 1)  # which another process replaced
     assert snapshot(connection) == {}
     assert connection.execute("select count(*) from value").fetchone() == (0,)
-
-
-def test__make_room__longest_unused_goes_first_and_no_more_than_needed(connection, monkeypatch):
-    for start, day in ((0, 30), (200, 10), (400, 40), (600, 20)):
-        write(connection, range(start, start + 200), day=DAY + day)
-    used = store.used_bytes(connection)
-    monkeypatch.setattr(store, "today", lambda: DAY + 40)
-    with transaction(connection):
-        assert store.make_room(connection, used) == (0, 0, 0)
-        assert store.make_room(connection, used - 1) == (1, 200, 0)
-        assert block_numbers(connection) == [1, 3, 4]
-        assert store.make_room(connection, used, needed=300_000) == (1, 200, 0)
-        assert block_numbers(connection) == [1, 3]
-        assert store.make_room(connection, 0, most=1) == (1, 200, 0)
-        assert store.make_room(connection, 0) == (1, 200, 200)  # were used today
-        assert block_numbers(connection) == []
-        assert store.make_room(connection, 0) == (0, 0, 0)
-    assert store.used_bytes(connection) < used / 2
 
 
 def test__renew__notes_the_day(connection, monkeypatch):
