@@ -37,7 +37,8 @@ class Cache:
         The folder. By default ``$ESM2_FEATURES_CACHE``, or else one in the user's cache folder.
     max_bytes : int, optional
         Largest size of the file in bytes, at least 4 MiB; no limit by default. Vectors that were
-        not used for the longest time, in days, are deleted to stay below it.
+        not used for the longest time, in days, are deleted, so that the file is no larger after a
+        write. A limit that is lower than before holds from the next write.
 
     Attributes
     ----------
@@ -183,6 +184,9 @@ class Cache:
     def verify(self) -> CacheCheck:
         """Compare every vector with its checksum, and change nothing.
 
+        Others can use the cache meanwhile. SQLite's own check of the structure, for which they
+        have to wait, is made of files of up to 256 MB.
+
         Returns
         -------
         check : CacheCheck
@@ -215,13 +219,18 @@ class Cache:
     ) -> Pruned:
         """Remove damaged and selected vectors, and shrink the file.
 
+        It works in steps of about 0.1 s, between which others can use the cache, and also on a
+        full disk. A `CacheWarning` says if it could not be finished, or if a file that was begun by
+        an earlier version keeps its size for lack of room.
+
         Parameters
         ----------
         max_bytes : int, optional
             Size of the file to keep, in bytes, at least 4 MiB; vectors that were not used for the
             longest time are removed first. By default the limit of this cache.
         unused_days : int, optional
-            Remove vectors that were not used for longer than this.
+            Remove vectors that were not used for longer than this. Days that cannot be right, in
+            the future or before 2025, count as today.
         model : str, optional
             Remove vectors of the model with this name or identity (``"sha256:..."``).
         layer : int, optional
@@ -232,14 +241,14 @@ class Cache:
         Returns
         -------
         pruned : Pruned
-            Number of vectors and bytes that were removed.
+            Number of vectors that were removed, and bytes by which the file was cut, from 0.
 
         Raises
         ------
         InputError
             If the selected vectors do not exist, or a number is out of range.
         CacheVersionError, OSError
-            As `info`, or if the file cannot be written.
+            As `info`, or if the file cannot be written and nothing was removed.
 
         Examples
         --------

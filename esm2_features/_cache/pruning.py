@@ -6,7 +6,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from esm2_features._cache import blocks as store
 from esm2_features._cache import eviction
@@ -42,11 +42,19 @@ class Pruning:
         pooling: str | None = None,
     ) -> Pruned:
         """Remove damaged and selected vectors, join small blocks, and shrink the file."""
+        try:
+            self._prune(max_bytes, unused_days, model=model, layer=layer, pooling=pooling)
+        except OSError as error:
+            if not self._vectors and not self._pages:
+                raise
+            self._warn(f"{error}. What was removed before that is gone. Prune again for the rest.")
+        return Pruned(self._vectors, self._pages * PAGE_BYTES)
+
+    def _prune(self, max_bytes: int | None, unused_days: int | None, **selected: Any) -> None:
         if not indexes_are_right(self._run):
             self._write(_reindex)
-        if (model, layer, pooling) != (None, None, None):
-            find = partial(contents, model=model, layer=layer, pooling=pooling)
-            for _, numbers in self._run(find) or ():
+        if any(value is not None for value in selected.values()):
+            for _, numbers in self._run(partial(contents, **selected)) or ():
                 self._delete(numbers)
         while self._run(eviction.impossible_days):
             self._write(eviction.correct_days)
@@ -58,7 +66,9 @@ class Pruning:
         if self._run(_spaces_without_blocks):
             self._write(_delete_spaces)
         self._shrink(max_bytes)
-        return Pruned(self._vectors, self._pages * PAGE_BYTES)
+
+    def _warn(self, message: str) -> None:
+        warnings.warn(message, CacheWarning, stacklevel=5)
 
     def _write(self, action: Callable[[SqliteConnection], _T]) -> _T:
         """Run an action in a short transaction, and let others at the file."""
@@ -75,11 +85,9 @@ class Pruning:
 
     def _delete_unused(self, days: int) -> None:
         if not store.clock_is_plausible():
-            warnings.warn(
+            self._warn(
                 f"No vectors were removed by age: the clock of this machine says {time.ctime()}. "
                 "Set it, and repeat.",
-                CacheWarning,
-                stacklevel=4,
             )
             return
         self._delete(self._run(partial(eviction.unused, days=days)) or ())
@@ -128,12 +136,10 @@ class Pruning:
         pages, has_room = self._run(partial(rebuild, max_bytes=max_bytes)) or (0, True)
         self._pages += pages
         if not has_room:
-            warnings.warn(
+            self._warn(
                 "The file of the cache keeps its size, because there is no room for a copy of what "
                 "it holds, which a file of an earlier version needs to become smaller. Its free "
                 "pages are used for new vectors. Free some disk space, and prune again.",
-                CacheWarning,
-                stacklevel=4,
             )
 
 

@@ -194,6 +194,25 @@ def test__prune__leaves_no_free_pages_but_those_that_others_make(tmp_path):
     assert found(cache, range(3000), CLS) == 3000
 
 
+def test__prune__that_cannot_go_on_reports_what_it_has_removed(tmp_path, monkeypatch):
+    cache = filled(tmp_path, range(30_000))
+    cache._link._drop()
+    cache._link.busy_seconds = 0.0
+    with raw(cache) as file:
+        steps = iter(["begin immediate", "commit"])
+        monkeypatch.setattr(pruning, "pause", lambda start: file.execute(next(steps)))
+        with caches_warn() as messages:
+            pruned = cache.prune(model="tiny")
+        assert len(messages) == 1
+        assert "database is locked" in messages[0]
+        assert "Prune again for the rest" in messages[0]
+        file.execute("commit")
+    assert pruned.rows == 30_000 - cache.info().rows > 0
+    assert pruned.bytes == 0
+    monkeypatch.undo()
+    assert cache.prune(model="tiny").rows == 30_000 - pruned.rows
+
+
 # Without room -------------------------------------------------------------------------------
 
 
