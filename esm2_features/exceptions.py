@@ -401,6 +401,11 @@ def shorten(text: str, most: int = 40) -> str:
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
+def printable(text: str) -> str:
+    """Escape control characters, and others that change how the text around them is shown."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def list_problems(problems: Sequence[str], total: int, what: str) -> str:
     """Say how many of all rows have a problem, and show the first ten."""
     shown = "".join(f"\n  {problem}" for problem in problems[:_MOST_SHOWN])

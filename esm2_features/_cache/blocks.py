@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from esm2_features._cache.file import PAGE_BYTES, SqliteConnection, damage, transaction
+from esm2_features._cache.file import SqliteConnection, damage, transaction
 from esm2_features._cache.keys import KEY_BYTES, Spec
 
 try:  # the same CRC-32, several times as fast
@@ -31,6 +31,8 @@ SLOTS = 1 << 16  # vectors in a block, at most
 _FETCH = 16  # blocks in one query: 4 MB in memory at a time
 _LIST = 2000  # blocks whose keys are listed in one query
 _MOST_BLOCKS = 1 << 47  # more than fit into any file; times SLOTS, it is an int64
+FIRST_DAY = 20089  # 2025-01-01: no vector is older than this library
+_BLOCK = "id, space, day, keys, checks, crc, vectors"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,23 +123,25 @@ def read_blocks(
     numbers = sorted(numbers)
     for start in range(0, len(numbers), _FETCH):
         some = numbers[start : start + _FETCH]
-        query = (
-            "select id, space, day, keys, checks, crc, vectors from block join value on block = id "
-            f"where id in ({','.join('?' * len(some))})"
-        )
+        query = f"select {_BLOCK} from block join value on block = id "
+        query += f"where id in ({','.join('?' * len(some))})"
         # All at once: a cursor that an interrupt leaves open would keep the file locked.
-        for number, space, day, keys, checks, crc, vectors in connection.execute(
-            query, some
-        ).fetchall():
-            yield VectorBlock(
-                id=number,
-                space=space,
-                day=day if isinstance(day, int) else 0,
-                keys=(rows := _keys(keys)),
-                vectors=_vectors(vectors, len(rows), dtype),
-                checks=np.frombuffer(checks, "<u4") if _whole(checks, 4) else np.empty(0, "<u4"),
-                crc=crc,
-            )
+        for row in connection.execute(query, some).fetchall():
+            yield _as_block(*row, dtype=dtype)
+
+
+def next_blocks(
+    connection: SqliteConnection, after: int, last: int, specs: dict[int, Spec]
+) -> list[VectorBlock]:
+    """Read the first blocks after one, up to a last one; of some, the vectors may be missing."""
+    query = (
+        f"select {_BLOCK} from block not indexed left join value on block = id "
+        f"where id > ? and id <= ? order by id limit {_FETCH}"
+    )
+    return [
+        _as_block(*row, dtype=specs[row[1]].dtype if row[1] in specs else "float32")
+        for row in connection.execute(query, (after, last)).fetchall()
+    ]
 
 
 def checked_blocks(
@@ -182,43 +186,72 @@ def write_vectors(
         connection.execute("insert into value(block, vectors) values(?, ?)", (number, vectors.data))
 
 
-def delete_blocks(connection: SqliteConnection, numbers: Iterable[int]) -> None:
-    """Delete blocks; call it in a transaction."""
-    which = [(number,) for number in numbers]
-    connection.executemany("delete from block where id = ?", which)
-    connection.executemany("delete from value where block = ?", which)
+def delete_blocks(connection: SqliteConnection, numbers: Iterable[int]) -> int:
+    """Delete blocks, and return how many vectors they had; call it in a transaction."""
+    deleted = 0
+    for number in numbers:
+        query = "select coalesce(length(keys), 0) from block where id = ?"
+        row = connection.execute(query, (number,)).fetchone()
+        deleted += 0 if row is None else row[0] // KEY_BYTES
+        connection.execute("delete from block where id = ?", (number,))
+        connection.execute("delete from value where block = ?", (number,))
+    return deleted
 
 
 def rewrite_block(
     connection: SqliteConnection, spec: Spec, number: int, without: ArrayLike = ()
-) -> None:
-    """Replace a block by one with its intact vectors; call it in a transaction."""
+) -> int:
+    """Replace a block by one with its intact vectors; call it in a transaction.
+
+    Return how many vectors are left out.
+    """
+    left_out = 0
     for block, keep in checked_blocks(connection, [number], spec):
         keep[np.asarray(without, np.int64)] = False
-        delete_blocks(connection, [number])
+        left_out += delete_blocks(connection, [number]) - int(keep.sum())
         if block.vectors is not None and keep.any():
             rest = block.keys[keep], block.vectors[keep]
             write_vectors(connection, block.space, spec, *rest, day=block.day)
+    return max(0, left_out)
 
 
-def make_room(connection: SqliteConnection, max_bytes: int, needed: int = 0) -> int:
-    """Delete the least recently used blocks until the rest fits; call it in a transaction.
+def join_blocks(connection: SqliteConnection, spec: Spec, numbers: Sequence[int]) -> int:
+    """Join small blocks of one spec and width; return how many vectors were damaged.
 
-    Return how many vectors of today were deleted.
+    Call it in a transaction.
     """
-    dropped = 0
-    needed += -needed % PAGE_BYTES + (PAGE_BYTES if needed else 0)  # and their keys
-    query = "select id, day, coalesce(length(keys), 0) from block order by day, id limit 8"
-    while _used_bytes(connection) + needed > max_bytes:
-        oldest = connection.execute(query).fetchall()
-        if not oldest:
-            break
-        for number, day, key_bytes in oldest:
-            delete_blocks(connection, [number])
-            dropped += key_bytes // KEY_BYTES if day == today() else 0
-            if _used_bytes(connection) + needed <= max_bytes:
-                break
-    return dropped
+    blocks = [
+        (block, intact)
+        for block, intact in checked_blocks(connection, numbers, spec)
+        if block.vectors is not None and intact.any()
+    ]
+    deleted = delete_blocks(connection, numbers)
+    if blocks:
+        keys = np.concatenate([block.keys[intact] for block, intact in blocks])
+        rows = np.concatenate([block.vectors[intact] for block, intact in blocks])  # type: ignore[index]
+        day = latest_day([block.day for block, _ in blocks])
+        write_vectors(connection, blocks[0][0].space, spec, keys, rows, day=day)
+        deleted -= len(keys)
+    return deleted
+
+
+# ------------------------------------------------------------------ use
+
+
+def clock_is_plausible() -> bool:
+    """Whether the clock of this machine shows a day on which this library exists."""
+    return today() >= FIRST_DAY
+
+
+def is_to_renew(day: int) -> bool:
+    """Whether use today is to be noted for a block that was last used on this day."""
+    # Another machine's day may have begun.
+    return clock_is_plausible() and not today() <= day <= today() + 1
+
+
+def latest_day(days: Sequence[int]) -> int:
+    """Return when the last of several blocks was used; an impossible day counts as now."""
+    return next((day for day in days if day < FIRST_DAY), max(days))
 
 
 def renew(connection: SqliteConnection, numbers: Sequence[int]) -> None:
@@ -240,13 +273,27 @@ def today() -> int:
     return int(time.time() // 86400)
 
 
-def _used_bytes(connection: SqliteConnection) -> int:
-    """Bytes of the pages in use, without the free pages of deleted blocks."""
-    size, count, free = (
-        connection.execute(f"pragma {name}").fetchone()[0]
-        for name in ("page_size", "page_count", "freelist_count")
+def _as_block(
+    number: int,
+    space: int,
+    day: object,
+    keys: bytes,
+    checks: bytes,
+    crc: int,
+    vectors: bytes,
+    *,
+    dtype: str,
+) -> VectorBlock:
+    """Make a block of the values of its row, whatever they are."""
+    return VectorBlock(
+        id=number,
+        space=space,
+        day=day if isinstance(day, int) else 0,
+        keys=(rows := _keys(keys)),
+        vectors=_vectors(vectors, len(rows), dtype),
+        checks=np.frombuffer(checks, "<u4") if _whole(checks, 4) else np.empty(0, "<u4"),
+        crc=crc,
     )
-    return int(size * (count - free))
 
 
 @lru_cache(maxsize=4096)

@@ -16,6 +16,7 @@ from esm2_features._cache.exchange import merge_parts, source_parts, stored_part
 from esm2_features._cache.file import default_folder
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.parquet import write_parquet
+from esm2_features._cache.pruning import Pruning
 from esm2_features._cache.reports import CacheCheck, CacheInfo, Imported, Pruned, Recovered
 from esm2_features._cache.store import VectorStore
 from esm2_features._files import expanded
@@ -36,7 +37,8 @@ class Cache:
         The folder. By default ``$ESM2_FEATURES_CACHE``, or else one in the user's cache folder.
     max_bytes : int, optional
         Largest size of the file in bytes, at least 4 MiB; no limit by default. Vectors that were
-        not used for the longest time, in days, are deleted to stay below it.
+        not used for the longest time, in days, are deleted, so that the file is no larger after a
+        write. A limit that is lower than before holds from the next write.
 
     Attributes
     ----------
@@ -183,6 +185,9 @@ class Cache:
     def verify(self) -> CacheCheck:
         """Compare every vector with its checksum, and change nothing.
 
+        Others can use the cache meanwhile. SQLite's own check of the structure, for which they
+        have to wait, is made of files of up to 256 MB.
+
         Returns
         -------
         check : CacheCheck
@@ -198,12 +203,11 @@ class Cache:
         The example of the class uses it.
         """
         try:
-            check = self._link.run("read", maintenance.check, mend=False)
+            return maintenance.check(partial(self._link.run, "read", mend=False))
         except OSError as error:
             if not is_damage(error.__cause__):
                 raise
             return CacheCheck(0, (f"{error}.",))
-        return check or CacheCheck(0, ())
 
     def prune(
         self,
@@ -216,13 +220,18 @@ class Cache:
     ) -> Pruned:
         """Remove damaged and selected vectors, and shrink the file.
 
+        It works in steps of about 0.1 s, between which others can use the cache, and also on a
+        full disk. A `CacheWarning` says if it could not be finished, or if a file that was begun by
+        an earlier version keeps its size for lack of room.
+
         Parameters
         ----------
         max_bytes : int, optional
             Size of the file to keep, in bytes, at least 4 MiB; vectors that were not used for the
             longest time are removed first. By default the limit of this cache.
         unused_days : int, optional
-            Remove vectors that were not used for longer than this.
+            Remove vectors that were not used for longer than this. Days that cannot be right, in
+            the future or before 2025, count as today.
         model : str, optional
             Remove vectors of the model with this name or identity (``"sha256:..."``).
         layer : int, optional
@@ -233,14 +242,14 @@ class Cache:
         Returns
         -------
         pruned : Pruned
-            Number of vectors and bytes that were removed.
+            Number of vectors that were removed, and bytes by which the file was cut, from 0.
 
         Raises
         ------
         InputError
             If the selected vectors do not exist, or a number is out of range.
         CacheVersionError, OSError
-            As `info`, or if the file cannot be written.
+            As `info`, or if the file cannot be written and nothing was removed.
 
         Examples
         --------
@@ -251,17 +260,13 @@ class Cache:
             raise InputError(f"Got unused_days={unused_days!r}; expected None or a number from 0.")
         if not self.file.exists():
             return Pruned(0, 0)
-        before = self.file.stat().st_size
-        prune = partial(
-            maintenance.prune,
+        return Pruning(partial(self._link.run, "written")).prune(
             max_bytes=self.max_bytes if max_bytes is None else max_bytes,
             unused_days=unused_days,
             model=model,
             layer=layer,
             pooling=pooling,
         )
-        rows = self._link.run("written", prune) or 0
-        return Pruned(rows, before - self.file.stat().st_size)
 
     def clear(self) -> int:
         """Delete all vectors, also those in files that were set aside, and shrink the file.

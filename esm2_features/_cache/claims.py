@@ -12,17 +12,21 @@ computes everything. Claims count while their run lives.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache.connection import is_damage, make_private
-from esm2_features._cache.file import FORK_LOCK, SqliteConnection, connect, transaction
+from esm2_features._cache.file import SqliteConnection, connect, transaction
+from esm2_features._cache.locks import patience_of
 from esm2_features._cache.run_lock import OtherRuns, RunLock
+
+_T = TypeVar("_T")
 
 _SCHEMA = (
     "create table if not exists claimed(key blob primary key, run text not null) without rowid"
@@ -73,11 +77,16 @@ class Claims:
         wanted = [key.tobytes() for key in keys]
         taken: dict[bytes, bytes] = {}
         try:
-            if not self._given_up:
-                taken = self._taken(wanted, claim=claim)
+            if self._given_up:
+                return np.ones(len(wanted), np.bool_)
+            if claim and self._run is None:
+                make_private(self._file)
+                self._run = RunLock(self._file.parent)
+            look = partial(self._taken, wanted, claim=claim)
+            taken = self._do(look)
             while ended := [run for run in set(taken.values()) if self._others.has_ended(run)]:
                 self._delete("cast(run as blob) = ?", [(run,) for run in ended])
-                taken = self._taken(wanted, claim=claim)
+                taken = self._do(look)
         except (sqlite3.Error, OSError, UnicodeDecodeError) as error:
             self._give_up(error)
             taken = {}
@@ -87,12 +96,10 @@ class Claims:
         """Return which run has claimed which key; claim the others."""
         taken: dict[bytes, bytes] = {}
         connection = self._opened()
-        if claim and self._run is None:
-            self._run = RunLock(self._file.parent)
         own = self._run.name if self._run is not None else ""
         # As bytes, because a damaged one may be anything.
         query = "select key, cast(run as blob) from claimed where key in "
-        with FORK_LOCK, transaction(connection):
+        with transaction(connection):
             for start in range(0, len(wanted), _CHUNK):
                 some = wanted[start : start + _CHUNK]
                 marks = f"({','.join('?' * len(some))})"
@@ -105,11 +112,23 @@ class Claims:
                 )
         return taken
 
-    def _delete(self, where: str, values: Iterable[tuple[object, ...]]) -> None:
-        with FORK_LOCK, transaction(self._opened()) as connection:
-            connection.executemany(f"delete from claimed where {where}", values)
+    def _do(self, action: Callable[[], _T]) -> _T:
+        """Do what needs the file, and wait for others that lock it, but not for long."""
 
-    def _forget(self, where: str, values: Iterable[tuple[object, ...]]) -> None:
+        def on_connection(commit_seconds: float) -> _T:
+            self._opened().commit_seconds = commit_seconds
+            return action()
+
+        return patience_of(self._file, "write").run(on_connection, self.busy_seconds)
+
+    def _delete(self, where: str, values: list[tuple[object, ...]]) -> None:
+        def delete() -> None:
+            with transaction(self._opened()) as connection:
+                connection.executemany(f"delete from claimed where {where}", values)
+
+        self._do(delete)
+
+    def _forget(self, where: str, values: list[tuple[object, ...]]) -> None:
         """Delete claims of this run; what is not deleted is free when the run has ended."""
         if self._connection is not None:
             with suppress(sqlite3.Error, OSError, UnicodeDecodeError):
@@ -118,9 +137,14 @@ class Claims:
     def _opened(self) -> SqliteConnection:
         if self._connection is None:
             make_private(self._file)
-            self._connection = connect(self._file, self.busy_seconds)
-            self._connection.execute("pragma synchronous=OFF")
-            self._connection.execute(_SCHEMA)
+            connection = connect(self._file)
+            try:
+                connection.execute("pragma synchronous=OFF")
+                connection.execute(_SCHEMA)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection = connection
         return self._connection
 
     def _disconnect(self) -> None:

@@ -108,14 +108,10 @@ def open_file(file: Path, busy_seconds: float = 0.0, *, mode: str = "rw") -> Sql
     connection = connect(file, busy_seconds, mode=mode)
     try:
         if connection.execute(_HEADER).fetchone() == (0, 0, 0):
-            connection.execute(f"pragma page_size={PAGE_BYTES}")
+            set_layout(connection)
             with transaction(connection):
                 if connection.execute(_HEADER).fetchone() == (0, 0, 0):  # no one was faster
-                    for table in _SCHEMA:
-                        connection.execute(table)
-                    connection.execute("insert into file(id) values(randomblob(16))")
-                    connection.execute(f"pragma application_id={_PROGRAM}")
-                    connection.execute(f"pragma user_version={_FORMAT}")
+                    write_schema(connection)
         program, version, _ = connection.execute(_HEADER).fetchone()
         if (program, version) == (_PROGRAM, _FORMAT):
             # A damaged schema that can be read: SQLite would miss its columns much later. What
@@ -139,6 +135,21 @@ def open_file(file: Path, busy_seconds: float = 0.0, *, mode: str = "rw") -> Sql
     except BaseException:
         connection.close()
         raise
+
+
+def set_layout(connection: sqlite3.Connection) -> None:
+    """Set what can only be set while a database is empty."""
+    connection.execute(f"pragma page_size={PAGE_BYTES}")
+    connection.execute("pragma auto_vacuum=INCREMENTAL")  # the file can shrink in steps
+
+
+def write_schema(connection: sqlite3.Connection) -> None:
+    """Make the tables of an empty database; call it in a transaction."""
+    for table in _SCHEMA:
+        connection.execute(table)
+    connection.execute("insert into file(id) values(randomblob(16))")
+    connection.execute(f"pragma application_id={_PROGRAM}")
+    connection.execute(f"pragma user_version={_FORMAT}")
 
 
 @cache
@@ -209,8 +220,10 @@ def connect(file: Path, busy_seconds: float = 0.0, *, mode: str = "rw") -> Sqlit
     try:
         # The journal stays SQLite's default, a rollback journal: a write-ahead log needs a local
         # disk. Memory is not mapped: a mapped file that is truncated kills the process.
-        for pragma in ("mmap_size=0", "synchronous=NORMAL", "cell_size_check=ON"):
-            connection.execute(f"pragma {pragma}")
+        # Vectors are no secret, and to overwrite deleted ones would need room on a full disk.
+        settings = ("mmap_size=0", "synchronous=NORMAL", "cell_size_check=ON", "secure_delete=OFF")
+        for setting in settings:
+            connection.execute(f"pragma {setting}")
     except BaseException:
         connection.close()
         raise

@@ -16,7 +16,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from esm2_features.exceptions import printable, shorten
+
 KEY_BYTES = 32
+_LONGEST_WORD = 100  # characters of a name that are shown; an identity has 71
 SCHEMA = 1  # increase it when the same spec gives other numbers
 
 
@@ -46,6 +49,18 @@ class Spec:
     precision: str
     dtype: str = "float32"
     model: str = field(default="", compare=False)
+
+    @property
+    def words(self) -> tuple[str, str, str, str, str]:
+        """Name, layer, pooling, precision and dtype for people, whatever a file has for them."""
+        name, layer, pooling, precision, dtype = (
+            printable(shorten(str(value), _LONGEST_WORD))
+            for value in (
+                *(self.model or self.checkpoint, self.layer),
+                *(self.pooling, self.precision, self.dtype),
+            )
+        )
+        return name, layer, pooling, precision, dtype
 
     @property
     def digest(self) -> bytes:

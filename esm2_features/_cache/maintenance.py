@@ -1,107 +1,92 @@
-"""Operations on a whole cache: counting, checking, pruning, reading, comparing."""
+"""Operations on a whole cache: counting, checking, emptying, reading, comparing."""
 
 from __future__ import annotations
+
+import sqlite3
+from collections import Counter
 
 import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
-from esm2_features._cache.blocks import VectorBlock
-from esm2_features._cache.file import SqliteConnection, snapshot, transaction, waiting
+from esm2_features._cache.eviction import used_bytes
+from esm2_features._cache.file import SqliteConnection, set_layout, snapshot, waiting, write_schema
+from esm2_features._cache.inspection import Run, indexes_are_right, inspect
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
 from esm2_features._cache.reports import CacheCheck, SpaceInfo, describe
+from esm2_features._cache.vacuum import is_no_room, journal_in_memory
 from esm2_features._checkpoints.catalogue import full_name
 from esm2_features.exceptions import InputError
 
 # At least ten times the difference of two machines, at most a tenth of that of two layers.
 _TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2, "float16": 1e-2}
-_TIDIED = 64  # blocks that are read at a time, 16 MB at most
+_CHECKED_BYTES = 1 << 28  # for SQLite's own check, others wait: half a second for so much
 
 
 def count(connection: SqliteConnection) -> tuple[SpaceInfo, ...]:
     """Count the vectors of each space, without reading them."""
     query = (
-        "select space, coalesce(sum(length(keys)), 0), "
-        "coalesce(sum(length(keys) + length(checks) + length(vectors)), 0) "
-        "from block join value on block = id group by space"
+        "select space, coalesce(sum(length(keys)), 0), coalesce(sum(length(checks)), 0), max(id) "
+        "from block group by space"
     )
-    specs = store.spaces(connection)
-    found = [
-        SpaceInfo(specs[space], key_bytes // KEY_BYTES, size)
-        for space, key_bytes, size in connection.execute(query).fetchall()
-        if space in specs
-    ]
+    # All vectors of a space are as wide as those of its latest block.
+    width = (
+        "select coalesce(length(vectors) / (length(keys) / ?), 0) from block "
+        "join value on block = id where id = ?"
+    )
+    with snapshot(connection):
+        specs, found = store.spaces(connection), []
+        for space, key_bytes, check_bytes, latest in connection.execute(query).fetchall():
+            if space in specs:
+                row = connection.execute(width, (KEY_BYTES, latest)).fetchone()
+                n = key_bytes // KEY_BYTES
+                size = key_bytes + check_bytes + n * (row[0] if row else 0)
+                found.append(SpaceInfo(specs[space], n, size))
     return tuple(sorted(found, key=lambda space: _order(space.spec)))
 
 
-def check(connection: SqliteConnection) -> CacheCheck:
-    """Compare every vector with its checksum."""
-    damaged = [
-        f"The file's structure: {line.decode(errors='replace')}."
-        for (line,) in connection.execute("pragma integrity_check").fetchall()
-        if line != b"ok"
-    ]
-    rows = 0
-    for spec, numbers in contents(connection):
-        good = bad = 0
-        for _, intact in store.checked_blocks(connection, numbers, spec):
-            good += int(intact.sum())
-            # Keys that cannot be read are those of one vector at least.
-            bad += max(1, len(intact)) - int(intact.sum())
-        rows += good
-        if bad:
-            damaged.append(f"{bad} of {good + bad} vectors of {describe(spec)}.")
-    with snapshot(connection):
-        lost = len(_lost_blocks(connection))
+def check(run: Run) -> CacheCheck:
+    """Compare every vector with its checksum, a few blocks at a time."""
+    damaged = [f"The file's structure: {line}." for line in run(_structure) or ()]
+    if not damaged and not indexes_are_right(run):
+        damaged.append("The file's structure: an index does not list the blocks that there are.")
+    good, bad, lost = Counter[Spec](), Counter[Spec](), 0
+    for block in inspect(run):
+        if block.spec is None or not block.has_values:
+            lost += 1
+        else:
+            good[block.spec] += block.intact
+            bad[block.spec] += block.damaged
+    for spec in sorted(bad, key=_order):
+        if bad[spec]:
+            total = good[spec] + bad[spec]
+            damaged.append(f"{bad[spec]} of {total} vectors of {describe(spec)}.")
     if lost:
         damaged.append(f"{lost} blocks of vectors whose model or content is unreadable.")
-    return CacheCheck(rows, tuple(damaged))
-
-
-def prune(
-    connection: SqliteConnection,
-    *,
-    max_bytes: int | None = None,
-    unused_days: int | None = None,
-    model: str | None = None,
-    layer: int | None = None,
-    pooling: str | None = None,
-) -> int:
-    """Remove damaged and selected vectors, join small blocks, and shrink the file."""
-    with waiting(connection):
-        connection.execute("reindex")
-    before = _rows(connection)
-    unwanted = []
-    if (model, layer, pooling) != (None, None, None):
-        unwanted = contents(connection, model=model, layer=layer, pooling=pooling)
-    with transaction(connection):
-        store.delete_blocks(connection, _lost_blocks(connection))
-        for _, numbers in unwanted:
-            store.delete_blocks(connection, numbers)
-        if unused_days is not None:
-            query = "select id from block where day < ?"
-            unused = connection.execute(query, (store.today() - unused_days,)).fetchall()
-            store.delete_blocks(connection, (number for (number,) in unused))
-    for spec, numbers in contents(connection):
-        _tidy(connection, spec, numbers)
-    if max_bytes is not None:
-        with transaction(connection):
-            store.make_room(connection, max_bytes)
-    with transaction(connection):
-        connection.execute("delete from space where id not in (select space from block)")
-    with waiting(connection):
-        connection.execute("vacuum")
-    return before - _rows(connection)
+    return CacheCheck(good.total(), tuple(damaged))
 
 
 def clear(connection: SqliteConnection) -> int:
     """Delete all vectors, and shrink the file."""
     before = _rows(connection)
-    with transaction(connection):
-        for table in ("block", "value", "space"):
-            connection.execute(f"delete from {table}")
-    with waiting(connection):
-        connection.execute("vacuum")
+    empty = sqlite3.connect(":memory:", isolation_level=None)
+    try:
+        set_layout(empty)
+        write_schema(empty)
+        # Numbers of blocks go on, for those who still have an index of the old ones.
+        insert = "insert into sqlite_sequence values('block', ?)"
+        empty.execute(insert, (store.last_block(connection),))
+        # Copied over the file, page by page, with its locks and its journal.
+        with waiting(connection):
+            try:
+                empty.backup(connection, progress=_not_locked)
+            except sqlite3.OperationalError as error:
+                if not is_no_room(error):
+                    raise
+                with journal_in_memory(connection):
+                    empty.backup(connection, progress=_not_locked)
+    finally:
+        empty.close()
     return before
 
 
@@ -122,14 +107,14 @@ def contents(
     found = [
         (spec, numbers)
         for spec, numbers in there
-        if (model in (None, spec.model, spec.checkpoint) or full_name(model) == (spec.model or ""))
+        if (model is None or model in _names(spec) or full_name(model) == spec.model)
         and layer in (None, spec.layer)
         and pooling in (None, spec.pooling)
     ]
     if not found and (model, layer, pooling) != (None, None, None):
         wanted = {"model": model, "layer": layer, "pooling": pooling}
         words = ", ".join(f"{name} {word}" for name, word in wanted.items() if word is not None)
-        names = dict.fromkeys(spec.model or spec.checkpoint for spec, _ in there)
+        names = dict.fromkeys(spec.words[0] for spec, _ in there)
         raise InputError(
             f"The cache holds no vectors of {words}. Its models are: {', '.join(names) or 'none'}; "
             "`esm2-features cache info` shows all that it holds."
@@ -166,44 +151,29 @@ def contradicting(
     return np.asarray((np.abs(rows - others) > tolerance * (scale + np.abs(rows))).any(axis=1))
 
 
-def _tidy(connection: SqliteConnection, spec: Spec, numbers: list[int]) -> None:
-    """Drop damaged vectors, and join blocks that are less than half full."""
-    for start in range(0, len(numbers), _TIDIED):
-        some = numbers[start : start + _TIDIED]
-        with transaction(connection):
-            by_width: dict[int, list[tuple[VectorBlock, NDArray[np.bool_]]]] = {}
-            for block, intact in store.checked_blocks(connection, some, spec):
-                if block.vectors is None or not intact.any():
-                    store.delete_blocks(connection, [block.id])
-                    continue
-                width = block.vectors.shape[1]
-                is_small = 2 * len(block.keys) <= store.rows_per_block(width, spec.dtype)
-                if is_small or not intact.all():
-                    by_width.setdefault(width, []).append((block, intact))
-            for odd in by_width.values():
-                if len(odd) == 1 and odd[0][1].all():
-                    continue  # small, and with nothing to be joined to
-                store.delete_blocks(connection, [block.id for block, _ in odd])
-                keys = np.concatenate([block.keys[intact] for block, intact in odd])
-                rows = np.concatenate([block.vectors[intact] for block, intact in odd])  # type: ignore[index]
-                space, day = odd[0][0].space, max(block.day for block, _ in odd)
-                store.write_vectors(connection, space, spec, keys, rows, day=day)
+def _structure(connection: SqliteConnection) -> list[str]:
+    """Check pages and lists of pages; in a large file, others would wait too long for that."""
+    if used_bytes(connection) > _CHECKED_BYTES:
+        return []
+    rows = connection.execute("pragma integrity_check").fetchall()
+    return [line.decode(errors="replace") for (line,) in rows if line != b"ok"]
 
 
-def _lost_blocks(connection: SqliteConnection) -> list[int]:
-    """Return the numbers of blocks without a known spec or values, and of values without blocks."""
-    known = ",".join(map(str, store.spaces(connection))) or "-1"
-    query = (
-        f"select id from block where space not in ({known}) "
-        "or id not in (select block from value) "
-        "union select block from value where block not in (select id from block)"
-    )
-    return [row[0] for row in connection.execute(query).fetchall()]
+def _not_locked(status: int, _remaining: int, _total: int) -> None:
+    """Stop a backup that would wait for a lock for ever; it has waited as long as others do."""
+    if status & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        error = sqlite3.OperationalError("database is locked")
+        error.sqlite_errorcode, error.sqlite_errorname = sqlite3.SQLITE_BUSY, "SQLITE_BUSY"
+        raise error
 
 
 def _rows(connection: SqliteConnection) -> int:
     query = "select coalesce(sum(length(keys)), 0) from block"
     return int(connection.execute(query).fetchone()[0]) // KEY_BYTES
+
+
+def _names(spec: Spec) -> tuple[str, str, str]:
+    return spec.model, spec.checkpoint, spec.words[0]  # the last as it is shown
 
 
 def _order(spec: Spec) -> tuple[str, str, int, str, str, str]:

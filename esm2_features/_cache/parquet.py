@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -21,17 +22,28 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from esm2_features._arrow import import_parquet, vector_column
+from esm2_features._arrow import (
+    batches_of,
+    cells_of,
+    check_proportion,
+    import_parquet,
+    open_parquet,
+    vector_column,
+)
 from esm2_features._cache.keys import KEY_BYTES, KeyedVectors, Spec
+from esm2_features._cache.parquet_footer import column_sizes
 from esm2_features._cache.vector_files import check_finite, listed, unreadable
 from esm2_features._files import atomic_write
 from esm2_features._inputs.options import CACHE_DTYPES, CACHED_POOLINGS, PRECISIONS
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import InputError, MissingDependencyError, shorten
 
 _FORMAT = 1  # increase it when older versions would misread a file
 # Vectors that are compressed and read together: 5 MB at 320 components, 84 MB at 5120.
 _GROUP_ROWS = 4096
 _BATCH_ROWS = 1024
+# Vectors are numbers that hardly compress, and names are short.
+_COMPONENTS, _COMPONENTS_PER_BYTE = 1 << 24, 8
+_TEXT, _TEXT_PER_BYTE = 1 << 20, 64
 _OF_SPEC = ("model", "checkpoint", "layer", "pooling", "precision", "dtype")
 _TEXTS = [name for name in _OF_SPEC if name != "layer"]
 _NAMES = ("key", *_OF_SPEC, "vector")
@@ -94,11 +106,11 @@ def _write_groups(
 
 
 def _of_two_widths(first: KeyedVectors, other: KeyedVectors) -> InputError:
-    names = [part.spec.model or part.spec.checkpoint for part in (first, other)]
+    names = [part.spec.words[0] for part in (first, other)]
     option = "model"
     if names[0] == names[1]:  # vectors of the network's width, and log-probabilities of residues
         option = "pooling"
-        names = [f"{names[0]} ({part.spec.pooling})" for part in (first, other)]
+        names = [f"{names[0]} ({part.spec.words[2]})" for part in (first, other)]
     return InputError(
         f"Vectors of {names[0]} have {first.rows.shape[1]} components and those of {names[1]} "
         f"{other.rows.shape[1]}, and in one file all have the same number. Choose one "
@@ -112,10 +124,10 @@ def read_parquet(path: Path) -> Iterator[KeyedVectors]:
     for batch in _batches(path):
         columns = _columns(path, start, batch)
         n = len(columns["key"])
-        keys = np.frombuffer(b"".join(columns["key"].to_pylist()), np.uint8).reshape(n, KEY_BYTES)
+        keys = np.frombuffer(b"".join(cells_of(columns["key"])), np.uint8).reshape(n, KEY_BYTES)
         rows = columns["vector"].flatten().to_numpy().reshape(n, -1)
         check_finite(path, rows, start)
-        fields = [columns[name].to_pylist() for name in _OF_SPEC]
+        fields = [cells_of(columns[name]) for name in _OF_SPEC]
         members: dict[tuple[Any, ...], list[int]] = {}
         for i, values in enumerate(zip(*fields, strict=True)):
             members.setdefault(values, []).append(i)
@@ -128,12 +140,12 @@ def read_parquet(path: Path) -> Iterator[KeyedVectors]:
 
 def _batches(path: Path) -> Iterator[Any]:
     """Read record batches of at least one row that have all columns, of whatever type."""
-    parquet = import_parquet("Reading Parquet")
+    import_parquet("Reading Parquet")
     import pyarrow as pa
 
     with path.open("rb") as file:  # by Python, so that its OSErrors differ from damage
         try:
-            source = parquet.ParquetFile(file, page_checksum_verification=True)
+            source = open_parquet(file, "Reading Parquet", page_checksum_verification=True)
             schema = source.schema_arrow
             _check_format(path, (schema.metadata or {}).get(b"esm2_features"))
             absent = [name for name in _NAMES if schema.names.count(name) != 1]
@@ -143,26 +155,29 @@ def _batches(path: Path) -> Iterator[Any]:
                     f"{listed(schema.names)}. Give a file that was exported from a cache, with "
                     "each of its columns once; vectors from elsewhere come in by .npz or .csv."
                 )
-            left = source.metadata.num_rows
-            if not left:
+            if not source.metadata.num_rows:
                 raise InputError(f"{path} holds no vectors. Give a file that has some.")
-            # Group by group, because one iterator over all of them keeps what it has read.
-            groups = (
-                source.iter_batches(_BATCH_ROWS, row_groups=[i], columns=list(_NAMES))
-                for i in range(source.num_row_groups)
-            )
-            for batch in itertools.chain.from_iterable(groups):
+            _check_size(file, source.metadata.num_rows)
+            # Parquet's checksums are of values; that none is missing is checked there as well.
+            for batch in batches_of(source, _NAMES, most=_BATCH_ROWS):
                 batch.validate(full=True)  # nobody else checks that text is text
-                left -= len(batch)
                 if len(batch):
                     yield batch
-            if left:  # Parquet's checksums are of values, and not of how many there are
-                raise InputError(
-                    f"{path} is damaged: {left} of its {source.metadata.num_rows} vectors are "
-                    "missing. Copy it again, or export it again."
-                )
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        except (InputError, MissingDependencyError):
+            raise
+        except (pa.ArrowException, ArithmeticError, MemoryError, OSError, ValueError) as error:
             raise unreadable(path, error) from error
+
+
+def _check_size(file: BinaryIO, n: int) -> None:
+    """Raise FooterError if the columns are larger than those of any export."""
+    size = os.fstat(file.fileno()).st_size
+    check_proportion("vectors", n, size, 0, 1 / KEY_BYTES)  # keys are random
+    for name, column in column_sizes(file).items():
+        if name == "vector":
+            check_proportion("components", column.values, size, _COMPONENTS, _COMPONENTS_PER_BYTE)
+        elif name in _NAMES:
+            check_proportion(f"bytes of {name}", column.bytes, size, _TEXT, _TEXT_PER_BYTE)
 
 
 def _columns(path: Path, start: int, batch: Any) -> dict[str, Any]:
@@ -182,11 +197,16 @@ def _columns(path: Path, start: int, batch: Any) -> dict[str, Any]:
         raise InputError(f"{path}, row {start}: the vector has no components. Export it again.")
     _check_present(path, start, "vector", vectors.flatten(), dim)
     for field in _schema(dim):
+        column = columns[field.name]
+        is_dictionary = isinstance(column, pa.DictionaryArray)
         try:
-            columns[field.name] = columns[field.name].cast(field.type)
+            values = (column.dictionary if is_dictionary else column).cast(field.type)
         except pa.ArrowException as error:
-            found = columns[field.name].type
+            found = column.type.value_type if is_dictionary else column.type
             raise _wrong_type(path, field.name, found, str(field.type)) from error
+        if is_dictionary:
+            values = pa.DictionaryArray.from_arrays(column.indices, values)
+        columns[field.name] = values
     return columns
 
 
@@ -232,10 +252,10 @@ def _check_present(path: Path, start: int, name: str, column: Any, width: int = 
 
 def _check_spec(path: Path, row: int, spec: Spec) -> None:
     for name, known in _KNOWN.items():
-        if getattr(spec, name) not in known:
+        if (value := getattr(spec, name)) not in known:
             raise InputError(
-                f"{path}, row {row}: there is no {name} {getattr(spec, name)!r}. Remove the row, "
-                "or upgrade esm2-features, if a newer version has it."
+                f"{path}, row {row}: there is no {name} {shorten(repr(value))}. Remove the row, or "
+                "upgrade esm2-features, if a newer version has it."
             )
 
 

@@ -72,7 +72,7 @@ class CacheInfo(NamedTuple):
         if self.spaces:
             table = [("model", "layer", "pooling", "precision", "kept in", "vectors", "size")]
             for spec, rows, size in self.spaces:
-                table.append((*_words(spec), str(rows), readable(size)))
+                table.append((*spec.words, str(rows), readable(size)))
             widths = [max(map(len, column)) for column in zip(*table, strict=True)]
             for row in table:
                 cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
@@ -213,7 +213,7 @@ class Imported(NamedTuple):
 
 def describe(spec: Spec) -> str:
     """Describe a spec in a few words."""
-    name, layer, pooling, precision, dtype = _words(spec)
+    name, layer, pooling, precision, dtype = spec.words
     kept = "" if dtype == "float32" else f", kept in {dtype}"
     return f"{name}, layer {layer}, {pooling}, {precision}{kept}"
 
@@ -230,8 +230,3 @@ def readable(count: int | None) -> str:
         if count >= scale:
             return f"{count / scale:.1f} {unit}"
     return f"{count / 1e3:.1f} kB"
-
-
-def _words(spec: Spec) -> tuple[str, str, str, str, str]:
-    name = spec.model or spec.checkpoint
-    return name, str(spec.layer), spec.pooling, spec.precision, spec.dtype

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._cache import blocks as store
-from esm2_features._cache import maintenance
+from esm2_features._cache import eviction, maintenance, vacuum
 from esm2_features._cache.blocks import SLOTS, VectorBlock
 from esm2_features._cache.file import SqliteConnection, snapshot, transaction
 from esm2_features._cache.keys import KeyedVectors, Spec
@@ -20,6 +20,7 @@ from esm2_features._cache.reports import Conflict, describe
 from esm2_features.exceptions import InputError
 
 _SNAPSHOT_BYTES = 1 << 28  # read in one transaction, for which writers wait
+_FEW = 1 << 16  # places; for no more, it is not looked for blocks that have gone
 _MOST_RUNS = 8  # sorted parts of an index that are searched one after the other
 
 
@@ -35,6 +36,10 @@ class Index:
         self.last = 0
         self._runs: list[tuple[NDArray[np.uint64], NDArray[np.int64]]] = []
 
+    def __len__(self) -> int:
+        """Return how many places it holds, also of blocks that have gone."""
+        return sum(len(places) for _, places in self._runs)
+
     def add(self, blocks: Sequence[int], keys: Sequence[NDArray[np.uint8]]) -> None:
         """Add blocks in the order of their numbers."""
         if not blocks:
@@ -48,6 +53,13 @@ class Index:
         if len(self._runs) > _MOST_RUNS:
             merged = (np.concatenate(parts) for parts in zip(*self._runs, strict=True))
             self._runs = [_sorted(*merged)]
+
+    def keep(self, blocks: Sequence[int]) -> None:
+        """Drop the places that are in other blocks than these."""
+        for number, (prefixes, places) in enumerate(self._runs):
+            kept = np.isin(places // SLOTS, np.array(blocks, np.int64))
+            self._runs[number] = prefixes[kept], places[kept]
+        self._runs = [run for run in self._runs if len(run[0])]
 
     def find(self, keys: NDArray[np.uint8]) -> NDArray[np.int64]:
         """Return the place where each key should be (n,), -1 for unknown keys."""
@@ -68,6 +80,8 @@ class VectorStore:
         self._max_bytes = max_bytes
         self._indexes: defaultdict[bytes, Index] = defaultdict(Index)
         self._indexed: object = None
+        self._kept = 0  # places in all indexes when it was last looked for blocks that have gone
+        self._has_room = True  # to make a file of an earlier version smaller
 
     def read(
         self,
@@ -87,7 +101,7 @@ class VectorStore:
                 for block, intact, slots, which in _blocks(connection, spec, places[:at_a_time]):
                     if not intact.all():
                         damaged.append(block.id)
-                    elif block.day < store.today():
+                    elif store.is_to_renew(block.day):
                         used.append(block.id)
                     _copy(block, slots, at[which], intact, keys, out, hit)
             left = at[at_a_time:]
@@ -113,8 +127,9 @@ class VectorStore:
 
     def write(self, connection: SqliteConnection, parts: Sequence[KeyedVectors]) -> int:
         """Write all vectors or none; return how many of today were deleted to make room."""
+        dropped = self._reduce(connection)
         with self._writing(connection):
-            return sum(self._insert(connection, part) for part in parts)
+            return dropped + sum(self._insert(connection, part) for part in parts)
 
     def merge(
         self, connection: SqliteConnection, part: KeyedVectors, *, replace: bool = False
@@ -125,6 +140,7 @@ class VectorStore:
         first: dict[bytes, int] = {}
         taken = np.array([first.setdefault(key.tobytes(), i) for i, key in enumerate(keys)])
         there, hit = rows[taken], np.zeros(len(keys), np.bool_)
+        of_today = self._reduce(connection)
         with self._writing(connection):
             for block, intact, slots, at in self._located(connection, spec, keys):
                 if block.vectors is not None and intact.any():
@@ -143,7 +159,14 @@ class VectorStore:
             Conflict(spec, keys[i].tobytes().hex(), i, float(np.abs(there[i] - rows[i]).max()))
             for i in np.flatnonzero(contradicting).tolist()
         ]
-        return int(new.sum()), conflicts, dropped
+        return int(new.sum()), conflicts, of_today + dropped
+
+    def _reduce(self, connection: SqliteConnection) -> int:
+        """Make a file that is too large smaller; return how many vectors of today were deleted."""
+        if self._max_bytes is None:
+            return 0
+        of_today, self._has_room = vacuum.reduce(connection, self._max_bytes, self._has_room)
+        return of_today
 
     def _places(
         self,
@@ -175,13 +198,26 @@ class VectorStore:
         file = file_id, connection.identity
         if self._indexed != file:
             self._indexes.clear()
-            self._indexed = file
+            self._indexed, self._kept = file, 0
         index = self._indexes[spec.digest]
         if index.last > store.last_block(connection):  # an older copy of the file is back
             index = self._indexes[spec.digest] = Index()
+        is_new = index.last == 0
         for numbers, keys in store.listed(connection, space, index.last):
             index.add(numbers, keys)
+        if is_new:
+            self._kept += len(index)
+        elif sum(map(len, self._indexes.values())) > self._kept + max(_FEW, self._kept):
+            self._forget(connection)
         return index
+
+    def _forget(self, connection: SqliteConnection) -> None:
+        """Drop the places of blocks that have gone, of which there may be many by now."""
+        numbers = {spec.digest: number for number, spec in store.spaces(connection).items()}
+        for digest, index in self._indexes.items():
+            space = numbers.get(digest)
+            index.keep([] if space is None else store.blocks_of(connection, space))
+        self._kept = sum(map(len, self._indexes.values()))
 
     @contextmanager
     def _writing(self, connection: SqliteConnection) -> Iterator[None]:
@@ -216,9 +252,10 @@ class VectorStore:
         row_bytes = rows.shape[1] * store.stored_dtype(spec.dtype).itemsize
         for start in range(0, len(keys), step):
             some = slice(start, start + step)
-            dropped += store.make_room(connection, self._max_bytes, len(keys[some]) * row_bytes)
+            needed = len(keys[some]) * row_bytes
+            dropped += eviction.make_room(connection, self._max_bytes, needed).of_today
             store.write_vectors(connection, space, spec, keys[some], rows[some])
-        return dropped
+        return dropped + vacuum.fit(connection, self._max_bytes)
 
 
 def _blocks(

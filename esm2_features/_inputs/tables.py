@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Any
 
-from esm2_features._arrow import import_parquet
+from esm2_features._arrow import batches_of, cells_of, open_parquet
 from esm2_features._inputs.streams import (
     Source,
     as_text,
@@ -26,7 +26,13 @@ from esm2_features._inputs.streams import (
     shown_name,
     unreadable,
 )
-from esm2_features.exceptions import InputError, import_optional, list_problems, shorten
+from esm2_features.exceptions import (
+    InputError,
+    MissingDependencyError,
+    import_optional,
+    list_problems,
+    shorten,
+)
 
 SEQUENCE_COLUMNS = re.compile(
     "((protein|aa|amino_?acid|full|target|mutated|mutant|peptide)_?)?(sequence|seq)s?"
@@ -256,9 +262,10 @@ def _same_width(
 
 @contextmanager
 def _open_parquet(stream: Any, name: str) -> Iterator[Table]:
-    module = import_parquet("Reading Parquet")
     try:
-        file = module.ParquetFile(stream)
+        file = open_parquet(stream, "Reading Parquet")
+    except MissingDependencyError:
+        raise
     except Exception as error:  # Arrow's errors, and the system's
         raise input_error(name, unreadable(error)) from error
     with file:
@@ -271,7 +278,7 @@ def _open_parquet(stream: Any, name: str) -> Iterator[Table]:
 def _parquet_rows(file: Any, table: Table) -> Iterator[tuple[str, list[Any] | InputError]]:
     n = 0
     needed = range(len(table.header)) if table.needed is None else table.needed
-    batches = file.iter_batches(columns=[table.header[i] for i in needed])
+    batches = batches_of(file, [table.header[i] for i in needed])
     while True:
         try:
             batch = next(batches, None)
@@ -281,7 +288,7 @@ def _parquet_rows(file: Any, table: Table) -> Iterator[tuple[str, list[Any] | In
             return
         columns: list[Sequence[Any]] = [[None] * batch.num_rows] * len(table.header)
         for i in needed:
-            columns[i] = batch.column(table.header[i]).to_pylist()
+            columns[i] = cells_of(batch.column(table.header[i]))
         for number, cells in enumerate(zip(*columns, strict=True), n):
             yield f"row {number}", list(cells)
         n += batch.num_rows

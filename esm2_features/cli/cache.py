@@ -140,8 +140,7 @@ def prune(cache: Cache, **options: Any) -> None:
     Without options, only damaged vectors are removed, and small blocks are joined.
     """
     report = cache.prune(**options)
-    size = readable(max(0, report.bytes))
-    click.echo(f"{vectors(report.rows)} removed; the file is {size} smaller.")
+    click.echo(f"{vectors(report.rows)} removed; the file is {readable(report.bytes)} smaller.")
 
 
 @cache.command(epilog=examples("esm2-features cache export esm2.parquet --model esm2_t6_8M_UR50D"))

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from esm2_features._arrow import import_parquet
+from esm2_features._arrow import batches_of, cells_of, import_parquet, open_parquet
 from esm2_features._inputs.cells import as_text
 from esm2_features._inputs.fasta import FastaRecord
 from esm2_features._inputs.records import TABLES, Entry, columns_of, iter_entries, kind_of_name
 from esm2_features._inputs.tables import Table, open_table, types_of
 from esm2_features._io.paths import file_names
-from esm2_features.exceptions import InputError
+from esm2_features.exceptions import InputError, MissingDependencyError
 
 _SOURCES = re.compile(
     r"\.(fasta|fas|faa|fa|fsa|parquet|pq)(\.(gz|bz2|xz|zst|zip))*$", re.IGNORECASE
@@ -120,9 +120,10 @@ class Reading:
                 return
 
     def _parquet(self) -> Iterator[InputRange]:
-        module = import_parquet("Reading Parquet")
         try:
-            file = module.ParquetFile(self.source.path)
+            file = open_parquet(self.source.path, "Reading Parquet")
+        except MissingDependencyError:
+            raise
         except Exception as error:  # Arrow's errors, and the system's
             raise _unreadable(self.source.path, error) from error
         with file:
@@ -142,7 +143,8 @@ class Reading:
         """Read the wanted ranges of one row group; if it is damaged, each has the error."""
         source, size = self.source, self._size
         needed = [name for name in columns if name is not None]
-        cells = _cells(file.iter_batches(size, row_groups=[group], columns=needed), columns, first)
+        batches = batches_of(file, needed, groups=[group], most=size)
+        cells = _cells(batches, columns, first)
         damage: InputError | None = None
         for number in numbers:
             self.reached = number
@@ -275,10 +277,10 @@ def _cells(
 ) -> Iterator[tuple[Any, Any]]:
     """Yield sequence and id of each row, a batch at a time; without ids, the number of the row."""
     for batch in batches:
-        sequences = batch.column(columns[0]).to_pylist()
+        sequences = cells_of(batch.column(columns[0]))
         ids: Sequence[Any] = range(first, first + len(sequences))
         if columns[1] is not None:
-            ids = batch.column(columns[1]).to_pylist()
+            ids = cells_of(batch.column(columns[1]))
         yield from zip(sequences, ids, strict=True)
         first += len(sequences)
 

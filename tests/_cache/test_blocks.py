@@ -159,23 +159,6 @@ def test__rewrite_block__of_which_nothing_is_left_is_deleted(connection):
     assert connection.execute("select count(*) from value").fetchone() == (0,)
 
 
-def test__make_room__longest_unused_goes_first_and_no_more_than_needed(connection, monkeypatch):
-    for start, day in ((0, 30), (200, 10), (400, 40), (600, 20)):
-        write(connection, range(start, start + 200), day=day)
-    used = store._used_bytes(connection)
-    monkeypatch.setattr(store, "today", lambda: 40)
-    with transaction(connection):
-        assert store.make_room(connection, used) == 0
-        assert store.make_room(connection, used - 1) == 0
-        assert block_numbers(connection) == [1, 3, 4]
-        assert store.make_room(connection, used, needed=300_000) == 0
-        assert block_numbers(connection) == [1, 3]
-        assert store.make_room(connection, 0) == 200  # were used today
-        assert block_numbers(connection) == []
-        assert store.make_room(connection, 0) == 0
-    assert store._used_bytes(connection) < used / 2
-
-
 def test__renew__notes_the_day(connection, monkeypatch):
     for start in range(3):
         write(connection, range(start, start + 1), day=100)

@@ -712,3 +712,30 @@ def test__path__may_hold_a_variable_and_the_home_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("PROJECT", str(tmp_path))
     monkeypatch.setenv("HOME", str(tmp_path))
     assert Cache("$PROJECT/vectors").path == Cache("~/vectors").path == tmp_path / "vectors"
+
+
+HOSTILE = "x\x1b[2J\x07\r\n\u202egnp\u2028"
+
+
+def test_names_of_files_are_shown_without_control_characters(tmp_path):
+    spec = replace(SPEC, model=HOSTILE)
+    other = replace(spec, layer=5)
+    cache = filled(tmp_path / "a", range(3), spec)
+    cache._put_many([part_of(range(3), other, 8)])
+    shown = [str(cache.info()), str(Cache(tmp_path / "a").info())]
+    with pytest.raises(InputError) as caught:
+        cache.prune(model="tiny")
+    shown.append(str(caught.value))
+    with pytest.raises(InputError) as caught:
+        cache.export(tmp_path / "x.parquet")
+    shown.append(str(caught.value))
+    changed = Cache(tmp_path / "b")
+    changed._put_many([part_of(range(1, 4), spec)._replace(keys=keys_of(range(3), spec))])
+    shown.append(str(changed.import_(tmp_path / "a").conflicts[0]))
+    flip(cache, "value", "vectors")
+    shown += cache.verify().damaged
+    assert len(shown) == 6
+    for text in shown:
+        assert all(line.isprintable() for line in text.split("\n"))
+        assert r"x\x1b[2J\x07\r\n\u202egnp\u2028" in text
+    assert cache.prune(model=r"x\x1b[2J\x07\r\n\u202egnp\u2028").rows == 6

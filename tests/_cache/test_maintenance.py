@@ -1,4 +1,4 @@
-"""A cache as a whole: old vectors go, small blocks are joined, rounding is told from error."""
+"""A cache as a whole: what it holds, what is damaged, and rounding told from error."""
 
 from __future__ import annotations
 
@@ -14,120 +14,18 @@ from cache_helpers import (
     SPEC,
     filled,
     flip,
-    found,
-    keys_by_block,
     part_of,
     raw,
     rows_of,
-    stored_keys,
 )
 
 from esm2_features._cache import Cache
-from esm2_features._cache import blocks as store
 from esm2_features._cache import maintenance as _upkeep
 from esm2_features._cache.maintenance import contradicting, describe
 
 
 def run(cache, action):
     return cache._link.run("read", action)
-
-
-def test__prune__joins_small_blocks(tmp_path):
-    cache = Cache(tmp_path)
-    for start in range(0, 400, 4):
-        cache._put_many([part_of(range(start, start + 4)), part_of(range(start, start + 2), HALF)])
-    reader = Cache(tmp_path)
-    assert found(reader, range(400)) == 400
-    assert len(keys_by_block(cache)) == 200
-    assert cache.prune().rows == 0
-    assert len(keys_by_block(cache)) <= 2 * 3
-    for one in (cache, reader, Cache(tmp_path)):
-        assert found(one, range(400)) == 400
-        assert found(one, range(400), HALF) == 200
-    assert len(stored_keys(cache)) == len(set(stored_keys(cache))) == 600
-    assert cache.verify() == (600, ())
-
-
-def test__prune__leaves_blocks_that_are_full(tmp_path):
-    cache = filled(tmp_path, range(204 * 3))
-    blocks = keys_by_block(cache)
-    cache.prune()
-    assert keys_by_block(cache) == blocks
-    cache._put_many([part_of(range(1000, 1003))])
-    blocks = keys_by_block(cache)
-    cache.prune()
-    assert keys_by_block(cache) == blocks  # one alone is joined to nothing
-
-
-def test__prune__joins_vectors_of_one_width_only(tmp_path):
-    cache = Cache(tmp_path)
-    for start in range(0, 12, 3):
-        cache._put_many([part_of(range(start, start + 3), dim=[8, 16][start % 2])])
-    cache.prune()
-    assert sorted(map(len, keys_by_block(cache).values())) == [6, 6]
-    assert found(cache, range(12), dim=8) == found(cache, range(12), dim=16) == 6
-
-
-def test__prune__gives_the_room_back(tmp_path):
-    cache = filled(tmp_path, range(2000))
-    cache._put_many([part_of(range(2000), CLS)])
-    before = cache.file.stat().st_size
-    with raw(cache) as file:
-        file.execute("update value set vectors = 7 where block > 10")
-    pruned = cache.prune()
-    assert pruned.rows == 2000 * 2 - 204 * 9 - 164
-    assert pruned.bytes == before - cache.file.stat().st_size > before / 3
-
-
-def days_of(cache, monkeypatch, days):
-    """Write a block of ten for each day."""
-    for number, day in enumerate(days):
-        monkeypatch.setattr(store, "today", lambda day=day: day)
-        cache._put_many([part_of(range(10 * number, 10 * number + 10))])
-
-
-@pytest.mark.parametrize(("unused_days", "left"), [(0, 10), (1, 20), (9, 20), (10, 30), (99, 30)])
-def test__prune__what_was_not_used_for_days_goes(tmp_path, monkeypatch, unused_days, left):
-    cache = Cache(tmp_path)
-    days_of(cache, monkeypatch, [1000, 1009, 1010])
-    assert cache.prune(unused_days=unused_days).rows == 30 - left
-    assert found(cache, range(30)) == left
-    assert found(cache, range(30 - left, 30)) == left
-
-
-def test__prune__what_was_used_stays(tmp_path, monkeypatch):
-    cache = Cache(tmp_path)
-    days_of(cache, monkeypatch, [1000, 1001, 1010])
-    assert found(cache, range(1)) == 1
-    assert cache.prune(unused_days=5).rows == 10
-    assert found(cache, range(30)) == 20
-
-
-def test__prune__what_is_joined_counts_as_used_when_the_last_of_it_was(tmp_path, monkeypatch):
-    cache = Cache(tmp_path)
-    days_of(cache, monkeypatch, [1000, 1009, 1010])
-    cache.prune()
-    assert len(keys_by_block(cache)) == 1
-    assert cache.prune(unused_days=0).rows == 0
-
-
-def test__prune__to_a_size(tmp_path, monkeypatch):
-    cache = Cache(tmp_path)
-    for day in range(10):
-        monkeypatch.setattr(store, "today", lambda day=day: day)
-        cache._put_many([part_of(range(200 * day, 200 * day + 200))])
-    run(cache, lambda connection: _upkeep.prune(connection, max_bytes=1 << 20))
-    assert cache.file.stat().st_size <= 1 << 20
-    assert found(cache, range(1800, 2000)) == 200
-    assert found(cache, range(200)) == 0
-
-
-def test__prune__the_limit_of_the_cache_counts(tmp_path):
-    filled(tmp_path, range(8000))
-    limited = Cache(tmp_path, max_bytes=4 << 20)
-    assert limited.prune().rows > 4000
-    assert limited.file.stat().st_size <= 4 << 20
-    assert limited.prune(max_bytes=8 << 20) == (0, 0)
 
 
 def test__count__of_an_empty_file(tmp_path):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+import tracemalloc
+from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -386,3 +388,91 @@ def test__read_parquet__cut_short(tmp_path):
 def test__read_parquet__no_such_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"x\.parquet"):
         list(read_parquet(tmp_path / "x.parquet"))
+
+
+# Files that would fill the memory -----------------------------------------------------------
+
+
+def repeated(value, n, kind):
+    """A column of one value, which the file holds once."""
+    zeros = pa.array(np.zeros(n, np.int32))
+    return pa.DictionaryArray.from_arrays(zeros, pa.array([value], kind))
+
+
+def hostile(path, n, **columns):
+    """Write n rows that are all alike, with some columns of their own."""
+    values = {name: getattr(SPEC, name) for name in ("model", "checkpoint", "pooling")}
+    values |= {"precision": "float32", "dtype": "float32"}
+    table = {name: repeated(value, n, pa.string()) for name, value in values.items()}
+    table["layer"] = pa.array(np.full(n, 6, np.int32))
+    table["key"] = repeated(bytes(32), n, pa.binary())
+    table["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(n, np.float32)), 1)
+    pq.write_table(pa.table(table | columns), path, compression="zstd")
+    return path
+
+
+def test__read_parquet__more_vectors_than_keys_fit_into_the_file(tmp_path):
+    path = hostile(tmp_path / "x.parquet", 1_000_000)
+    assert path.stat().st_size < 100_000
+    with pytest.raises(InputError, match=r"promises 1,000,000 vectors, more than a real file of"):
+        list(read_parquet(path))
+
+
+def test__read_parquet__lists_of_millions(tmp_path):
+    n = (1 << 24) + 2
+    vectors = pa.ListArray.from_arrays([0, n // 2, n], pa.nulls(n, pa.float32()))
+    path = hostile(tmp_path / "x.parquet", 2, vector=vectors)
+    with pytest.raises(InputError, match=r"16,777,218 components, more than a real file of"):
+        list(read_parquet(path))
+
+
+@pytest.mark.parametrize("name", ["key", "model"])
+def test__read_parquet__a_text_of_megabytes(tmp_path, name):
+    kind = pa.binary() if name == "key" else pa.string()
+    text = repeated("A" * (2 << 20), 50, pa.string()).cast(pa.dictionary(pa.int32(), kind))
+    path = hostile(tmp_path / "x.parquet", 50, **{name: text})
+    with pytest.raises(InputError, match=rf"2,09\d,\d\d\d bytes of {name}, more than a real"):
+        list(read_parquet(path))
+
+
+def test__read_parquet__a_long_text_is_in_memory_once(tmp_path):
+    text = repeated("A" * 900_000, 50, pa.string())
+    path = hostile(tmp_path / "x.parquet", 50, model=text)
+    tracemalloc.start()
+    (part,) = read_parquet(path)
+    assert part.spec.model == "A" * 900_000
+    assert tracemalloc.get_traced_memory()[1] < 10e6
+    tracemalloc.stop()
+
+
+def test__read_parquet__every_damaged_byte_of_the_footer_is_an_error_or_harmless(tmp_path):
+    path, part = tmp_path / "x.parquet", some_part(100)
+    write_parquet(path, [part])
+    whole = path.read_bytes()
+    first = len(whole) - int.from_bytes(whole[-8:-4], "little") - 8
+    for place in range(first, len(whole), 17):
+        for bit in (0x01, 0x40):
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :])
+            with suppress(InputError):
+                assert sum(len(part.keys) for part in read_parquet(path)) == 100
+
+
+@pytest.mark.parametrize(("n", "times"), [(7, 1), (64, 1), (101, -1), (101, 1), (10**18, -1)])
+def test__read_parquet__another_number_of_rows_than_there_are(tmp_path, n, times):
+    path, part = tmp_path / "x.parquet", some_part(100)
+    write_parquet(path, [part])
+    whole = path.read_bytes()
+    first = len(whole) - int.from_bytes(whole[-8:-4], "little") - 8
+    footer = whole[first:-8].replace(varint(100), varint(n), times)
+    assert footer != whole[first:-8]
+    path.write_bytes(whole[:first] + footer + len(footer).to_bytes(4, "little") + b"PAR1")
+    with pytest.raises(InputError, match="cannot be read"):
+        list(read_parquet(path))
+
+
+def varint(n):
+    """A number as it is in a footer."""
+    n, found = 2 * n, b""
+    while n > 127:
+        found, n = found + bytes([n & 127 | 128]), n >> 7
+    return found + bytes([n])
