@@ -15,10 +15,7 @@ from esm2_features._cache.keys import Spec
 Run = Callable[[Callable[[SqliteConnection], Any]], Any]
 """Runs an action on the connection to a cache, and returns its result; None without a file."""
 
-_INDEXED = (
-    "select id from block indexed by block_of_space order by space, id",
-    "select id from block indexed by block_of_day order by day, id",
-)
+_INDEXES = {"block_of_space": "space", "block_of_day": "day"}  # and the column of each
 _LISTED = 1000  # blocks that are looked up in the indexes in one transaction
 
 
@@ -48,12 +45,21 @@ def inspect(run: Run) -> Iterator[Inspected]:
 
 def indexes_are_right(run: Run) -> bool:
     """Whether the indexes list the blocks that there are, and no others."""
+    indexes = run(_indexes) or {}
     last, seen = run(_last) or 0, list[int]()
-    while rows := run(partial(_look_up, after=seen[-1] if seen else 0, last=last)):
+    look_up = partial(_look_up, indexes=indexes, last=last)
+    while rows := run(partial(look_up, after=seen[-1] if seen else 0)):
         seen += [number for number, _ in rows]
         if not all(is_listed for _, is_listed in rows):
             return False
-    return not run(partial(_list_others, seen=seen, last=last))
+    return not run(partial(_list_others, indexes=indexes, seen=seen, last=last))
+
+
+def _indexes(connection: SqliteConnection) -> dict[str, str]:
+    """Return the indexes of blocks, of which others may have dropped some, and their columns."""
+    query = "select name from sqlite_master where type = 'index'"
+    names = {name.decode(errors="replace") for (name,) in connection.execute(query).fetchall()}
+    return {name: column for name, column in _INDEXES.items() if name in names}
 
 
 def _last(connection: SqliteConnection) -> int:
@@ -82,21 +88,23 @@ def _inspect(connection: SqliteConnection, after: int, last: int) -> tuple[list[
     return found + [Inspected(i, None, 0, 0, None, True) for i in sorted(others)], upto
 
 
-def _look_up(connection: SqliteConnection, after: int, last: int) -> list[tuple[int, bool]]:
+def _look_up(
+    connection: SqliteConnection, after: int, last: int, indexes: dict[str, str]
+) -> list[tuple[int, bool]]:
     """List blocks, which are found without an index, and whether all indexes have them."""
-    query = (
-        "select id, exists(select 1 from block as i indexed by block_of_space "
-        "where i.space = b.space and i.id = b.id) "
-        "and exists(select 1 from block as i indexed by block_of_day "
-        "where i.day = b.day and i.id = b.id) "
-        "from block as b not indexed where id > ? and id <= ? order by id limit ?"
-    )
+    test = "exists(select 1 from block as i indexed by {} where i.{} = b.{} and i.id = b.id)"
+    tests = [test.format(name, column, column) for name, column in indexes.items()]
+    query = "select id, {} from block as b not indexed where id > ? and id <= ? order by id limit ?"
+    query = query.format(" and ".join(tests) or "1")
     return connection.execute(query, (after, last, _LISTED)).fetchall()
 
 
-def _list_others(connection: SqliteConnection, seen: list[int], last: int) -> bool:
+def _list_others(
+    connection: SqliteConnection, indexes: dict[str, str], seen: list[int], last: int
+) -> bool:
     """Whether an index lists blocks that do not exist, besides those that were seen."""
-    for query in _INDEXED:
+    for name, column in indexes.items():
+        query = "select id from block indexed by {} order by {}, id".format(name, column)
         with snapshot(connection):
             rows = connection.execute(query).fetchall()
             listed = np.array([row[0] for row in rows], np.int64)

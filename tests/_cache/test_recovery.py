@@ -81,7 +81,7 @@ def test_a_sound_file_comes_back_whole(tmp_path, pristine):
 def test_what_is_damaged_in_use_is_set_aside_and_comes_back(tmp_path, pristine):
     cache = Cache(tmp_path)
     content = bytearray(pristine)
-    content[5 * PAGE : 6 * PAGE] = bytes(PAGE)
+    content[4 * PAGE : 5 * PAGE] = bytes(PAGE)
     content[-PAGE:] = b"\xff" * PAGE
     cache.file.write_bytes(content)
     with caches_warn() as messages:
