@@ -104,7 +104,7 @@ def _list_others(
 ) -> bool:
     """Whether an index lists blocks that do not exist, besides those that were seen."""
     for name, column in indexes.items():
-        query = "select id from block indexed by {} order by {}, id".format(name, column)
+        query = f"select id from block indexed by {name} order by {column}, id"  # noqa: S608
         with snapshot(connection):
             rows = connection.execute(query).fetchall()
             listed = np.array([row[0] for row in rows], np.int64)
