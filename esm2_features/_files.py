@@ -43,7 +43,7 @@ def atomic_path(
             part.mkdir()
         yield part
         check()
-        if path.is_dir():
+        if folder and path.is_dir():
             _replace_folder(part, path)
         elif once:
             _rename_once(part, path)

@@ -14,6 +14,7 @@ from esm2_features.cli.options import Decorator, callback_of, two_numbers
 
 _DTYPES = ("float32", "float16")
 _ENGINES = ("plain", "ray")
+_CHECKS = ("auto", "digest", "size")
 _SHARD_SIZE = 4096
 _MOST_SHOWN = 10
 
@@ -61,6 +62,13 @@ SHARD_OPTIONS: dict[str, Decorator] = {
         callback=callback_of(_parse_share),
         metavar="I/N",
         help="With a folder OUT: make only the share of task I (from 0) of N, for job arrays.",
+    ),
+    "check": click.option(
+        "--check",
+        type=click.Choice(_CHECKS),
+        default="auto",
+        help="With a folder OUT: how to check the files of finished shards, of which damaged ones "
+        "are made again: by their SHA-256, or by their size only. auto is digest up to 10 GB.",
     ),
     "engine": click.option(
         "--engine",

@@ -15,7 +15,7 @@ from esm2_features._inputs.options import OPTIONS, one_of, positive
 from esm2_features._inputs.records import kind_of_name
 from esm2_features.distributed.files import DTYPES, ShardTable, vector_columns
 from esm2_features.distributed.job import ShardJob, ShardReport
-from esm2_features.distributed.manifest import Manifest
+from esm2_features.distributed.manifest import COMPARED, Manifest
 from esm2_features.distributed.ray_batches import BatchEmbedder
 from esm2_features.distributed.ray_cluster import import_ray, on_cluster
 from esm2_features.distributed.sources import check_columns, find_sources, left_out
@@ -32,6 +32,9 @@ __all__ = ["embed_ray_dataset", "embed_shards"]
 
 SHARD_SIZE = 4096
 ENGINES = ("plain", "ray")
+CHECKS = ("auto", "digest", "size")
+_DIGEST_BYTES = 10 * 10**9
+"""Size of a folder up to which finished shards are checked by their digests."""
 
 
 def embed_shards(
@@ -58,6 +61,7 @@ def embed_shards(
     set_aside: Literal["record", "shard"] = "record",
     shard_size: int = SHARD_SIZE,
     shard: tuple[int, int] = (0, 1),
+    check: Literal["auto", "digest", "size"] = "auto",
     engine: Literal["plain", "ray"] = "plain",
     address: str | None = None,
     workers: int = 1,
@@ -100,6 +104,10 @@ def embed_shards(
         Sequences of a shard. A row group of a Parquet file is a shard if it has no more rows.
     shard : (int, int), default=(0, 1)
         Number of this task, from 0, and number of tasks: each computes its own share of the shards.
+    check : {"auto", "digest", "size"}, default="auto"
+        How the files of finished shards are checked: by their SHA-256, which takes about a second
+        for each gigabyte, or by their size only. Damaged ones are computed again. ``"auto"`` is
+        ``"digest"`` for folders of up to 10 GB.
     engine : {"plain", "ray"}, default="plain"
         ``"plain"`` computes in this process, ``"ray"`` in actors of Ray, each with a model of its
         own. All of them must see ``output``; ``inputs`` are read by this process.
@@ -159,6 +167,7 @@ def embed_shards(
     one_of("dtype", dtype, DTYPES)
     one_of("engine", engine, ENGINES)
     one_of("set_aside", set_aside, ("record", "shard"))
+    one_of("check", check, CHECKS)
     _check_workers(engine, address, workers, gpus_per_worker)
     import_parquet("Writing shards")
     model_engine = Engine(**options)
@@ -173,10 +182,14 @@ def embed_shards(
     table = _table(model_engine, dtype=dtype, with_sequence=bool(with_sequence))
     job = _description(model_engine, table)
     job["parameters"] |= {"shard_size": size, **columns}
+    job = json.loads(json.dumps(job))
     manifest = Manifest(folder)
-    manifest.begin(json.loads(json.dumps(job)), sources)
+    if note := manifest.begin(job, sources):
+        print_line(note)
+    table.about.update(digest=manifest.digest, job={part: job[part] for part in COMPARED})
     settings = WorkerOptions(options, model_engine.checkpoint.identity, folder, table, set_aside)
-    work = ShardJob(manifest, sources, size=size, share=shard)
+    by_digest = check == "digest" or (check == "auto" and manifest.bytes() <= _DIGEST_BYTES)
+    work = ShardJob(manifest, sources, size=size, share=shard, by_digest=by_digest)
     if engine == "plain":
         worker = ShardWorker(settings, model_engine)
         return work.run(lambda tasks: map(worker.run, tasks), progress=progress)
@@ -286,7 +299,7 @@ def _engine_options(arguments: dict[str, Any]) -> dict[str, Any]:
 def _table(engine: Engine, *, dtype: str, with_sequence: bool) -> ShardTable:
     """Describe the columns of a shard."""
     checkpoint = engine.checkpoint
-    about = {
+    about: dict[str, Any] = {
         "model": checkpoint.name,
         "identity": checkpoint.identity,
         "precision": engine.precision,

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from esm2_features._environment import keep_few_products, limit_openmp_spinning
-from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest
+from esm2_features.distributed.manifest import Manifest
+from esm2_features.distributed.records import DoneShard, FailedShard
 from esm2_features.distributed.worker import ShardWorker, Task, WorkerOptions
 from esm2_features.exceptions import Esm2FeaturesError, InputError, import_optional
 

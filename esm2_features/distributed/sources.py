@@ -53,7 +53,7 @@ class InputFile:
             status = self.path.stat()
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, max(0, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)

@@ -19,13 +19,8 @@ from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.messages import in_shell
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features.distributed.files import ShardTable, writing
-from esm2_features.distributed.manifest import (
-    DoneShard,
-    FailedShard,
-    InvalidRecord,
-    Manifest,
-    failure,
-)
+from esm2_features.distributed.manifest import Manifest, failure
+from esm2_features.distributed.records import DoneShard, FailedShard, InvalidRecord
 from esm2_features.exceptions import CheckpointError, InputError, NumericalError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -84,7 +79,7 @@ class ShardWorker:
 
     def run(self, task: Task) -> DoneShard | FailedShard:
         records = task.records
-        done = self._manifest.done(task.name)
+        done = self._manifest.done(task.name, by_digest=True)
         if done is not None and done.input == records.digest():
             return done
         try:
@@ -126,7 +121,7 @@ class ShardWorker:
         residues, digest = sum(map(len, sequences)), records.digest()
         kept = records.digest(without=errors) if errors else ""
         invalid = tuple(invalid_record(task, row, errors[row]) for row in sorted(errors))
-        about = (self._versions, kept, invalid)
+        about = (self._versions, kept, invalid, self._table.about["digest"])
         shard = DoneShard(task.name, n, residues, digest, 0, "", seconds, cut, *about)
         return self._manifest.add(shard)
 

@@ -8,8 +8,8 @@ from shard_helpers import check, fasta, peptides
 
 from esm2_features import open_embeddings
 from esm2_features.cli import main
-from esm2_features.cli.shards import _DTYPES, _ENGINES, _SHARD_SIZE
-from esm2_features.distributed.embed import ENGINES, SHARD_SIZE
+from esm2_features.cli.shards import _CHECKS, _DTYPES, _ENGINES, _SHARD_SIZE
+from esm2_features.distributed.embed import CHECKS, ENGINES, SHARD_SIZE
 from esm2_features.distributed.files import DTYPES
 
 SEQUENCES = peptides(20)
@@ -31,7 +31,8 @@ def run(tmp_path, tiny_checkpoint, monkeypatch):
 
 
 def test__constants__are_those_of_the_library():
-    assert (_DTYPES, _ENGINES, _SHARD_SIZE) == (DTYPES, ENGINES, SHARD_SIZE)
+    expected = (DTYPES, ENGINES, SHARD_SIZE, CHECKS)
+    assert expected == (_DTYPES, _ENGINES, _SHARD_SIZE, _CHECKS)
 
 
 def test__folder__is_made_and_resumed(run, tmp_path, tiny_checkpoint):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import signal
 import subprocess
@@ -153,13 +152,12 @@ def test__other_parameters__are_an_error_that_names_them(embed, changed, said):
         embed(**changed)
 
 
-def test__other_weights_under_the_same_name__are_an_error(embed, tiny_checkpoint, tmp_path):
-    embed()
-    content = json.loads((tmp_path / "out/_manifest/job.json").read_text())
-    content["model"]["identity"] = "sha256:other"
-    (tmp_path / "out/_manifest/job.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="digest of the model was 'sha256:other'"):
-        embed()
+def test__other_weights_under_the_same_name__are_an_error(embed, tmp_path):
+    path = write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8), tmp_path / "m.pt")
+    embed(model=path)
+    write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=9), path)
+    with pytest.raises(InputError, match=r"digest of the model was 'sha256:\w+' and is 'sha256:"):
+        embed(model=path)
 
 
 def test__other_inputs__are_an_error_that_names_them(embed, tmp_path, source):
@@ -362,16 +360,31 @@ def test__killed_process__loses_the_shard_it_was_writing(embed, tmp_path, tiny_c
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
-def test__damaged_shard__is_detected_and_computed_again(embed, tmp_path, tiny_checkpoint):
+def test__damaged_shard__is_computed_again(embed, tmp_path, tiny_checkpoint):
     embed()
     path = tmp_path / "out" / "a-00003.parquet"
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
     assert open_embeddings(tmp_path / "out").verify() == ["a-00003.parquet"]
-    path.write_bytes(content[:-10])  # of another size it is found without a look at its content
-    assert embed().computed == 1
+    assert embed(check="size").computed == 0
+    lines = []
+    assert embed(progress=lines.append).computed == 1
+    assert "a-00003.parquet has changed since it was written. It is computed again" in lines[0]
+    path.write_bytes(content[:-10])
+    assert embed(check="size").computed == 1
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__unchanged_job__reads_files_of_up_to_10_gb_only(embed, monkeypatch, tmp_path):
+    embed()
+    path = tmp_path / "out" / "a-00003.parquet"
+    path.write_bytes(bytes(path.stat().st_size))
+    monkeypatch.setattr(embed_module, "_DIGEST_BYTES", 100)
+    assert embed().computed == 0
+    assert embed(check="digest").computed == 1
+    with pytest.raises(InputError, match="Got check='no'"):
+        embed(check="no")
 
 
 def test__shard_without_a_record__is_computed_again(embed, tmp_path, tiny_checkpoint):
@@ -379,21 +392,6 @@ def test__shard_without_a_record__is_computed_again(embed, tmp_path, tiny_checkp
     (tmp_path / "out/_manifest/a-00001.done.json").unlink()
     assert embed().computed == 1
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
-
-
-def test__damaged_record__is_named(embed, tmp_path):
-    embed()
-    (tmp_path / "out/_manifest/a-00001.done.json").write_text("{")
-    with pytest.raises(InputError, match=r"a-00001\.done\.json is damaged .* Delete it"):
-        embed()
-
-
-def test__newer_format__is_an_error(embed, tmp_path):
-    embed()
-    path = tmp_path / "out/_manifest/job.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(InputError, match="has format 2"):
-        embed()
 
 
 def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):
