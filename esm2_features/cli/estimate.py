@@ -50,7 +50,7 @@ def estimate(
     from esm2_features._costs.cards import CARDS
     from esm2_features._costs.input_summary import lengths_at, summarise
     from esm2_features._engine import Engine
-    from esm2_features.distributed.sources import left_out
+    from esm2_features.distributed.sources import left_out, repeated
 
     card = device if device in CARDS else None
     columns = {"sequence_column": options.pop("column"), "id_column": options.pop("id_column")}
@@ -87,6 +87,8 @@ def estimate(
         rows["  left out"] += f", which `embed` refuses. {reason}"
     for others in left_out(inputs):
         click.echo(f"Left out of the input folder: {others}.", err=True)
+    for name in repeated(name for name in inputs if name != "-"):
+        click.echo(f"{name}: counted once.", err=True)
     click.echo("An estimate. What the time rests on stands at its end.\n")
     _print("input", " ".join(inputs))
     for name, value in rows.items():

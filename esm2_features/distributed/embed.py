@@ -18,7 +18,7 @@ from esm2_features.distributed.job import ShardJob, ShardReport
 from esm2_features.distributed.manifest import COMPARED, Manifest
 from esm2_features.distributed.ray_batches import BatchEmbedder
 from esm2_features.distributed.ray_cluster import import_ray, on_cluster
-from esm2_features.distributed.sources import check_columns, find_sources, left_out
+from esm2_features.distributed.sources import check_columns, find_sources, left_out, repeated
 from esm2_features.distributed.worker import ShardWorker, WorkerOptions, versions
 from esm2_features.exceptions import InputError
 
@@ -79,7 +79,8 @@ def embed_shards(
     inputs : str, path-like, or iterable of them
         FASTA and Parquet files, folders of such files, and patterns such as ``"data/*.fasta.gz"``;
         also CSV, TSV and Excel tables, and what Biopython reads (GenBank, UniProt, mmCIF, PDB), by
-        their names. All of them may be compressed.
+        their names. All of them may be compressed. A file that is named twice is embedded once,
+        under its first name.
     output : str or path-like
         The folder of shards: new, empty, or begun with the same parameters and inputs.
     model, layers, pooling, region, precision, device : as in `Engine`
@@ -179,6 +180,8 @@ def embed_shards(
     print_line = progress or (lambda _: None)
     for others in left_out(paths):
         print_line(f"Left out of the input folder: {others}.")
+    for name in repeated(paths):
+        print_line(f"{name}: embedded once.")
     table = _table(model_engine, dtype=dtype, with_sequence=bool(with_sequence))
     job = _description(model_engine, table)
     job["parameters"] |= {"shard_size": size, **columns}

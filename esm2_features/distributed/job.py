@@ -75,6 +75,7 @@ class ShardJob:
         print_line = progress or (lambda _: None)
         done: list[DoneShard] = []
         failed: list[FailedShard] = []
+        self.manifest.remove_parts()  # before the disk is full of them, and again at the end
         for result in compute(self._tasks(print_line)):
             if isinstance(result, FailedShard):
                 failed.append(result)
@@ -93,6 +94,7 @@ class ShardJob:
                 TruncationWarning,
                 stacklevel=3,
             )
+        self.manifest.remove_parts()
         _, missing = self.manifest.shards()
         left_over, foreign = move_left_over(self.manifest)
         if left_over:

@@ -276,8 +276,12 @@ class Manifest:
             if (before.st_ino, before.st_mtime_ns) == (after.st_ino, after.st_mtime_ns):
                 break
         (self._folder / f"{shard.name}.failed.json").unlink(missing_ok=True)
-        remove_parts(path)
         return record
+
+    def remove_parts(self) -> None:
+        """Remove the files that killed processes had begun to write."""
+        for folder in (self.output, self._folder):
+            remove_parts(folder)
 
     def set_aside(self, failed: FailedShard) -> None:
         """Record that a shard could not be computed."""

@@ -85,7 +85,11 @@ class ShardWorker:
         try:
             if records.error is not None:
                 raise records.error
-            return self._computed(task)
+            try:
+                return self._computed(task)
+            except FileNotFoundError:
+                # Where locks do not reach other machines, their jobs may remove what is written.
+                return self._computed(task)
         except (InputError, NumericalError, OutOfMemoryError) as error:
             if isinstance(error, OutOfMemoryError) and not error.length:
                 raise  # the weights do not fit: no shard can be computed

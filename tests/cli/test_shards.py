@@ -57,6 +57,15 @@ def test__several_inputs_and_patterns__go_into_one_folder(run, tmp_path):
     assert len(open_embeddings(tmp_path / "out")) == len(open_embeddings(tmp_path / "out2")) == 23
 
 
+def test__file_of_two_names__is_embedded_once(run, tmp_path):
+    (tmp_path / "b.fasta").symlink_to("a.fasta")
+    said = run("a.fasta", "b.fasta", tmp_path / "a.fasta", "out")
+    assert "b.fasta is the same file as a.fasta: embedded once." in said
+    assert f"{tmp_path}/a.fasta is the same file as a.fasta: embedded once." in said
+    assert len(open_embeddings(tmp_path / "out")) == 20
+    assert "3 there before" in run("a.fasta", "out")
+
+
 def test__what_is_set_aside__is_said_and_the_exit_code_is_1(run, tmp_path):
     fasta(tmp_path / "a.fasta", {**SEQUENCES, "p9": "MKTJ"})
     said = run("a.fasta", "out", "--set-aside", "shard", code=1)

@@ -20,6 +20,7 @@ from shard_helpers import check, fasta, peptides
 from esm2_features import Engine, distributed, open_embeddings
 from esm2_features._inference.runner import Runner
 from esm2_features.distributed import embed as embed_module
+from esm2_features.distributed.files import ShardWriter
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.exceptions import CheckpointError, InputError, TruncationWarning
 
@@ -358,6 +359,32 @@ def test__killed_process__loses_the_shard_it_was_writing(embed, tmp_path, tiny_c
     report = embed()
     assert (report.computed, report.present) == (5, 2)
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+    assert not list((tmp_path / "out").rglob(".*.part"))
+
+
+TWO_JOBS = """
+import sys
+from esm2_features import distributed
+
+sys.stdin.readline()
+report = distributed.embed_shards(sys.argv[1], sys.argv[2], model=sys.argv[3], shard_size=2)
+assert report.complete
+"""
+
+
+@pytest.mark.slow
+def test__two_jobs_at_once__do_no_harm(tmp_path, tiny_checkpoint, source):
+    words = [str(source), str(tmp_path / "out"), str(tiny_checkpoint)]
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", TWO_JOBS, *words], stdin=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for job in jobs:
+        job.stdin.write(b"\n")
+        job.stdin.flush()
+    assert [job.communicate(timeout=120) and job.returncode for job in jobs] == [0, 0]
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+    assert not list((tmp_path / "out").rglob(".*.part"))
 
 
 def test__damaged_shard__is_computed_again(embed, tmp_path, tiny_checkpoint):
@@ -408,6 +435,41 @@ def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):
         with pytest.raises(CheckpointError):
             embed(model=path)
     assert Manifest(tmp_path / "out").failed() == [], "it is no fault of the shard"
+
+
+def test__job_that_ends_while_another_writes__does_no_harm(
+    embed, tmp_path, tiny_checkpoint, monkeypatch
+):
+    add, reports = ShardWriter.add, []
+
+    def overtaken(self, *rows, **options):
+        monkeypatch.setattr(ShardWriter, "add", add)
+        reports.append(embed())
+        add(self, *rows, **options)
+
+    monkeypatch.setattr(ShardWriter, "add", overtaken)
+    reports.append(embed())
+    assert [report.complete for report in reports] == [True, True]
+    assert reports[0].computed == 7
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+    assert not list((tmp_path / "out").rglob(".*.part"))
+
+
+def test__part_that_another_machine_removed__is_written_again(
+    embed, tmp_path, tiny_checkpoint, monkeypatch
+):
+    add, calls = ShardWriter.add, []
+
+    def removed(self, *rows, **options):
+        calls.append(1)
+        add(self, *rows, **options)
+        if len(calls) == 3:
+            for part in (tmp_path / "out").glob(".*.part"):
+                part.unlink()
+
+    monkeypatch.setattr(ShardWriter, "add", removed)
+    assert embed().computed == 7
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
 # ------------------------------------------------------------------ warnings and caches
