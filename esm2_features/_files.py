@@ -104,7 +104,8 @@ def _renaming(
         if sync:
             _sync_folder(path.parent)
     except OSError as error:
-        if error.filename in (None, str(part)):  # people know the other name
+        # People know the other name. Errors without a number are not of the system.
+        if error.errno is not None and error.filename in (None, str(part)):
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     finally:

@@ -15,6 +15,7 @@ from esm2_features.exceptions import InputError
 if TYPE_CHECKING:
     from esm2_features._costs.cards import Range
     from esm2_features._engine import Engine
+    from esm2_features.distributed.plan import ShardPlan
 
 _UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -128,3 +129,18 @@ def print_dry_run(engine: Engine, records: list[Any], output: str) -> None:
         _print("weights", f"not on this machine; {readable(plan.download)} to download first")
     rows, width = plan.sequences, len(engine.feature_names)
     _print("output", f"{output}: {rows:,} x {width:,} features, {readable(4 * rows * width)}")
+
+
+def print_shard_plan(plan: ShardPlan, folder: str) -> None:
+    """Print what `embed` would do with a folder of shards."""
+    click.echo("A dry run: nothing was computed, and nothing written.\n")
+    _print("inputs", f"{plan.inputs:,}")
+    _print("shards", f"{plan.present + plan.missing + plan.failed:,}")
+    _print("  finished", f"{plan.present:,}")
+    _print("  to be computed", f"{plan.missing:,}")
+    _print("  to be set aside", f"{plan.failed:,}, and {plan.invalid:,} records")
+    _print("sequences", f"{plan.sequences:,} to be computed, of {plan.residues:,} residues")
+    if plan.download is not None:
+        _print("weights", f"not on this machine; {readable(plan.download)} to download first")
+    size = readable(plan.bytes)
+    _print("output", f"{folder}: {plan.sequences:,} x {plan.width:,} features more, {size}")

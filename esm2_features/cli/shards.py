@@ -96,7 +96,7 @@ SHARD_OPTIONS: dict[str, Decorator] = {
         help="With --engine ray: GPUs of each actor; with 0, the actors share all cores.",
     ),
 }
-FILE_OPTIONS = ("kind", "force", "h5_keys", "endpoint", "dry_run")
+FILE_OPTIONS = ("kind", "force", "h5_keys")
 """Parameters that need one file OUT; the others are for both."""
 
 
@@ -116,7 +116,7 @@ def check_arguments(context: click.Context, inputs: Sequence[str], output: Path 
                 "IN... OUT"
             )
         return
-    _check_unused(context, FILE_OPTIONS[:3], "is for one file OUT, with -o")
+    _check_unused(context, FILE_OPTIONS, "is for one file OUT, with -o")
     if len(inputs) < 2:
         raise click.UsageError(
             "Missing option '-o' / '--output' for one file OUT, or a folder OUT after IN."
@@ -128,9 +128,6 @@ def check_arguments(context: click.Context, inputs: Sequence[str], output: Path 
         )
     if context.params["engine"] == "plain":
         _check_unused(context, ("address", "workers", "gpus_per_worker"), "is for --engine ray")
-    _check_unused(context, ["endpoint"], "is for one output, -o: shards are computed here")
-    why = "is for one output, -o. `esm2-features estimate` counts any input"
-    _check_unused(context, ["dry_run"], why)
 
 
 def embed_into_folder(
@@ -139,6 +136,7 @@ def embed_into_folder(
     *,
     cache: str | None,
     column: str | None,
+    dry_run: bool,
     **options: Any,
 ) -> None:
     """Run `embed IN... OUT`."""
@@ -151,6 +149,13 @@ def embed_into_folder(
     if _is_default(context, "cache"):
         cache = None
     options["shard"] = options["shard"] or (0, 1)
+    if dry_run:
+        from esm2_features.cli.estimate import print_shard_plan
+        from esm2_features.distributed.plan import plan_shards
+
+        options |= {"cache": cache, "sequence_column": column, "progress": print_message}
+        print_shard_plan(plan_shards(sources, folder, **options), folder)
+        return
     try:
         report = embed_shards(
             sources, folder, cache=cache, sequence_column=column, progress=print_message, **options

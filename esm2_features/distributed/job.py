@@ -76,7 +76,7 @@ class ShardJob:
         done: list[DoneShard] = []
         failed: list[FailedShard] = []
         self.manifest.remove_parts()  # before the disk is full of them, and again at the end
-        for result in compute(self._tasks(print_line)):
+        for result in compute(self.tasks(print_line)):
             if isinstance(result, FailedShard):
                 failed.append(result)
                 print_line(describe_failure(result))
@@ -120,7 +120,7 @@ class ShardJob:
             left_over=tuple(left_over),
         )
 
-    def _tasks(self, print_line: Callable[[str], None]) -> Iterator[Task]:
+    def tasks(self, print_line: Callable[[str], None]) -> Iterator[Task]:
         """Yield what has to be computed; inputs are read as it is consumed."""
         for index, source in enumerate(self.sources):
             try:

@@ -51,13 +51,11 @@ _NAME = re.compile(r"(.+)-(\d{5,9})")
 
 
 class Manifest:
-    """The records of a folder of shards.
+    """The records of a folder of shards; ``is_read_only`` writes none."""
 
-    ``digest`` is that of the job's parameters; by default it is made of the folder's `job`.
-    """
-
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, *, is_read_only: bool = False) -> None:
         self.output = output
+        self._is_read_only = is_read_only
         self.reasons: dict[str, str] = {}
         """What is wrong with shards and records that are missing because of damage, by name."""
         self._folder = output / FOLDER
@@ -118,12 +116,15 @@ class Manifest:
             n = self._compare_shards(job)
             if n or is_damaged:
                 # Whether the inputs are those of these shards is not known: they are read again.
-                for source in self._folder.glob("*.source.json"):
+                for source in () if self._is_read_only else self._folder.glob("*.source.json"):
                     source.unlink(missing_ok=True)
                 content["inputs"] = [one | {"bytes": None, "changed": None} for one in inputs]
                 state = "was damaged" if is_damaged else "was missing"
                 note = f"{path} {state}: compared {n} finished shards, and wrote it again."
-            write_record(path, content, once=not is_damaged)
+            if self._is_read_only:
+                self.job = content
+            else:
+                write_record(path, content, once=not is_damaged)
         before = self.job
         differences = _differences(before, job)
         old_names, new_names = ([one["file"] for one in of] for of in (before["inputs"], inputs))
@@ -186,7 +187,8 @@ class Manifest:
                 f"{output} holds other files, such as {odd}. Choose a folder that is empty or does "
                 "not exist yet."
             )
-        self._folder.mkdir(parents=True, exist_ok=True)
+        if not self._is_read_only:
+            self._folder.mkdir(parents=True, exist_ok=True)
 
     # -------------------------------------------------------------- shards
 
@@ -285,7 +287,8 @@ class Manifest:
 
     def set_aside(self, failed: FailedShard) -> None:
         """Record that a shard could not be computed."""
-        write_record(self._folder / f"{failed.name}.failed.json", failed)
+        if not self._is_read_only:
+            write_record(self._folder / f"{failed.name}.failed.json", failed)
 
     def failed(self) -> list[FailedShard]:
         """List the shards that could not be computed, and have not been since."""
@@ -326,6 +329,8 @@ class Manifest:
 
     def add_source(self, read: ReadSource) -> None:
         """Record the size of an input."""
+        if self._is_read_only:
+            return
         if self.source(read.stem) != read:
             write_record(self._folder / f"{read.stem}.source.json", read)
         (self._folder / f"{read.stem}.failed.json").unlink(missing_ok=True)

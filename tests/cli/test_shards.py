@@ -9,8 +9,9 @@ from shard_helpers import check, fasta, peptides
 from esm2_features import open_embeddings
 from esm2_features.cli import main
 from esm2_features.cli.shards import _CHECKS, _DTYPES, _ENGINES, _SHARD_SIZE
-from esm2_features.distributed.embed import CHECKS, ENGINES, SHARD_SIZE
+from esm2_features.distributed.embed import ENGINES, SHARD_SIZE
 from esm2_features.distributed.files import DTYPES
+from esm2_features.distributed.preparation import CHECKS
 
 SEQUENCES = peptides(20)
 

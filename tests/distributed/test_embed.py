@@ -24,7 +24,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from esm2_features import Engine, distributed
-from esm2_features.distributed import embed as embed_module
+from esm2_features.distributed import preparation
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.distributed.ray_cluster import ShardActor, connect, import_ray
 from esm2_features.exceptions import (
@@ -202,13 +202,13 @@ def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):
     write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=9), path)
     with pytest.raises(InputError, match="digest of the model was"):
         embed(model=path)
-    settings_of = embed_module.WorkerOptions
+    settings_of = preparation.WorkerOptions
 
     def other(options, identity, *rest):
         return settings_of(options, "sha256:other", *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed_module, "WorkerOptions", other)
+        patch.setattr(preparation, "WorkerOptions", other)
         write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8), path)
         with pytest.raises(CheckpointError, match="holds other weights on"):
             embed(model=path)

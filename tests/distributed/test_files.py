@@ -16,7 +16,7 @@ from full_disk import no_room
 from esm2_features import _files as files
 from esm2_features._files import atomic_write, remove_parts
 from esm2_features.distributed.files import ShardTable, writing
-from esm2_features.exceptions import NumericalError
+from esm2_features.exceptions import EndpointError, NumericalError
 
 VALUES = np.arange(12, dtype=np.float32).reshape(2, 6)
 
@@ -172,3 +172,12 @@ def test__folder_in_the_place_of_a_file__stays(tmp_path):
         file.write(b"all")
     assert (tmp_path / "x" / "mine").is_dir()
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test__error_that_is_not_of_the_system__stays_as_it_is(tmp_path):
+    with (
+        pytest.raises(EndpointError, match=r"^no answer$"),
+        atomic_write(tmp_path / "x"),
+    ):
+        raise EndpointError("no answer")
+    assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ from shard_helpers import check, fasta, peptides
 from esm2_features import Engine, distributed, open_embeddings
 from esm2_features._inference.runner import Runner
 from esm2_features.distributed import embed as embed_module
+from esm2_features.distributed import preparation
 from esm2_features.distributed.files import ShardWriter
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.exceptions import CheckpointError, InputError, TruncationWarning
@@ -122,9 +123,9 @@ def test__memory__does_not_grow_with_the_vectors_of_a_shard(embed, tmp_path, mon
     portions = []
     plain = Runner.embed
 
-    def noted(self, views, *options):
+    def noted(self, views, *options, **named):
         portions.append(len(views))
-        return plain(self, views, *options)
+        return plain(self, views, *options, **named)
 
     monkeypatch.setattr(Runner, "embed", noted)
     monkeypatch.setattr("esm2_features.distributed.worker._PORTION_BYTES", 4 * 32 * 20)
@@ -407,7 +408,7 @@ def test__unchanged_job__reads_files_of_up_to_10_gb_only(embed, monkeypatch, tmp
     embed()
     path = tmp_path / "out" / "a-00003.parquet"
     path.write_bytes(bytes(path.stat().st_size))
-    monkeypatch.setattr(embed_module, "_DIGEST_BYTES", 100)
+    monkeypatch.setattr(preparation, "_DIGEST_BYTES", 100)
     assert embed().computed == 0
     assert embed(check="digest").computed == 1
     with pytest.raises(InputError, match="Got check='no'"):
