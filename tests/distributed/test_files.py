@@ -179,5 +179,5 @@ def test__error_that_is_not_of_the_system__stays_as_it_is(tmp_path):
         pytest.raises(EndpointError, match=r"^no answer$"),
         atomic_write(tmp_path / "x"),
     ):
-        raise EndpointError("no answer")
+        raise EndpointError("no answer", url="http://host")
     assert not list(tmp_path.iterdir())
