@@ -112,8 +112,9 @@ class Manifest:
             is_damaged, is_missing = False, self._read_job() is None
         except DamagedRecordError:
             is_damaged = is_missing = True
-        if is_missing:
-            n = self._compare_shards(job)
+        n = self._compare_shards(job) if is_missing else 0
+        # Again, because another process may have begun the same job meanwhile.
+        if is_damaged or (is_missing and self._read_job() is None):
             if n or is_damaged:
                 # Whether the inputs are those of these shards is not known: they are read again.
                 for source in () if self._is_read_only else self._folder.glob("*.source.json"):
@@ -181,11 +182,12 @@ class Manifest:
             )
         if not output.parent.is_dir():
             raise InputError(f"There is no folder {output.parent} to write to. Make it first.")
-        if output.is_dir() and not self._folder.is_dir() and any(output.iterdir()):
-            odd = min(item.name for item in output.iterdir())
+        names = [item.name for item in output.iterdir()] if output.is_dir() else []
+        # Another process may make the folder of the manifest now, so it is looked for afterwards.
+        if names and not self._folder.is_dir():
             raise InputError(
-                f"{output} holds other files, such as {odd}. Choose a folder that is empty or does "
-                "not exist yet."
+                f"{output} holds other files, such as {min(names)}. Choose a folder that is empty "
+                "or does not exist yet."
             )
         if not self._is_read_only:
             self._folder.mkdir(parents=True, exist_ok=True)

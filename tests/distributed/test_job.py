@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -454,6 +455,19 @@ def test__job_that_ends_while_another_writes__does_no_harm(
     assert reports[0].computed == 7
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
     assert not list((tmp_path / "out").rglob(".*.part"))
+
+
+def test__job_that_begins_while_another_does__does_no_harm(embed, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    plain = Path.iterdir
+
+    def overtaken(self):
+        if self == tmp_path / "out":
+            (self / "_manifest").mkdir(exist_ok=True)
+        return plain(self)
+
+    monkeypatch.setattr(Path, "iterdir", overtaken)
+    assert embed().complete
 
 
 def test__part_that_another_machine_removed__is_written_again(
