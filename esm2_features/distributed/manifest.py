@@ -121,7 +121,8 @@ class Manifest:
                     source.unlink(missing_ok=True)
                 content["inputs"] = [one | {"bytes": None, "changed": None} for one in inputs]
                 state = "was damaged" if is_damaged else "was missing"
-                note = f"{path} {state}: compared {n} finished shards, and wrote it again."
+                wrote = "" if self._is_read_only else ", and wrote it again"
+                note = f"{path} {state}: compared {n} finished shards{wrote}."
             if self._is_read_only:
                 self.job = content
             else:

@@ -124,6 +124,14 @@ def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
+def test__invalid_record__is_set_aside_alone(embed, tmp_path, tiny_checkpoint):
+    fasta(tmp_path / "a.fasta", {**SEQUENCES, "p20": "MKT1YI"})
+    report = embed(shard=(2, N_SHARDS))
+    assert (report.computed, report.failed) == (1, ())
+    assert [(one.row, one.id, one.position) for one in report.invalid] == [(20, "p20", 4)]
+    assert embed(**PLAIN).invalid == report.invalid
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 def test__killed_actor__is_replaced_and_nothing_is_lost(embed, tmp_path, tiny_checkpoint):

@@ -268,6 +268,19 @@ def test__invalid_record__is_set_aside_alone_and_computed_when_it_is_corrected(
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
+def test__invalid_records_of_parquet__are_set_aside_alone(embed, tmp_path, tiny_checkpoint):
+    changed = {**SEQUENCES, "p20": "MKT1YI", "p21": None, "p30": "x" * 2000}
+    columns = {"id": [*changed], "sequence": [*changed.values()]}
+    columns["id"][40] = None
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=10)
+    report = embed(tmp_path / "t.parquet")
+    assert (report.complete, report.failed) == (True, ())
+    assert [one.row for one in report.invalid] == [20, 21, 30, 40]
+    aside = ("p20", "p21", "p30", "p40")
+    others = {name: text for name, text in SEQUENCES.items() if name not in aside}
+    check(tmp_path / "out", others, tiny_checkpoint)
+
+
 def test__invalid_record__leaves_its_shard_bound_to_the_others(embed, source):
     fasta(source, {**SEQUENCES, "p20": "MKT1YI"})
     embed()
