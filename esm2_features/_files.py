@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import os
 import shutil
 import sys
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
+
+_LONGEST_WRITE = 86400.0
+"""Seconds between two writes to a part, at most; longer means that its process is dead."""
 
 
 def expanded(path: str | os.PathLike[str]) -> str:
@@ -36,14 +42,60 @@ def atomic_path(
     ``folder`` makes a folder of that name, ``once`` keeps a file that has the name already,
     ``sync`` survives a power cut, and ``check`` is called before anything is replaced.
     """
-    # Not `tempfile`, whose files are their owner's only: a file has the usual permissions.
-    part = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
-    try:
+    part = _part_of(path)
+    with _renaming(part, path, folder=folder, once=once, sync=sync, check=check):
         if folder:
             part.mkdir()
         yield part
+
+
+@contextmanager
+def atomic_write(path: Path, *, once: bool = False, sync: bool = False) -> Iterator[BinaryIO]:
+    """Open a file that appears under its name when it is complete; see `atomic_path`.
+
+    It is locked until then, so that `remove_parts` can tell it from what a killed process left.
+    """
+    with ExitStack() as stack:
+        part, file = _locked_part(path, stack)
+        with _renaming(part, path, once=once, sync=sync), file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes left in a folder that were killed during `atomic_write`.
+
+    Where the file system has no locks, what was last written more than a day ago is removed.
+    """
+    for part in folder.glob(".*.part"):
+        with suppress(OSError):  # it is gone, another user's, or open on Windows
+            if sys.platform == "win32":
+                part.unlink()
+                continue
+            with part.open("r+b") as file:
+                is_locked = _try_lock(file.fileno())
+                # While it is locked here, so that its writer cannot have begun unnoticed.
+                if is_locked or (is_locked is None and _age_of(part) > _LONGEST_WRITE):
+                    part.unlink()
+
+
+@contextmanager
+def _renaming(
+    part: Path,
+    path: Path,
+    *,
+    folder: bool = False,
+    once: bool = False,
+    sync: bool = False,
+    check: Callable[[], object] = lambda: None,
+) -> Iterator[None]:
+    """Rename ``part`` to ``path`` at the end, or remove it after an error."""
+    try:
+        yield
         check()
-        if path.is_dir():
+        if folder and path.is_dir():
             _replace_folder(part, path)
         elif once:
             _rename_once(part, path)
@@ -52,7 +104,8 @@ def atomic_path(
         if sync:
             _sync_folder(path.parent)
     except OSError as error:
-        if error.filename in (None, str(part)):  # people know the other name
+        # People know the other name. Errors without a number are not of the system.
+        if error.errno is not None and error.filename in (None, str(part)):
             raise OSError(error.errno, error.strerror or str(error), str(path)) from error
         raise
     finally:
@@ -62,20 +115,46 @@ def atomic_path(
             part.unlink(missing_ok=True)
 
 
-@contextmanager
-def atomic_write(path: Path, *, once: bool = False, sync: bool = False) -> Iterator[BinaryIO]:
-    """Open a file that appears under its name when it is complete; see `atomic_path`."""
-    with atomic_path(path, once=once, sync=sync) as part, part.open("xb") as file:
-        yield file
-        if sync:
-            file.flush()
-            os.fsync(file.fileno())
+def _part_of(path: Path) -> Path:
+    # Not `tempfile`, whose files are their owner's only: a file has the usual permissions.
+    return path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex[:8]}.part")
 
 
-def remove_parts(path: Path) -> None:
-    """Remove what processes left behind that were killed while they wrote ``path``."""
-    for part in path.parent.glob(f".{glob.escape(path.name[:50])}.*.part"):
-        part.unlink(missing_ok=True)
+def _locked_part(path: Path, stack: ExitStack) -> tuple[Path, BinaryIO]:
+    """Open a new part of a file, locked until ``stack`` ends."""
+    while True:
+        part = _part_of(path)
+        try:
+            file = part.open("xb")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        if sys.platform == "win32":  # where an open file is neither removed nor renamed
+            return part, file
+        copy = os.dup(file.fileno())  # a lock lasts as long as any copy is open
+        stack.callback(os.close, copy)
+        # `remove_parts` may have taken it before it was locked.
+        if _try_lock(copy) is not False and part.exists():
+            return part, file
+        file.close()
+
+
+def _try_lock(handle: int) -> bool | None:
+    """Lock a file; whether that succeeded, and None if there are no locks."""
+    if sys.platform == "win32":
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _age_of(path: Path) -> float:
+    """Return the seconds since a file was written, by the clock of its file system."""
+    with tempfile.TemporaryFile(dir=path.parent) as new:
+        return os.fstat(new.fileno()).st_mtime - path.stat().st_mtime
 
 
 @contextmanager

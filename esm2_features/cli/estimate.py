@@ -15,6 +15,7 @@ from esm2_features.exceptions import InputError
 if TYPE_CHECKING:
     from esm2_features._costs.cards import Range
     from esm2_features._engine import Engine
+    from esm2_features.distributed.plan import ShardPlan
 
 _UNITS = ((86400.0, "days"), (3600.0, "h"), (60.0, "min"), (1.0, "s"))
 _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -50,7 +51,7 @@ def estimate(
     from esm2_features._costs.cards import CARDS
     from esm2_features._costs.input_summary import lengths_at, summarise
     from esm2_features._engine import Engine
-    from esm2_features.distributed.sources import left_out
+    from esm2_features.distributed.sources import left_out, repeated
 
     card = device if device in CARDS else None
     columns = {"sequence_column": options.pop("column"), "id_column": options.pop("id_column")}
@@ -87,6 +88,8 @@ def estimate(
         rows["  left out"] += f", which `embed` refuses. {reason}"
     for others in left_out(inputs):
         click.echo(f"Left out of the input folder: {others}.", err=True)
+    for name in repeated(name for name in inputs if name != "-"):
+        click.echo(f"{name}: counted once.", err=True)
     click.echo("An estimate. What the time rests on stands at its end.\n")
     _print("input", " ".join(inputs))
     for name, value in rows.items():
@@ -126,3 +129,18 @@ def print_dry_run(engine: Engine, records: list[Any], output: str) -> None:
         _print("weights", f"not on this machine; {readable(plan.download)} to download first")
     rows, width = plan.sequences, len(engine.feature_names)
     _print("output", f"{output}: {rows:,} x {width:,} features, {readable(4 * rows * width)}")
+
+
+def print_shard_plan(plan: ShardPlan, folder: str) -> None:
+    """Print what `embed` would do with a folder of shards."""
+    click.echo("A dry run: nothing was computed, and nothing written.\n")
+    _print("inputs", f"{plan.inputs:,}")
+    _print("shards", f"{plan.present + plan.missing + plan.failed:,}")
+    _print("  finished", f"{plan.present:,}")
+    _print("  to be computed", f"{plan.missing:,}")
+    _print("  to be set aside", f"{plan.failed:,}, and {plan.invalid:,} records")
+    _print("sequences", f"{plan.sequences:,} to be computed, of {plan.residues:,} residues")
+    if plan.download is not None:
+        _print("weights", f"not on this machine; {readable(plan.download)} to download first")
+    size = readable(plan.bytes)
+    _print("output", f"{folder}: {plan.sequences:,} x {plan.width:,} features more, {size}")

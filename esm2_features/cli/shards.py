@@ -14,6 +14,7 @@ from esm2_features.cli.options import Decorator, callback_of, two_numbers
 
 _DTYPES = ("float32", "float16")
 _ENGINES = ("plain", "ray")
+_CHECKS = ("auto", "digest", "size")
 _SHARD_SIZE = 4096
 _PATIENCE = 300
 _MOST_SHOWN = 10
@@ -63,6 +64,13 @@ SHARD_OPTIONS: dict[str, Decorator] = {
         metavar="I/N",
         help="With a folder OUT: make only the share of task I (from 0) of N, for job arrays.",
     ),
+    "check": click.option(
+        "--check",
+        type=click.Choice(_CHECKS),
+        default="auto",
+        help="With a folder OUT: how to check the files of finished shards, of which damaged ones "
+        "are made again: by their SHA-256, or by their size only. auto is digest up to 10 GB.",
+    ),
     "engine": click.option(
         "--engine",
         type=click.Choice(_ENGINES),
@@ -97,7 +105,7 @@ SHARD_OPTIONS: dict[str, Decorator] = {
         "ends, and the same command continues it.",
     ),
 }
-FILE_OPTIONS = ("kind", "force", "h5_keys", "endpoint", "dry_run")
+FILE_OPTIONS = ("kind", "force", "h5_keys")
 """Parameters that need one file OUT; the others are for both."""
 
 
@@ -117,7 +125,7 @@ def check_arguments(context: click.Context, inputs: Sequence[str], output: Path 
                 "IN... OUT"
             )
         return
-    _check_unused(context, FILE_OPTIONS[:3], "is for one file OUT, with -o")
+    _check_unused(context, FILE_OPTIONS, "is for one file OUT, with -o")
     if len(inputs) < 2:
         raise click.UsageError(
             "Missing option '-o' / '--output' for one file OUT, or a folder OUT after IN."
@@ -131,9 +139,6 @@ def check_arguments(context: click.Context, inputs: Sequence[str], output: Path 
         _check_unused(
             context, ("address", "workers", "gpus_per_worker", "patience"), "is for --engine ray"
         )
-    _check_unused(context, ["endpoint"], "is for one output, -o: shards are computed here")
-    why = "is for one output, -o. `esm2-features estimate` counts any input"
-    _check_unused(context, ["dry_run"], why)
 
 
 def embed_into_folder(
@@ -142,6 +147,7 @@ def embed_into_folder(
     *,
     cache: str | None,
     column: str | None,
+    dry_run: bool,
     **options: Any,
 ) -> None:
     """Run `embed IN... OUT`."""
@@ -154,6 +160,13 @@ def embed_into_folder(
     if _is_default(context, "cache"):
         cache = None
     options["shard"] = options["shard"] or (0, 1)
+    if dry_run:
+        from esm2_features.cli.estimate import print_shard_plan
+        from esm2_features.distributed.plan import plan_shards
+
+        options |= {"cache": cache, "sequence_column": column, "progress": print_message}
+        print_shard_plan(plan_shards(sources, folder, **options), folder)
+        return
     try:
         report = embed_shards(
             sources, folder, cache=cache, sequence_column=column, progress=print_message, **options

@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from esm2_features._arrow import import_parquet
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
-from esm2_features._inputs.options import OPTIONS, one_of, positive
-from esm2_features._inputs.records import kind_of_name
-from esm2_features.distributed.files import DTYPES, ShardTable, vector_columns
-from esm2_features.distributed.job import ShardJob, ShardReport
-from esm2_features.distributed.manifest import Manifest
+from esm2_features._inputs.options import one_of, positive
+from esm2_features.distributed.files import DTYPES, vector_columns
+from esm2_features.distributed.job import ShardReport
+from esm2_features.distributed.preparation import engine_options, prepare
 from esm2_features.distributed.ray_batches import BatchEmbedder
 from esm2_features.distributed.ray_cluster import import_ray, on_cluster
-from esm2_features.distributed.sources import check_columns, find_sources, left_out
-from esm2_features.distributed.worker import ShardWorker, WorkerOptions, versions
+from esm2_features.distributed.worker import ShardWorker
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
     import ray.data
 
-    from esm2_features._engine import Engine
-    from esm2_features.distributed.sources import InputFile
 
 __all__ = ["embed_ray_dataset", "embed_shards"]
 
@@ -59,11 +51,14 @@ def embed_shards(
     set_aside: Literal["record", "shard"] = "record",
     shard_size: int = SHARD_SIZE,
     shard: tuple[int, int] = (0, 1),
+    check: Literal["auto", "digest", "size"] = "auto",
     engine: Literal["plain", "ray"] = "plain",
     address: str | None = None,
     workers: int = 1,
     gpus_per_worker: int = 0,
     patience: int = PATIENCE,
+    endpoint: str | None = None,
+    token: str | None = None,
     progress: Callable[[str], None] | None = None,
 ) -> ShardReport:
     r"""Embed files of any size into a folder of Parquet files, the shards.
@@ -77,7 +72,8 @@ def embed_shards(
     inputs : str, path-like, or iterable of them
         FASTA and Parquet files, folders of such files, and patterns such as ``"data/*.fasta.gz"``;
         also CSV, TSV and Excel tables, and what Biopython reads (GenBank, UniProt, mmCIF, PDB), by
-        their names. All of them may be compressed.
+        their names. All of them may be compressed. A file that is named twice is embedded once,
+        under its first name.
     output : str or path-like
         The folder of shards: new, empty, or begun with the same parameters and inputs.
     model, layers, pooling, region, precision, device : as in `Engine`
@@ -102,6 +98,10 @@ def embed_shards(
         Sequences of a shard. A row group of a Parquet file is a shard if it has no more rows.
     shard : (int, int), default=(0, 1)
         Number of this task, from 0, and number of tasks: each computes its own share of the shards.
+    check : {"auto", "digest", "size"}, default="auto"
+        How the files of finished shards are checked: by their SHA-256, which takes about a second
+        for each gigabyte, or by their size only. Damaged ones are computed again. ``"auto"`` is
+        ``"digest"`` for folders of up to 10 GB.
     engine : {"plain", "ray"}, default="plain"
         ``"plain"`` computes in this process, ``"ray"`` in actors of Ray, each with a model of its
         own. All of them must see ``output``; ``inputs`` are read by this process.
@@ -114,6 +114,9 @@ def embed_shards(
     patience : int, default=300
         Seconds to wait for a worker when all of them have died, or none could be started, because
         the cluster has no room. Then the job ends, and can be continued.
+    endpoint, token : as in `Engine`
+        A server that computes the vectors. What it refuses is set aside. Actors of Ray read the
+        token from their own ``$ESM2_FEATURES_TOKEN``.
     progress : callable, optional
         Called with a line of text about each shard, and about workers that die.
 
@@ -130,6 +133,8 @@ def embed_shards(
     OSError
         If a shard cannot be written (finished ones stay). `ConnectionError` if there is no cluster
         at the address, its head is lost, or it has had no worker for ``patience`` seconds.
+    EndpointError
+        If the server cannot be reached, or is of another kind.
     TypeError, CheckpointError, OutOfMemoryError, ForkedProcessError, CacheVersionError
         As in `Engine` and `Engine.embed`.
     MissingDependencyError
@@ -157,45 +162,22 @@ def embed_shards(
     >>> distributed.embed_shards(folder / "two.fasta", folder / "out", model="mini").computed
     0
     """
-    from esm2_features._engine import Engine
-
-    options = _engine_options(locals()) | {"verbose": progress is not None}
-    _check_share(shard)
-    size = positive("shard_size", shard_size)
-    one_of("dtype", dtype, DTYPES)
-    one_of("engine", engine, ENGINES)
-    one_of("set_aside", set_aside, ("record", "shard"))
+    arguments = locals()
     _check_workers(engine, address, workers, gpus_per_worker)
     positive("patience", patience)
-    import_parquet("Writing shards")
-    model_engine = Engine(**options)
-    paths = [inputs] if isinstance(inputs, str | os.PathLike) else list(inputs)
-    columns = {"sequence_column": sequence_column, "id_column": id_column}
-    sources = find_sources(paths, **columns)
-    folder = Path(output).absolute()
-    _check_sources(sources, folder)
-    print_line = progress or (lambda _: None)
-    for others in left_out(paths):
-        print_line(f"Left out of the input folder: {others}.")
-    table = _table(model_engine, dtype=dtype, with_sequence=bool(with_sequence))
-    job = _description(model_engine, table)
-    job["parameters"] |= {"shard_size": size, **columns}
-    manifest = Manifest(folder)
-    manifest.begin(json.loads(json.dumps(job)), sources)
-    settings = WorkerOptions(options, model_engine.checkpoint.identity, folder, table, set_aside)
-    work = ShardJob(manifest, sources, size=size, share=shard)
+    job, settings, model_engine = prepare(arguments)
     if engine == "plain":
         worker = ShardWorker(settings, model_engine)
-        return work.run(lambda tasks: map(worker.run, tasks), progress=progress)
+        return job.run(lambda tasks: map(worker.run, tasks), progress=progress)
     with on_cluster(
         settings,
         address=address,
         workers=workers,
         gpus_per_worker=gpus_per_worker,
         patience=patience,
-        print_line=print_line,
+        print_line=progress or (lambda _: None),
     ) as compute:
-        return work.run(compute, progress=progress)
+        return job.run(compute, progress=progress)
 
 
 def embed_ray_dataset(
@@ -267,7 +249,7 @@ def embed_ray_dataset(
     """
     from esm2_features._engine import Engine
 
-    options = _engine_options(locals())
+    options = engine_options(locals())
     _check_workers("ray", None, workers, gpus_per_worker)
     positive("cpus_per_worker", cpus_per_worker)
     positive("batch_size", batch_size)
@@ -288,47 +270,9 @@ def embed_ray_dataset(
     )
 
 
-def _engine_options(arguments: dict[str, Any]) -> dict[str, Any]:
-    """Choose the arguments of a function that are parameters of `Engine`."""
-    options = {name: value for name, value in arguments.items() if name in OPTIONS}
-    paths = {name: options[name] for name in ("model", "cache") if options[name] is not None}
-    return options | {name: os.fspath(path) for name, path in paths.items()}
-
-
-def _table(engine: Engine, *, dtype: str, with_sequence: bool) -> ShardTable:
-    """Describe the columns of a shard."""
-    checkpoint = engine.checkpoint
-    about = {
-        "model": checkpoint.name,
-        "identity": checkpoint.identity,
-        "precision": engine.precision,
-        "esm2-features": versions()["esm2-features"],
-    }
-    vectors = vector_columns(engine.layers, engine.poolings)
-    return ShardTable(vectors, checkpoint.architecture.dim, dtype, with_sequence, about)
-
-
-def _description(engine: Engine, table: ShardTable) -> dict[str, Any]:
-    """Describe the job, as the manifest keeps it."""
-    return {
-        "model": {"name": engine.checkpoint.name, "identity": engine.checkpoint.identity},
-        "parameters": {
-            "layers": engine.layers,
-            "pooling": engine.poolings,
-            "region": engine.region,
-            "precision": engine.precision,
-            "max_residues": engine.max_residues,
-            "too_long": engine.too_long,
-            "unknown": engine.unknown,
-            "cache_dtype": engine.cache_dtype,
-        },
-        "columns": {name: value for name, value in asdict(table).items() if name != "about"},
-        "versions": versions(),
-    }
-
-
 def _check_workers(engine: str, address: str | None, workers: int, gpus_per_worker: int) -> None:
     """Check the options of Ray, and that it is installed if it is needed."""
+    one_of("engine", engine, ENGINES)
     positive("workers", workers)
     if type(gpus_per_worker) is not int or gpus_per_worker not in (0, 1):
         raise InputError(
@@ -341,24 +285,3 @@ def _check_workers(engine: str, address: str | None, workers: int, gpus_per_work
             'Got address, workers or gpus_per_worker with engine="plain", which computes in this '
             'process. Pass engine="ray".'
         )
-
-
-def _check_share(shard: tuple[int, int]) -> None:
-    is_pair = isinstance(shard, tuple) and len(shard) == 2
-    if not is_pair or not all(type(n) is int for n in shard) or not 0 <= shard[0] < shard[1]:
-        raise InputError(
-            f"Got shard={shard!r}; expected (i, n): the number of this task, from 0 to n - 1, and "
-            "the number of tasks."
-        )
-
-
-def _check_sources(sources: Sequence[InputFile], folder: Path) -> None:
-    for source in sources:
-        if folder in source.path.absolute().parents:
-            raise InputError(
-                f"{source.path} is an input, and lies in the output folder. Name other inputs, or "
-                "another output folder."
-            )
-    kinds = {kind_of_name(source.path.name): source for source in reversed(sources)}
-    for first in kinds.values():
-        check_columns(first)

@@ -8,11 +8,17 @@
 
 A file is written under a temporary name in its folder, flushed to the disk, and renamed. Vectors
 are not compressed: it would save little, and they are read faster as they are.
+
+Its metadata, under ``esm2_features``, tell which shard of which job it is. Pages have Parquet's
+checksums, which other programs can check. They do not cover the headers of pages and the footer, so
+the record of a shard has the checksums of `checksums`, with which `ShardFile` compares what it
+reads.
 """
 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +37,8 @@ DTYPES = ("float32", "float16")
 """Types of the vectors in the files."""
 
 ENDING = ".parquet"
+METADATA = "esm2_features"
+"""Key of the metadata of a file."""
 ROW_GROUP = 1024
 """Rows of a row group, which is read as a whole."""
 
@@ -39,13 +47,14 @@ ROW_GROUP = 1024
 class ShardTable:
     """The columns of a shard."""
 
-    vectors: tuple[str, ...]  # names of the columns of vectors
+    vectors: Sequence[str]  # names of the columns of vectors
     dim: int
     dtype: str  # one of `DTYPES`
     with_sequence: bool
-    about: dict[str, str]  # for the metadata of the file
+    about: dict[str, Any]  # for the metadata of the file
 
-    def schema(self) -> Any:
+    def schema(self, name: str = "") -> Any:
+        """Return the schema of Arrow, with metadata for the shard of this name."""
         import pyarrow as pa
 
         component = pa.float32() if self.dtype == "float32" else pa.float16()
@@ -53,7 +62,7 @@ class ShardTable:
         if self.with_sequence:
             fields.append(("sequence", pa.string()))
         fields += [(name, pa.list_(component, self.dim)) for name in self.vectors]
-        about = {"esm2_features": json.dumps(self.about)}
+        about = {METADATA: json.dumps(self.about | {"shard": name})}
         return pa.schema([pa.field(*field, nullable=False) for field in fields], about)
 
 
@@ -67,9 +76,9 @@ def vector_columns(layers: Sequence[int], poolings: Sequence[str]) -> tuple[str,
 class ShardWriter:
     """Writes rows into the file of a shard; made by `writing`."""
 
-    def __init__(self, file: BinaryIO, table: ShardTable) -> None:
+    def __init__(self, file: BinaryIO, table: ShardTable, name: str = "") -> None:
         self._table = table
-        self._schema = table.schema()
+        self._schema = table.schema(name)
         plain = [name for name in self._schema.names if name not in table.vectors]
         self._writer = import_parquet("Writing shards").ParquetWriter(
             file,
@@ -78,6 +87,7 @@ class ShardWriter:
             | {f"{name}.list.element": "none" for name in table.vectors},
             use_dictionary=False,
             write_statistics=["id", "length"],
+            write_page_checksum=True,
         )
 
     def add(
@@ -117,7 +127,7 @@ class ShardWriter:
 def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
     """Write the file of a shard as a whole or not at all; an old file is replaced."""
     with atomic_write(path, sync=True) as file:
-        writer = ShardWriter(file, table)
+        writer = ShardWriter(file, table, path.name.removesuffix(ENDING))
         try:
             yield writer
         except BaseException:
@@ -125,6 +135,98 @@ def writing(path: Path, table: ShardTable) -> Iterator[ShardWriter]:
                 writer.close()
             raise
         writer.close()
+
+
+class ShardFile:
+    """The file of a shard, opened for reading.
+
+    ``expected`` are its `checksums`; without them, as in format 1, nothing is compared. Raises
+    ValueError or OSError if the file is not what it was; so do the methods.
+    """
+
+    def __init__(self, path: Path, expected: Sequence[int] = ()) -> None:
+        import pyarrow as pa
+
+        parquet = import_parquet("Reading shards")
+        # Not mapped into memory: a disk that fails would end the process.
+        self._file = pa.OSFile(str(path))
+        try:
+            if expected and zlib.crc32(_footer_of(self._file)) != expected[0]:
+                raise ValueError("the checksum of its footer is another")
+            self._parquet = parquet.ParquetFile(self._file)
+        except BaseException:
+            self._file.close()
+            raise
+        self._expected = expected
+        self.schema = self._parquet.schema_arrow
+        metadata = self._parquet.metadata
+        self.group_rows = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
+        if expected and len(expected) != 1 + len(self.group_rows) * metadata.num_columns:
+            raise ValueError("its record has checksums of another file")
+
+    def __enter__(self) -> ShardFile:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._parquet.close()
+        self._file.close()
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The metadata about the shard and its job."""
+        about = json.loads((self.schema.metadata or {}).get(METADATA.encode(), b"{}"))
+        return about if isinstance(about, dict) else {}
+
+    def compare(self, schema: Any, rows: int, about: dict[str, str]) -> None:
+        """Raise ValueError if the file has other columns, rows or metadata."""
+        for name, value in about.items():
+            if self.about.get(name) != value:
+                raise ValueError(f"its metadata are of something else: {name!r} is another")
+        for field in schema:
+            if self.schema.field(field.name).type != field.type:
+                raise ValueError(f"its columns are others: {self.schema.field(field.name)}")
+        if sum(self.group_rows) != rows:
+            raise ValueError(f"it has {sum(self.group_rows)} rows, and not {rows}")
+
+    def checksums(self) -> Iterator[int]:
+        """Yield the CRC-32 of the footer, and of each column of each row group."""
+        yield zlib.crc32(_footer_of(self._file))
+        for group in range(len(self.group_rows)):
+            for column in range(self._parquet.metadata.num_columns):
+                yield self._checksum(group, column)
+
+    def column(self, name: str, groups: Sequence[int] | None = None) -> Any:
+        """Read a column, of some row groups or of all, as one array of Arrow."""
+        groups = range(len(self.group_rows)) if groups is None else groups
+        at = self.schema.names.index(name)
+        n_columns = self._parquet.metadata.num_columns
+        for group in groups if self._expected else ():
+            if self._checksum(group, at) != self._expected[1 + group * n_columns + at]:
+                raise ValueError(f"the checksum of {name!r}, row group {group}, is another")
+        return self._parquet.read_row_groups(list(groups), [name]).column(0).combine_chunks()
+
+    def _checksum(self, group: int, column: int) -> int:
+        """Return the CRC-32 of a column of a row group: headers of pages, and pages."""
+        chunk = self._parquet.metadata.row_group(group).column(column)
+        return zlib.crc32(self._file.read_at(chunk.total_compressed_size, chunk.data_page_offset))
+
+
+def checksums(path: Path) -> tuple[int, ...]:
+    """Return the CRC-32 of the footer of a file, and of each column of each row group."""
+    with ShardFile(path) as file:
+        return tuple(file.checksums())
+
+
+def _footer_of(file: Any) -> bytes:
+    """Read the footer of Parquet: metadata, their length, and the file's last letters."""
+    size = file.size()
+    length = int.from_bytes(file.read_at(8, max(0, size - 8))[:4], "little")
+    footer: bytes = file.read_at(length + 8, max(0, size - 8 - length))
+    return footer
 
 
 def rounded(

@@ -13,15 +13,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from esm2_features.distributed.manifest import (
-    DoneShard,
-    FailedShard,
-    InvalidRecord,
-    Manifest,
-    ReadSource,
-    failure,
-    shard_name,
-)
+from esm2_features.distributed.left_over import move_left_over
+from esm2_features.distributed.manifest import FOLDER, Manifest, failure, shard_name
+from esm2_features.distributed.records import DoneShard, FailedShard, InvalidRecord, ReadSource
 from esm2_features.distributed.sources import InputFile, InputRange, Reading
 from esm2_features.distributed.worker import Compute, Task
 from esm2_features.exceptions import InputError, TruncationWarning
@@ -45,6 +39,9 @@ class ShardReport:
         Whether all shards of the job are finished, those of other tasks included.
     invalid : tuple of InvalidRecord
         Records of the computed and present shards that were set aside.
+    left_over : tuple of str
+        Names of shards that belong to no part of the inputs, and were moved to
+        ``_manifest/left_over``: an input has become shorter since they were made.
     """
 
     computed: int
@@ -55,6 +52,7 @@ class ShardReport:
     seconds: float
     complete: bool
     invalid: tuple[InvalidRecord, ...] = ()
+    left_over: tuple[str, ...] = ()
 
 
 @dataclass
@@ -65,6 +63,7 @@ class ShardJob:
     sources: Sequence[InputFile]
     size: int  # sequences of a shard
     share: tuple[int, int]  # number of this task, and number of tasks
+    by_digest: bool = False  # whether finished shards are compared with their SHA-256
     n_present: int = 0  # shards that were finished before
     unread: list[FailedShard] = field(default_factory=list)
     invalid: list[InvalidRecord] = field(default_factory=list)  # of the shards that are finished
@@ -76,7 +75,8 @@ class ShardJob:
         print_line = progress or (lambda _: None)
         done: list[DoneShard] = []
         failed: list[FailedShard] = []
-        for result in compute(self._tasks(print_line)):
+        self.manifest.remove_parts()  # before the disk is full of them, and again at the end
+        for result in compute(self.tasks(print_line)):
             if isinstance(result, FailedShard):
                 failed.append(result)
                 print_line(describe_failure(result))
@@ -94,7 +94,20 @@ class ShardJob:
                 TruncationWarning,
                 stacklevel=3,
             )
+        self.manifest.remove_parts()
         _, missing = self.manifest.shards()
+        left_over, foreign = move_left_over(self.manifest)
+        if left_over:
+            some = ", ".join(left_over[:3]) + (", ..." if len(left_over) > 3 else "")
+            print_line(
+                f"{len(left_over)} shards belong to no part of the inputs ({some}): moved to "
+                f"{self.manifest.output / FOLDER / 'left_over'}."
+            )
+        for name in foreign[:3]:
+            print_line(
+                f"{self.manifest.output / name} is no shard of this job. Programs that read the "
+                "folder as Parquet read it, too: move it to another place."
+            )
         return ShardReport(
             computed=len(done),
             present=self.n_present,
@@ -104,13 +117,14 @@ class ShardJob:
             seconds=time.perf_counter() - start,
             complete=not missing,
             invalid=tuple(self.invalid),
+            left_over=tuple(left_over),
         )
 
-    def _tasks(self, print_line: Callable[[str], None]) -> Iterator[Task]:
+    def tasks(self, print_line: Callable[[str], None]) -> Iterator[Task]:
         """Yield what has to be computed; inputs are read as it is consumed."""
         for index, source in enumerate(self.sources):
             try:
-                yield from self._of_source(index, source)
+                yield from self._of_source(index, source, print_line)
             except _Unreadable as error:
                 cause = InputError(f"{error} Nothing was read from shard {error.number} on.")
                 failed = failure(source.stem, source.path, cause)
@@ -118,14 +132,16 @@ class ShardJob:
                 self.unread.append(failed)
                 print_line(describe_failure(failed))
 
-    def _of_source(self, index: int, source: InputFile) -> Iterator[Task]:
+    def _of_source(
+        self, index: int, source: InputFile, print_line: Callable[[str], None]
+    ) -> Iterator[Task]:
         manifest = self.manifest
         try:
             is_same, stamp = manifest.is_unchanged(source), source.stamp()
         except InputError as error:
             raise _Unreadable(error, 0) from error
         known = manifest.source(source.stem)
-        share = _Share(manifest, source.stem, index, self.share, is_same)
+        share = _Share(manifest, source.stem, index, self.share, is_same, self.by_digest)
         total = known.shards if known is not None and is_same else None
         reading = Reading(source, self.size, share.wants, total)
         try:
@@ -135,6 +151,8 @@ class ShardJob:
                     raise self._changed(source, shard.name)
                 if shard is None or shard.input != records.digest():
                     name = shard_name(source.stem, records.number)
+                    if name in manifest.reasons:
+                        print_line(f"{manifest.reasons.pop(name)} It is computed again.")
                     yield Task(name, source.path, records)
         finally:
             self.n_present += share.n_present
@@ -164,6 +182,7 @@ class _Share:
     index: int  # of the input
     share: tuple[int, int]  # number of this task, and number of tasks
     is_same: bool  # whether the input is unchanged
+    by_digest: bool  # whether finished shards are compared with their SHA-256
     done: dict[int, DoneShard | None] = field(default_factory=dict)
     n_present: int = 0
     invalid: list[InvalidRecord] = field(default_factory=list)  # of shards that stay as they are
@@ -175,7 +194,8 @@ class _Share:
         if not is_mine and self.is_same:
             return False
         if number not in self.done:
-            done = self.done[number] = self.manifest.done(shard_name(self.stem, number))
+            name, by_digest = shard_name(self.stem, number), self.by_digest and is_mine
+            done = self.done[number] = self.manifest.done(name, by_digest=by_digest)
             self.n_present += is_mine and done is not None
             if is_mine and done is not None and self.is_same:
                 self.invalid += done.invalid

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from esm2_features._environment import keep_few_products, limit_openmp_spinning
-from esm2_features.distributed.manifest import DoneShard, FailedShard, Manifest
+from esm2_features.distributed.manifest import Manifest
+from esm2_features.distributed.records import DoneShard, FailedShard
 from esm2_features.distributed.worker import ShardWorker, Task, WorkerOptions
 from esm2_features.exceptions import Esm2FeaturesError
 

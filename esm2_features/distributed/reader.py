@@ -1,14 +1,14 @@
 """`open_embeddings`: a folder of shards as an array, by number and by id, or as a data set.
 
-Opening a folder reads the manifest only. Rows are read a row group at a time; the last few groups
-stay in memory, so that neighbouring rows are read once.
+Opening a folder reads the manifest only. Rows are read a row group at a time, and compared with
+their checksums; the last few groups stay in memory, so that neighbouring rows are read once.
 """
 
 from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,12 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from esm2_features._arrow import import_parquet
-from esm2_features._files import sha256_of
-from esm2_features.distributed.manifest import DoneShard, Manifest
+from esm2_features.distributed.manifest import Manifest
+from esm2_features.distributed.records import DoneShard
 from esm2_features.exceptions import InputError, import_optional
 
 if TYPE_CHECKING:
     import polars as pl
+
+    from esm2_features.distributed.files import ShardFile
 
 _GROUPS_KEPT = 8
 _SHOWN = 3
@@ -243,6 +245,9 @@ class Embeddings:
     def dataset(self) -> Any:
         """Open the shards as a data set of PyArrow, to filter and to join.
 
+        PyArrow checks the checksums of pages, which do not cover all of a file. Call `verify`
+        first where damage is likely.
+
         Returns
         -------
         dataset : pyarrow.dataset.Dataset
@@ -252,14 +257,18 @@ class Embeddings:
         --------
         The example of the class uses it.
         """
-        import pyarrow.dataset
+        import pyarrow.dataset as ds
 
         files = [str(self._manifest.path_of(shard.name)) for shard in self.shards]
-        schema = None if files else self._empty()
-        return pyarrow.dataset.dataset(files, schema=schema, format="parquet")
+        schema = None if files else self._manifest.schema
+        options = ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+        format_ = ds.ParquetFileFormat(default_fragment_scan_options=options)
+        return ds.dataset(files, schema=schema, format=format_)
 
     def scan(self) -> pl.LazyFrame:
         """Open the shards as a lazy frame of Polars.
+
+        Polars checks no checksums. Call `verify` first where damage is likely.
 
         Returns
         -------
@@ -278,24 +287,30 @@ class Embeddings:
         module = import_optional("polars", extra="polars", purpose="Scanning with Polars")
         files = [self._manifest.path_of(shard.name) for shard in self.shards]
         frame = (
-            module.scan_parquet(files) if files else module.from_arrow(self._empty().empty_table())
+            module.scan_parquet(files)
+            if files
+            else module.from_arrow(self._manifest.schema.empty_table())
         )
         return frame.lazy()  # type: ignore[no-any-return]
 
     def verify(self) -> list[str]:
-        """Compare the file of each shard with its checksum.
+        """Compare the file of each shard with its checksum, and with the job.
 
         Returns
         -------
         damaged : list of str
-            Names of files that have changed. Delete them, and repeat the command that wrote them.
+            Names of files that have changed. Repeat the command that wrote them, with ``--check
+            digest`` (``check="digest"``): it computes them again.
 
         Examples
         --------
         The example of the class uses it.
         """
-        files = [(self._manifest.path_of(shard.name), shard.sha256) for shard in self.shards]
-        return [path.name for path, digest in files if sha256_of(path) != digest]
+        return [
+            self._manifest.path_of(shard.name).name
+            for shard in self.shards
+            if not self._manifest.is_intact(shard)
+        ]
 
     # -------------------------------------------------------------- reading
 
@@ -321,10 +336,7 @@ class Embeddings:
     def _edges_of(self, k: int) -> NDArray[np.intp]:
         """Return the first row of each row group of a shard, and the number of its rows."""
         if k not in self._edges:
-            with self._opened(self.shards[k]) as file:
-                metadata = file.metadata
-                sizes = [metadata.row_group(g).num_rows for g in range(metadata.num_row_groups)]
-            self._edges[k] = np.cumsum([0, *sizes])
+            self._edges[k] = self._read(self.shards[k], lambda f: np.cumsum([0, *f.group_rows]))
         return self._edges[k]
 
     def _group(self, k: int, g: int) -> NDArray[Any]:
@@ -334,9 +346,9 @@ class Embeddings:
                 f"{self.path} has the columns of vectors {', '.join(self.columns)}. Choose one: "
                 "open_embeddings(path, column=...)."
             )
+        name = self.column
         if (k, g) not in self._groups:
-            with self._opened(self.shards[k]) as file:
-                cells = file.read_row_group(g, [self.column]).column(0).combine_chunks()
+            cells = self._read(self.shards[k], lambda file: file.column(name, [g]))
             self._groups[k, g] = cells.flatten().to_numpy().reshape(-1, self.shape[1])
             while len(self._groups) > _GROUPS_KEPT:
                 self._groups.popitem(last=False)
@@ -344,31 +356,27 @@ class Embeddings:
         return self._groups[k, g]
 
     def _column_of(self, shard: DoneShard, name: str) -> Any:
-        with self._opened(shard) as file:
-            return file.read([name]).column(0).combine_chunks()
+        return self._read(shard, lambda file: file.column(name))
 
-    def _opened(self, shard: DoneShard) -> Any:
+    def _read(self, shard: DoneShard, read: Callable[[ShardFile], Any]) -> Any:
+        """Read from the file of a shard; what is read is compared with its checksums."""
         path = self._manifest.path_of(shard.name)
         try:
-            return import_parquet("Reading shards").ParquetFile(path, memory_map=True)
+            with self._manifest.open_shard(shard) as file:
+                return read(file)
         except (OSError, ValueError) as error:  # Arrow's errors are one of the two
             raise InputError(
-                f"{path} cannot be read ({error}). Delete it, and repeat the command that wrote it."
+                f"{path} cannot be read, or is damaged ({error}). Repeat the command that wrote "
+                "it, with --check digest: it computes damaged shards again."
             ) from error
-
-    def _empty(self) -> Any:
-        import pyarrow as pa
-
-        component = pa.from_numpy_dtype(self.dtype)
-        vectors = [(name, pa.list_(component, self.shape[1])) for name in self.columns]
-        return pa.schema([("id", pa.string()), ("length", pa.int32()), *vectors])
 
     def _incomplete(self) -> InputError:
         shown = ", ".join(self.missing[:_SHOWN]) + (", ..." if len(self.missing) > _SHOWN else "")
-        because = ""
+        reasons = self._manifest.reasons
+        because = f" {next(iter(reasons.values()))}" if reasons else ""
         if failed := self._manifest.failed():
             first = failed[0]
-            because = f" {len(failed)} were set aside, such as {first.name}: {first.message}"
+            because += f" {len(failed)} were set aside, such as {first.name}: {first.message}"
         return InputError(
             f"{self.path} is not complete: {shown} missing.{because} Repeat the command that wrote "
             "it, or open the finished shards: allow_partial=True."

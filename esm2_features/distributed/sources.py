@@ -54,7 +54,7 @@ class InputFile:
             status = self.path.stat()
         except OSError as error:
             raise _unreadable(self.path, error) from error
-        return status.st_size, status.st_mtime_ns
+        return status.st_size, max(0, status.st_mtime_ns)
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def find_sources(
     id_column: str | None = None,
 ) -> list[InputFile]:
     """Find the files of paths, folders and patterns."""
-    paths = list(dict.fromkeys(path for name in inputs for path in _files_of(os.fspath(name))))
+    paths, _ = _distinct(inputs)
     stems = [_SOURCES.sub("", path.name) for path in paths]
     # Programs that read folders of Parquet skip names that begin with these.
     stems = [stem.lstrip("._") or "input" for stem in stems]
@@ -225,6 +225,26 @@ def find_sources(
         InputFile(path, stem, sequence_column, id_column)
         for path, stem in zip(paths, file_names(stems), strict=True)
     ]
+
+
+def repeated(inputs: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Describe the names of files that another input has named already, in another way."""
+    return [f"{path} is the same file as {first}" for path, first in _distinct(inputs)[1]]
+
+
+def _distinct(
+    inputs: Iterable[str | os.PathLike[str]],
+) -> tuple[list[Path], list[tuple[Path, Path]]]:
+    """List files once, by their first names, and other names with the first ones."""
+    first: dict[object, Path] = {}
+    others: dict[Path, Path] = {}
+    for path in (path for name in inputs for path in _files_of(os.fspath(name))):
+        status = path.stat()
+        # Some file systems have no numbers of files.
+        key = (status.st_dev, status.st_ino) if status.st_ino else path.resolve()
+        if first.setdefault(key, path) != path:
+            others[path] = first[key]
+    return list(first.values()), list(others.items())
 
 
 def _files_of(name: str) -> Sequence[Path]:

@@ -19,13 +19,8 @@ from esm2_features._inputs.alphabet import MASK
 from esm2_features._inputs.messages import in_shell
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features.distributed.files import ShardTable, writing
-from esm2_features.distributed.manifest import (
-    DoneShard,
-    FailedShard,
-    InvalidRecord,
-    Manifest,
-    failure,
-)
+from esm2_features.distributed.manifest import Manifest, failure
+from esm2_features.distributed.records import DoneShard, FailedShard, InvalidRecord
 from esm2_features.exceptions import CheckpointError, InputError, NumericalError, OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -84,13 +79,17 @@ class ShardWorker:
 
     def run(self, task: Task) -> DoneShard | FailedShard:
         records = task.records
-        done = self._manifest.done(task.name)
+        done = self._manifest.done(task.name, by_digest=True)
         if done is not None and done.input == records.digest():
             return done
         try:
             if records.error is not None:
                 raise records.error
-            return self._computed(task)
+            try:
+                return self._computed(task)
+            except FileNotFoundError:
+                # Where locks do not reach other machines, their jobs may remove what is written.
+                return self._computed(task)
         except (InputError, NumericalError, OutOfMemoryError) as error:
             if isinstance(error, OutOfMemoryError) and not error.length:
                 raise  # the weights do not fit: no shard can be computed
@@ -101,36 +100,55 @@ class ShardWorker:
 
     def _computed(self, task: Task) -> DoneShard:
         start = time.perf_counter()
-        engine, records, truncations = self._engine, task.records, TruncationCounter()
+        records, truncations = task.records, TruncationCounter()
         errors = dict(records.errors)
         # All sequences are checked before the first is computed.
-        checked = self._checked(records, errors, truncations)
+        checked = self.checked(records, errors, truncations)
         if errors and (self._set_aside == "shard" or not checked):
             raise errors[min(errors)]
-        sequences, views = (
-            [row[0] for row in checked.values()],
-            [row[1] for row in checked.values()],
-        )
-        ids = [records.ids[row - records.first] for row in checked]
-        n = len(ids)
+        rows, kept_rows = list(checked), list[int]()
         width = len(self._table.vectors) * self._table.dim
         portion = max(1, min(_PORTION, _PORTION_BYTES // (4 * width)))
         with writing(self._manifest.path_of(task.name), self._table) as writer:
-            for at in range(0, n, portion):
-                some = slice(at, at + portion)
-                texts = [sequence.replace(MASK, "<mask>") for sequence in sequences[some]]
-                lengths = [len(sequence) for sequence in sequences[some]]
-                values = engine.runner.embed(views[some], engine.columns)
-                writer.add(ids[some], texts, lengths, values, first=records.first + at)
+            for at in range(0, len(rows), portion):
+                for some, values in self._embedded(rows[at : at + portion], checked, errors):
+                    ids = [records.ids[row - records.first] for row in some]
+                    texts = [checked[row][0].replace(MASK, "<mask>") for row in some]
+                    lengths = [len(checked[row][0]) for row in some]
+                    writer.add(ids, texts, lengths, values, first=some[0])
+                    kept_rows += some
+            if not kept_rows and errors:
+                raise errors[min(errors)]
         seconds, cut = round(time.perf_counter() - start, 3), truncations.truncated
-        residues, digest = sum(map(len, sequences)), records.digest()
+        residues, digest = sum(len(checked[row][0]) for row in kept_rows), records.digest()
         kept = records.digest(without=errors) if errors else ""
         invalid = tuple(invalid_record(task, row, errors[row]) for row in sorted(errors))
-        about = (self._versions, kept, invalid)
-        shard = DoneShard(task.name, n, residues, digest, 0, "", seconds, cut, *about)
+        about = (self._versions, kept, invalid, self._table.about["digest"])
+        shard = DoneShard(task.name, len(kept_rows), residues, digest, 0, "", seconds, cut, *about)
         return self._manifest.add(shard)
 
-    def _checked(
+    def _embedded(
+        self, rows: list[int], checked: dict[int, tuple[str, str]], errors: dict[int, InputError]
+    ) -> Iterator[tuple[list[int], Any]]:
+        """Yield rows and their vectors; add the errors of rows that a server refuses."""
+        views = [checked[row][1] for row in rows]
+        try:
+            values = self._engine.runner.embed(views, self._engine.columns, row_numbers=rows)
+        except InputError as error:
+            row = getattr(error, "index", None)
+            if self._set_aside == "shard" or row not in rows:
+                raise
+            errors[row] = error
+        else:
+            yield rows, values
+            return
+        # In halves, so that several refusals do not repeat all of the work.
+        others = [other for other in rows if other != row]
+        middle = (len(others) + 1) // 2
+        for some in filter(None, (others[:middle], others[middle:])):
+            yield from self._embedded(some, checked, errors)
+
+    def checked(
         self, records: InputRange, errors: dict[int, InputError], truncations: TruncationCounter
     ) -> dict[int, tuple[str, str]]:
         """Normalise sequences and write views, by row; add errors, after which no others follow."""

@@ -76,6 +76,14 @@ def test__cache_faults__finds_none():
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is for Linux")
+def test__shard_faults__finds_none():
+    command = [sys.executable, str(BENCHMARKS / "shard_faults.py"), "--quick"]
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="the benchmark is for Linux")
 def test__cache_speed__runs(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "cache_speed.py"), "--quick"]
     done = subprocess.run(

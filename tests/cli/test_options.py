@@ -17,9 +17,8 @@ from esm2_features.distributed import embed_shards
 
 # The folder of shards is what is kept; all else has the same default everywhere.
 DIFFERENT = {(embed_shards, "cache"): None}
-# What is computed in a folder of shards, or of likelihoods, is computed here.
+# Likelihoods are computed here.
 ABSENT = {
-    embed_shards: {"endpoint"},
     ESM2LikelihoodTransformer: {
         *("layers", "pooling", "region", "cache_dtype", "store", "endpoint"),
     },

@@ -8,9 +8,10 @@ from shard_helpers import check, fasta, peptides
 
 from esm2_features import open_embeddings
 from esm2_features.cli import main
-from esm2_features.cli.shards import _DTYPES, _ENGINES, _PATIENCE, _SHARD_SIZE
+from esm2_features.cli.shards import _CHECKS, _DTYPES, _ENGINES, _PATIENCE, _SHARD_SIZE
 from esm2_features.distributed.embed import ENGINES, PATIENCE, SHARD_SIZE
 from esm2_features.distributed.files import DTYPES
+from esm2_features.distributed.preparation import CHECKS
 
 SEQUENCES = peptides(20)
 
@@ -31,8 +32,8 @@ def run(tmp_path, tiny_checkpoint, monkeypatch):
 
 
 def test__constants__are_those_of_the_library():
-    assert (_DTYPES, _ENGINES) == (DTYPES, ENGINES)
-    assert (_SHARD_SIZE, _PATIENCE) == (SHARD_SIZE, PATIENCE)
+    expected = (DTYPES, ENGINES, SHARD_SIZE, CHECKS, PATIENCE)
+    assert expected == (_DTYPES, _ENGINES, _SHARD_SIZE, _CHECKS, _PATIENCE)
 
 
 def test__folder__is_made_and_resumed(run, tmp_path, tiny_checkpoint):
@@ -55,6 +56,15 @@ def test__several_inputs_and_patterns__go_into_one_folder(run, tmp_path):
     run("a.fasta", "b.fasta", "out")
     run("*.fasta", "out2")
     assert len(open_embeddings(tmp_path / "out")) == len(open_embeddings(tmp_path / "out2")) == 23
+
+
+def test__file_of_two_names__is_embedded_once(run, tmp_path):
+    (tmp_path / "b.fasta").symlink_to("a.fasta")
+    said = run("a.fasta", "b.fasta", tmp_path / "a.fasta", "out")
+    assert "b.fasta is the same file as a.fasta: embedded once." in said
+    assert f"{tmp_path}/a.fasta is the same file as a.fasta: embedded once." in said
+    assert len(open_embeddings(tmp_path / "out")) == 20
+    assert "3 there before" in run("a.fasta", "out")
 
 
 def test__what_is_set_aside__is_said_and_the_exit_code_is_1(run, tmp_path):

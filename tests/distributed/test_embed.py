@@ -24,7 +24,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 
 from esm2_features import Engine, distributed
-from esm2_features.distributed import embed as embed_module
+from esm2_features.distributed import preparation
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.distributed.ray_cluster import ShardActor, connect, import_ray
 from esm2_features.exceptions import (
@@ -125,6 +125,14 @@ def test__invalid_shard__is_set_aside_and_computed_when_it_is_corrected(
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
+def test__invalid_record__is_set_aside_alone(embed, tmp_path, tiny_checkpoint):
+    fasta(tmp_path / "a.fasta", {**SEQUENCES, "p20": "MKT1YI"})
+    report = embed(shard=(2, N_SHARDS))
+    assert (report.computed, report.failed) == (1, ())
+    assert [(one.row, one.id, one.position) for one in report.invalid] == [(20, "p20", 4)]
+    assert embed(**PLAIN).invalid == report.invalid
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="finds processes in /proc")
 def test__killed_actor__is_replaced_and_nothing_is_lost(embed, tmp_path, tiny_checkpoint):
@@ -203,13 +211,13 @@ def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):
     write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=9), path)
     with pytest.raises(InputError, match="digest of the model was"):
         embed(model=path)
-    settings_of = embed_module.WorkerOptions
+    settings_of = preparation.WorkerOptions
 
     def other(options, identity, *rest):
         return settings_of(options, "sha256:other", *rest)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(embed_module, "WorkerOptions", other)
+        patch.setattr(preparation, "WorkerOptions", other)
         write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8), path)
         with pytest.raises(CheckpointError, match="holds other weights on"):
             embed(model=path)

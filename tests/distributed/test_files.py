@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -10,9 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 from full_disk import no_room
 
+from esm2_features import _files as files
 from esm2_features._files import atomic_write, remove_parts
 from esm2_features.distributed.files import ShardTable, writing
-from esm2_features.exceptions import NumericalError
+from esm2_features.exceptions import EndpointError, NumericalError
 
 VALUES = np.arange(12, dtype=np.float32).reshape(2, 6)
 
@@ -77,8 +81,103 @@ def test__once__keeps_an_old_file(tmp_path):
     assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"first"]
 
 
-def test__parts__of_killed_processes_are_removed_for_one_file_only(tmp_path):
-    (tmp_path / ".a-00000.parquet.12.part").touch()
-    (tmp_path / ".b-00000.parquet.12.part").touch()
-    remove_parts(tmp_path / "a-00000.parquet")
-    assert [path.name for path in tmp_path.iterdir()] == [".b-00000.parquet.12.part"]
+WRITING = """
+import os, signal, sys
+from pathlib import Path
+from esm2_features import _files as files
+from esm2_features._files import atomic_write
+
+with atomic_write(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    print("writing", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def writer(tmp_path):
+    """Start a process that writes a file until it is told to end."""
+    started = []
+
+    def start(name):
+        words = [sys.executable, "-c", WRITING, str(tmp_path / name)]
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(words, stdin=pipe, stdout=pipe))
+        assert started[-1].stdout.readline() == b"writing\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+NAMES = ["a-00000.parquet", "a[1]*?-00000.parquet", "\u00e4" * 60, "x" * 200]
+
+
+def test__parts__of_killed_processes_are_removed_and_those_of_others_stay(tmp_path, writer):
+    for name in NAMES:
+        killed, alive = writer(name), writer(name)
+        killed.kill()
+        killed.wait()
+        remove_parts(tmp_path)
+        assert len(list(tmp_path.glob(".*.part"))) == 1
+        alive.communicate()
+        assert alive.returncode == 0
+        assert [path.name for path in tmp_path.iterdir()] == [name]
+        (tmp_path / name).unlink()
+
+
+def test__part__that_is_taken_before_its_lock_is_begun_again(tmp_path, monkeypatch):
+    lock, calls = files._try_lock, []
+
+    def late(handle):
+        if not calls:
+            calls.append(1)
+            remove_parts(tmp_path)
+        return lock(handle)
+
+    monkeypatch.setattr(files, "_try_lock", late)
+    with atomic_write(tmp_path / "x") as file:
+        file.write(b"all")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"all"]
+
+
+def test__parts__without_locks_are_removed_after_a_day(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.fcntl, "flock", no_locks)
+    with atomic_write(tmp_path / "x") as file:
+        file.write(b"all")
+        file.flush()
+        [part] = tmp_path.iterdir()
+        now = part.stat().st_mtime
+        for age in (-1e9, 0, 3600, 86000):  # a clock that is behind, too
+            os.utime(part, (now - age, now - age))
+            remove_parts(tmp_path)
+            assert part.exists()
+    old = tmp_path / ".y.0123abcd.part"
+    old.touch()
+    os.utime(old, (now - 90000, now - 90000))
+    remove_parts(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def no_locks(*_):
+    raise OSError(errno.ENOLCK, "No locks available")
+
+
+def test__folder_in_the_place_of_a_file__stays(tmp_path):
+    (tmp_path / "x" / "mine").mkdir(parents=True)
+    with pytest.raises(OSError, match="x"), atomic_write(tmp_path / "x") as file:
+        file.write(b"all")
+    assert (tmp_path / "x" / "mine").is_dir()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test__error_that_is_not_of_the_system__stays_as_it_is(tmp_path):
+    with (
+        pytest.raises(EndpointError, match=r"^no answer$"),
+        atomic_write(tmp_path / "x"),
+    ):
+        raise EndpointError("no answer", url="http://host")
+    assert not list(tmp_path.iterdir())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
 import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from shard_helpers import check, fasta, peptides
 from esm2_features import Engine, distributed, open_embeddings
 from esm2_features._inference.runner import Runner
 from esm2_features.distributed import embed as embed_module
+from esm2_features.distributed import preparation
+from esm2_features.distributed.files import ShardWriter
 from esm2_features.distributed.manifest import Manifest
 from esm2_features.exceptions import CheckpointError, InputError, TruncationWarning
 
@@ -122,9 +124,9 @@ def test__memory__does_not_grow_with_the_vectors_of_a_shard(embed, tmp_path, mon
     portions = []
     plain = Runner.embed
 
-    def noted(self, views, *options):
+    def noted(self, views, *options, **named):
         portions.append(len(views))
-        return plain(self, views, *options)
+        return plain(self, views, *options, **named)
 
     monkeypatch.setattr(Runner, "embed", noted)
     monkeypatch.setattr("esm2_features.distributed.worker._PORTION_BYTES", 4 * 32 * 20)
@@ -153,13 +155,12 @@ def test__other_parameters__are_an_error_that_names_them(embed, changed, said):
         embed(**changed)
 
 
-def test__other_weights_under_the_same_name__are_an_error(embed, tiny_checkpoint, tmp_path):
-    embed()
-    content = json.loads((tmp_path / "out/_manifest/job.json").read_text())
-    content["model"]["identity"] = "sha256:other"
-    (tmp_path / "out/_manifest/job.json").write_text(json.dumps(content))
-    with pytest.raises(InputError, match="digest of the model was 'sha256:other'"):
-        embed()
+def test__other_weights_under_the_same_name__are_an_error(embed, tmp_path):
+    path = write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=8), tmp_path / "m.pt")
+    embed(model=path)
+    write_fair_esm(random_esm2(layers=1, dim=16, heads=2, seed=9), path)
+    with pytest.raises(InputError, match=r"digest of the model was 'sha256:\w+' and is 'sha256:"):
+        embed(model=path)
 
 
 def test__other_inputs__are_an_error_that_names_them(embed, tmp_path, source):
@@ -267,6 +268,19 @@ def test__invalid_record__is_set_aside_alone_and_computed_when_it_is_corrected(
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
+def test__invalid_records_of_parquet__are_set_aside_alone(embed, tmp_path, tiny_checkpoint):
+    changed = {**SEQUENCES, "p20": "MKT1YI", "p21": None, "p30": "x" * 2000}
+    columns = {"id": [*changed], "sequence": [*changed.values()]}
+    columns["id"][40] = None
+    pq.write_table(pa.table(columns), tmp_path / "t.parquet", row_group_size=10)
+    report = embed(tmp_path / "t.parquet")
+    assert (report.complete, report.failed) == (True, ())
+    assert [one.row for one in report.invalid] == [20, 21, 30, 40]
+    aside = ("p20", "p21", "p30", "p40")
+    others = {name: text for name, text in SEQUENCES.items() if name not in aside}
+    check(tmp_path / "out", others, tiny_checkpoint)
+
+
 def test__invalid_record__leaves_its_shard_bound_to_the_others(embed, source):
     fasta(source, {**SEQUENCES, "p20": "MKT1YI"})
     embed()
@@ -360,18 +374,59 @@ def test__killed_process__loses_the_shard_it_was_writing(embed, tmp_path, tiny_c
     report = embed()
     assert (report.computed, report.present) == (5, 2)
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+    assert not list((tmp_path / "out").rglob(".*.part"))
 
 
-def test__damaged_shard__is_detected_and_computed_again(embed, tmp_path, tiny_checkpoint):
+TWO_JOBS = """
+import sys
+from esm2_features import distributed
+
+sys.stdin.readline()
+report = distributed.embed_shards(sys.argv[1], sys.argv[2], model=sys.argv[3], shard_size=2)
+assert report.complete
+"""
+
+
+@pytest.mark.slow
+def test__two_jobs_at_once__do_no_harm(tmp_path, tiny_checkpoint, source):
+    words = [str(source), str(tmp_path / "out"), str(tiny_checkpoint)]
+    jobs = [
+        subprocess.Popen([sys.executable, "-c", TWO_JOBS, *words], stdin=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    for job in jobs:
+        job.stdin.write(b"\n")
+        job.stdin.flush()
+    assert [job.communicate(timeout=120) and job.returncode for job in jobs] == [0, 0]
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+    assert not list((tmp_path / "out").rglob(".*.part"))
+
+
+def test__damaged_shard__is_computed_again(embed, tmp_path, tiny_checkpoint):
     embed()
     path = tmp_path / "out" / "a-00003.parquet"
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
     assert open_embeddings(tmp_path / "out").verify() == ["a-00003.parquet"]
-    path.write_bytes(content[:-10])  # of another size it is found without a look at its content
-    assert embed().computed == 1
+    assert embed(check="size").computed == 0
+    lines = []
+    assert embed(progress=lines.append).computed == 1
+    assert "a-00003.parquet has changed since it was written. It is computed again" in lines[0]
+    path.write_bytes(content[:-10])
+    assert embed(check="size").computed == 1
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+
+
+def test__unchanged_job__reads_files_of_up_to_10_gb_only(embed, monkeypatch, tmp_path):
+    embed()
+    path = tmp_path / "out" / "a-00003.parquet"
+    path.write_bytes(bytes(path.stat().st_size))
+    monkeypatch.setattr(preparation, "_DIGEST_BYTES", 100)
+    assert embed().computed == 0
+    assert embed(check="digest").computed == 1
+    with pytest.raises(InputError, match="Got check='no'"):
+        embed(check="no")
 
 
 def test__shard_without_a_record__is_computed_again(embed, tmp_path, tiny_checkpoint):
@@ -379,21 +434,6 @@ def test__shard_without_a_record__is_computed_again(embed, tmp_path, tiny_checkp
     (tmp_path / "out/_manifest/a-00001.done.json").unlink()
     assert embed().computed == 1
     check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
-
-
-def test__damaged_record__is_named(embed, tmp_path):
-    embed()
-    (tmp_path / "out/_manifest/a-00001.done.json").write_text("{")
-    with pytest.raises(InputError, match=r"a-00001\.done\.json is damaged .* Delete it"):
-        embed()
-
-
-def test__newer_format__is_an_error(embed, tmp_path):
-    embed()
-    path = tmp_path / "out/_manifest/job.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 2}))
-    with pytest.raises(InputError, match="has format 2"):
-        embed()
 
 
 def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):
@@ -410,6 +450,54 @@ def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):
         with pytest.raises(CheckpointError):
             embed(model=path)
     assert Manifest(tmp_path / "out").failed() == [], "it is no fault of the shard"
+
+
+def test__job_that_ends_while_another_writes__does_no_harm(
+    embed, tmp_path, tiny_checkpoint, monkeypatch
+):
+    add, reports = ShardWriter.add, []
+
+    def overtaken(self, *rows, **options):
+        monkeypatch.setattr(ShardWriter, "add", add)
+        reports.append(embed())
+        add(self, *rows, **options)
+
+    monkeypatch.setattr(ShardWriter, "add", overtaken)
+    reports.append(embed())
+    assert [report.complete for report in reports] == [True, True]
+    assert reports[0].computed == 7
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+    assert not list((tmp_path / "out").rglob(".*.part"))
+
+
+def test__job_that_begins_while_another_does__does_no_harm(embed, tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    plain = Path.iterdir
+
+    def overtaken(self):
+        if self == tmp_path / "out":
+            (self / "_manifest").mkdir(exist_ok=True)
+        return plain(self)
+
+    monkeypatch.setattr(Path, "iterdir", overtaken)
+    assert embed().complete
+
+
+def test__part_that_another_machine_removed__is_written_again(
+    embed, tmp_path, tiny_checkpoint, monkeypatch
+):
+    add, calls = ShardWriter.add, []
+
+    def removed(self, *rows, **options):
+        calls.append(1)
+        add(self, *rows, **options)
+        if len(calls) == 3:
+            for part in (tmp_path / "out").glob(".*.part"):
+                part.unlink()
+
+    monkeypatch.setattr(ShardWriter, "add", removed)
+    assert embed().computed == 7
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
 
 
 # ------------------------------------------------------------------ warnings and caches

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import pytest
 
 from esm2_features.distributed import ray_workers
-from esm2_features.distributed.manifest import DoneShard, FailedShard
 from esm2_features.distributed.ray_cluster import connect
 from esm2_features.distributed.ray_workers import Head, Workers, answers
+from esm2_features.distributed.records import DoneShard, FailedShard
 
 
 class RayError(Exception):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from shard_helpers import fasta, peptides
 
@@ -157,5 +159,50 @@ def test__shard_that_is_damaged__is_named(tmp_path, tiny_checkpoint):
     distributed.embed_shards(source, tmp_path / "out", model=tiny_checkpoint)
     path = tmp_path / "out" / "a-00000.parquet"
     path.write_bytes(b"\0" * path.stat().st_size)
-    with pytest.raises(InputError, match=r"a-00000\.parquet cannot be read"):
+    with pytest.raises(InputError, match=r"a-00000\.parquet cannot be read.*--check digest"):
         _ = open_embeddings(tmp_path / "out")[0]
+
+
+def test__flipped_bit_anywhere__is_an_error(folder, tmp_path):
+    """Pages, their headers, the footer and its length: everywhere in the file."""
+    shutil.copytree(folder, tmp_path / "out")
+    path = tmp_path / "out" / "a-00001.parquet"
+    whole = path.read_bytes()
+    draw = np.random.default_rng(0)
+    flips = [*range(32, 8 * 150, 3), *range(8 * len(whole) - 100, 8 * len(whole))]
+    flips += draw.integers(32, 8 * len(whole), size=100).tolist()
+    groups = pq.read_metadata(path)
+    lengths = [groups.row_group(g).column(1) for g in range(groups.num_row_groups)]
+    unread = {
+        byte
+        for one in lengths
+        for byte in range(one.data_page_offset, one.data_page_offset + one.total_compressed_size)
+    }
+    for at in (at for at in flips if at // 8 not in unread):
+        content = bytearray(whole)
+        content[at // 8] ^= 1 << at % 8
+        path.write_bytes(content)
+        x = open_embeddings(tmp_path / "out")
+        with pytest.raises(InputError, match=r"a-00001\.parquet cannot be read, or is damaged"):
+            _ = x[9:18], x.ids
+    assert x.verify() == ["a-00001.parquet"]
+
+
+def test__pages__have_checksums_that_others_can_check(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    path = tmp_path / "out" / "a-00001.parquet"
+    content = bytearray(path.read_bytes())
+    metadata = pq.read_metadata(path).row_group(0).column(2)
+    content[metadata.data_page_offset + metadata.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="CRC checksum"):
+        open_embeddings(tmp_path / "out").dataset().to_table()
+
+
+def test__shard_that_is_gone__is_named(folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "out")
+    x = open_embeddings(tmp_path / "out")
+    (tmp_path / "out" / "a-00001.parquet").unlink()
+    with pytest.raises(InputError, match=r"a-00001\.parquet cannot be read"):
+        _ = x[:]
+    assert x.verify() == ["a-00001.parquet"]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from shard_helpers import fasta, peptides
 
-from esm2_features.distributed.sources import Reading, check_columns, find_sources
+from esm2_features.distributed.sources import Reading, check_columns, find_sources, repeated
 from esm2_features.exceptions import InputError
 
 
@@ -48,6 +51,30 @@ def test__pattern__means_the_matching_files_each_once(tmp_path):
         (tmp_path / name).write_text(">x\nMKT\n")
     found = find_sources([tmp_path / "*.fasta", tmp_path / "a.fasta", tmp_path / "c.fa"])
     assert [source.path.name for source in found] == ["a.fasta", "b.fasta", "c.fa"]
+
+
+def test__file_of_several_names__is_read_once_under_the_first(tmp_path, monkeypatch):
+    (tmp_path / "in").mkdir()
+    path = fasta(tmp_path / "in/b.fasta", peptides(1))
+    shutil.copy(path, tmp_path / "in/copy.fasta")
+    (tmp_path / "a.fasta").symlink_to(path)
+    (tmp_path / "linked").symlink_to(tmp_path / "in")
+    os.link(path, tmp_path / "hard.fasta")
+    monkeypatch.chdir(tmp_path)
+    for name in (
+        *("a.fasta", "hard.fasta", "./in/b.fasta", "in/../in/b.fasta", "in//b.fasta"),
+        *(path, tmp_path / "in", "in", "linked", "linked/b.fasta", "in/b*"),
+    ):
+        [source, *others] = find_sources(["in/b.fasta", name])
+        assert (source.path, source.stem) == (Path("in/b.fasta"), "b")
+        assert [one.path.name for one in others] in ([], ["copy.fasta"]), name
+    assert [one.path.name for one in find_sources(["hard.fasta", "in"])] == [
+        "hard.fasta",
+        "copy.fasta",
+    ]
+    assert repeated(["in/b.fasta", "a.fasta", "in/b.fasta", "in/copy.fasta"]) == [
+        "a.fasta is the same file as in/b.fasta"
+    ]
 
 
 def test__file_with_a_pattern_in_its_name__is_that_file(tmp_path):
