@@ -27,7 +27,7 @@ from typing import Any
 from unittest.mock import patch
 
 import numpy as np
-from cache_peers import SPEC, Ours, Store, stores
+from cache_peers import SPEC, Ours, RowsInOrder, Store, stores
 from numpy.typing import NDArray
 
 from esm2_features import Engine, ESM2Transformer
@@ -39,7 +39,7 @@ from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
 AT_A_TIME = 4096  # vectors of one writing
 SPARSE = 1000
 PEER_ROUNDS = 3
-DIMS = (1280, 320)
+DIMS = (2560, 1280, 320, 192)
 MODELS = ("esm2_t33_650M_UR50D", "esm2_t6_8M_UR50D", "mini")
 COMMON = ("mean", "float32", "float32")  # pooling, precision, and what vectors are kept in
 
@@ -284,7 +284,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=given.folder) as name:
         folder = Path(name)
         print(f"{machine(folder)}; medians of {rounds} rounds, {PEER_ROUNDS} at most for peers")
-        kinds = stores()
+        kinds = [*stores(), RowsInOrder]
         for dim in DIMS:
             (folder / str(dim)).mkdir()
             reading(folder / str(dim), n, dim, rounds, kinds)
