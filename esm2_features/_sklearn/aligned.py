@@ -16,7 +16,7 @@ from esm2_features._inputs.options import ON_MISSING, UNKNOWN, one_of
 from esm2_features._inputs.policy import SequencePolicy, TruncationCounter
 from esm2_features._inputs.rows import first_place
 from esm2_features._sklearn.base import SequenceTransformer
-from esm2_features.exceptions import InvalidSequenceError, shorten
+from esm2_features.exceptions import InputError, InvalidSequenceError, shorten
 
 # In half bits, as NCBI distributes it; the last row is that of *, a gap.
 _BLOSUM62 = """
@@ -106,6 +106,9 @@ class AlignedTransformer(SequenceTransformer[_Encoder]):
     The letters X, B, Z, U, O and ``<mask>`` have zeros in one-hot columns. BLOSUM62 has rows for X,
     B and Z; U, O and ``<mask>`` have that of X. A gap has -4, the lowest score, for each residue.
 
+    A cell that holds one to three gaps and nothing else is a missing value, as in other tables;
+    longer ones are rows of gaps.
+
     References
     ----------
     .. [1] Henikoff and Henikoff, *Proc. Natl. Acad. Sci. USA* 89 (1992) 10915-10919.
@@ -156,11 +159,16 @@ class AlignedTransformer(SequenceTransformer[_Encoder]):
         return engine.policy.normalise_chains(chains, self.on_missing, truncations)
 
     def _learn(self, views: list[str | None], chains: Sequence[Column]) -> None:
-        lengths = []
+        names = [chain.name or f"x{i}" for i, chain in enumerate(chains)]
+        lengths: list[int] = []
         for chain in range(len(chains)):
             counts = Counter(len(view) for view in views[chain :: len(chains)] if view is not None)
-            lengths += [length for length, _ in counts.most_common(1)] or [0]
-        names = [chain.name or f"x{i}" for i, chain in enumerate(chains)]
+            if not counts:
+                raise InputError(
+                    f"Column {names[chain]!r} of X has no sequence, so its length is not known. "
+                    "Fit on rows that have one, or leave the column out."
+                )
+            lengths += [length for length, _ in counts.most_common(1)]
         _check_lengths(views, lengths, names, expected="most have {}")
         self.lengths_ = lengths
 
@@ -180,7 +188,7 @@ class AlignedTransformer(SequenceTransformer[_Encoder]):
             present = [i for i, sequence in enumerate(sequences) if sequence is not None]
             letters = "".join(filter(None, sequences)).encode("ascii")
             codes = np.frombuffer(letters, dtype=np.uint8)
-            block[present] = table[codes].reshape(len(present), -1)
+            block[present] = table[codes].reshape(len(present), block.shape[1])
             blocks.append(block)
         return np.hstack(blocks)
 

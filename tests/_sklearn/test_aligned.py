@@ -124,6 +124,14 @@ def test__missing__rows_are_refused_or_filled(encoding):
     assert found.any(axis=1).tolist() == [True, False, True]
 
 
+def test__missing__in_all_rows_is_refused_in_fit_and_filled_after_it():
+    X = pd.DataFrame({"heavy": ["MKT", "MRT"], "light": ["GS", None]})
+    transformer = AlignedTransformer(on_missing="nan").fit(X)
+    assert np.isnan(transformer.transform(X.assign(light=[None, None]))[:, 63:]).all()
+    with pytest.raises(InputError, match="Column 'light' of X has no sequence"):
+        transformer.fit(X.assign(light=None))
+
+
 @pytest.mark.parametrize("convert", [tuple, np.array, pd.Series, pl.Series])
 def test__containers__of_every_kind(convert):
     found = AlignedTransformer().fit_transform(convert(ROWS))

@@ -294,4 +294,5 @@ def test__kmers__classify_peptides_as_published(shared_data, name, auc):
     pipeline = make_pipeline(*steps)
     pipeline.fit(train["sequence"], train["label"])
     found = roc_auc_score(test["label"], pipeline.predict_proba(test["sequence"])[:, 1])
-    assert found == pytest.approx(auc, abs=0.003)  # a pair of peptides is 0.0025 of quorum
+    # It counts k-mers with an X, too, which changes the order of one pair of 400 of quorum.
+    assert found == pytest.approx(auc, abs=0.003)
