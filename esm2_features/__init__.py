@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import read_fasta
     from esm2_features._inputs.mutants import Mutants, build_mutants
+    from esm2_features._sklearn.aligned import AlignedTransformer
+    from esm2_features._sklearn.descriptors import DescriptorTransformer
     from esm2_features._sklearn.difference import ESM2DifferenceTransformer
     from esm2_features._sklearn.embedding import ESM2Transformer
     from esm2_features._sklearn.likelihood import ESM2LikelihoodTransformer
@@ -31,7 +33,9 @@ if TYPE_CHECKING:
     from esm2_features.distributed.reader import open_embeddings
 
 _HOME_OF_NAME = {
+    "AlignedTransformer": "esm2_features._sklearn.aligned",
     "Cache": "esm2_features._cache",
+    "DescriptorTransformer": "esm2_features._sklearn.descriptors",
     "ESM2DifferenceTransformer": "esm2_features._sklearn.difference",
     "ESM2LikelihoodTransformer": "esm2_features._sklearn.likelihood",
     "ESM2Transformer": "esm2_features._sklearn.embedding",
@@ -50,7 +54,9 @@ _HOME_OF_NAME = {
 }
 
 __all__ = [
+    "AlignedTransformer",
     "Cache",
+    "DescriptorTransformer",
     "ESM2DifferenceTransformer",
     "ESM2LikelihoodTransformer",
     "ESM2Transformer",

@@ -27,7 +27,9 @@ from numpydoc.validate import validate
 
 import esm2_features
 from esm2_features import (
+    AlignedTransformer,
     Cache,
+    DescriptorTransformer,
     Engine,
     ESM2DifferenceTransformer,
     ESM2LikelihoodTransformer,
@@ -197,6 +199,8 @@ def test__surface__has_a_version():
         "from esm2_features import *",
         "import esm2_features; esm2_features.ESM2Transformer('mini').fit(['MKT'])",
         "import esm2_features; esm2_features.ESM2Transformer('mini')._repr_html_()",
+        "import esm2_features; esm2_features.AlignedTransformer().fit_transform(['MKT', 'G-H'])",
+        "import esm2_features; esm2_features.DescriptorTransformer('kmers').transform(['MKT'])",
         "import esm2_features.cli",
     ],
 )
@@ -222,11 +226,19 @@ def test__objects__show_nothing_that_their_documentation_does_not_speak_of(tmp_p
     assert {f"{name}.{method}" for method in public - attributes} == walked
 
 
-@pytest.mark.parametrize("cls", [ESM2Transformer, ESM2LikelihoodTransformer])
-def test__estimators__document_what_fit_leaves(cls):
-    estimator = cls("mini", cache=None)
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        ESM2Transformer("mini", cache=None),
+        ESM2LikelihoodTransformer("mini", cache=None),
+        DescriptorTransformer(),
+        AlignedTransformer(),
+    ],
+    ids=lambda estimator: type(estimator).__name__,
+)
+def test__estimators__document_what_fit_leaves(estimator):
     left = vars(estimator.fit(pd.DataFrame({"heavy": ["MKT"]}))).keys() - estimator.get_params()
-    assert left == set(described(doc_of(cls)["Attributes"]))
+    assert left == set(described(doc_of(type(estimator))["Attributes"]))
 
 
 @pytest.mark.parametrize(
@@ -237,7 +249,10 @@ def test__engine__its_errors_say_engine(tmp_path, name):
         getattr(Engine("mini", cache=tmp_path), name)()
 
 
-PUBLIC = [Cache, Engine, ESM2DifferenceTransformer, ESM2LikelihoodTransformer, ESM2Transformer]
+PUBLIC = [
+    *(AlignedTransformer, Cache, DescriptorTransformer, Engine),
+    *(ESM2DifferenceTransformer, ESM2LikelihoodTransformer, ESM2Transformer),
+]
 
 
 @pytest.mark.parametrize("cls", [*PUBLIC, Mutants])

@@ -34,6 +34,8 @@ RESIDUE_OF_CODE = dict(zip(_CODES.split(), "ARNDCQEGHILKMFPSTWYVXBUZO", strict=T
 
 MASK = "#"
 """The one character that stands for a ``<mask>`` token in a normalised sequence."""
+GAP = "-"
+"""A gap in an aligned sequence."""
 
 _TOKEN_OF_BYTE = np.full(256, TOKENS.index("<unk>"), dtype=np.uint8)
 for _letter in RESIDUES:

@@ -45,6 +45,7 @@ class SequencePolicy:
     unknown: str = "raise"  # or "X", or "mask": what unknown letters become
     # start and stop of the residues to pool, or several parts as text; None for all
     region: tuple[int, int] | str | None = None
+    gaps: bool = False  # whether "-", "." and "~" are gaps of an alignment, which become "-"
 
     def normalise(
         self,
@@ -70,7 +71,7 @@ class SequencePolicy:
             residues = cells
         else:
             residues = [
-                normalise(cell, index=row, unknown=self.unknown, column=column)
+                normalise(cell, index=row, unknown=self.unknown, column=column, gaps=self.gaps)
                 for row, cell in zip(numbers, cells, strict=True)
             ]
         warn_of_nucleotides(residues, rows=numbers, column=column)

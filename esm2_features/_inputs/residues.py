@@ -1,6 +1,7 @@
 """Cells: one value becomes a string with one character per residue, or an error.
 
-`normalise` gives the 20 amino acids, X B U Z O, and `MASK` for a ``<mask>`` token.
+`normalise` gives the 20 amino acids, X B U Z O, `MASK` for a ``<mask>`` token, and, of aligned
+sequences, `GAP`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TypeGuard
 
 import numpy as np
 
-from esm2_features._inputs.alphabet import MASK, RESIDUES
+from esm2_features._inputs.alphabet import GAP, MASK, RESIDUES
 from esm2_features._inputs.cells import as_text, is_biopython_seq, is_missing, is_record
 from esm2_features._inputs.remedies import (
     Remedy,
@@ -28,6 +29,7 @@ from esm2_features.exceptions import InvalidSequenceError, MissingSequenceError
 _WHITE_SPACE = " \t\n\r\v\f"
 _RESIDUES_AS_BYTES = RESIDUES.encode()
 _RESIDUES = frozenset(RESIDUES)
+_AS_GAPS = str.maketrans(dict.fromkeys(".~", GAP))
 _TOKEN = re.compile(r"<mask>|.", re.ASCII | re.IGNORECASE | re.DOTALL)
 _LONGEST_SHOWN = 60
 
@@ -39,7 +41,12 @@ _FEWEST_LETTERS = 5
 
 
 def normalise(
-    value: object, *, index: int, unknown: str = "raise", column: str | None = None
+    value: object,
+    *,
+    index: int,
+    unknown: str = "raise",
+    column: str | None = None,
+    gaps: bool = False,
 ) -> str:
     r"""Check one cell, and bring its sequence into the form that is encoded and cached."""
     text = (value if isinstance(value, str) else _text_of(value, index, column)).strip(_WHITE_SPACE)
@@ -52,16 +59,18 @@ def normalise(
             f"Empty sequence in {place_of(index, column)}. Drop such rows, or mend them.",
             index=index,
         )
+    if gaps:
+        text = text.translate(_AS_GAPS)
     if text.isascii():
         upper = text.upper()
         # Nothing is left when every letter is a residue: the usual case.
-        if not upper.encode().translate(None, _RESIDUES_AS_BYTES):
+        if not upper.encode().translate(None, _RESIDUES_AS_BYTES + GAP.encode() * gaps):
             remedy = None if text == upper else remedy_for_letters(text)
             if remedy is not None:
                 raise _invalid(text, 0, index, column, remedy)
             return upper
         text = _without_blocks(text)
-    return _character_by_character(text, index, unknown, column)
+    return _character_by_character(text, index, unknown, column, gaps=gaps)
 
 
 def _are_residues(text: str) -> bool:
@@ -146,7 +155,9 @@ def missing_error(
     return MissingSequenceError(remedy.after(f"{found}, where a {what} is expected."), index=index)
 
 
-def _character_by_character(text: str, index: int, unknown: str, column: str | None) -> str:
+def _character_by_character(
+    text: str, index: int, unknown: str, column: str | None, *, gaps: bool
+) -> str:
     """Normalise what holds a ``<mask>`` or a character that stands for no residue."""
     replacement = {"X": "X", "mask": MASK}.get(unknown)
     residues = []
@@ -154,7 +165,9 @@ def _character_by_character(text: str, index: int, unknown: str, column: str | N
         character = token.group()
         if len(character) > 1:
             residues.append(MASK)
-        elif character.isascii() and character.upper() in _RESIDUES:
+        elif (character.isascii() and character.upper() in _RESIDUES) or (
+            gaps and character == GAP
+        ):
             residues.append(character.upper())
         elif replacement is not None and stands_for_residue(character):
             residues.append(replacement)

@@ -2,52 +2,43 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Self
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
 
-from esm2_features._checkpoints import open_checkpoint
-from esm2_features._engine import Engine
-from esm2_features._inference.networks import devices_of_network
-from esm2_features._inference.remote.endpoint import hidden
 from esm2_features._inputs.containers import Column, check_sequences, columns
-from esm2_features._inputs.options import ON_MISSING, device_names, is_region_text, one_of
-from esm2_features._inputs.policy import TruncationCounter
+from esm2_features._inputs.options import is_region_text
+from esm2_features._inputs.policy import SequencePolicy, TruncationCounter
 from esm2_features._inputs.rows import labelled
 from esm2_features._inputs.words import peptide_sizes
-from esm2_features.exceptions import CheckpointError, Esm2FeaturesError
+from esm2_features.exceptions import CheckpointError
 
 _FILL = {"raise": np.nan, "nan": np.nan, "zero": 0.0}
 """What the features of a missing sequence are."""
 
 
-class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class _Engine(Protocol):
+    """Checked parameters, with the policy that reads sequences; `Engine` is one of them."""
+
+    @property
+    def policy(self) -> SequencePolicy: ...
+
+
+_E = TypeVar("_E", bound=_Engine)
+
+
+class SequenceTransformer(TransformerMixin, BaseEstimator, ABC, Generic[_E]):  # type: ignore[misc]
     """Base of the transformers that turn protein sequences into features."""
 
-    model: str | os.PathLike[str]
-    precision: str
-    device: str | Sequence[str]
     on_missing: str
     chains: Sequence[str | int] | None
-
-    def __setattr__(self, name: str, value: object) -> None:
-        """Hide a token, because parameters are printed and pickled."""
-        super().__setattr__(name, hidden(value) if name == "token" else value)
-
-    def _engine_parameters(self, changed: dict[str, object], own: Sequence[str]) -> dict[str, Any]:
-        """Give the parameters that are the engine's, some of them changed."""
-        if self.on_missing not in ON_MISSING:
-            one_of("on_missing", self.on_missing, ON_MISSING)
-        own = ("chains", "on_missing", *own)
-        parameters = {**self.get_params(deep=False), **changed}
-        return {name: value for name, value in parameters.items() if name not in own}
 
     def fit(self, X: object, y: object = None) -> Self:  # noqa: ARG002
         """Check the parameters and the sequences. Nothing is loaded or computed.
@@ -72,7 +63,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         TypeError
             If X is not a container of sequences.
         CheckpointError
-            If ``model`` is not a name that is known, nor a checkpoint.
+            If there is a ``model``, and it is not a name that is known, nor a checkpoint.
 
         Examples
         --------
@@ -84,7 +75,8 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         chains = self._columns(X)
         self._check_sequences(chains, X)
         with _naming_rows(chains[0]):
-            self._views(engine, chains, TruncationCounter())  # `transform` warns of truncations
+            views = self._views(engine, chains, TruncationCounter())  # `transform` warns
+            self._learn(views, chains)
         self.n_features_in_ = len(chains)
         # What is decided of many rows holds for the few that `transform` may see.
         self.peptide_sizes_ = [peptide_sizes(chain.values) for chain in chains]
@@ -107,7 +99,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         -------
         features : ndarray of shape (n, n_features_out), float32
             Rows in the order of X, columns as `get_feature_names_out` names them; a frame if
-            `set_output` says so.
+            `set_output` says so, and a SciPy matrix in CSR format with ``sparse_output=True``.
 
         Raises
         ------
@@ -127,6 +119,7 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         >>> features.shape, features.dtype
         ((2, 192), dtype('float32'))
         """
+        check_is_fitted(self)
         engine = self._engine()
         chains = self._columns(X)
         self._check_same_chains(chains)
@@ -141,8 +134,9 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         except CheckpointError as error:
             # scikit-learn prints the traceback of each fit that fails in a search.
             raise error.with_traceback(None) from None
-        truncations.warn(engine.max_residues)
-        return features.reshape(n_rows, -1)  # (rows x chains, d) -> (rows, chains x d)
+        truncations.warn(engine.policy.max_residues)
+        rows: NDArray[np.float32] = features.reshape(n_rows, -1)  # from (rows x chains, d)
+        return rows
 
     def get_feature_names_out(self, input_features: object = None) -> NDArray[np.object_]:
         """Name the columns that `transform` gives.
@@ -172,11 +166,15 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         >>> ESM2Transformer("mini").get_feature_names_out()[:2].tolist()
         ['mini_L6_mean_0', 'mini_L6_mean_1']
         """
-        names = np.array(self._names(self._engine()), dtype=object)
+        check_is_fitted(self)
+        engine = self._engine()
         chains = self._chains_out(self._chain_names(input_features))
+        names = [np.array(self._names(engine, i), dtype=object) for i in range(len(chains))]
         if len(chains) == 1:
-            return names
-        return np.concatenate([f"{chain}__" + names for chain in chains])
+            return names[0]
+        return np.concatenate(
+            [f"{chain}__" + of_one for chain, of_one in zip(chains, names, strict=True)]
+        )
 
     def __sklearn_is_fitted__(self) -> bool:
         """There is nothing to learn, so it is always ready."""
@@ -210,41 +208,29 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC):  # type: ignore
         )
 
     def _caption(self) -> str | None:
-        """Name the model, its size, and whether it is in memory; None if there is no such model."""
-        try:
-            checkpoint = open_checkpoint(self.model)
-            places = devices_of_network(
-                checkpoint, devices=device_names(self.device), precision=self.precision
-            )
-        except (Esm2FeaturesError, TypeError):
-            return None  # whoever computes with it is told; a picture is no place for errors
-        millions = checkpoint.architecture.parameters / 1e6
-        size = f"{millions:.1f}M" if millions < 1000 else f"{millions / 1000:.1f}B"
-        state = f"weights loaded on {', '.join(places)}" if places else "weights not loaded"
-        if getattr(self, "endpoint", None) is not None:
-            state = f"computed by {self.endpoint}"
-        return f"{checkpoint.name}: {size} parameters, {state}"
+        """Say in a few words what is computed; None for nothing."""
+        return None
 
     @abstractmethod
-    def _engine(self, **changed: object) -> Engine:
+    def _engine(self, **changed: object) -> _E:
         """Make the engine of the parameters, some of them changed, and so check them."""
 
     @abstractmethod
     def _views(
-        self, engine: Engine, chains: Sequence[Column], truncations: TruncationCounter
+        self, engine: _E, chains: Sequence[Column], truncations: TruncationCounter
     ) -> list[str | None]:
         """Give what has features, by row, and in a row by chain; None where it is missing."""
 
-    def _features(
-        self, engine: Engine, views: list[str | None], n_chains: int, fill: float
-    ) -> NDArray[np.float32]:
-        """Compute the features of views, (views, d); those of None are ``fill``."""
-        rows = [i // n_chains for i in range(len(views))] if n_chains > 1 else None
-        return engine.runner.embed(views, engine.columns, fill=fill, row_numbers=rows)
+    @abstractmethod
+    def _features(self, engine: _E, views: list[str | None], n_chains: int, fill: float) -> Any:
+        """Compute the features of views, (views, d) or (rows, d); those of None are ``fill``."""
 
-    def _names(self, engine: Engine) -> list[str]:
-        """Name the d features of one chain."""
-        return engine.feature_names
+    @abstractmethod
+    def _names(self, engine: _E, chain: int) -> list[str]:
+        """Name the features of one chain, by its number among those that have features."""
+
+    def _learn(self, views: list[str | None], chains: Sequence[Column]) -> None:
+        """Keep what `transform` has to know of the sequences of `fit`; most need nothing."""
 
     def _chains_out(self, chains: list[str]) -> list[str]:
         """Of the columns of X, those that have features of their own."""

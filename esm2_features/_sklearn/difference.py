@@ -21,13 +21,13 @@ from esm2_features._inputs.options import PARTIAL_POOLINGS, check_special_tokens
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.views import Spans, spans_of
 from esm2_features._inputs.words import is_wild_type
-from esm2_features._sklearn.base import SequenceTransformer
+from esm2_features._sklearn.model import ModelTransformer
 from esm2_features.exceptions import InputError
 
 _PARTS = ("whole", "site")
 
 
-class ESM2DifferenceTransformer(SequenceTransformer):
+class ESM2DifferenceTransformer(ModelTransformer):
     """Turn pairs of wild type and mutant into the difference of their embeddings.
 
     X has two columns, the wild types first: of a mutant's embedding, that of its wild type is
@@ -157,7 +157,7 @@ class ESM2DifferenceTransformer(SequenceTransformer):
     def _region_column(self) -> None:
         """There is no column of regions."""
 
-    def _names(self, engine: Engine) -> list[str]:
+    def _names(self, engine: Engine, chain: int) -> list[str]:  # noqa: ARG002
         return [f"{name}_difference" for name in engine.feature_names]
 
     def _chains_out(self, chains: list[str]) -> list[str]:

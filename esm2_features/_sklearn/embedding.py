@@ -17,11 +17,11 @@ from esm2_features._inputs.policy import TruncationCounter, missing_rows
 from esm2_features._inputs.regions import read_region, warn_of_pairs
 from esm2_features._inputs.rows import labelled
 from esm2_features._inputs.views import Spans
-from esm2_features._sklearn.base import SequenceTransformer
+from esm2_features._sklearn.model import ModelTransformer
 from esm2_features.exceptions import InputError
 
 
-class ESM2Transformer(SequenceTransformer):
+class ESM2Transformer(ModelTransformer):
     """Turn protein sequences into ESM-2 embeddings.
 
     The transformer learns nothing: `fit` checks, `transform` works without it. Weights are

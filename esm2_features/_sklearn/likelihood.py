@@ -19,7 +19,7 @@ from esm2_features._inputs.mutations import check_length, check_mask, uncut
 from esm2_features._inputs.options import one_of
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.rows import place_of
-from esm2_features._sklearn.base import SequenceTransformer
+from esm2_features._sklearn.model import ModelTransformer
 from esm2_features._variants import (
     MASKED,
     METHODS,
@@ -40,7 +40,7 @@ _OF_VARIANT = ("llr", "n_mutations")
 _LARGEST = float(np.finfo(np.float32).max)
 
 
-class ESM2LikelihoodTransformer(SequenceTransformer):
+class ESM2LikelihoodTransformer(ModelTransformer):
     """Turn protein sequences into how likely ESM-2 finds them.
 
     The features of a sequence x of L residues are
@@ -231,7 +231,7 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
     def _has_wildtype(self) -> bool:
         return self.wildtype is not None or self.wildtype_column is not None
 
-    def _names(self, engine: Engine) -> list[str]:  # noqa: ARG002
+    def _names(self, engine: Engine, chain: int) -> list[str]:  # noqa: ARG002
         return [*_OF_SEQUENCE, *(_OF_VARIANT if self._has_wildtype else ())]
 
     def _chains_out(self, chains: list[str]) -> list[str]:
@@ -315,7 +315,7 @@ class ESM2LikelihoodTransformer(SequenceTransformer):
         if not self.per_residue:
             for chain in range(n):
                 warn_of_lengths(wildtypes[chain::n], sequences[chain::n])
-        features = np.full((len(sequences), len(self._names(engine))), fill, dtype=np.float32)
+        features = np.full((len(sequences), len(self._names(engine, 0))), fill, dtype=np.float32)
         rows_of: dict[str | None, dict[str, list[int]]] = {}
         for row, (wildtype, sequence) in enumerate(zip(wildtypes, sequences, strict=True)):
             if sequence is not None:

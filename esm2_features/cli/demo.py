@@ -21,12 +21,12 @@ from sklearn.feature_extraction.text import CountVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import FunctionTransformer, StandardScaler
+from sklearn.preprocessing import StandardScaler
 
 from esm2_features._cache import Cache
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL
-from esm2_features._inputs.alphabet import CANONICAL_RESIDUES
+from esm2_features._sklearn.descriptors import DescriptorTransformer
 from esm2_features._sklearn.embedding import ESM2Transformer
 from esm2_features.datasets import load_demo_peptides
 from esm2_features.exceptions import import_optional
@@ -93,7 +93,7 @@ def run(
             counts = f"{computed:>5} computed {len(set(sequences)) - computed:>5} from the cache"
             print_line(f"  {turn:<7} {counts} {seconds:>7.2f} s")
         print_line("\nToxin or hormone? Logistic regression, families kept together:")
-        features = {name: embedding, "composition": FunctionTransformer(_composition)}
+        features = {name: embedding, "composition": DescriptorTransformer("composition")}
         for line in _comparison(features, peptides, families):
             print_line(f"  {line}".rstrip())
 
@@ -130,11 +130,6 @@ def group_families(sequences: Sequence[str]) -> NDArray[np.int64]:
     components = DBSCAN(eps=0.5, min_samples=1, metric="precomputed")
     families: NDArray[np.int64] = components.fit_predict(share < _SHARED_3MERS)
     return families
-
-
-def _composition(sequences: Sequence[str]) -> NDArray[np.float64]:
-    """Share of each amino acid: (n, 20)."""
-    return np.array([[s.count(a) / len(s) for a in CANONICAL_RESIDUES] for s in sequences])
 
 
 def _comparison(

@@ -18,7 +18,12 @@ from sklearn.exceptions import SkipTestWarning
 from sklearn.utils import check_array
 from sklearn.utils import estimator_checks as checks
 
-from esm2_features import ESM2LikelihoodTransformer, ESM2Transformer
+from esm2_features import (
+    AlignedTransformer,
+    DescriptorTransformer,
+    ESM2LikelihoodTransformer,
+    ESM2Transformer,
+)
 from esm2_features._inputs.containers import Column
 
 _HEX_TO_RESIDUES = str.maketrans("0123456789abcdef", "ACDEFGHIKLMNPQRS")
@@ -33,11 +38,11 @@ def cell(number: np.float64) -> object:
     return f"{zlib.crc32(number.tobytes()):08x}".translate(_HEX_TO_RESIDUES)
 
 
-class NumericESM2(ESM2Transformer):
+class TakesNumbers:
     """Takes numbers: every column is a chain, every number in it a protein.
 
     Only the reading of X is replaced, by scikit-learn's own validation of arrays. Columns that
-    are not those of `fit`, missing values and the like meet the code of `ESM2Transformer`.
+    are not those of `fit`, missing values and the like meet the code of the transformer.
     """
 
     def _columns(self, X):
@@ -57,6 +62,10 @@ class NumericESM2(ESM2Transformer):
         tags.input_tags.two_d_array = True
         tags.input_tags.string = False
         return tags
+
+
+class NumericESM2(TakesNumbers, ESM2Transformer):
+    pass
 
 
 VARIANTS = [
@@ -137,17 +146,8 @@ def test__numeric_esm2__is_given_the_checks_that_matter(estimator):
     }
 
 
-class NumericLikelihood(ESM2LikelihoodTransformer):
-    """Takes numbers, as `NumericESM2` does."""
-
-    _columns = NumericESM2._columns
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.one_d_array = False
-        tags.input_tags.two_d_array = True
-        tags.input_tags.string = False
-        return tags
+class NumericLikelihood(TakesNumbers, ESM2LikelihoodTransformer):
+    pass
 
 
 class NumericVariants(NumericLikelihood):
@@ -191,3 +191,59 @@ def test__numeric_likelihood__passes_further_checks(check, tiny_checkpoint):
 @pytest.mark.parametrize("estimator", LIKELIHOODS, ids=str)
 def test__numeric_likelihood__is_given_the_checks_that_matter(estimator):
     test__numeric_esm2__is_given_the_checks_that_matter(estimator)
+
+
+class NumericDescriptors(TakesNumbers, DescriptorTransformer):
+    pass
+
+
+class NumericAligned(TakesNumbers, AlignedTransformer):
+    pass
+
+
+BASELINES = [
+    NumericDescriptors(),
+    NumericDescriptors(["properties", "kmers", "length"], k=(1, 2), on_missing="nan"),
+    NumericDescriptors("kmers", k=2, kmer_values="count", sparse_output=True),
+    NumericAligned(),
+    NumericAligned("blosum62", on_missing="zero"),
+]
+
+with pytest.warns(SkipTestWarning, match="Can't test estimator (Descriptor|Aligned)Transformer"):
+    BASELINE_CHECKS = [
+        pair
+        for estimator in (DescriptorTransformer(), AlignedTransformer())
+        for pair in checks.estimator_checks_generator(estimator)
+    ]
+
+
+@pytest.mark.parametrize(("estimator", "check"), BASELINE_CHECKS)
+def test__baselines__pass_what_scikit_learn_checks_of_them(estimator, check):
+    run(check, clone(estimator))
+
+
+@checks.parametrize_with_checks(BASELINES)
+def test__numeric_baselines__pass_every_check(estimator, check):
+    run(check, estimator)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")  # as it shall warn
+@pytest.mark.parametrize("check", FURTHER_CHECKS, ids=lambda check: check.__name__)
+@pytest.mark.parametrize("cls", [NumericDescriptors, NumericAligned])
+def test__numeric_baselines__pass_further_checks(check, cls):
+    run(lambda estimator: check(cls.__name__, estimator), cls())
+
+
+@pytest.mark.parametrize("estimator", BASELINES, ids=str)
+def test__numeric_baselines__are_given_the_checks_that_matter(estimator):
+    """Those that learn the length of sequences are not checked without `fit`."""
+    yielded = {name_of(check) for _, check in checks.estimator_checks_generator(estimator)}
+    assert len(yielded) >= 35
+    assert yielded >= {
+        "check_estimators_pickle",
+        "check_fit_idempotent",
+        "check_methods_sample_order_invariance",
+        "check_methods_subset_invariance",
+        "check_n_features_in",
+        "check_transformer_general",
+    }
