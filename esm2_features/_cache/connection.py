@@ -6,6 +6,7 @@ deleted. Only a file of another program or a newer version is an error, `CacheVe
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -20,7 +21,14 @@ from typing import ClassVar, TypeVar
 
 from filelock import FileLock
 
-from esm2_features._cache.file import DamageError, SqliteConnection, connect, open_file
+from esm2_features._cache.file import (
+    FORK_LOCK,
+    PAGE_BYTES,
+    DamageError,
+    SqliteConnection,
+    connect,
+    open_file,
+)
 from esm2_features._cache.locks import NoLocksError, Patience, is_locked, patience_of
 from esm2_features.exceptions import CacheVersionError, CacheWarning
 
@@ -143,18 +151,44 @@ class CacheConnection:
         if self._warned.setdefault((os.getpid(), cause), token) is token:
             warnings.warn(message, CacheWarning, stacklevel=5)
 
-    def _is_sound(self) -> bool:
-        """Read all of the file up to three times; whether no damage is there each time."""
-        faults = self._faults()
-        for _ in range(_REREADS):
-            faults = faults and faults & self._faults()
-        if not faults:
+    def _is_misread(self, error: Exception) -> bool:
+        """Whether the disk may be wrong, and not the file: what is wrong differs, or it fails."""
+        digests = [self._digest() for _ in range(_REREADS)]
+        is_misread = None in digests or len(set(digests)) > 1
+        # What SQLite calls corrupt may have been read wrong, in one of many reads, three times.
+        is_by_sqlite = not isinstance(error, DamageError)
+        if not is_misread and is_by_sqlite and _has_code(error, {sqlite3.SQLITE_CORRUPT}):
+            faults = self._faults()
+            for _ in range(_REREADS):
+                faults = faults and faults & self._faults()
+            is_misread = not faults
+        if is_misread:
             self.warn(
                 "misread",
-                f"The cache {self.file} was read wrong, and is sound: it is left as it is. Check "
-                "the disk.",
+                f"The cache {self.file} was read wrong, and may be sound: it is left as it is. "
+                "Check the disk.",
             )
-        return not faults
+        return is_misread
+
+    def _digest(self) -> bytes | None:
+        """Return a digest of the file; None if a read fails."""
+        digest, at = hashlib.sha256(), 0
+        try:
+            file = self.file.open("rb", buffering=0)
+        except OSError:
+            return None
+        try:
+            # In the way and in the pieces in which SQLite reads, where there is this way.
+            pread = getattr(os, "pread", lambda _, size, _at: file.read(size))
+            while data := pread(file.fileno(), PAGE_BYTES, at):
+                digest.update(data)
+                at += len(data)
+        except OSError:
+            return None
+        finally:
+            with FORK_LOCK:  # to close it drops SQLite's locks, which nobody here has now
+                file.close()
+        return digest.digest()
 
     def _faults(self) -> set[str]:
         def check(_: float) -> set[str]:
@@ -178,9 +212,7 @@ class CacheConnection:
                 return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR
             if not os.access(self.file, os.W_OK):
                 return False  # a reader of a shared cache leaves that to its owner
-            # What SQLite calls corrupt may have been read wrong, in one of many reads, three times.
-            is_by_sqlite = not isinstance(error, DamageError)
-            if is_by_sqlite and _has_code(error, {sqlite3.SQLITE_CORRUPT}) and self._is_sound():
+            if self._is_misread(error):
                 return False
             aside = f"{self.file}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
             lock = Path(f"{self.file}.lock")

@@ -47,7 +47,12 @@ class RunLock:
         self._path = _path_of(folder, self.name)
         self._pid = os.getpid()
         self._lock = _lock_of(self._path)
-        self._lock.acquire(timeout=0)
+        try:
+            self._lock.acquire(timeout=0)
+        except (OSError, NotImplementedError) as error:  # the latter of a file system without locks
+            with suppress(OSError):
+                self._path.unlink()
+            raise OSError(f"{self._path} cannot be locked: {error}") from error
         self._last_use = time.monotonic()
         self._is_closed = threading.Event()
         threading.Thread(target=self._touch, name="esm2_features-run-lock", daemon=True).start()

@@ -131,8 +131,8 @@ def embed_shards(
         If there is no such input, a parameter has an invalid value, the folder was begun with other
         parameters or inputs, or an input differs from the one that finished shards were made of.
     OSError
-        If a shard cannot be written (finished ones stay). ``ConnectionError`` if there is no cluster
-        at the address, its head is lost, or it has had no worker for ``patience`` seconds.
+        If a shard cannot be written (finished ones stay). ``ConnectionError`` if there is no
+        cluster at the address, its head is lost, or it has had no worker for ``patience`` seconds.
     EndpointError
         If the server cannot be reached, or is of another kind.
     TypeError, CheckpointError, OutOfMemoryError, ForkedProcessError, CacheVersionError
