@@ -282,15 +282,20 @@ def make_private(file: Path) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Only SQLite may open a file that exists: to close it otherwise drops SQLite's locks.
     with suppress(FileExistsError):
-        opened = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        try:
-            allowed = file.parent.stat().st_mode
-            # In a sticky folder, such as /tmp, each file is its owner's.
-            if allowed & stat.S_IWGRP and not allowed & stat.S_ISVTX:
-                with suppress(OSError):  # not every file system has permissions
-                    file.chmod(0o660)
-        finally:
-            os.close(opened)
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        if mode_in(file.parent) != 0o600:
+            with suppress(OSError):  # not every file system has permissions
+                file.chmod(mode_in(file.parent))
+
+
+def mode_in(folder: Path) -> int:
+    """Return the permissions of files in a folder: also for its group, if it may write there."""
+    try:
+        allowed = folder.stat().st_mode
+    except OSError:
+        return 0o600
+    # In a sticky folder, such as /tmp, each file is its owner's.
+    return 0o660 if allowed & stat.S_IWGRP and not allowed & stat.S_ISVTX else 0o600
 
 
 def _cause(error: Exception, file: Path) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import threading
 import time
 import uuid
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from filelock import FileLock, Timeout
+
+from esm2_features._cache.connection import mode_in
 
 _NAME = re.compile(rb"[0-9a-f]{32}")
 
@@ -118,12 +119,7 @@ def remove_if_left(path: Path) -> bool:
 
 def _lock_of(path: Path) -> FileLock:
     # In a folder to which its group may write, the group can see who lives.
-    try:
-        allowed = path.parent.stat().st_mode
-    except OSError:
-        allowed = 0
-    is_shared = allowed & stat.S_IWGRP and not allowed & stat.S_ISVTX
-    return FileLock(path, mode=0o660 if is_shared else 0o600, thread_local=False)
+    return FileLock(path, mode=mode_in(path.parent), thread_local=False)
 
 
 def _path_of(folder: Path, name: str) -> Path:
