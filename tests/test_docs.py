@@ -246,6 +246,16 @@ def test__links_between_pages__lead_somewhere():
             assert (path.parent / target).is_file(), f"{path.name}: {target}"
 
 
+def test__faults__name_tests_that_exist():
+    named = re.findall(
+        r"`(tests/\S+\.py)::(\w+)`", (DOCS / "design" / "faults.md").read_text("utf-8")
+    )
+    assert len(named) > 40
+    for path, name in named:
+        source = (ROOT / path).read_text("utf-8")
+        assert re.search(rf"^def {name}\(", source, flags=re.M), f"{path}::{name}"
+
+
 def test__reference__has_every_public_name():
     text = (DOCS / "api.rst").read_text("utf-8")
     errors = [

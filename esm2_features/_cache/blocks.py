@@ -32,6 +32,7 @@ _FETCH = 16  # blocks in one query: 4 MB in memory at a time
 _LIST = 2000  # blocks whose keys are listed in one query
 _MOST_BLOCKS = 1 << 47  # more than fit into any file; times SLOTS, it is an int64
 FIRST_DAY = 20089  # 2025-01-01: no vector is older than this library
+_STORED = {"float32": "<f4", "float16": "<f2"}  # by dtype, little-endian
 _BLOCK = "id, space, day, keys, checks, crc, vectors"
 
 
@@ -77,7 +78,7 @@ def new_space(connection: SqliteConnection, spec: Spec) -> int:
 
 
 def spaces(connection: SqliteConnection) -> dict[int, Spec]:
-    """Return the specs of the file by number, without those that contradict their digest."""
+    """Return the specs of the file by number, without those that cannot be read."""
     specs = {}
     query = f"select id, digest, {_FIELDS} from space"
     for number, digest, *fields in connection.execute(query).fetchall():
@@ -86,7 +87,7 @@ def spaces(connection: SqliteConnection) -> dict[int, Spec]:
             word.decode(errors="replace") if isinstance(word, bytes) else word for word in fields
         )
         spec = Spec(*identity, model=str(model or ""))  # type: ignore[arg-type,misc]
-        if spec.digest == digest:
+        if spec.digest == digest and spec.dtype in _STORED:
             specs[number] = spec
     return specs
 
@@ -330,4 +331,4 @@ def _vectors(value: bytes, n: int, dtype: str) -> NDArray[np.floating] | None:
 
 def stored_dtype(dtype: str) -> np.dtype[np.floating]:
     """Return the dtype in the file, little-endian."""
-    return np.dtype({"float32": "<f4", "float16": "<f2"}[dtype])
+    return np.dtype(_STORED[dtype])

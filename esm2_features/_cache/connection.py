@@ -6,6 +6,7 @@ deleted. Only a file of another program or a newer version is an error, `CacheVe
 
 from __future__ import annotations
 
+import hashlib
 import os
 import sqlite3
 import stat
@@ -20,7 +21,14 @@ from typing import ClassVar, TypeVar
 
 from filelock import FileLock
 
-from esm2_features._cache.file import DamageError, SqliteConnection, connect, open_file
+from esm2_features._cache.file import (
+    FORK_LOCK,
+    PAGE_BYTES,
+    DamageError,
+    SqliteConnection,
+    connect,
+    open_file,
+)
 from esm2_features._cache.locks import NoLocksError, Patience, is_locked, patience_of
 from esm2_features.exceptions import CacheVersionError, CacheWarning
 
@@ -143,18 +151,44 @@ class CacheConnection:
         if self._warned.setdefault((os.getpid(), cause), token) is token:
             warnings.warn(message, CacheWarning, stacklevel=5)
 
-    def _is_sound(self) -> bool:
-        """Read all of the file up to three times; whether no damage is there each time."""
-        faults = self._faults()
-        for _ in range(_REREADS):
-            faults = faults and faults & self._faults()
-        if not faults:
+    def _is_misread(self, error: Exception) -> bool:
+        """Whether the disk may be wrong, and not the file: what is wrong differs, or it fails."""
+        digests = [self._digest() for _ in range(_REREADS)]
+        is_misread = None in digests or len(set(digests)) > 1
+        # What SQLite calls corrupt may have been read wrong, in one of many reads, three times.
+        is_by_sqlite = not isinstance(error, DamageError)
+        if not is_misread and is_by_sqlite and _has_code(error, {sqlite3.SQLITE_CORRUPT}):
+            faults = self._faults()
+            for _ in range(_REREADS):
+                faults = faults and faults & self._faults()
+            is_misread = not faults
+        if is_misread:
             self.warn(
                 "misread",
-                f"The cache {self.file} was read wrong, and is sound: it is left as it is. Check "
-                "the disk.",
+                f"The cache {self.file} was read wrong, and may be sound: it is left as it is. "
+                "Check the disk.",
             )
-        return not faults
+        return is_misread
+
+    def _digest(self) -> bytes | None:
+        """Return a digest of the file; None if a read fails."""
+        digest, at = hashlib.sha256(), 0
+        try:
+            file = self.file.open("rb", buffering=0)
+        except OSError:
+            return None
+        try:
+            # In the way and in the pieces in which SQLite reads, where there is this way.
+            pread = getattr(os, "pread", lambda _, size, _at: file.read(size))
+            while data := pread(file.fileno(), PAGE_BYTES, at):
+                digest.update(data)
+                at += len(data)
+        except OSError:
+            return None
+        finally:
+            with FORK_LOCK:  # to close it drops SQLite's locks, which nobody here has now
+                file.close()
+        return digest.digest()
 
     def _faults(self) -> set[str]:
         def check(_: float) -> set[str]:
@@ -178,9 +212,7 @@ class CacheConnection:
                 return getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_ERROR
             if not os.access(self.file, os.W_OK):
                 return False  # a reader of a shared cache leaves that to its owner
-            # What SQLite calls corrupt may have been read wrong, in one of many reads, three times.
-            is_by_sqlite = not isinstance(error, DamageError)
-            if is_by_sqlite and _has_code(error, {sqlite3.SQLITE_CORRUPT}) and self._is_sound():
+            if self._is_misread(error):
                 return False
             aside = f"{self.file}.corrupt-{datetime.now(UTC):%Y%m%dT%H%M%S%f}-{os.getpid()}"
             lock = Path(f"{self.file}.lock")
@@ -250,15 +282,20 @@ def make_private(file: Path) -> None:
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Only SQLite may open a file that exists: to close it otherwise drops SQLite's locks.
     with suppress(FileExistsError):
-        opened = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
-        try:
-            allowed = file.parent.stat().st_mode
-            # In a sticky folder, such as /tmp, each file is its owner's.
-            if allowed & stat.S_IWGRP and not allowed & stat.S_ISVTX:
-                with suppress(OSError):  # not every file system has permissions
-                    file.chmod(0o660)
-        finally:
-            os.close(opened)
+        os.close(os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        if mode_in(file.parent) != 0o600:
+            with suppress(OSError):  # not every file system has permissions
+                file.chmod(mode_in(file.parent))
+
+
+def mode_in(folder: Path) -> int:
+    """Return the permissions of files in a folder: also for its group, if it may write there."""
+    try:
+        allowed = folder.stat().st_mode
+    except OSError:
+        return 0o600
+    # In a sticky folder, such as /tmp, each file is its owner's.
+    return 0o660 if allowed & stat.S_IWGRP and not allowed & stat.S_ISVTX else 0o600
 
 
 def _cause(error: Exception, file: Path) -> str:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-import tempfile
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -35,7 +33,6 @@ _FAR = 1 << 62  # a byte that SQLite never locks
 
 # Why locks fail in a folder, or None where they work; it is found out once in a process.
 _FAULTS: dict[Path, str | None] = {}
-_KEPT_OPEN: list[int] = []
 
 
 class NoLocksError(OSError):
@@ -125,28 +122,22 @@ def _lock_fault(file: Path, *, again: bool) -> str | None:
 
 
 def _probe(file: Path) -> str | None:
-    """Lock a file of our own in the folder; return why that fails, or None."""
+    """Lock a byte of a file that SQLite does not use; return why that fails, or None."""
     if fcntl is None:
         return None
-    try:
-        # Not SQLite's file: to close it would drop SQLite's locks.
-        probe, name = tempfile.mkstemp(prefix=f"{file.name}.probe-", dir=file.parent)
-        with suppress(OSError):
-            Path(name).unlink()
-    except OSError:  # in a folder that is read-only, SQLite's file is all there is: never closed
+    # To close the file drops SQLite's locks, which nobody in this process has meanwhile.
+    with FORK_LOCK:
         try:
-            probe, name = os.open(file, os.O_RDONLY), ""
+            probe = os.open(file, os.O_RDONLY)
         except OSError:
             return None
-        _KEPT_OPEN.append(probe)
-    try:
-        fcntl.lockf(probe, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _FAR)
-        fcntl.lockf(probe, fcntl.LOCK_UN, 1, _FAR)
-    except OSError as error:
-        taken = (errno.EAGAIN, errno.EACCES, errno.EINTR)
-        return None if error.errno in taken else os.strerror(error.errno or errno.ENOLCK)
-    finally:
-        if name:
+        try:
+            fcntl.lockf(probe, fcntl.LOCK_SH | fcntl.LOCK_NB, 1, _FAR)
+            fcntl.lockf(probe, fcntl.LOCK_UN, 1, _FAR)
+        except OSError as error:
+            taken = (errno.EAGAIN, errno.EACCES, errno.EINTR)
+            return None if error.errno in taken else os.strerror(error.errno or errno.ENOLCK)
+        finally:
             os.close(probe)
     return None
 

@@ -146,7 +146,7 @@ def contradicting(
 ) -> NDArray[np.bool_]:
     """Return which vectors differ by more than rounding on two machines (n,)."""
     rows, others = rows.astype(np.float64), others.astype(np.float64)
-    tolerance = max(_TOLERANCE[spec.precision], _TOLERANCE[spec.dtype])
+    tolerance = max(_TOLERANCE.get(spec.precision, 0.0), _TOLERANCE[spec.dtype])
     scale = np.maximum(1.0, np.sqrt(np.mean(np.square(rows), axis=1, keepdims=True)))
     return np.asarray((np.abs(rows - others) > tolerance * (scale + np.abs(rows))).any(axis=1))
 

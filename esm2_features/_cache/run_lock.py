@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import threading
 import time
 import uuid
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from filelock import FileLock, Timeout
+
+from esm2_features._cache.connection import mode_in
 
 _NAME = re.compile(rb"[0-9a-f]{32}")
 
@@ -47,7 +48,12 @@ class RunLock:
         self._path = _path_of(folder, self.name)
         self._pid = os.getpid()
         self._lock = _lock_of(self._path)
-        self._lock.acquire(timeout=0)
+        try:
+            self._lock.acquire(timeout=0)
+        except (OSError, NotImplementedError) as error:  # the latter of a file system without locks
+            with suppress(OSError):
+                self._path.unlink()
+            raise OSError(f"{self._path} cannot be locked: {error}") from error
         self._last_use = time.monotonic()
         self._is_closed = threading.Event()
         threading.Thread(target=self._touch, name="esm2_features-run-lock", daemon=True).start()
@@ -113,12 +119,7 @@ def remove_if_left(path: Path) -> bool:
 
 def _lock_of(path: Path) -> FileLock:
     # In a folder to which its group may write, the group can see who lives.
-    try:
-        allowed = path.parent.stat().st_mode
-    except OSError:
-        allowed = 0
-    is_shared = allowed & stat.S_IWGRP and not allowed & stat.S_ISVTX
-    return FileLock(path, mode=0o660 if is_shared else 0o600, thread_local=False)
+    return FileLock(path, mode=mode_in(path.parent), thread_local=False)
 
 
 def _path_of(folder: Path, name: str) -> Path:

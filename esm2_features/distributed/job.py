@@ -15,7 +15,13 @@ from pathlib import Path
 
 from esm2_features.distributed.left_over import move_left_over
 from esm2_features.distributed.manifest import FOLDER, Manifest, failure, shard_name
-from esm2_features.distributed.records import DoneShard, FailedShard, InvalidRecord, ReadSource
+from esm2_features.distributed.records import (
+    DoneShard,
+    FailedShard,
+    FolderError,
+    InvalidRecord,
+    ReadSource,
+)
 from esm2_features.distributed.sources import InputFile, InputRange, Reading
 from esm2_features.distributed.worker import Compute, Task
 from esm2_features.exceptions import InputError, TruncationWarning
@@ -216,6 +222,8 @@ def _readable(reading: Reading) -> Iterator[InputRange]:
     """Wrap the errors of reading, to distinguish them from those of computing."""
     try:
         yield from reading
+    except FolderError:
+        raise
     except InputError as error:
         raise _Unreadable(error, reading.reached) from error
 

@@ -33,6 +33,7 @@ from esm2_features.distributed.records import (
     DamagedRecordError,
     DoneShard,
     FailedShard,
+    FolderError,
     JobRecord,
     ReadSource,
     parameters_digest,
@@ -101,32 +102,34 @@ class Manifest:
     def begin(self, job: dict[str, Any], sources: Iterable[InputFile]) -> str | None:
         """Write down the job; if there is one already, check that it is the same.
 
-        If its file is missing or damaged beside finished shards, these are compared with the job.
-        Return a sentence about that.
+        If its file is missing, damaged or of another job beside finished shards, these are compared
+        with the job. Return a sentence about that.
         """
         inputs = [_input_of(source) for source in sources]
         self._make_folder()
         content = {"format": FORMAT, **job, "inputs": inputs}
         path, note = self._folder / "job.json", None
         try:
-            is_damaged, is_missing = False, self._read_job() is None
+            before = self._read_job()
+            state = "was missing" if before is None else ""
+            if before is not None and _differences(before, job) and self._has_shards_of(job):
+                state = "was that of another job"
         except DamagedRecordError:
-            is_damaged = is_missing = True
-        n = self._compare_shards(job) if is_missing else 0
+            state = "was damaged"
+        n = self._compare_shards(job) if state else 0
         # Again, because another process may have begun the same job meanwhile.
-        if is_damaged or (is_missing and self._read_job() is None):
-            if n or is_damaged:
+        if state and (state != "was missing" or self._read_job() is None):
+            if n or state != "was missing":
                 # Whether the inputs are those of these shards is not known: they are read again.
                 for source in () if self._is_read_only else self._folder.glob("*.source.json"):
                     source.unlink(missing_ok=True)
                 content["inputs"] = [one | {"bytes": None, "changed": None} for one in inputs]
-                state = "was damaged" if is_damaged else "was missing"
                 wrote = "" if self._is_read_only else ", and wrote it again"
                 note = f"{path} {state}: compared {n} finished shards{wrote}."
             if self._is_read_only:
                 self.job = content
             else:
-                write_record(path, content, once=not is_damaged)
+                write_record(path, content, once=state == "was missing")
         before = self.job
         differences = _differences(before, job)
         old_names, new_names = ([one["file"] for one in of] for of in (before["inputs"], inputs))
@@ -155,9 +158,15 @@ class Manifest:
                         f"esm2-features made {path.name}: it does not say with what. Choose "
                         "another folder."
                     )
-                raise self._begun_otherwise(self._differences_of(path, job))
+                differences = self._differences_of(path, job)
+                raise self._begun_otherwise([f"of {path.name}, {one}" for one in differences])
             n += 1
         return n
+
+    def _has_shards_of(self, job: dict[str, Any]) -> bool:
+        """Whether there are finished shards, all of which have the parameters of a job."""
+        digests = {one.parameters for one in self._records() if self.path_of(one.name).exists()}
+        return digests == {parameters_digest(job)}
 
     def _differences_of(self, path: Path, job: dict[str, Any]) -> list[str]:
         """Say how the parameters of a shard differ from those of a job."""
@@ -166,7 +175,7 @@ class Manifest:
                 differences = _differences(file.about["job"], job)
         except (OSError, ValueError, KeyError):  # it is damaged as well
             differences = []
-        return [f"of {path.name}, {one}" for one in differences or ["the parameters are others"]]
+        return differences or ["the parameters are others"]
 
     def _begun_otherwise(self, differences: list[str]) -> InputError:
         return InputError(
@@ -213,14 +222,18 @@ class Manifest:
             self.reasons[name] = str(error)
             return None
         if path.is_dir():
-            raise InputError(
+            raise FolderError(
                 f"{path} is a folder, in the place of a shard. Move it to another place, and "
                 "repeat the command."
             )
         if record is None or not path.exists():
             return None
         if record.parameters != self.digest:
-            raise self._begun_otherwise(self._differences_of(path, self.job))
+            differences = "; ".join(self._differences_of(path, self.job))
+            raise FolderError(
+                f"{path} is of another job: {differences}. Repeat the command that wrote the "
+                f"shards; if {FOLDER}/job.json is right, move this one to another place before."
+            )
         if record.name != name:
             self.reasons[name] = f"{path} has the record of another shard, {record.name}."
         elif path.stat().st_size != record.bytes or self._is_too_small(record):

@@ -26,7 +26,11 @@ _MOST_SHARDS = 10**7
 Record = TypeVar("Record")
 
 
-class DamagedRecordError(InputError):
+class FolderError(InputError):
+    """Something in the folder of shards is in the way."""
+
+
+class DamagedRecordError(FolderError):
     """A record that cannot be believed."""
 
 
@@ -220,9 +224,11 @@ def parse_record(path: Path, kind: type[Record], content: dict[str, Any]) -> Rec
 
 
 def _check_file(path: Path) -> None:
-    if path.is_dir():
-        raise InputError(
-            f"{path} is a folder, in the place of a file of the job. Move it to another place, and "
+    is_link_to_nothing = path.is_symlink() and not path.exists()
+    if path.is_dir() or is_link_to_nothing:
+        what = "link to nothing" if is_link_to_nothing else "folder"
+        raise FolderError(
+            f"{path} is a {what}, in the place of a file of the job. Move it to another place, and "
             "repeat the command that wrote the shards."
         )
 

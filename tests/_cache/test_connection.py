@@ -556,10 +556,28 @@ def test_a_sound_file_that_is_read_wrong_again_and_again_stays(tmp_path, monkeyp
     misread(monkeypatch, 3, malformed())
     with caches_warn() as messages:
         assert found(cache, range(3)) == 0
-    assert "was read wrong, and is sound: it is left as it is. Check the disk" in messages[0]
+    assert "was read wrong, and may be sound: it is left as it is. Check the disk" in messages[0]
     assert "could not be read: database disk image is malformed" in messages[1]
     assert [path.name for path in tmp_path.iterdir()] == [cache.file.name]
     assert found(Cache(tmp_path), range(3)) == 3
+
+
+OFTEN_WRONG = """
+import sys
+from cache_helpers import Cache, found, part_of
+cache = Cache(sys.argv[1])
+cache.rest_seconds = 0.0
+for _ in range(20):
+    found(cache, range(2000))
+"""
+
+
+@pytest.mark.parametrize(("fault", "rate"), [("eio", 100_000), ("garbage", 200_000)])
+def test_a_sound_file_on_a_disk_that_often_fails_stays(tmp_path, fault, rate):
+    cache = filled(tmp_path, range(2000))
+    output_under(fault, OFTEN_WRONG, tmp_path, name=cache.file, rate=rate)
+    assert [path.name for path in tmp_path.iterdir()] == [cache.file.name]
+    assert found(Cache(tmp_path), range(2000)) == 2000
 
 
 def test_a_block_that_is_read_wrong_once_is_not_rewritten(tmp_path, monkeypatch):

@@ -291,6 +291,23 @@ def test_locks_that_fail_for_sqlite_itself(tmp_path, there):
     assert "locked" not in printed + warned
 
 
+CLAIM = """
+import sys
+from pathlib import Path
+from cache_helpers import keys_of
+from esm2_features._cache.claims import Claims
+for _ in range(3):
+    with Claims(Path(sys.argv[1])) as claims:
+        assert claims.claim(keys_of(range(3))).all()
+        claims.release(keys_of(range(3)))
+"""
+
+
+def test_claims_where_there_are_no_locks_leave_no_files(tmp_path):
+    output_under("enolck", CLAIM, tmp_path, name=tmp_path)
+    assert [path.name for path in tmp_path.glob("*.lock")] == []
+
+
 @POSIX
 def test_locks_that_fail_in_a_folder_that_is_read_only(shared_folder, monkeypatch, clock):
     cache = filled(shared_folder, range(3))

@@ -47,6 +47,24 @@ def test__count__goes_on_where_records_are_damaged(tmp_path):
     assert cache.info().rows == 5
 
 
+def test__precision_that_this_version_does_not_know__is_no_error(tmp_path):
+    filled(tmp_path / "other", range(9), replace(SPEC, precision="float8"))
+    cache = Cache(tmp_path / "cache")
+    assert cache.import_(tmp_path / "other") == (9, 0, ())
+    assert cache.import_(tmp_path / "other") == (0, 9, ())
+
+
+def test__dtype_that_this_version_does_not_know__is_no_error(tmp_path):
+    cache = filled(tmp_path, range(9))
+    with raw(cache) as file:
+        digest = replace(SPEC, dtype="float8").digest
+        file.execute("update space set dtype = 'float8', digest = ?", (digest,))
+    assert cache.info().spaces == ()
+    assert len(cache.verify().damaged) == 1
+    cache.prune()
+    assert cache.verify() == (0, ())
+
+
 def test__check__of_values_without_blocks_and_blocks_without_values(tmp_path):
     cache = filled(tmp_path, range(20))
     cache._put_many([part_of(range(5), CLS), part_of(range(3), OTHER, 8)])

@@ -236,8 +236,8 @@ def test__job_with_other_parameters__is_not_believed(use, change):
             assert "job.json is damaged, or was edited" in opening
             assert resuming is None, "the shards are those of the command"
         else:
-            assert "was begun with something else" in opening
-            assert "was begun with something else" in resuming
+            assert "a-00000.parquet is of another job: " in opening
+            assert resuming is None, "all shards are those of the command"
 
 
 def test__names_that_lead_elsewhere__are_not_followed(use, tmp_path):
@@ -380,7 +380,34 @@ def test__shard_of_another_folder__is_an_error(use, made, tmp_path, tiny_checkpo
             shutil.copy(tmp_path / "other" / name, out / name)
 
     for said in use(mix):
-        assert "of a-00001.parquet, layers was [1] and is [2]" in said
+        assert "a-00001.parquet is of another job: layers was [1] and is [2]" in said
+        assert "is right, move this one to another place" in said
+    assert not list((tmp_path / "out" / "_manifest").glob("a.failed.json"))
+
+
+def test__job_of_another_folder__is_written_again_by_the_command_of_the_shards(
+    use, made, tmp_path, tiny_checkpoint
+):
+    inputs = [made / "a.fasta", made / "b.fasta"]
+    options = {"model": tiny_checkpoint, "pooling": "max", **OPTIONS}
+    distributed.embed_shards(inputs, tmp_path / "other", **options)
+
+    def exchange(out):
+        shutil.copy(record(tmp_path / "other", "job"), record(out, "job"))
+
+    opening, resuming = use(exchange)
+    assert "a-00000.parquet is of another job: pooling was ['mean'] and is ['max']" in opening
+    assert resuming is None
+    assert "is of another job" in use(exchange, pooling="max")[1]
+
+
+def test__link_to_nothing_in_place_of_a_record__is_an_error(use):
+    def link(out):
+        record(out, "job").unlink()
+        record(out, "job").symlink_to("nowhere")
+
+    for said in use(link):
+        assert "job.json is a link to nothing, in the place of a file of the job" in said
 
 
 # ------------------------------------------------------------------ format 1
