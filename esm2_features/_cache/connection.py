@@ -130,7 +130,9 @@ class CacheConnection:
                         f"The cache {self.file} could not be {purpose}: {_cause(error, self.file)}"
                     )
                     if not mend and is_damage(error):
-                        message += ". It is set aside, and a new one begun, when it is next used"
+                        message += (
+                            ". Unless the disk is at fault, it is set aside when it is next used"
+                        )
                     kind = NoLocksError if isinstance(error, NoLocksError) else OSError
                     raise kind(message) from error
 
