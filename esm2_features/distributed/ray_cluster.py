@@ -99,8 +99,8 @@ def connect(ray: ModuleType, *, address: str | None, workers: int) -> bool:
         ray.init(address=known or "local", **options)
     except ConnectionError as error:
         raise ConnectionError(
-            f"There is no Ray cluster at {known}: {error}. Start it (ray start --head), correct "
-            'address= or $RAY_ADDRESS, or compute without Ray: engine="plain".'
+            f"There is no Ray cluster at {known}: {str(error).rstrip('.')}. Start it (ray start "
+            '--head), correct address= or $RAY_ADDRESS, or compute without Ray: engine="plain".'
         ) from error
     return True
 
