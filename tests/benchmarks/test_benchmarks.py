@@ -90,7 +90,7 @@ def test__cache_speed__runs(tmp_path):
         [*command, "--folder", str(tmp_path)], check=False, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("esm2_features") == 2
+    assert done.stdout.count("esm2_features") == 4, "once for each width"
 
 
 @pytest.mark.slow
