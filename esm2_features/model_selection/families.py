@@ -42,9 +42,9 @@ def cluster_sequences(
         Part of the shorter sequence that the alignment has to cover, a fraction.
     engine : {"auto", "alignment", "mmseqs"}, default="auto"
         ``"alignment"`` aligns all pairs. ``"mmseqs"`` aligns those that MMseqs2 proposes, and all
-        pairs with a sequence of fewer than 50 residues. ``"auto"`` aligns all pairs if this takes
-        at most a minute of a core or so, or if MMseqs2 is not installed; the logger
-        ``"esm2_features"`` tells which it took.
+        pairs with a short sequence (below 50 residues; in sets of more than 2 million residues,
+        below 25). ``"auto"`` aligns all pairs if this takes at most a minute of a core or so, or
+        if MMseqs2 is not installed; the logger ``"esm2_features"`` tells which it took.
     unknown : {"raise", "X", "mask"}, default="raise"
         What happens to unknown letters, as in `ESM2Transformer`.
     n_jobs : int or None, default=-1
@@ -60,8 +60,8 @@ def cluster_sequences(
     InputError, TypeError
         If a sequence is wrong, as in `Engine.embed`, or another parameter.
     MissingDependencyError
-        If pyopal, which aligns, is not installed; or if MMseqs2 is wanted, or needed for so many
-        sequences, and not installed.
+        If parasail or pyopal, which align, are not installed; or if MMseqs2 is wanted, or needed
+        for so many sequences, and not installed.
     Esm2FeaturesError
         If MMseqs2 fails.
 

@@ -23,14 +23,12 @@ from esm2_features.model_selection import mmseqs
 from esm2_features.model_selection.identity import Aligner
 
 _ENGINES = ("auto", "alignment", "mmseqs")
-_LEAST_RESIDUES = 50
-"""MMseqs2 misses relatives of shorter sequences, which are aligned with all others."""
+_SMALL_SET = 2_000_000
+"""Residues below which MMseqs2 is given more time, and fewer of the short sequences."""
 _PAIR_SECONDS, _CELL_SECONDS = 5e-7, 1.5e-10
 _MANY_SECONDS = 60.0
 """Time of a core from which MMseqs2 is used where it is installed."""
 _TOO_MANY_SECONDS = 3600.0
-_CHUNK = 20_000
-"""Proposed pairs after which those that are connected by then are left out."""
 
 _Job = tuple[int, NDArray[np.intp]]  # a sequence, and those to align it with
 
@@ -51,12 +49,13 @@ def fraction(option: str, value: Any) -> float:
     """Check an option that is a fraction greater than 0."""
     if not isinstance(value, Real) or isinstance(value, bool | np.bool_):
         raise TypeError(f"Got {option}={value!r}; pass a number between 0 and 1, such as 0.4.")
-    if not 0 < value <= 1:
-        percent = f" Did you mean {float(value) / 100:g}?" if 1 < value <= 100 else ""
+    number = float(value)
+    if not 0 < number <= 1:
+        percent = f" Did you mean {number / 100:g}?" if 1 < number <= 100 else ""
         raise InputError(
             f"Got {option}={value!r}; pass a fraction greater than 0, and at most 1.{percent}"
         )
-    return float(value)
+    return number
 
 
 def sorted_distinct(sequences: Sequence[str]) -> list[str]:
@@ -96,11 +95,12 @@ class PairSearch:
         aligner = Aligner(sequences, self.min_identity, self.coverage)
         pairs, _ = self._align(aligner, aligned)
         labels = _components(pairs, len(sequences))
-        # The nearest come first. Pairs that are connected by then need no alignment.
-        for start in range(0, len(proposed), _CHUNK):
-            chunk = proposed[start : start + _CHUNK]
-            chunk = chunk[labels[chunk[:, 0]] != labels[chunk[:, 1]]]
-            found, _ = self._align(aligner, _by_query(chunk))
+        # Pairs that nearer ones have connected by then need no alignment.
+        rounds = np.ceil(np.log2(proposed[:, 2] + 1))
+        for number in np.unique(rounds):
+            left = proposed[rounds == number, :2]
+            left = left[labels[left[:, 0]] != labels[left[:, 1]]]
+            found, _ = self._align(aligner, _by_query(left))
             pairs = np.concatenate([pairs, found])
             labels = _components(pairs, len(sequences))
         return labels
@@ -110,10 +110,12 @@ class PairSearch:
     ) -> tuple[list[_Job], NDArray[np.intp]]:
         """Give sequences that are aligned with all that follow, and pairs that MMseqs2 proposes."""
         lengths = np.array([len(sequence) for sequence in sequences], np.intp)
-        n_aligned, proposed = len(sequences), np.empty((0, 2), np.intp)
+        n_aligned, proposed = len(sequences), np.empty((0, 3), np.intp)
         if self._choose_engine(lengths) == "mmseqs":
-            n_aligned = int(np.searchsorted(lengths, _LEAST_RESIDUES))
-            proposed = self._proposed(sequences, n_aligned, sides)
+            is_small = lengths.sum() < _SMALL_SET
+            n_aligned = int(np.searchsorted(lengths, 50 if is_small else 25))
+            sensitivity = 5.7 if is_small or self.min_identity < 0.4 else 4.0
+            proposed = self._proposed(sequences, n_aligned, sides, sensitivity)
         others = np.arange(len(sequences))
         aligned = [(query, others[query + 1 :]) for query in range(n_aligned)]
         if sides is not None:
@@ -152,25 +154,35 @@ class PairSearch:
         return engine
 
     def _proposed(
-        self, sequences: Sequence[str], n_aligned: int, sides: NDArray[np.bool_] | None
+        self,
+        sequences: Sequence[str],
+        n_aligned: int,
+        sides: NDArray[np.bool_] | None,
+        sensitivity: float,
     ) -> NDArray[np.intp]:
-        """Let MMseqs2 propose pairs of the sequences that are not short, the best first."""
+        """Let MMseqs2 propose pairs of the longer sequences, with ranks: 0 is the most similar."""
         queries = targets = np.arange(n_aligned, len(sequences))
         if sides is not None:
             queries, targets = queries[sides[queries]], targets[~sides[targets]]
         if not len(queries) or not len(targets):
-            return np.empty((0, 2), np.intp)
+            return np.empty((0, 3), np.intp)
         found = mmseqs.propose_pairs(
             [sequences[i] for i in queries.tolist()],
             None if sides is None else [sequences[i] for i in targets.tolist()],
-            sensitivity=4.0 if self.min_identity >= 0.4 else 7.5,
+            sensitivity=sensitivity,
             threads=self.threads,
         )
-        found = found[np.argsort(-found[:, 2], kind="stable")]
         pairs = np.column_stack([queries[found[:, 0]], targets[found[:, 1]]])
-        pairs = np.sort(pairs[pairs[:, 0] != pairs[:, 1]], axis=1)
+        is_pair = pairs[:, 0] != pairs[:, 1]
+        pairs, scores = pairs[is_pair], found[is_pair, 2]
+        order = np.lexsort([-scores, pairs[:, 0]])
+        pairs = pairs[order]
+        _, starts, counts = np.unique(pairs[:, 0], return_index=True, return_counts=True)
+        ranks = np.arange(len(pairs)) - np.repeat(starts, counts)
+        order = np.argsort(ranks, kind="stable")
+        pairs, ranks = np.sort(pairs[order], axis=1), ranks[order]
         _, first = np.unique(pairs, axis=0, return_index=True)
-        return pairs[np.sort(first)]
+        return np.column_stack([pairs[first], ranks[first]])
 
 
 def _by_query(pairs: NDArray[np.intp]) -> list[_Job]:

@@ -6,7 +6,6 @@ import csv
 import gzip
 import logging
 import random
-import shutil
 import sys
 
 import numpy as np
@@ -14,47 +13,24 @@ import pandas as pd
 import polars as pl
 import pytest
 from conftest import SHARED_DATA
+from families import (
+    GLUCAGON,
+    MAGAININ,
+    RESIDUES,
+    families_of,
+    mutated,
+    random_sequence,
+    with_mmseqs,
+)
 
 from esm2_features.exceptions import (
+    Esm2FeaturesError,
     InputError,
     InvalidSequenceError,
     MissingDependencyError,
     MissingSequenceError,
 )
 from esm2_features.model_selection import cluster_sequences, pairs
-
-MAGAININ = "GIGKFLHSAKKFGKAFVGEIMNS"
-GLUCAGON = "HSQGTFTSDYSKYLDSRRAQDFVQWLMNT"
-RESIDUES = "ACDEFGHIKLMNPQRSTVWY"
-
-with_mmseqs = pytest.mark.skipif(
-    shutil.which("mmseqs") is None, reason="MMseqs2 is not installed: apt-get install mmseqs2"
-)
-
-
-def random_sequence(rng: random.Random, length: int) -> str:
-    return "".join(rng.choices(RESIDUES, k=length))
-
-
-def mutated(rng: random.Random, sequence: str, identity: float) -> str:
-    """Replace residues, evenly spread, by others."""
-    letters = list(sequence)
-    n = round((1 - identity) * len(letters))
-    for i in np.linspace(1, len(letters) - 2, n).astype(int):
-        letters[i] = rng.choice(RESIDUES.replace(letters[i], ""))
-    return "".join(letters)
-
-
-def families_of(seed: int, n: int, lengths: tuple[int, int]) -> list[str]:
-    """Random families of one to four relatives, in random order."""
-    rng = random.Random(seed)
-    found: list[str] = []
-    for _ in range(n):
-        parent = random_sequence(rng, rng.randint(*lengths))
-        relatives = range(rng.randint(0, 3))
-        found += [parent, *(mutated(rng, parent, rng.uniform(0.4, 1)) for _ in relatives)]
-    rng.shuffle(found)
-    return found
 
 
 def are_together(a: str, b: str, **options) -> bool:
@@ -217,8 +193,9 @@ def test__options__are_checked(options, error, message):
 # ------------------------------------------------------------------ engines
 
 
-def test__missing_aligner__is_named_with_its_extra(monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyopal", None)
+@pytest.mark.parametrize("package", ["parasail", "pyopal", "scoring_matrices"])
+def test__missing_aligner__is_named_with_its_extra(monkeypatch, package):
+    monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError, match=r'pip install "esm2-features\[families\]"'):
         cluster_sequences([MAGAININ, GLUCAGON])
 
@@ -272,7 +249,7 @@ def test__failure_of_mmseqs__is_an_error_that_tells_its_words(tmp_path, monkeypa
     program.write_text("#!/bin/sh\necho 'no space left' >&2\nexit 3\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(RuntimeError, match=r"createdb with exit code 3: no space left"):
+    with pytest.raises(Esm2FeaturesError, match=r"createdb with exit code 3: no space left"):
         cluster_sequences([MAGAININ * 3, GLUCAGON * 3], engine="mmseqs")
 
 
