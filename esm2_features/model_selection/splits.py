@@ -79,7 +79,7 @@ def train_test_identity(
     -----
     The test sequences of a low identity are the distant ones: a score on them alone tells more of
     new families. With the families of `cluster_sequences` on one side each, no identity reaches its
-    ``min_identity``.
+    ``min_identity``, if both functions got the same sequences: the E-value depends on them.
 
     Examples
     --------
