@@ -22,7 +22,14 @@ from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_limits
 
 import esm2_features
-from esm2_features import ESM2Transformer, available_models, datasets, distributed, exceptions, model_selection
+from esm2_features import (
+    ESM2Transformer,
+    available_models,
+    datasets,
+    distributed,
+    exceptions,
+    model_selection,
+)
 from esm2_features._cache.keys import KEY_BYTES
 from esm2_features._inputs.options import POOLINGS
 from esm2_features.cli import main

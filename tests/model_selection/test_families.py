@@ -30,7 +30,7 @@ from esm2_features.exceptions import (
     MissingDependencyError,
     MissingSequenceError,
 )
-from esm2_features.model_selection import cluster_sequences, pairs
+from esm2_features.model_selection import cluster_sequences, mmseqs, pairs
 
 
 def are_together(a: str, b: str, **options) -> bool:
@@ -215,6 +215,31 @@ def test__engine__is_told_to_the_logger(caplog):
     with caplog.at_level(logging.INFO, logger="esm2_features"):
         cluster_sequences([MAGAININ, GLUCAGON])
     assert 'Comparing 2 sequences with engine="alignment".' in caplog.text
+
+
+@pytest.mark.parametrize("in_small_set", [True, False])
+def test__proposed_pairs__give_the_families_of_all_pairs(monkeypatch, in_small_set):
+    """What happens to proposals, also where MMseqs2 is not installed."""
+    sequences = families_of(10, 40, (8, 200))
+    given = []
+
+    def propose_all(queries, targets, *, sensitivity, threads):
+        given.append((sensitivity, min(map(len, queries))))
+        rows = [(i, j) for i in range(len(queries)) for j in range(len(queries))]
+        agreeing = [
+            sum(a == b for a, b in zip(queries[i], queries[j], strict=False)) for i, j in rows
+        ]
+        return np.column_stack([rows, agreeing])
+
+    monkeypatch.setattr(mmseqs, "is_installed", lambda: True)
+    monkeypatch.setattr(mmseqs, "propose_pairs", propose_all)
+    if not in_small_set:
+        monkeypatch.setattr(pairs, "_SMALL_SET", 0)
+    proposed = cluster_sequences(sequences, engine="mmseqs")
+    np.testing.assert_array_equal(proposed, cluster_sequences(sequences, engine="alignment"))
+    [(sensitivity, shortest)] = given
+    assert sensitivity == (5.7 if in_small_set else 4.0)
+    assert shortest >= (50 if in_small_set else 25)
 
 
 @with_mmseqs

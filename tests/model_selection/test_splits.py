@@ -17,7 +17,12 @@ from esm2_features.exceptions import (
     LeakageWarning,
     MissingSequenceError,
 )
-from esm2_features.model_selection import check_splits, cluster_sequences, train_test_identity
+from esm2_features.model_selection import (
+    check_splits,
+    cluster_sequences,
+    mmseqs,
+    train_test_identity,
+)
 
 # ------------------------------------------------------------------ the nearest training sequence
 
@@ -88,6 +93,25 @@ def test__errors__name_the_side_and_the_row():
         train_test_identity(train, [MAGAININ])
     with pytest.raises(InputError, match=r"coverage=80; .* Did you mean 0.8\?"):
         train_test_identity([MAGAININ], [MAGAININ], coverage=80)
+
+
+def test__proposed_pairs__give_the_nearest_of_all_pairs(monkeypatch):
+    """What happens to proposals, also where MMseqs2 is not installed."""
+    sequences = families_of(11, 30, (20, 150))
+    halves = sequences[::2], sequences[1::2]
+
+    def propose_all(queries, targets, *, sensitivity, threads):
+        # Training sequences are the queries, and the two share none.
+        assert not set(queries) & set(targets)
+        return np.array([(i, j, 50) for i in range(len(queries)) for j in range(len(targets))])
+
+    aligned = train_test_identity(*halves, engine="alignment")
+    monkeypatch.setattr(mmseqs, "is_installed", lambda: True)
+    monkeypatch.setattr(mmseqs, "propose_pairs", propose_all)
+    proposed = train_test_identity(*halves, engine="mmseqs")
+    assert (aligned.identity > 0).sum() > 5
+    np.testing.assert_array_equal(aligned.identity, proposed.identity)
+    np.testing.assert_array_equal(aligned.nearest, proposed.nearest)
 
 
 @with_mmseqs
