@@ -17,7 +17,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from esm2_features import datasets, distributed, exceptions
+    from esm2_features import datasets, distributed, exceptions, model_selection
     from esm2_features._cache import Cache
     from esm2_features._checkpoints.catalogue import available_models
     from esm2_features._engine import Engine
@@ -46,6 +46,7 @@ _HOME_OF_NAME = {
     "datasets": "esm2_features.datasets",
     "distributed": "esm2_features.distributed",
     "exceptions": "esm2_features.exceptions",
+    "model_selection": "esm2_features.model_selection",
     "open_embeddings": "esm2_features.distributed.reader",
     "read_fasta": "esm2_features._inputs.fasta",
     "scan_variants": "esm2_features._variants",
@@ -67,6 +68,7 @@ __all__ = [
     "datasets",
     "distributed",
     "exceptions",
+    "model_selection",
     "open_embeddings",
     "read_fasta",
     "scan_variants",
@@ -84,7 +86,7 @@ def __getattr__(name: str) -> object:
     if name not in _HOME_OF_NAME:
         raise AttributeError(f"module 'esm2_features' has no attribute {name!r}")
     home = importlib.import_module(_HOME_OF_NAME[name])
-    return home if name in {"datasets", "distributed", "exceptions"} else getattr(home, name)
+    return home if _HOME_OF_NAME[name].endswith(f".{name}") else getattr(home, name)
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,7 @@
     └─ MissingDependencyError(ImportError)
 
     CacheWarning(UserWarning)             the cache could not be used; results are right
+    LeakageWarning(UserWarning)           relatives of test rows are in the training set
     TruncationWarning(UserWarning)        sequences were cut, as the caller asked
 
 Every message says what is wrong, where, the offending value, and how to mend it.
@@ -46,6 +47,7 @@ __all__ = [
     "InvalidRegionError",
     "InvalidSequenceError",
     "InvalidVariantError",
+    "LeakageWarning",
     "MissingDependencyError",
     "MissingSequenceError",
     "NumericalError",
@@ -363,6 +365,10 @@ class MissingDependencyError(Esm2FeaturesError, ImportError):
 
 class CacheWarning(UserWarning):
     """The cache could not be used, or held a damaged value; the results are right all the same."""
+
+
+class LeakageWarning(UserWarning):
+    """Relatives of test sequences are in the training set, so that scores are too good."""
 
 
 class TruncationWarning(UserWarning):

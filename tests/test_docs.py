@@ -22,7 +22,14 @@ from joblib.externals.loky import get_reusable_executor
 from threadpoolctl import threadpool_limits
 
 import esm2_features
-from esm2_features import ESM2Transformer, available_models, datasets, distributed, exceptions
+from esm2_features import (
+    ESM2Transformer,
+    available_models,
+    datasets,
+    distributed,
+    exceptions,
+    model_selection,
+)
 from esm2_features._cache.keys import KEY_BYTES
 from esm2_features._inputs.options import POOLINGS
 from esm2_features.cli import main
@@ -263,8 +270,9 @@ def test__reference__has_every_public_name():
         for n, v in vars(exceptions).items()
         if isinstance(v, type) and v.__module__ == exceptions.__name__
     ]
-    names = {*esm2_features.__all__, *datasets.__all__, *distributed.__all__, *errors}
-    wanted = names - {"datasets", "distributed", "exceptions"}
+    modules = datasets, distributed, model_selection
+    names = {*esm2_features.__all__, *errors, *(n for module in modules for n in module.__all__)}
+    wanted = names - {"datasets", "distributed", "exceptions", "model_selection"}
     assert wanted == set(re.findall(r"^   (\w+)$", text, flags=re.M))
 
 
