@@ -4,6 +4,7 @@
    FAULT_NAME   only for files whose path contains this
    FAULT_RATE   how many of a million reads
    FAULT_AT     or which read, counted from 1 when this is set, and only this one
+   FAULT_SEED   which reads fail at a rate; by default, other ones in each process
 
    gcc -shared -fPIC -o faulty_io.so faulty_io.c -ldl */
 
@@ -38,7 +39,11 @@ static int strikes(void) {
         if (which != chosen) chosen = which, reads = 0; /* the program has chosen another one */
         return ++reads == which;
     }
-    if (!state) state = 88172645463325252ul ^ ((unsigned long)getpid() << 20);
+    if (!state) {
+        const char *seed = getenv("FAULT_SEED");
+        unsigned long number = seed ? strtoul(seed, NULL, 10) : (unsigned long)getpid();
+        state = 88172645463325252ul ^ (number << 20);
+    }
     state ^= state << 13, state ^= state >> 7, state ^= state << 17;
     return rate && state % 1000000 < strtoul(rate, NULL, 10);
 }

@@ -31,12 +31,16 @@ if "PYTEST_XDIST_WORKER_COUNT" in os.environ:
 for _variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
     os.environ.pop(_variable, None)
 
+import hypothesis  # noqa: E402
 from checkpoints import random_esm2, write_fair_esm  # noqa: E402
 
 from esm2_features import ESM2Transformer, read_fasta  # noqa: E402
 from esm2_features._checkpoints.checkpoint import open_checkpoint  # noqa: E402
 from esm2_features._inference.local import LocalBackend  # noqa: E402
 from esm2_features._model.reference import Reference  # noqa: E402
+
+hypothesis.settings.register_profile("untimed", deadline=None)  # the machine may be busy
+hypothesis.settings.load_profile("untimed")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -227,7 +227,7 @@ class CacheConnection:
                 with suppress(FileNotFoundError):
                     Path(f"{self.file}-journal").rename(f"{aside}-journal")
                 self.file.rename(aside)
-        except (OSError, NotImplementedError):  # the latter of a file system without locks
+        except OSError:
             return False
         message = f"The cache {self.file} is damaged: {_cause(error, self.file)}. It was set aside "
         message += f"as {aside}, and a new one is begun. Its intact vectors are brought back by "

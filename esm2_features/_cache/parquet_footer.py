@@ -62,7 +62,7 @@ def _value(data: BinaryIO, kind: int) -> Any:
     if kind in _INTEGERS:
         return _zigzag(data)
     if kind == _BINARY:
-        return data.read(_varint(data))
+        return _taken(data, _varint(data))
     if kind == _STRUCT:
         return _structure(data)
     if kind in (_LIST, _SET):
@@ -70,8 +70,15 @@ def _value(data: BinaryIO, kind: int) -> Any:
         n, kind = head >> 4, head & 15
         return [_value(data, kind) for _ in range(_varint(data) if n == 15 else n)]
     if kind in (_TRUE, _FALSE, _BYTE, _DOUBLE):  # in lists, a truth value takes a byte
-        return data.read(8 if kind == _DOUBLE else 1)
+        return _taken(data, 8 if kind == _DOUBLE else 1)
     raise ValueError("its footer is damaged")
+
+
+def _taken(data: BinaryIO, n: int) -> bytes:
+    content = data.read(n)
+    if len(content) < n:  # or a list of a billion of nothing would be made
+        raise IndexError("the footer ends here")
+    return content
 
 
 def _zigzag(data: BinaryIO) -> int:

@@ -33,24 +33,20 @@ class Pruning:
         self._vectors = self._pages = 0
 
     def prune(
-        self,
-        *,
-        max_bytes: int | None = None,
-        unused_days: int | None = None,
-        model: str | None = None,
-        layer: int | None = None,
-        pooling: str | None = None,
+        self, max_bytes: int | None = None, unused_days: int | None = None, **selected: Any
     ) -> Pruned:
         """Remove damaged and selected vectors, join small blocks, and shrink the file."""
         try:
-            self._prune(max_bytes, unused_days, model=model, layer=layer, pooling=pooling)
+            self._prune(max_bytes, unused_days, selected)
         except OSError as error:
             if not self._vectors and not self._pages:
                 raise
             self._warn(f"{error}. What was removed before that is gone. Prune again for the rest.")
         return Pruned(self._vectors, self._pages * PAGE_BYTES)
 
-    def _prune(self, max_bytes: int | None, unused_days: int | None, **selected: Any) -> None:
+    def _prune(
+        self, max_bytes: int | None, unused_days: int | None, selected: dict[str, Any]
+    ) -> None:
         if not indexes_are_right(self._run):
             self._write(_reindex)
         if any(value is not None for value in selected.values()):

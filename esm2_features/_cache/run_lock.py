@@ -50,7 +50,7 @@ class RunLock:
         self._lock = _lock_of(self._path)
         try:
             self._lock.acquire(timeout=0)
-        except (OSError, NotImplementedError) as error:  # the latter of a file system without locks
+        except OSError as error:  # such as of a file system without locks
             with suppress(OSError):
                 self._path.unlink()
             raise OSError(f"{self._path} cannot be locked: {error}") from error

@@ -20,6 +20,7 @@ from typing import Any
 
 import platformdirs
 import pytest
+from cache_helpers import as_another_user, fork, succeeded
 
 from esm2_features.datasets import files as _dataset_files
 from esm2_features.datasets import sources as _dataset_sources
@@ -370,11 +371,13 @@ def test__a_folder_that_cannot_be_made__is_an_error_with_a_remedy(tmp_path: Path
         read_table(FILE, data_home=tmp_path / "file")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test__a_read_only_folder__is_an_error_with_a_remedy(tmp_path: Path, web: Web):
-    tmp_path.chmod(0o555)
-    with pytest.raises(DatasetError, match=r"cannot be written: .*ESM2_FEATURES_DATA"):
-        read_table(FILE, data_home=tmp_path)
+def test__a_read_only_folder__is_an_error_with_a_remedy(web: Web):
+    def work() -> None:
+        as_another_user()
+        with pytest.raises(DatasetError, match=r"cannot be written: .*ESM2_FEATURES_DATA"):
+            read_table(FILE, data_home=Path("/"))
+
+    assert succeeded(fork(work))
 
 
 # ------------------------------------------------------------------ files that are not right
