@@ -16,6 +16,7 @@ from itertools import chain, islice
 from typing import Any
 
 from esm2_features._arrow import batches_of, cells_of, open_parquet
+from esm2_features._inputs.options import similar
 from esm2_features._inputs.streams import (
     Source,
     as_text,
@@ -127,7 +128,7 @@ def find_column(
         raise input_error(
             table.name,
             f"should have {should}, and has the columns {listed(table.header)}. Name the column of "
-            f"{what}: {option}.",
+            f"{what}: {option}.{similar(wanted, table.header)}",
         )
     return found[0]
 

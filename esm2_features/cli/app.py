@@ -53,6 +53,7 @@ from esm2_features.cli.options import (
     run_option,
     run_options,
 )
+from esm2_features.cli.predict import predict
 from esm2_features.cli.serve import serve, token
 from esm2_features.cli.shards import FILE_OPTIONS, SHARD_OPTIONS, check_arguments, embed_into_folder
 from esm2_features.cli.variants import scan, score
@@ -206,7 +207,7 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, print_line=click.echo)
 
 
-for command in (estimate, residues, logits, contacts, attentions, score, scan, mutants):
+for command in (estimate, residues, logits, contacts, attentions, score, scan, mutants, predict):
     main.add_command(command)
 for command in (cache, serve, token):
     main.add_command(command)

@@ -21,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from esm2_features._files import atomic_write
 from esm2_features._inputs.containers import listed
+from esm2_features._inputs.messages import Message
 from esm2_features._io.paths import check_output
 from esm2_features._sklearn.base import SequenceTransformer
 from esm2_features.exceptions import (
@@ -217,11 +218,10 @@ def load_model(
     try:
         unknown = set(skops.get_untrusted_types(data=data)) - _TRUSTED - set(trusted)
         if unknown:
-            raise InputError(
-                f"{name} holds types that are loaded only if you trust them: "
-                f"{', '.join(sorted(unknown))}. If you know who wrote the file, pass "
-                f"trusted={sorted(unknown)}."
-            )
+            said = f"{name} holds types that are loaded only if you trust them: "
+            said += f"{', '.join(sorted(unknown))}. If you know who wrote the file, pass "
+            options = " ".join(f"--trust {one}" for one in sorted(unknown))
+            raise InputError(Message(f"{said}trusted={sorted(unknown)}.", f"{said}{options}."))
         with warnings.catch_warnings(action="ignore", category=InconsistentVersionWarning):
             estimator = skops.loads(data, trusted=sorted(_TRUSTED | set(trusted)))
     except Esm2FeaturesError:
@@ -247,10 +247,13 @@ def load_model(
         transformer = transformers[step]
         found = transformer._weights_digest()
         if found != digest:
+            said = f"{name} was trained with other weights than {transformer.model!r} has on this "
+            said += (
+                f"machine ({digest[:19]}..., not {str(found)[:19]}...). Train anew, or give the "
+            )
+            said += "checkpoint of the training: "
             raise CheckpointError(
-                f"{name} was trained with other weights than {transformer.model!r} has on this "
-                f"machine ({digest[:19]}..., not {str(found)[:19]}...). Give the checkpoint of the "
-                'training, parameters={"model": PATH}, or train anew.',
+                Message(f'{said}parameters={{"model": PATH}}.', f"{said}--model PATH."),
                 path=os.fspath(transformer.model),
             )
     facts.estimator = estimator
