@@ -1,10 +1,19 @@
-"""Split sequences so that relatives stay together, and find out which did not."""
+"""Compare features honestly: families kept together, baselines beside them, and intervals."""
 
+from esm2_features.model_selection.comparison import compare_features
 from esm2_features.model_selection.families import cluster_sequences
+from esm2_features.model_selection.result import FeatureComparison
 from esm2_features.model_selection.splits import (
     TrainTestIdentity,
     check_splits,
     train_test_identity,
 )
 
-__all__ = ["TrainTestIdentity", "check_splits", "cluster_sequences", "train_test_identity"]
+__all__ = [
+    "FeatureComparison",
+    "TrainTestIdentity",
+    "check_splits",
+    "cluster_sequences",
+    "compare_features",
+    "train_test_identity",
+]
