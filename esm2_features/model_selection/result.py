@@ -142,8 +142,8 @@ class FeatureComparison:
         baseline, both = self._named(CHOSEN_BASELINE), self._named(BOTH)
         better = max(embedding, baseline, key=lambda x: x.score)
         return (
-            f"{text}; this is {_compared(embedding, baseline)} the {baseline.score:.3f} of baseline "
-            f"features ({_difference(embedding, baseline)}), and both together are "
+            f"{text}; this is {_compared(embedding, baseline)} the {baseline.score:.3f} of "
+            f"baseline features ({_difference(embedding, baseline)}), and both together are "
             f"{_compared(both, better)} the better of the two ({_difference(both, better)})."
         )
 
