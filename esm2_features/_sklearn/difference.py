@@ -21,13 +21,13 @@ from esm2_features._inputs.options import PARTIAL_POOLINGS, check_special_tokens
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.views import Spans, spans_of
 from esm2_features._inputs.words import is_wild_type
-from esm2_features._sklearn.model import ModelTransformer
+from esm2_features._sklearn.model import EmbeddingTransformer
 from esm2_features.exceptions import InputError
 
 _PARTS = ("whole", "site")
 
 
-class ESM2DifferenceTransformer(ModelTransformer):
+class ESM2DifferenceTransformer(EmbeddingTransformer):
     """Turn pairs of wild type and mutant into the difference of their embeddings.
 
     X has two columns, the wild types first: of a mutant's embedding, that of its wild type is

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Literal
 
 from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import DEFAULT_MODEL
@@ -15,13 +15,12 @@ from esm2_features._inputs.containers import Column
 from esm2_features._inputs.options import PARTIAL_POOLINGS, SPECIAL_TOKENS
 from esm2_features._inputs.policy import TruncationCounter, missing_rows
 from esm2_features._inputs.regions import read_region, warn_of_pairs
-from esm2_features._inputs.rows import labelled
 from esm2_features._inputs.views import Spans
-from esm2_features._sklearn.model import ModelTransformer
+from esm2_features._sklearn.model import EmbeddingTransformer
 from esm2_features.exceptions import InputError
 
 
-class ESM2Transformer(ModelTransformer):
+class ESM2Transformer(EmbeddingTransformer):
     """Turn protein sequences into ESM-2 embeddings.
 
     The transformer learns nothing: `fit` checks, `transform` works without it. Weights are
@@ -224,75 +223,6 @@ class ESM2Transformer(ModelTransformer):
         self.verbose = verbose
         self.endpoint = endpoint
         self.token = token
-
-    def precompute(
-        self,
-        X: object,
-        *,
-        layers: int | Sequence[int] | Literal["all"] = "all",
-        pooling: str | Sequence[str] = "all",
-    ) -> Self:
-        """Fill the cache with several layers and poolings, one forward pass per sequence.
-
-        After it, a search over these layers and poolings only reads. The parameters of the
-        transformer stay as they are, and nothing is held in memory.
-
-        Parameters
-        ----------
-        X : sequences of length n, or frame of shape (n, n_chains)
-            As in `fit`.
-        layers : int, list of int or "all", default="all"
-            Representations to compute.
-        pooling : str, list of str or "all", default="all"
-            Poolings to compute; "all" is those that ``region`` and ``join`` allow.
-
-        Returns
-        -------
-        self : ESM2Transformer
-            This transformer.
-
-        Raises
-        ------
-        InputError
-            If there is no cache, or a parameter or a sequence is wrong.
-        TypeError
-            If X is not a container of sequences.
-        CheckpointError, OutOfMemoryError, NumericalError, ForkedProcessError
-            As in `transform`; so are CacheVersionError and EndpointError.
-
-        Notes
-        -----
-        A vector takes 4 bytes per component (2 in float16), so all of a model's take
-        20 x dim x (layers + 1) bytes per sequence: 45 kB for ``esm2_t6_8M_UR50D``, 870 kB for
-        ``esm2_t33_650M_UR50D``. Name the layers that you will ask for, if that is too much.
-
-        Examples
-        --------
-        >>> import tempfile
-        >>> from esm2_features import Cache, ESM2Transformer
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     esm = ESM2Transformer("mini", cache=folder)
-        ...     _ = esm.precompute(["MKTAYIAKQR", "GSHM"], layers=[3, 6], pooling=["mean", "max"])
-        ...     Cache(folder).info().rows  # 2 sequences x 2 layers x 2 poolings
-        8
-        """
-        engine = self._engine(layers=layers, pooling=pooling)
-        truncations = TruncationCounter()
-        chains = self._columns(X)
-        with labelled(chains[0].labels):
-            views = self._views(engine, self._as_fitted(chains, X), truncations)
-        truncations.warn(engine.max_residues)
-        row_of: dict[str, int] = {}
-        in_a_row = len(views) // len(chains[0].values)
-        for i, view in enumerate(views):
-            if view:
-                row_of.setdefault(view, i // in_a_row)
-        # Sorted, all regions of a sequence are neighbours, and so come from one forward pass.
-        distinct = sorted(row_of)
-        engine.runner.fill_cache(
-            distinct, engine.columns, row_numbers=[row_of[view] for view in distinct]
-        )
-        return self
 
     def _engine(self, **changed: object) -> Engine:
         parameters = self._engine_parameters(changed, ("join", "linker_length"))

@@ -153,7 +153,7 @@ def check_splits(splits: Iterable[tuple[ArrayLike, ArrayLike]], groups: Any) -> 
     family = np.array([codes.setdefault(g, len(codes)) for g in listed(groups, "groups")], np.intp)
     shared, example = [], ""
     for number, split in enumerate(splits):
-        train, test = _rows_of(split, number, len(family))
+        train, test = rows_of(split, number, len(family))
         leaks = np.isin(family[test], family[train])
         shared.append(leaks.mean() if len(test) else 0.0)
         if leaks.any() and not example:
@@ -175,7 +175,7 @@ def check_splits(splits: Iterable[tuple[ArrayLike, ArrayLike]], groups: Any) -> 
     return np.array(shared)
 
 
-def _rows_of(split: Any, number: int, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def rows_of(split: Any, number: int, n: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Check the rows of one split."""
     is_pair = isinstance(split, tuple | list) and len(split) == 2
     sides = [np.asarray(side) for side in split] if is_pair else []
@@ -187,8 +187,8 @@ def _rows_of(split: Any, number: int, n: int) -> tuple[NDArray[np.intp], NDArray
     for side in sides:
         if side.size and (side.dtype.kind not in "iu" or side.min() < 0 or side.max() >= n):
             raise InputError(
-                f"Split {number} names rows that groups does not have: it has the rows 0 to "
-                f"{n - 1}. Pass numbers of rows, and the family of every row."
+                f"Split {number} names rows that do not exist: there are the rows 0 to {n - 1}. "
+                "Pass numbers of rows, and the family of every row."
             )
     train, test = (side.astype(np.intp) for side in sides)
     return train, test
