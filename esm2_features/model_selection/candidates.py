@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from scipy import sparse
 from sklearn.base import clone
 from sklearn.preprocessing import Normalizer, StandardScaler
@@ -34,8 +35,9 @@ class Candidate:
 
     def block(self, X: object) -> Block:
         """Compute the features of all rows; the transformers learn nothing of them."""
-        values = clone(self.transformer).set_output(transform="default").fit_transform(X)
+        values = clone(self.transformer).fit_transform(X)
         is_sparse = sparse.issparse(values)
+        values = sparse.csr_matrix(values) if is_sparse else np.asarray(values)
         scaler = Normalizer() if is_sparse else StandardScaler()
         # A standardised row has a length of about sqrt(d).
         return Block(self.name, values, scaler, 1.0 if is_sparse else values.shape[1] ** -0.5)

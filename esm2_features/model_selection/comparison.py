@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
@@ -17,6 +17,7 @@ from sklearn.pipeline import Pipeline
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._inputs.containers import columns, listed
 from esm2_features._inputs.options import is_whole
+from esm2_features._inputs.rows import labelled
 from esm2_features._sklearn.difference import ESM2DifferenceTransformer
 from esm2_features._sklearn.model import EmbeddingTransformer
 from esm2_features.exceptions import InputError, MissingDependencyError
@@ -185,9 +186,10 @@ def compare_features(
         region=transformer._region_column,
         chains=transformer.chains,
     )
-    targets = read_targets(y, len(chains[0].values), task)
+    with labelled(chains[0].labels):
+        targets = read_targets(y, len(chains[0].values), task)
+        families, is_grouped = _families(groups, chains, transformer)
     learner = learner_of(learner, targets)
-    families, is_grouped = _families(groups, chains, transformer)
     known = families if is_grouped else None
     check_classes(targets, known)
     folds = nested_folds(cv, targets, known, random_state)
@@ -243,7 +245,7 @@ def _families(
     if not is_one:
         return None, False
     try:
-        return cluster_sequences(list(chains[0].values), unknown=transformer.unknown), is_auto
+        return cluster_sequences(chains[0], unknown=transformer.unknown), is_auto
     except MissingDependencyError as error:
         if not is_auto:
             return None, False
@@ -370,7 +372,9 @@ class _Run:
                 (name, clone(candidate.transformer), block.scaler, block.weight)
                 for name, candidate, block in zip(names, candidates, blocks, strict=True)
             ]
-        ).set_output(transform="default")
+        )
+        with suppress(AttributeError, ValueError):  # of given baselines that name no columns
+            features.set_output(transform="default")
         learner = clone(self._learner.estimator).set_params(**self._of_choice[choice].best_params)
         pipeline = Pipeline([("features", features), ("learner", learner)])
         fit(pipeline, self._X, self._targets.original)

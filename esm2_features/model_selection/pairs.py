@@ -15,7 +15,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from esm2_features._inputs import options
-from esm2_features._inputs.containers import single_column
+from esm2_features._inputs.containers import Column, single_column
 from esm2_features._inputs.policy import SequencePolicy
 from esm2_features._inputs.rows import labelled
 from esm2_features.exceptions import InputError
@@ -40,7 +40,9 @@ def read_sequences(
 ) -> list[str]:
     """Check sequences of any length as `Engine.embed` does."""
     policy = SequencePolicy(None, unknown=options.one_of("unknown", unknown, options.UNKNOWN))
-    cells = single_column(sequences, owner=owner)
+    cells = sequences
+    if not isinstance(cells, Column):
+        cells = single_column(sequences, owner=owner)
     with labelled(cells.labels):
         return policy.normalise(cells.values, column=column)
 

@@ -231,6 +231,11 @@ class FeatureComparison:
         best, layer = self._best("embedding"), self.shallowest_layer
         if layer is None or best.layer is None or layer >= best.layer:
             return f"The best embedding is {best.features}; no earlier layer is as good."
+        if layer == 0:
+            return (
+                f"The best embedding is {best.features}; layer 0, residues without their context, "
+                "is not clearly behind it."
+            )
         return (
             f"The best embedding is {best.features}; layer {layer} is not clearly behind it, and "
             f"takes {1 - layer / best.layer:.0%} less computation."
