@@ -115,10 +115,12 @@ def predict(
 
 
 def _checks(saved: SavedModel, records: list[FastaRecord]) -> Iterator[Callable[[int], object]]:
-    """Give the check of single rows, if the pipeline begins with one of our transformers."""
-    first: Any = saved.estimator[0] if hasattr(saved.estimator, "steps") else None
-    if hasattr(first, "_engine"):
-        yield row_check(first._engine().policy, records)
+    """Give the check of single rows."""
+    from esm2_features.model_selection.model_files import find_transformers
+
+    for _, transformer in find_transformers(saved.estimator):
+        yield row_check(transformer._engine().policy, records)
+        return
 
 
 def _can_find_neighbours(saved: SavedModel) -> bool:

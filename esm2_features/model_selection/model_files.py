@@ -119,7 +119,7 @@ def save_model(
     except (NotFittedError, TypeError) as error:
         raise InputError(f"The estimator cannot be saved: {error}") from error
     portable = _portable(getattr(estimator, "best_estimator_", estimator))
-    transformers = dict(_transformers(portable))
+    transformers = dict(find_transformers(portable))
     if not transformers:
         raise InputError(
             f"Got {type(estimator).__name__}, which has no transformer of sequences. Save the "
@@ -130,7 +130,7 @@ def save_model(
         train = read_sequences(sequences, owner="save_model", unknown="X", column="sequences")
     facts = SavedModel(
         estimator=None,
-        versions=_versions(),
+        versions=package_versions(),
         checkpoints={name: of for name, t in transformers.items() if (of := t._weights_digest())},
         columns=_columns(transformers.values()),
         target=target,
@@ -233,7 +233,7 @@ def load_model(
             f"wrote it: {wrote}."
         ) from error
     _warn_of_versions(name, facts.versions)
-    transformers = dict(_transformers(estimator))
+    transformers = dict(find_transformers(estimator))
     for option, value in (parameters or {}).items():
         having = [t for t in transformers.values() if option in t.get_params(deep=False)]
         if not having:
@@ -264,13 +264,14 @@ def _skops() -> Any:
     return import_optional("skops.io", extra="evaluate", purpose="Saving and loading models")
 
 
-def _versions() -> dict[str, str]:
+def package_versions() -> dict[str, str]:
+    """Give the versions that a file names."""
     numbers = [version(package) for package in _PACKAGES[:-1]]
     return dict(zip(_PACKAGES, [*numbers, platform.python_version()], strict=True))
 
 
 def _warn_of_versions(name: str, wrote: Mapping[str, str]) -> None:
-    here = _versions()
+    here = package_versions()
     other = [
         f"{package} {wrote[package]}, and this is {here[package]}"
         for package in _CHECKED
@@ -289,7 +290,7 @@ def _release(number: str) -> list[str]:
     return number.split(".")[:2]
 
 
-def _transformers(estimator: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+def find_transformers(estimator: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Find our transformers in a pipeline, with the names of their parameters."""
     if isinstance(estimator, SequenceTransformer):
         yield name, estimator
@@ -307,13 +308,13 @@ def _transformers(estimator: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         steps += [step[:2] for step in value] if isinstance(value, list) else [(attribute, value)]
     for step, value in steps:
         if value is not None and hasattr(value, "get_params"):
-            yield from _transformers(value, f"{name}__{step}" if name else step)
+            yield from find_transformers(value, f"{name}__{step}" if name else step)
 
 
 def _portable(estimator: Any) -> Any:
     """Copy a pipeline without what belongs to this machine: objects of caches, and tokens."""
     copied = copy.deepcopy(estimator)
-    for _, transformer in _transformers(copied):
+    for _, transformer in find_transformers(copied):
         parameters = transformer.get_params(deep=False)
         cache = getattr(parameters.get("cache"), "path", parameters.get("cache"))
         changed = {"cache": cache, "model": parameters.get("model")}
