@@ -120,7 +120,7 @@ def evaluate(
         task=task,
     )
     if data.n_dropped:
-        click.echo(f"Dropped {data.n_dropped} rows without a target.", err=True)
+        click.echo(f"Rows without a target, which are dropped: {data.n_dropped}", err=True)
     places = [f"{data.name}: {place}" for place in data.places]
     with (
         interruptible(folder, engine.cache),

@@ -146,10 +146,10 @@ def _predictions(comparison: FeatureComparison, target: str) -> str:
     picture = _picture(_figure(lambda ax: _draw_roc(ax, y, p, classes, areas)), alt, alt)
     counts = confusion_matrix(y, classes[p.argmax(1)], labels=classes)
     rows = [
-        (f"true {name}", *row, f"{row[i] / max(row.sum(), 1):.0%}")
+        (f"true {_plain(str(name))}", *row, f"{row[i] / max(row.sum(), 1):.0%}")
         for i, (name, row) in enumerate(zip(classes, counts, strict=True))
     ]
-    header = ("", *(f"predicted {name}" for name in classes), "right")
+    header = ("", *(f"predicted {_plain(str(name))}" for name in classes), "right")
     matrix = _table(header, rows, numbers=range(1, len(header)))
     return f'{said}</p><div class="figures">{picture}<div>{matrix}</div></div>'
 
@@ -160,9 +160,9 @@ def _most_wrong(comparison: FeatureComparison, table: LabelledTable) -> str:
     shares = 1 - error if comparison.classes is not None else error
     rows = [
         (
-            table.ids[i],
+            shorten(table.ids[i]),
             table.places[i],
-            comparison.targets[i],
+            _number(comparison.targets[i]),
             _number(predicted[i]),
             f"{shares[i]:.3g}",
             shorten(table.sequences[i], 40),
@@ -196,7 +196,7 @@ def _facts(comparison: FeatureComparison, table: LabelledTable, target: str, fam
     n, y = len(table.ids), comparison.targets
     facts = {"Table": table.name, "Rows": f"{n:,} with a target in the column {target!r}"}
     if table.n_dropped:
-        facts["Dropped"] = f"{table.n_dropped:,} rows without a target"
+        facts["Dropped"] = f"rows without a target: {table.n_dropped:,}"
     if comparison.classes is None:
         low, middle, high = np.quantile(y, [0, 0.5, 1])
         facts["Targets"] = f"numbers from {low:.4g} to {high:.4g}, median {middle:.4g}"
@@ -284,7 +284,7 @@ def _text(value: object) -> str:
 
 
 def _number(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    return f"{value:.4g}" if isinstance(value, float) else shorten(str(value))
 
 
 def _pairs(facts: Mapping[str, str]) -> str:
