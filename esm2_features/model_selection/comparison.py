@@ -104,8 +104,8 @@ def compare_features(
         `DescriptorTransformer`; and one-hot and BLOSUM62, of `AlignedTransformer`, if all
         sequences have the same length. Given ones must learn nothing of the rows.
     learner : classifier or regressor, default=None
-        None is ``LogisticRegression`` or ``Ridge`` of scikit-learn on standardised features, with the strength of its regularisation from the inner folds. Other
-        learners are taken as they are.
+        None is ``LogisticRegression`` or ``Ridge`` of scikit-learn on standardised features, with
+        the strength of its regularisation from the inner folds. Others are taken as they are.
     task : {"auto", "classification", "regression"}, default="auto"
         ``"auto"`` takes text, truth values, two distinct values, and up to 10 distinct whole
         numbers for classes.
@@ -174,7 +174,7 @@ def compare_features(
     ...     peptides["sequence"], peptides["kind"], transformer=ESM2Transformer("mini", cache=None),
     ...     layers=[3, 6], poolings="mean", cv=3, n_bootstrap=50)
     >>> comparison.task, comparison.scoring, len(comparison.results["features"])
-    ('classification', 'roc_auc', 9)
+    ('classification', 'roc_auc', 10)
     """
     transformer = default_transformer(transformer)
     for name, value, least in (("n_bootstrap", n_bootstrap, 10), ("random_state", random_state, 0)):
