@@ -180,13 +180,13 @@ class FeatureComparison:
         >>> comparison.plot_scores().figure.savefig("scores.png")  # doctest: +SKIP
         """
         best = self._best("embedding")
-        rows = [row for row in self._sorted() if row.kind != "embedding" or row is best][::-1]
+        rows = [row for row in self._sorted() if row.kind != "embedding" or row == best][::-1]
         ax = _axes(ax, height=0.7 + 0.32 * len(rows))
         for place, row in enumerate(rows):
             colour = _COLOURS[row.kind]
             ax.plot([row.low, row.high], [place, place], color=colour, lw=2.5, alpha=0.6)
             ax.plot(row.score, place, "o", color=colour, ms=7)
-        names = [f"{row.features} (the best)" if row is best else row.features for row in rows]
+        names = [f"{row.features} (the best)" if row == best else row.features for row in rows]
         ax.set_yticks(range(len(rows)), names)
         ax.set_xlabel(f"{self.scoring}, with 95 % intervals")
         ax.grid(axis="x", color="#dddddd", lw=0.7)

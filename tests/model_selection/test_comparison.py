@@ -239,6 +239,7 @@ def test__plots(compare):
     comparison = compare(X, y, layers="all", poolings=["mean", "max"])
     labels = [text.get_text() for text in comparison.plot_scores().get_yticklabels()]
     assert {"composition", "embedding, chosen inside"} <= set(labels)
+    assert sum("(the best)" in label for label in labels) == 1
     ax = comparison.plot_layers()
     assert [text.get_text() for text in ax.get_legend().get_texts()] == [
         *("mean", "max", "baseline: composition")
