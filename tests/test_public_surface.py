@@ -201,6 +201,7 @@ def test__surface__has_a_version():
         "import esm2_features; esm2_features.ESM2Transformer('mini')._repr_html_()",
         "import esm2_features; esm2_features.AlignedTransformer().fit_transform(['MKT', 'G-H'])",
         "import esm2_features; esm2_features.DescriptorTransformer('kmers').transform(['MKT'])",
+        "from esm2_features import model_selection",
         "import esm2_features.cli",
     ],
 )
@@ -290,7 +291,7 @@ def test__documentation__of_all_that_is_public_is_looked_at():
     found = {item.path for item in SURFACE}
     assert found >= {
         *("Engine", "Engine.embed", "Engine.stream", "Engine.contacts", "Engine.feature_names"),
-        *("ESM2Transformer", "ESM2Transformer.precompute", "ESM2LikelihoodTransformer"),
+        *("ESM2Transformer", "ESM2DifferenceTransformer.precompute", "ESM2LikelihoodTransformer"),
         *("Cache", "Cache.import_", "CacheInfo", "SpaceInfo", "Conflict", "Spec", "Spec.keys"),
         *("score_variants", "scan_variants", "read_fasta", "FastaRecord"),
         *("available_models", "ModelCard", "ModelCard.identity", "Architecture", "RemoteFile"),

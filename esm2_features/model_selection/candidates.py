@@ -18,6 +18,9 @@ from esm2_features._sklearn.embedding import ESM2Transformer
 from esm2_features._sklearn.model import EmbeddingTransformer
 from esm2_features.exceptions import InputError
 from esm2_features.model_selection.nested import Block
+from esm2_features.model_selection.result import BEST, BOTH, CHOSEN_BASELINE, CHOSEN_EMBEDDING
+
+RESERVED = (BEST, BOTH, CHOSEN_BASELINE, CHOSEN_EMBEDDING)
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,11 @@ def baselines(given: Any, X: object, transformer: EmbeddingTransformer) -> list[
             raise InputError(
                 f"The baseline {unknown[0]!r} is no transformer. Pass a dict of names to "
                 'transformers, such as {"composition": DescriptorTransformer()}.'
+            )
+        taken = [name for name in map(str, given) if name.startswith("layer ") or name in RESERVED]
+        if taken:
+            raise InputError(
+                f"Got a baseline with the name {taken[0]!r}, which is taken: rename it."
             )
         return [Candidate(str(name), value) for name, value in given.items()]
     if given != "auto":

@@ -36,6 +36,7 @@ from esm2_features.model_selection.metrics import (
     Bootstrap,
     check_scored,
     default_scoring,
+    interval,
     metric_of,
 )
 from esm2_features.model_selection.nested import (
@@ -53,7 +54,7 @@ from esm2_features.model_selection.result import (
     CHOSEN_BASELINE,
     CHOSEN_EMBEDDING,
     FeatureComparison,
-    Judged,
+    Row,
 )
 from esm2_features.model_selection.splits import check_splits
 from esm2_features.model_selection.targets import Targets, check_classes, read_targets
@@ -103,9 +104,8 @@ def compare_features(
         `DescriptorTransformer`; and one-hot and BLOSUM62, of `AlignedTransformer`, if all
         sequences have the same length. Given ones must learn nothing of the rows.
     learner : classifier or regressor, default=None
-        None is `~sklearn.linear_model.LogisticRegression` or `~sklearn.linear_model.Ridge` on
-        standardised features, with the strength of its regularisation from the inner folds. Other
-        learners are taken as they are.
+        None is ``LogisticRegression`` or ``Ridge`` of scikit-learn on standardised features, with
+        the strength of its regularisation from the inner folds. Others are taken as they are.
     task : {"auto", "classification", "regression"}, default="auto"
         ``"auto"`` takes text, truth values, two distinct values, and up to 10 distinct whole
         numbers for classes.
@@ -135,7 +135,7 @@ def compare_features(
     MissingDependencyError
         If families are to be found, and the extra ``families`` is not installed.
     CheckpointError, OutOfMemoryError, NumericalError, CacheVersionError, EndpointError
-        As in `ESM2Transformer.transform`.
+        As in the ``transform`` of the transformer.
 
     Warns
     -----
@@ -174,7 +174,7 @@ def compare_features(
     ...     peptides["sequence"], peptides["kind"], transformer=ESM2Transformer("mini", cache=None),
     ...     layers=[3, 6], poolings="mean", cv=3, n_bootstrap=50)
     >>> comparison.task, comparison.scoring, len(comparison.results["features"])
-    ('classification', 'roc_auc', 9)
+    ('classification', 'roc_auc', 10)
     """
     transformer = default_transformer(transformer)
     for name, value, least in (("n_bootstrap", n_bootstrap, 10), ("random_state", random_state, 0)):
@@ -208,13 +208,14 @@ def compare_features(
         estimator = run.fitted(transformer)
     units = np.arange(len(targets.values)) if known is None else known
     bootstrap = Bootstrap(folds.tests, units, n_bootstrap, random_state)
-    judged = run.judged(bootstrap)
-    check_scored(judged[0].score, scoring)
+    rows, draws = run.judged(bootstrap)
+    check_scored(rows[0].score, scoring)
     return FeatureComparison(
         task=targets.task,
         scoring=scoring if isinstance(scoring, str) else getattr(scoring, "__name__", "score"),
         model=open_checkpoint(transformer.model).name,
-        judged=judged,
+        results=dict(zip(Row._fields, map(list, zip(*rows, strict=True)), strict=True)),
+        draws=draws,
         estimator=estimator,
         groups=known,
         splits=folds.outer,
@@ -344,22 +345,22 @@ class _Run:
             found[test] = self._of_choice[choice].predictions[test]
         return found
 
-    def judged(self, bootstrap: Bootstrap) -> list[Judged]:
-        """Score procedures and candidates, with draws."""
-        procedures = {name: self.predictions(name) for name in self._choices}
-        found = {c.name: self._of_choice[c.name,].predictions for c in self._candidates}
-        metrics = [
-            metric_of(self._scoring, self._targets, predictions)
-            for predictions in (*procedures.values(), *found.values())
-        ]
+    def judged(self, bootstrap: Bootstrap) -> tuple[list[Row], dict[str, NDArray[np.float64]]]:
+        """Score procedures and candidates: rows of results, and draws."""
+        rows = [Row(name, "procedure", None, None, *[np.nan] * 3) for name in self._choices]
+        predictions = [self.predictions(name) for name in self._choices]
+        for c in self._candidates:
+            kind = "embedding" if c.is_embedding else "baseline"
+            rows.append(Row(c.name, kind, c.layer, c.pooling, *[np.nan] * 3))
+            predictions.append(self._of_choice[c.name,].predictions)
+        metrics = [metric_of(self._scoring, self._targets, found) for found in predictions]
         scores = self._parallel(delayed(bootstrap.scores)(metric) for metric in metrics)
-        judged = [
-            Judged(name, "procedure", None, None, scores[i]) for i, name in enumerate(procedures)
-        ]
-        for candidate, values in zip(self._candidates, scores[len(procedures) :], strict=True):
-            kind = "embedding" if candidate.is_embedding else "baseline"
-            judged.append(Judged(candidate.name, kind, candidate.layer, candidate.pooling, values))
-        return judged
+        judged, draws = [], {}
+        for row, (score, *drawn) in zip(rows, scores, strict=True):
+            draws[row.features] = np.array(drawn)
+            low, high = interval(draws[row.features])
+            judged.append(row._replace(score=float(score), low=low, high=high))
+        return judged, draws
 
     def fitted(self, transformer: EmbeddingTransformer) -> Pipeline:
         """Fit what is the best of all rows, on all rows."""

@@ -99,6 +99,8 @@ def test__a_given_baseline__is_the_only_one(compare):
     alone = compare(X, y, baselines={})
     assert "baseline" not in alone.verdict
     assert alone.results["kind"].count("procedure") == 2
+    with pytest.raises(InputError, match="'layer 2, mean', which is taken"):
+        compare(X, y, baselines={"layer 2, mean": COMPOSITION["composition"]})
     with pytest.raises(InputError, match="'x' is no transformer"):
         compare(X, y, baselines={"x": 3})
     with pytest.raises(InputError, match='expected "auto"'):
@@ -237,8 +239,11 @@ def test__plots(compare):
     comparison = compare(X, y, layers="all", poolings=["mean", "max"])
     labels = [text.get_text() for text in comparison.plot_scores().get_yticklabels()]
     assert {"composition", "embedding, chosen inside"} <= set(labels)
+    assert sum("(the best)" in label for label in labels) == 1
     ax = comparison.plot_layers()
-    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["mean", "max"]
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == [
+        *("mean", "max", "baseline: composition")
+    ]
     assert comparison.plot_layers(ax) is ax
 
 
