@@ -102,8 +102,8 @@ def evaluate(
     from esm2_features._sklearn.embedding import ESM2Transformer
 
     start = time.perf_counter()
-    for module, extra in (("skops.io", "evaluate"), ("matplotlib.figure", "plot")):
-        import_optional(module, extra=extra, purpose="A report")
+    for module in ("skops.io", "matplotlib.figure", "pandas"):
+        import_optional(module, extra="evaluate", purpose="A report")
     if group is not None and min_identity is not None:
         raise click.UsageError("--group and --min-identity both say what families are. Give one.")
     check_inputs(output, table)
@@ -129,10 +129,11 @@ def evaluate(
     ):
         warnings.simplefilter("always")
         compared = _compare(data, transformer, group, min_identity, layers, pooling, task, cv)
-    for warning in caught:
+    said = {str(w.message): w for w in caught if issubclass(w.category, UserWarning)}
+    for warning in said.values():
         warnings.showwarning(warning.message, warning.category, warning.filename, warning.lineno)
     with atomic_path(folder, folder=True, check=lambda: _check_folder(folder, force=force)) as part:
-        _write(part, *compared, data, target, no_sequences, [str(w.message) for w in caught])
+        _write(part, *compared, data, target, no_sequences, list(said))
     click.echo(compared[0].verdict)
     print_done(f"{len(data.ids)} rows -> {folder / _FILES[0]}", start)
 

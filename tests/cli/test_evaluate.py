@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+import sys
 from html.parser import HTMLParser
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 from threadpoolctl import threadpool_limits
 
+from esm2_features._inputs.labelled import read_labelled_table
 from esm2_features.cli import main
 from esm2_features.datasets import load_demo_peptides
 from esm2_features.model_selection import load_model
@@ -245,6 +247,50 @@ def test__wrong_input__is_an_error(write, tmp_path, frame, words, said):
     result = invoke("report", write(frame), *words, code=2)
     assert re.search(said, result.stderr), result.stderr
     assert not (tmp_path / "report").exists()
+
+
+def test__column__that_is_there_twice_is_not_suggested(write, tmp_path):
+    table = write(SMALL)
+    text = (tmp_path / table).read_text().replace("name,", "kind,", 1)
+    (tmp_path / table).write_text(text)
+    said = invoke("report", table, "--target", "kind", code=2).stderr
+    assert "should have the column 'kind' once" in said
+    assert "Did you mean" not in said
+
+
+def test__missing_package__is_named_before_anything_is_computed(write, monkeypatch):
+    monkeypatch.setitem(sys.modules, "skops.io", None)
+    said = invoke("report", write(SMALL), "--target", "kind", code=2).stderr
+    assert 'pip install "esm2-features[evaluate]"' in said
+
+
+def test__independent_rows__that_are_relatives_are_warned_of_on_the_page(write, tmp_path):
+    said = invoke("report", write(SMALL), "--target", "kind", "--group", "none").stderr
+    text = Page(tmp_path / "report" / "report.html").text
+    assert "none: rows were taken as independent" in text
+    assert ("have relatives in the training set" in said) == ("have relatives in the" in text)
+    assert "have relatives in the" in text
+
+
+@pytest.mark.parametrize(
+    ("cells", "values"),
+    [
+        (["0", "1", "1.0", "NA"], [0, 1, 1]),
+        (["1e-3", " 2 ", "nan", ""], [0.001, 2.0]),
+        (["+", "-", "+"], ["+", "-", "+"]),
+        (["True", "False", "None"], ["True", "False"]),
+        (["weak", "strong", "-"], ["weak", "strong"]),
+        (["1", "2b", "3c"], ["1", "2b", "3c"]),
+    ],
+)
+def test__targets__are_read_as_numbers_or_text(tmp_path, cells, values):
+    lines = [f"MKTAYIAK;{cell}" for cell in cells]
+    (tmp_path / "x.csv").write_text("\n".join(["sequence;y", *lines]))
+    table = read_labelled_table(str(tmp_path / "x.csv"), target="y")
+    assert table.targets == values
+    assert [type(value) for value in table.targets] == [type(value) for value in values]
+    assert table.n_dropped == len(cells) - len(values)
+    assert table.ids == [str(i) for i in range(len(values))]
 
 
 def test__fasta__is_no_table(tmp_path):
