@@ -171,7 +171,7 @@ def test__other_weights__under_the_same_name_are_an_error(path, tmp_path):
     expected = load_model(path).predict(X)["prediction"]
     kept = one.rename(tmp_path / "kept.pt")
     other.rename(one)
-    with pytest.raises(CheckpointError, match=r"trained with other weights.* Give the checkpoint"):
+    with pytest.raises(CheckpointError, match=r"trained with other weights.* Train anew, or give"):
         load_model(path)
     found = load_model(path, parameters={"model": str(kept)}).predict(X)["prediction"]
     np.testing.assert_array_equal(found, expected)
