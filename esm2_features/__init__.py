@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from esm2_features._inputs.mutants import Mutants, build_mutants
     from esm2_features._neighbors.search import Neighbors, nearest
     from esm2_features._neighbors.transfer import TransferredLabels, transfer_labels
+    from esm2_features._residue_table import ResidueTable, residue_table
     from esm2_features._sklearn.aligned import AlignedTransformer
     from esm2_features._sklearn.descriptors import DescriptorTransformer
     from esm2_features._sklearn.difference import ESM2DifferenceTransformer
@@ -44,6 +45,7 @@ _HOME_OF_NAME = {
     "Engine": "esm2_features._engine",
     "Mutants": "esm2_features._inputs.mutants",
     "Neighbors": "esm2_features._neighbors.search",
+    "ResidueTable": "esm2_features._residue_table",
     "TransferredLabels": "esm2_features._neighbors.transfer",
     "available_models": "esm2_features._checkpoints.catalogue",
     "build_mutants": "esm2_features._inputs.mutants",
@@ -54,6 +56,7 @@ _HOME_OF_NAME = {
     "nearest": "esm2_features._neighbors.search",
     "open_embeddings": "esm2_features.distributed.reader",
     "read_fasta": "esm2_features._inputs.fasta",
+    "residue_table": "esm2_features._residue_table",
     "scan_variants": "esm2_features._variants",
     "score_variants": "esm2_features._variants",
     "transfer_labels": "esm2_features._neighbors.transfer",
@@ -70,6 +73,7 @@ __all__ = [
     "Engine",
     "Mutants",
     "Neighbors",
+    "ResidueTable",
     "TransferredLabels",
     "available_models",
     "build_mutants",
@@ -80,6 +84,7 @@ __all__ = [
     "nearest",
     "open_embeddings",
     "read_fasta",
+    "residue_table",
     "scan_variants",
     "score_variants",
     "transfer_labels",
