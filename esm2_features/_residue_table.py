@@ -86,8 +86,8 @@ class ResidueTable(NamedTuple):
                 f"Got values of shape {given.shape}, but the table has {n} rows. Pass one value "
                 "for each row, such as model.predict(table.X)."
             )
-        dtype = given.dtype
-        if n < self.lengths.sum():
+        dtype, is_complete = given.dtype, n == self.lengths.sum()
+        if not is_complete:
             if fill is None:
                 raise InputError(
                     f"The table has rows of {n} residues of {self.lengths.sum()}. Pass the value "
@@ -97,7 +97,9 @@ class ResidueTable(NamedTuple):
             is_alike = (dtype.kind == "U") == (of_fill.kind == "U") and dtype.kind != "O"
             dtype = np.result_type(dtype, of_fill) if is_alike else np.dtype(object)
         starts = np.cumsum([0, *self.lengths])
-        everything = np.full((starts[-1], *given.shape[1:]), fill, dtype=dtype)
+        everything = np.empty((starts[-1], *given.shape[1:]), dtype)
+        if not is_complete:
+            everything[...] = fill
         everything[starts[self.sequence] + self.position] = given
         return np.split(everything, starts[1:-1]) if len(self.lengths) else []
 

@@ -264,6 +264,14 @@ def test__fill__stands_for_residues_without_a_row(values, fill, expected, kind):
         assert part.dtype.kind == kind
 
 
+def test__by_sequence__of_a_whole_table_needs_no_fill():
+    table = residue_table(["MK", "GS"], model=ENGINE)
+    for values in ([1, 2, 3, 4], list("abcd"), [True, False, True, True]):
+        found = np.concatenate(table.by_sequence(values))
+        np.testing.assert_array_equal(found, values)
+        assert found.dtype == np.array(values).dtype
+
+
 def test__by_sequence__names_what_is_wrong():
     table = residue_table(["MK", "GS"], ["H-", "HC"], model=ENGINE, ignore="-")
     with pytest.raises(InputError, match=r"shape \(2,\), but the table has 3 rows"):

@@ -90,8 +90,8 @@ def nearest(
     Notes
     -----
     Memory: 8 bytes for each component of the queries, 12 bytes for each neighbour, and about
-    250 MB, however many targets there are. The targets are read once or, to scale them,
-    twice (three times for ``"whiten"``).
+    250 MB, however many targets there are; ``"whiten"`` needs some matrices of shape (d, d), too.
+    The targets are read once or, to scale them, twice (three times for ``"whiten"``).
 
     Candidates are found in float32, with an allowance for its rounding errors, and compared in
     float64. Two targets are at the same distance if it is the same in float32.
@@ -177,17 +177,13 @@ class _Block:
             kth = np.partition(scores[many], at, axis=1)[:, at]
             least[many] = np.maximum(least[many], _rounded_down(kth - 2 * error[many]))
             is_near[many] = scores[many] > least[many, None]
-        rows, columns = np.divmod(np.flatnonzero(is_near), is_near.shape[1])
-        if not len(rows):
-            return
-        squared = np.empty(len(rows))
+        found = np.flatnonzero(is_near)
         step = max(1, _PAIR_NUMBERS // targets.shape[1])
-        for i in range(0, len(rows), step):
-            r, c = rows[i : i + step], columns[i : i + step]
-            part = _squared_norms(self.queries[r] - targets[c])
-            part[part <= _SAME * (self.norms[r] + norms[c])] = 0.0
-            squared[i : i + step] = part
-        self._merge(rows, columns + start, squared)
+        for i in range(0, len(found), step):
+            rows, columns = np.divmod(found[i : i + step], len(targets))
+            squared = _squared_norms(self.queries[rows] - targets[columns])
+            squared[squared <= _SAME * (self.norms[rows] + norms[columns])] = 0.0
+            self._merge(rows, columns + start, squared)
 
     def _merge(
         self, rows: NDArray[np.intp], indices: NDArray[np.intp], squared: NDArray[np.float64]
