@@ -100,7 +100,7 @@ def nearest(
     --------
     >>> import numpy as np
     >>> from esm2_features import nearest
-    >>> targets = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.0, 0.0]])
+    >>> targets = np.array([[0.0, 1.0], [1.0, 0.0], [1.0, 1.0], [0.1, 0.1]])
     >>> indices, distances = nearest([[0.9, 0.2]], targets, n_neighbors=2)
     >>> indices
     array([[1, 2]])

@@ -120,12 +120,19 @@ class Scaling:
         if not self.is_cosine:
             return scaled
         norms = np.linalg.norm(scaled, axis=1, keepdims=True)
-        least = 0.0 if self.scale is None else 1e-10
-        if len(zero := np.flatnonzero(norms <= least)):
-            is_ = "is zero" if self.scale is None else "equals the mean of the targets"
+        # Zero is also refused before scaling: it stands for a sequence that is missing.
+        is_zero = np.asarray(~rows.any(axis=1))
+        lacking = np.flatnonzero(is_zero | (norms[:, 0] <= (0 if self.scale is None else 1e-10)))
+        if len(lacking):
+            row = int(lacking[0])
+            what = (
+                'is zero, as those of missing sequences are (on_missing="zero")'
+                if is_zero[row]
+                else "equals the mean of the targets"
+            )
             raise InputError(
-                f"The vector in {vectors.place(start + int(zero[0]))} {is_}, so it has no "
-                'direction, and no cosine to others. Leave it out, or pass metric="euclidean".'
+                f"The vector in {vectors.place(start + row)} {what}, so it has no direction, and "
+                'no cosine to others. Leave it out, or pass metric="euclidean".'
             )
         return np.asarray(scaled / norms)
 

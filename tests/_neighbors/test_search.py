@@ -259,8 +259,9 @@ def test__wrong_options__are_named(options, message):
 def test__no_direction__names_the_row():
     rows = QUERIES.copy()
     rows[2] = 0
-    with pytest.raises(InputError, match="row 2 of queries is zero"):
-        nearest(rows, TARGETS, scale=None)
+    for scale in (None, "standardize", "whiten"):
+        with pytest.raises(InputError, match=r"row 2 of queries is zero.*on_missing"):
+            nearest(rows, TARGETS, scale=scale)
     assert nearest(rows, TARGETS, scale=None, metric="euclidean").indices.shape == (3, 1)
     with pytest.raises(InputError, match="row 0 of targets equals the mean"):
         nearest(QUERIES, np.full((30, 4), 0.1))
