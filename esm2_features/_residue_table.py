@@ -104,6 +104,9 @@ class ResidueTable(NamedTuple):
         return np.split(everything, starts[1:-1]) if len(self.lengths) else []
 
 
+ResidueTable.__module__ = "esm2_features"  # by which it is pickled
+
+
 def residue_table(
     sequences: object,
     labels: Any = None,

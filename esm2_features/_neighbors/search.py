@@ -36,6 +36,8 @@ class Neighbors(_Neighbors):
         Cosine distances, 1 - cosine similarity, from 0 to 2; or Euclidean distances.
     """
 
+    __module__ = "esm2_features"
+
     n_targets: int | None = None  # for `transfer_labels`, which checks the number of labels
 
 

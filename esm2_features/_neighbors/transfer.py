@@ -33,6 +33,9 @@ class TransferredLabels(NamedTuple):
     reliability: Any
 
 
+TransferredLabels.__module__ = "esm2_features"  # by which it is pickled
+
+
 def transfer_labels(neighbors: Neighbors, labels: Any) -> TransferredLabels:
     """Predict the labels of queries from those of their neighbours, with a reliability.
 
