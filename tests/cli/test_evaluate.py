@@ -10,7 +10,6 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from click.testing import CliRunner
-from threadpoolctl import threadpool_limits
 
 from esm2_features._inputs.labelled import read_labelled_table
 from esm2_features.cli import main
@@ -28,8 +27,7 @@ EVIL = '<script>alert("x")</script>'
 
 def invoke(folder, table, *words, code=0):
     words = ["evaluate", str(table), "-o", str(folder), *QUICK, *map(str, words)]
-    with threadpool_limits(1, "blas"):  # other tests run beside this one
-        result = CliRunner().invoke(main, words)
+    result = CliRunner().invoke(main, words)
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     return result
