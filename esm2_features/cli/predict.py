@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.command(
     epilog=examples(
         "esm2-features predict report/model.skops proteins.fasta -o predictions.csv",
-        "esm2-features predict model.skops new.xlsx --sequence peptide -o - | head",
+        "esm2-features predict model.skops new.xlsx --sequence peptide -o new.parquet",
     )
 )
 @click.argument("model_file", metavar="MODEL", type=INPUT)
