@@ -25,6 +25,8 @@ from esm2_features.exceptions import InputError, import_optional
 
 _FILES = ("report.html", "comparison.csv", "predictions.csv", "model.skops")
 _INDEPENDENT = "none"
+_MANY_ROWS = 1000
+"""Rows from which it pays to start processes."""
 
 
 @click.command(
@@ -191,6 +193,7 @@ def _compare(
         poolings=pooling,
         task=task,
         cv=cv,
+        n_jobs=-1 if len(data.ids) > _MANY_ROWS else None,
     )
     return comparison, families
 

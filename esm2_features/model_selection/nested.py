@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgWarning
 from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -49,7 +50,7 @@ def learner_of(given: Any, targets: Targets) -> Learner:
     if given is None and is_classes:
         return Learner(LogisticRegression(max_iter=1000), {"C": _STRENGTHS.tolist()})
     if given is None:
-        return Learner(Ridge(), {"alpha": (1 / _STRENGTHS).tolist()})
+        return Learner(Ridge(), {"alpha": (10 / _STRENGTHS).tolist()})
     fits = is_classifier(given) if is_classes else is_regressor(given)
     if not fits:
         kind = "classifier" if is_classes else "regressor"
@@ -171,9 +172,10 @@ def _predictions(
 
 
 def fit(estimator: Any, X: Any, y: NDArray[Any]) -> Any:
-    """Fit without a warning of the solver, whose last digits matter to no score."""
+    """Fit without warnings of the solver, whose last digits matter to no score."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", LinAlgWarning)
         return estimator.fit(X, y)
 
 
