@@ -15,9 +15,10 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from esm2_features._checkpoints import open_checkpoint
-from esm2_features._inputs.containers import columns, listed
+from esm2_features._inputs.cells import is_missing
+from esm2_features._inputs.containers import listed
 from esm2_features._inputs.options import is_whole
-from esm2_features._inputs.rows import labelled
+from esm2_features._inputs.rows import first_place, labelled
 from esm2_features._sklearn.difference import ESM2DifferenceTransformer
 from esm2_features._sklearn.model import EmbeddingTransformer
 from esm2_features.exceptions import InputError, MissingDependencyError
@@ -180,12 +181,8 @@ def compare_features(
     for name, value, least in (("n_bootstrap", n_bootstrap, 10), ("random_state", random_state, 0)):
         if not is_whole(value) or value < least:
             raise InputError(f"Got {name}={value!r}; expected a whole number from {least}.")
-    chains = columns(
-        X,
-        owner="compare_features",
-        region=transformer._region_column,
-        chains=transformer.chains,
-    )
+    chains = transformer._columns(X)
+    transformer._check_sequences(chains, X)
     with labelled(chains[0].labels):
         targets = read_targets(y, len(chains[0].values), task)
         families, is_grouped = _families(groups, chains, transformer)
@@ -234,6 +231,12 @@ def _families(
         names = listed(groups, "groups")
         if len(names) != len(chains[0].values):
             raise InputError(f"X has {len(chains[0].values):,} rows, but groups {len(names):,}.")
+        missing = [row for row, name in enumerate(names) if is_missing(name)]
+        if missing:
+            raise InputError(
+                f"The group of {first_place(missing)} is missing. Give each row a group, those "
+                "without relatives one of their own."
+            )
         codes: dict[object, int] = {}
         return np.array([codes.setdefault(name, len(codes)) for name in names], np.intp), True
     is_one = len(chains) == 1 or isinstance(transformer, ESM2DifferenceTransformer)

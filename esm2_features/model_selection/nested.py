@@ -199,8 +199,9 @@ def nested_folds(
     if is_whole(cv):
         outer = list(_split(int(cv), np.arange(n), targets, groups, seed))
     else:
-        given = cv.split(np.zeros(n), targets.original, groups) if hasattr(cv, "split") else cv
-        if not isinstance(given, Iterable):
+        has_split = hasattr(cv, "split") and not isinstance(cv, str)
+        given = cv.split(np.zeros(n), targets.original, groups) if has_split else cv
+        if isinstance(cv, str) or not isinstance(given, Iterable):
             raise InputError(f"Got cv={cv!r}; expected a number of folds, a splitter, or splits.")
         outer = [rows_of(split, number, n) for number, split in enumerate(given)]
         _check_tested_once(outer, n)

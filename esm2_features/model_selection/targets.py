@@ -46,6 +46,8 @@ def read_targets(y: object, n_rows: int, task: str) -> Targets:
     one_of("task", task, _TASKS)
     if getattr(y, "ndim", 1) == 2 and getattr(y, "shape", (0, 0))[1] == 1:
         y = y.iloc[:, 0] if hasattr(y, "iloc") else np.asarray(y)[:, 0]
+    if getattr(y, "ndim", 1) > 1:
+        raise TypeError(f"Got y of shape {y.shape}. Pass one column.")  # type: ignore[attr-defined]
     cells = listed(y, "y")
     if len(cells) != n_rows:
         raise InputError(f"X has {n_rows:,} rows, but y has {len(cells):,}.")
@@ -55,6 +57,12 @@ def read_targets(y: object, n_rows: int, task: str) -> Targets:
             f"The target is missing in {first_place(missing)}. Drop such rows from X and y, such "
             "as by X[y.notna()] and y[y.notna()].",
         )
+    for row, cell in enumerate(cells):
+        if not isinstance(cell, str | Real | np.bool_):
+            raise InputError(
+                f"The target in {place_of(row)} is {shorten(repr(cell), 60)}. Pass numbers, or "
+                "classes as text, numbers or truth values."
+            )
     are_numbers = all(isinstance(cell, Real) and not _is_truth(cell) for cell in cells)
     if task == "auto":
         task = "regression" if are_numbers and not _few_whole(cells) else "classification"

@@ -332,6 +332,8 @@ def test__relatives_without_groups__are_warned_of(compare):
         ({"cv": 1}, "1 folds cannot be made of 30 rows"),
         ({"cv": 31}, "31 folds cannot be made"),
         ({"cv": 2.5}, "cv=2.5"),
+        ({"cv": "five"}, "cv='five'"),
+        ({"groups": [None, *range(29)]}, "The group of row 0 is missing"),
         ({"n_bootstrap": 0}, "n_bootstrap=0"),
         ({"random_state": -1}, "random_state=-1"),
         ({"layers": 9}, "9"),
@@ -352,6 +354,14 @@ def test__wrong_sequences__are_named_by_row(compare):
             compare(wrong, y, groups=groups)
     with pytest.raises(InputError, match=r"missing in row 3 \(index 'p3'\)"):
         compare(wrong, [*y[:3], None, *y[4:]])
+
+
+def test__columns_of_labels__are_refused(compare):
+    X, y = charged(30)
+    with pytest.raises(InputError, match="labels"):
+        compare(["train" if label == "toxic" else "test" for label in y], y)
+    with pytest.raises(InputError, match="'set'"):
+        compare(pd.DataFrame({"sequence": X, "set": ["train"] * 30}), y)
 
 
 def test__several_columns__need_groups(esm2, compare):

@@ -75,8 +75,15 @@ def test__numbers_as_text__are_no_classes():
 
 
 def test__a_table_as_targets__is_refused():
-    with pytest.raises(TypeError, match="one column"):
-        read_targets(pd.DataFrame({"a": [1, 2], "b": [1, 2]}), 2, "auto")
+    for table in (pd.DataFrame({"a": [1, 2], "b": [1, 2]}), np.zeros((2, 2)), "ab"):
+        with pytest.raises(TypeError, match="one column"):
+            read_targets(table, 2, "auto")
+
+
+@pytest.mark.parametrize("value", [pd.Timestamp("2020-01-01"), 1j, b"toxic", ["toxic"]])
+def test__other_targets__are_named(value):
+    with pytest.raises(InputError, match=r"The target in row 1 is .* Pass numbers, or classes"):
+        read_targets(["a", value, "b"], 3, "auto")
 
 
 def test__a_class_in_few_families__is_named():
