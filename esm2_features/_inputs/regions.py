@@ -8,8 +8,7 @@ from __future__ import annotations
 import ast
 import re
 import warnings
-from collections.abc import Collection, Mapping, Sequence, Set
-from itertools import chain
+from collections.abc import Collection, Iterable, Mapping, Sequence, Set
 from numbers import Integral, Number
 from typing import Any
 
@@ -19,7 +18,7 @@ from esm2_features._inputs.cells import is_missing
 from esm2_features._inputs.containers import cells_of
 from esm2_features._inputs.options import is_whole
 from esm2_features._inputs.rows import place_of
-from esm2_features._inputs.views import Spans, spans_of
+from esm2_features._inputs.views import Spans
 from esm2_features.exceptions import InputError, InvalidRegionError, shorten
 
 _PART = re.compile(r"\s*(-?\d+)\s*(?::\s*(-?\d+)\s*)?", re.ASCII)
@@ -42,12 +41,19 @@ def read_region(value: object, *, length: int, index: int, column: str | None = 
             region=value,
             length=length,
         ) from None
-    spans = (
-        tuple(parts)
-        if len(parts) == 1
-        else spans_of(chain.from_iterable(range(start, stop) for start, stop in parts))
-    )
+    spans = _united(parts)
     return () if spans == ((0, length),) else spans
+
+
+def _united(parts: Iterable[tuple[int, int]]) -> Spans:
+    """Join parts that touch or overlap."""
+    spans: list[tuple[int, int]] = []
+    for start, stop in sorted(parts):
+        if spans and start <= spans[-1][1]:
+            spans[-1] = (spans[-1][0], max(spans[-1][1], stop))
+        else:
+            spans.append((start, stop))
+    return tuple(spans)
 
 
 def region_cells(regions: Any) -> list[object]:

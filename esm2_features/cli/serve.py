@@ -38,6 +38,11 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
 )
 @click.option("--host", default="127.0.0.1", help="Address to listen on; others need --tokens.")
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, help="Port to listen on.")
+@click.option(
+    "--proxy",
+    metavar="ADDRESS",
+    help="Address of a proxy in front of the server, whose X-Forwarded-For names the clients.",
+)
 @_tokens_option(
     "File with the hashes of valid tokens, as `esm2-features token new` writes it. Without it, the "
     "server only answers this machine."
@@ -109,7 +114,7 @@ def serve(
     )
     if settings.tokens is None:
         click.echo("There are no tokens, so only this machine is served (127.0.0.1).", err=True)
-    click.echo(f"http://{settings.host}:{settings.port}/", err=True)
+    click.echo(settings.address, err=True)
     run(settings)
 
 

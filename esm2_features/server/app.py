@@ -257,6 +257,8 @@ def run(settings: Settings) -> None:
         host=settings.host,
         port=settings.port,
         server_header=False,
+        proxy_headers=settings.proxy is not None,
+        forwarded_allow_ips=settings.proxy,
         timeout_keep_alive=_KEEP_ALIVE,
         timeout_graceful_shutdown=int(settings.timeout) + 10,
         log_level="info",

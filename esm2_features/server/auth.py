@@ -12,7 +12,12 @@ from esm2_features.server.metrics import Metrics
 from esm2_features.server.settings import LOOPBACK
 from esm2_features.server.tokens import Tokens
 
-_GUARDED = ("/api/", "/metrics", "/status")
+_GUARDED = ("/api/", "/docs", "/metrics", "/openapi.json", "/status")
+_HEADERS = {
+    b"content-security-policy": b"default-src 'none'; frame-ancestors 'none'",
+    b"x-content-type-options": b"nosniff",
+}
+"""Headers of answers that have no such headers of their own."""
 
 
 class AuthMiddleware:
@@ -35,6 +40,9 @@ class AuthMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                own = {name.lower() for name, _ in message["headers"]}
+                added = [pair for pair in _HEADERS.items() if pair[0] not in own]
+                message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         try:

@@ -32,6 +32,10 @@ _FILE_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_PAGE_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+)
 _EXAMPLES = 60  # sequences
 _STYLE = (
     "body{font:1rem/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
@@ -50,11 +54,13 @@ def add_health(
 ) -> None:
     """Add the addresses for supervisors, Prometheus and people."""
 
+    @app.head("/healthz", include_in_schema=False)
     @app.get("/healthz")
     async def healthz() -> Response:
         """Answer if the process is alive."""
         return Response(b'{"status":"ok"}', media_type="application/json")
 
+    @app.head("/readyz", include_in_schema=False)
     @app.get("/readyz", responses=error_responses(503))
     async def readyz() -> Response:
         """Answer if the server takes requests."""
@@ -97,7 +103,8 @@ def _page(title: str, parts: Iterable[str]) -> HTMLResponse:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head>"
-        f"<body><main><h1>{escape(title)}</h1>{''.join(parts)}</main></body></html>"
+        f"<body><main><h1>{escape(title)}</h1>{''.join(parts)}</main></body></html>",
+        headers={**_FILE_HEADERS, "Content-Security-Policy": _PAGE_POLICY},
     )
 
 

@@ -10,16 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    FailFast,
     Field,
     StrictInt,
     StrictStr,
     ValidationError,
+    create_model,
 )
 from pydantic.json_schema import SkipJsonSchema
 
@@ -43,6 +46,7 @@ _PATTERNS = {
     )
 }
 _REGION = "^[0-9]{1,9}(:[0-9]{1,9})?(,[0-9]{1,9}(:[0-9]{1,9})?)*$"
+_LONGEST_REGION = 1 << 14
 _EXAMPLE = "MKTAYIAKQRQISFVKSHFSRQ"
 
 Output = Literal[
@@ -103,7 +107,9 @@ class Item(Strict):
 
     sequence: StrictStr = Field(min_length=1, description="A protein in one-letter code.")
     # The residues to pool over, counted from 0, such as "26:33,50:58".
-    region: Annotated[SkipJsonSchema[StrictStr | None], Field(pattern=_REGION)] = None
+    region: Annotated[
+        SkipJsonSchema[StrictStr | None], Field(pattern=_REGION, max_length=_LONGEST_REGION)
+    ] = None
 
 
 class Items(Strict):
@@ -189,12 +195,10 @@ def read_request(
 ) -> FeatureRequest:
     """Read and check the body of a request."""
     try:
-        parsed = version.body.model_validate_json(content)
+        parsed = _limited(version.body, settings.max_items).model_validate_json(content)
     except ValidationError as error:
-        raise _invalid_body(error) from None
+        raise _invalid_body(error, settings) from None
     items, params = parsed.sequences, parsed.params
-    if len(items) > settings.max_items:
-        raise ApiError("too_many_items", n=len(items), most=settings.max_items)
     sequences = [item.sequence for item in items]
     if not are_normal(sequences):
         sequences = [normalise(text, index=row) for row, text in enumerate(sequences)]
@@ -216,6 +220,20 @@ def read_request(
     )
     _check_answer_size(request, shape, settings)
     return request
+
+
+@cache
+def _limited(body: Any, most: int) -> Any:
+    """Let validation stop at the first error, and at the most sequences that are allowed.
+
+    Otherwise, a body of a few kilobytes, unpacked, would keep the event loop busy for minutes.
+    """
+    [name] = {"items", "instances"} & set(body.model_fields)
+    limits: Any = Annotated[
+        body.model_fields[name].annotation, FailFast(), Field(min_length=1, max_length=most)
+    ]
+    fields: dict[str, Any] = {name: (limits, ...)}
+    return create_model(body.__name__, __base__=body, **fields)
 
 
 def _views(
@@ -276,12 +294,15 @@ def _check_answer_size(request: FeatureRequest, shape: Architecture, settings: S
         raise ApiError("answer_too_large", numbers=numbers, most=most)
 
 
-def _invalid_body(error: ValidationError) -> ApiError:
+def _invalid_body(error: ValidationError, settings: Settings) -> ApiError:
     """Describe the first thing that is wrong with a body, and where it is."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+    first = error.errors(include_url=False, include_input=False)[0]
     if first["type"] == "json_invalid":
         return ApiError("invalid_json", reason=first["msg"])
     location = first["loc"]
+    if first["type"] == "too_long" and location in (("items",), ("instances",)):
+        n = first["ctx"]["actual_length"]
+        return ApiError("too_many_items", n=n, most=settings.max_items)
     is_of_sequence = len(location) > 1 and location[0] in ("items", "instances")
     where: dict[str, Any] = {"row": int(location[1])} if is_of_sequence else {}
     path = ".".join(map(str, location))

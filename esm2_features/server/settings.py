@@ -28,6 +28,9 @@ class Settings:
         Arithmetic, and where vectors are kept.
     host, port : str, int
         Address to listen at; port 0 is any free one.
+    proxy : str or None
+        Address of a proxy in front, whose ``X-Forwarded-For`` names the clients; that of others
+        is ignored.
     tokens : Path or None
         File of the digests of tokens; without it, the server is for its own machine only.
     max_body_bytes, max_answer_bytes : int
@@ -67,6 +70,7 @@ class Settings:
     cache: str | Path | Cache | None = "auto"
     host: str = "127.0.0.1"
     port: int = 8000
+    proxy: str | None = None
     tokens: Path | None = None
     max_body_bytes: int = 16 << 20
     max_items: int = 256
@@ -99,6 +103,12 @@ class Settings:
                 "this machine. Make a token with `esm2-features token new --tokens FILE` and start "
                 "with --tokens FILE, or leave the host at 127.0.0.1."
             )
+
+    @property
+    def address(self) -> str:
+        """The address for a browser."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.port}/"
 
     @property
     def rate_text(self) -> str | None:

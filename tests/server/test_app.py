@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
+import uvicorn
+from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from esm2_features import Engine
@@ -20,8 +22,10 @@ from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints.catalogue import slug
 from esm2_features._inputs.alphabet import TOKENS
 from esm2_features.exceptions import InputError, OutOfMemoryError
-from esm2_features.server.app import create_app
+from esm2_features.server.api_versions import Instances
+from esm2_features.server.app import create_app, run
 from esm2_features.server.models import LoadedModels
+from esm2_features.server.requests import Items, _limited
 from esm2_features.server.settings import Settings, read_rate
 from esm2_features.server.tokens import new_token
 
@@ -593,6 +597,73 @@ def test_the_disk_cache_is_used(serve, tmp_path, ran):
     first = results(client.post(ENCODE, json=BOTH))
     assert results(client.post(ENCODE, json=BOTH)) == first
     assert sorted(ran) == sorted([MELITTIN, SHORT])
+
+
+def test_every_answer_has_a_policy_for_browsers(client):
+    answers = [client.get(path) for path in ("/", "/docs", "/status", "/healthz", "/nothing")]
+    for answer in (*answers, client.post(ENCODE, json={}), client.post(ENCODE, json=BOTH)):
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+    assert "'unsafe-inline'" not in answers[0].headers["content-security-policy"]
+
+
+def test_supervisors_may_ask_for_the_head_only(client):
+    for path in ("/healthz", "/readyz"):
+        answer = client.head(path)
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_descriptions_ask_for_a_token_where_there_are_tokens(serve, tmp_path):
+    token = new_token(tmp_path / "tokens", "alice")
+    client = serve(tokens=tmp_path / "tokens")
+    for path in ("/openapi.json", "/docs", "/status", "/metrics", "/api/v3/models/"):
+        assert client.get(path).status_code == 401, path
+        headers = {"Authorization": f"Token {token}"}
+        assert client.get(path, headers=headers).status_code == 200, path
+
+
+@pytest.mark.parametrize("body", [Items, Instances])
+@pytest.mark.parametrize("item", ["1", '{"sequence": 1}', "{}"])
+def test_validation_stops_at_the_first_wrong_sequence(body, item):
+    name = next(iter(body.model_fields))
+    content = f'{{"{name}": [{",".join([item] * 256)}]}}'
+    with pytest.raises(ValidationError) as caught:
+        _limited(body, 256).model_validate_json(content)
+    assert caught.value.error_count() <= 2  # of one sequence
+
+
+def test_many_wrong_sequences_are_one_short_error(client):
+    content = gzip.compress(b'{"items":[' + b"1," * 1_000_000 + b"1]}")
+    assert len(content) < 16_000
+    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+    answer = client.post(ENCODE, content=content, headers=headers)
+    assert answer.status_code == 422
+    assert len(answer.content) < 1000
+
+
+def test_a_region_of_many_parts_is_refused_or_joined(client):
+    item = {"sequence": "A" * 2000, "region": ",".join(["0:2000"] * 40_000)}
+    answer = client.post(ENCODE, json={"items": [item]})
+    assert answer.status_code == 422
+    parts = ",".join(["3:9", "0:1", "8:12", "1:3"] * 900)
+    [joined] = results(client.post(ENCODE, json={"items": [{**item, "region": parts}]}))
+    [whole] = results(client.post(ENCODE, json={"items": [{**item, "region": "0:12"}]}))
+    assert joined == whole
+
+
+@pytest.mark.parametrize("proxy", [None, "10.0.0.1"])
+def test_only_the_named_proxy_says_who_the_client_is(settings, monkeypatch, proxy):
+    given = {}
+    monkeypatch.setattr(uvicorn, "run", lambda app, **options: given.update(options))
+    run(settings(proxy=proxy))
+    assert given["proxy_headers"] == (proxy is not None)
+    assert given["forwarded_allow_ips"] == proxy
+
+
+def test_the_address_of_a_server_has_brackets_for_ipv6(settings):
+    assert settings(host="::1", port=80).address == "http://[::1]:80/"
+    assert settings(port=80).address == "http://127.0.0.1:80/"
 
 
 def test_pages_load_nothing_from_other_sites(client):

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import stat
+from codecs import BOM_UTF8
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -12,7 +16,7 @@ from esm2_features.exceptions import InputError
 from esm2_features.server.errors import ApiError
 from esm2_features.server.limits import RateLimiter
 from esm2_features.server.settings import Settings, read_rate
-from esm2_features.server.tokens import Tokens, new_token, read_tokens
+from esm2_features.server.tokens import Tokens, new_token
 
 
 def test_a_token_is_kept_as_its_hash_only(tmp_path):
@@ -20,7 +24,6 @@ def test_a_token_is_kept_as_its_hash_only(tmp_path):
     token = new_token(path, "alice")
     assert token not in path.read_text()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(read_tokens(path)) == ["alice"]
     known = Tokens(path)
     assert known.owner(token) == "alice"
     assert known.owner(token[:-1]) is None
@@ -36,17 +39,85 @@ def test_token_names_are_unique(tmp_path):
         new_token(path, "bob")
     with pytest.raises(InputError, match="letters"):
         new_token(path, "two words")
-    assert list(read_tokens(path)) == ["alice", "bob"]
+    assert [line.split()[0] for line in path.read_text().splitlines()[1:]] == ["alice", "bob"]
+
+
+def test_tokens_that_are_made_at_once_are_all_kept(tmp_path):
+    path = tmp_path / "tokens"
+    names = [f"n{i}" for i in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        tokens = list(pool.map(lambda name: new_token(path, name), names))
+    assert [Tokens(path).owner(token) for token in tokens] == names
+    with ThreadPoolExecutor(8) as pool:
+        errors = [pool.submit(new_token, path, "same").exception() for _ in range(8)]
+    assert sum(error is None for error in errors) == 1
 
 
 def test_an_invalid_line_is_reported_by_its_number(tmp_path):
     path = tmp_path / "tokens"
     path.write_text("\nalice sha256:abc\n")
     with pytest.raises(InputError, match="line 2"):
-        Tokens(path)
+        new_token(path, "bob")
     path.write_text("# nobody\n")
     with pytest.raises(InputError, match="holds no token"):
         Tokens(path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (b"a note of mine\n", "line 2: expected a name"),
+        (b"\xff\xfe\n", "line 2: expected a name"),
+        (b"alice sha256:" + b"0" * 64 + b"\n", "line 2: the name 'alice' is there twice"),
+        (b"x" * 100_000 + b"\n", "line 2: expected a name"),
+    ],
+)
+def test_a_wrong_line_locks_nobody_out_and_is_logged(tmp_path, caplog, wrong, said):
+    path = tmp_path / "tokens"
+    token = new_token(path, "alice")
+    known = Tokens(path)
+    path.write_bytes(path.read_bytes() + wrong)
+    assert known.owner(token) == "alice"
+    assert known.owner("other") is None
+    assert len(caplog.records) == 1
+    assert said in caplog.text
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path):
+    path = tmp_path / "tokens"
+    token = new_token(path, "alice")
+    path.write_bytes(BOM_UTF8 + path.read_bytes())
+    assert Tokens(path).owner(token) == "alice"
+
+
+def test_a_file_in_its_place_is_read_also_with_its_size_and_time(tmp_path):
+    path, other = tmp_path / "tokens", tmp_path / "other"
+    token, theirs = new_token(path, "alice"), new_token(other, "carol")
+    known = Tokens(path)
+    status = path.stat()
+    os.utime(other, ns=(status.st_atime_ns, status.st_mtime_ns))
+    other.replace(path)
+    assert known.owner(theirs) == "carol"
+    assert known.owner(token) is None
+
+
+def test_a_file_that_others_may_write_is_refused(tmp_path, caplog):
+    path = tmp_path / "tokens"
+    token = new_token(path, "alice")
+    known = Tokens(path)
+    path.chmod(0o660)
+    with pytest.raises(InputError, match="chmod 600"):
+        Tokens(path)
+    assert known.owner(token) is None
+    assert known.owner(token) is None
+    assert caplog.text.count("No token is valid") == 1
+    path.chmod(0o640)
+    assert known.owner(token) == "alice"
+
+
+def test_an_endless_file_is_refused():
+    with pytest.raises(InputError, match="no regular file"):
+        Tokens(Path("/dev/zero"))
 
 
 def test_no_token_is_valid_while_the_file_is_damaged(tmp_path):
