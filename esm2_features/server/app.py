@@ -42,7 +42,16 @@ from esm2_features.server.requests import (
     request_body,
     request_schema,
 )
-from esm2_features.server.responses import ARROW, JSON, NPZ, as_json, by_sequence, media_type, write
+from esm2_features.server.responses import (
+    ARROW,
+    JSON,
+    NPZ,
+    PartedResponse,
+    as_json,
+    by_sequence,
+    media_type,
+    write,
+)
 from esm2_features.server.settings import Settings
 from esm2_features.server.tokens import Tokens
 
@@ -127,7 +136,7 @@ class FeatureService:
             for part in write(media, version, wanted, results, about):
                 content.append(part)
                 await asyncio.sleep(0)  # so that a large answer does not hold up the others
-            return Response(b"".join(content), media_type=media)
+            return PartedResponse(content, media)
         except Exception as error:
             raise api_error_of(error, model=slug(name)) from error
 

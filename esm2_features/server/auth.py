@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from esm2_features.server.errors import ApiError
@@ -50,6 +51,8 @@ class AuthMiddleware:
             await self._app(scope, receive, send_and_note_status)
         except ApiError as error:
             await error.response()(scope, receive, send_and_note_status)
+        except ClientDisconnect:  # in the middle of a body or an answer: nobody is left to answer
+            status = 499
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()

@@ -16,6 +16,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import Response
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from esm2_features.exceptions import (
     CheckpointError,
@@ -199,6 +200,8 @@ def api_error_of(error: BaseException, *, model: str = "") -> ApiError:
     match error:
         case ApiError():
             return error
+        case ClientDisconnect():
+            return ApiError("client_gone")
         case OutOfMemoryError(length=length) if length:
             return ApiError("out_of_memory", length=length)
         case InputError():

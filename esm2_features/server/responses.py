@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+from fastapi.responses import Response
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from esm2_features._arrow import vector_column
 from esm2_features.exceptions import MissingDependencyError, import_optional
@@ -22,8 +26,35 @@ _MEDIA = {JSON: JSON, ARROW: ARROW}
 _MEDIA |= dict.fromkeys((NPZ, "application/npz", "application/x-numpy-npz"), NPZ)
 _TOKEN = re.compile("<mask>|.")
 
+_SENT_AT_ONCE = 1 << 18
+_SEND_SECONDS = 60.0
+"""Seconds in which a client has to take so many bytes."""
+
 Result = dict[str, Any]
 """The outputs for one sequence by name: an array, or a dictionary of arrays by layer."""
+
+
+class PartedResponse(Response):
+    """An answer in parts, which is given up if the client does not take it."""
+
+    def __init__(self, parts: Sequence[bytes], media_type: str) -> None:
+        length = str(sum(map(len, parts)))
+        super().__init__(media_type=media_type, headers={"content-length": length})
+        self._parts = parts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        """Send the parts, as fast as the client takes them."""
+        headers = self.raw_headers
+        await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        try:
+            for part in self._parts:
+                for start in range(0, len(part), _SENT_AT_ONCE):
+                    piece = part[start : start + _SENT_AT_ONCE]
+                    async with asyncio.timeout(_SEND_SECONDS):
+                        await send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError:
+            raise ClientDisconnect from None
+        await send({"type": "http.response.body", "body": b""})
 
 
 def by_sequence(request: FeatureRequest, results: list[list[Any]]) -> list[Result]:

@@ -303,3 +303,18 @@ def test_a_server_that_stops_answers_the_accepted_requests(held, address, runnin
         answer = connection.makefile("rb").read()  # until it closes
     assert answer.startswith(b"HTTP/1.1 200")
     assert answer.endswith(b"]}")
+
+
+def test_a_client_that_leaves_within_its_body_is_no_error(address, caplog):
+    port, token = address
+    head = (
+        f"POST /api/v3/tiny/encode/ HTTP/1.1\r\nHost: localhost:{port}\r\n"
+        f"Authorization: Token {token}\r\nContent-Type: application/json\r\n"
+        "Content-Length: 1000\r\n\r\n"
+    ).encode()
+    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+        connection.sendall(head + b'{"items": [')
+    body = json.dumps({"items": [{"sequence": SEQUENCE}]}).encode()
+    whole = head.replace(b"Content-Length: 1000", b"Content-Length: %d" % len(body)) + body
+    assert exchange(port, whole)[0] == 200
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
