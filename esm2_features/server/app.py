@@ -146,7 +146,8 @@ class FeatureService:
         """Wait for the results; drop the request when time is up or the client is gone."""
         if self.queue is None:
             raise ApiError("starting", retry_after=1)
-        futures = self.queue.submit(wanted, deadline=deadline)
+        client = request.scope.get("client_name", "")
+        futures = self.queue.submit(wanted, deadline=deadline, client=client)
         results: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
         # asyncio logs exceptions that nobody has retrieved.
         results.add_done_callback(lambda done: done.cancelled() or done.exception())

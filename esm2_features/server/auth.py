@@ -66,6 +66,7 @@ class AuthMiddleware:
             _check_host(headers.get(b"host", ""))
         elif path.startswith(_GUARDED):
             client = _owner(headers.get(b"authorization", ""), self._tokens)
+        scope["client_name"] = client
         if self._rates is not None and path.startswith("/api/") and scope["method"] == "POST":
             self._rates.take(client)
 

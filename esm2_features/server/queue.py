@@ -2,8 +2,8 @@
 
 Sequences of several requests that need the same computation of the same model go to the engine in
 one call, up to a budget of tokens; the engine removes duplicates, reads the cache, and packs the
-rest. Requests take turns, so that a large one does not hold up the small ones behind it. What
-nobody waits for any more is dropped.
+rest. Clients take turns, and so do the requests of a client, so that many or large ones do not hold
+up those of others. What nobody waits for any more is dropped.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ Compute = Callable[[str, Computation, list[str]], Sequence[Any]]
 class _Entry:
     """One computation of one request."""
 
-    def __init__(self, request: FeatureRequest, computation: Computation, deadline: float) -> None:
+    def __init__(
+        self, request: FeatureRequest, computation: Computation, deadline: float, client: str
+    ) -> None:
+        self.client = client
         self.key = (request.model, computation)
         self.sequences = request.sequences
         self.tokens = [length + 2 for length in request.lengths]
@@ -65,12 +68,14 @@ class RequestQueue:
         *,
         budget: int,  # tokens in a batch
         wait: float,  # seconds that an entry waits for others to join its batch
-        max_waiting: int,  # entries
+        max_waiting: int,  # entries; those of one client are half of them at most
         metrics: Metrics,
     ) -> None:
         self._budget, self._wait, self._max_waiting = budget, wait, max_waiting
         self._metrics = metrics
         self._entries: deque[_Entry] = deque()
+        self._turn = 0
+        self._last_turns: dict[str, int] = {}  # of each client
         self._changed = threading.Condition()
         self._is_closing = False
         self._speed = 0.0  # tokens per second, a moving average
@@ -83,15 +88,17 @@ class RequestQueue:
         for thread in self._threads:
             thread.start()
 
-    def submit(self, request: FeatureRequest, *, deadline: float) -> list[Future[list[Any]]]:
+    def submit(
+        self, request: FeatureRequest, *, deadline: float, client: str = ""
+    ) -> list[Future[list[Any]]]:
         """Queue the computations of a request; raise ApiError if the queue is full or closing."""
-        entries = [_Entry(request, computation, deadline) for computation in request.computations]
+        entries = [_Entry(request, one, deadline, client) for one in request.computations]
         with self._changed:
             if self._is_closing:
                 raise ApiError("stopping", retry_after=10)
-            if len(self._entries) >= self._max_waiting:
+            if self._is_full(client):
                 self._drop()
-            if len(self._entries) >= self._max_waiting:
+            if self._is_full(client):
                 raise ApiError("busy", n=len(self._entries), retry_after=self._seconds_left())
             self._entries.extend(entries)
             self._changed.notify_all()
@@ -104,6 +111,11 @@ class RequestQueue:
             self._changed.notify_all()
         for thread in self._threads:
             thread.join()
+
+    def _is_full(self, client: str) -> bool:
+        """Whether the queue has no room, or none for a client."""
+        own = sum(entry.client == client for entry in self._entries)
+        return len(self._entries) >= self._max_waiting or 2 * own >= max(2, self._max_waiting)
 
     # ------------------------------------------------------------------ the workers
 
@@ -152,12 +164,16 @@ class RequestQueue:
             while True:
                 self._drop()
                 if not self._entries:
+                    self._last_turns.clear()
                     if self._is_closing:
                         return None
                     self._changed.wait()
                     continue
-                first = self._entries[0]
-                alike = [entry for entry in self._entries if entry.key == first.key]
+                # The clients that have waited for longest come first; the order of a client's
+                # own requests stays.
+                waiting = sorted(self._entries, key=lambda e: self._last_turns.get(e.client, 0))
+                first = waiting[0]
+                alike = [entry for entry in waiting if entry.key == first.key]
                 tokens = sum(entry.waiting_tokens for entry in alike)
                 remaining = first.since + self._wait - time.monotonic()
                 if tokens < self._budget and remaining > 0 and not self._is_closing:
@@ -169,6 +185,7 @@ class RequestQueue:
         """Take as many sequences as the budget has room for, and at least one."""
         batch: list[_Slice] = []
         room = self._budget
+        self._turn += 1
         for entry in entries:
             start = stop = entry.n_taken
             n = len(entry.tokens)
@@ -177,6 +194,7 @@ class RequestQueue:
                 stop += 1
             if stop > start:
                 batch.append((entry, start, stop))
+                self._last_turns[entry.client] = self._turn
                 entry.n_taken = stop
                 self._entries.remove(entry)
                 if stop < n:

@@ -154,13 +154,13 @@ def test_the_rest_of_a_cancelled_request_is_not_computed(start):
 def test_a_full_queue_is_an_error_with_the_time_to_retry(start):
     worker, queue = start(max_waiting=2)
     busy(worker, queue)
-    waiting = [queue.submit(job("A"), deadline=FOREVER)[0] for _ in range(2)]
+    waiting = [queue.submit(job("A"), deadline=FOREVER, client=one)[0] for one in "ab"]
     with pytest.raises(ApiError) as refusal:
-        queue.submit(job("B"), deadline=FOREVER)
+        queue.submit(job("B"), deadline=FOREVER, client="2")
     assert (refusal.value.status, refusal.value.code) == (503, "busy")
     assert refusal.value.response().headers["retry-after"].isdecimal()
     waiting[0].cancel()  # which makes room
-    queue.submit(job("C"), deadline=FOREVER)
+    queue.submit(job("C"), deadline=FOREVER, client="3")
 
 
 def test_closing_finishes_the_accepted_requests(start):
@@ -183,3 +183,29 @@ def test_several_devices_share_the_queue():
         worker.go.release()
     assert future.result(30) == ["m:A", "m:B"]
     queue.close()
+
+
+def test_clients_take_turns_whatever_they_send(start):
+    worker, queue = start(budget=10, max_waiting=100)
+    busy(worker, queue)
+    many = [
+        queue.submit(job("AAAA", "CCCC"), deadline=FOREVER, client="greedy")[0] for _ in range(20)
+    ]
+    one = queue.submit(job("E"), deadline=FOREVER, client="modest")[0]
+    other = queue.submit(job("F", model="n"), deadline=FOREVER, client="third")[0]
+    worker.go.release(4)
+    assert one.result(timeout=30) == ["m:E"]
+    assert other.result(timeout=30) == ["n:F"]
+    assert sum(future.done() for future in many) <= 2
+    worker.go.release(100)
+    assert all(future.result(timeout=30) == ["m:AAAA", "m:CCCC"] for future in many)
+
+
+def test_a_client_cannot_fill_the_queue(start):
+    worker, queue = start(max_waiting=4)
+    busy(worker, queue)
+    for _ in range(2):
+        queue.submit(job("A"), deadline=FOREVER, client="greedy")
+    with pytest.raises(ApiError, match="2 requests are waiting already"):
+        queue.submit(job("A"), deadline=FOREVER, client="greedy")
+    queue.submit(job("A"), deadline=FOREVER, client="modest")
