@@ -1,16 +1,22 @@
-"""Notebooks as they are committed: in step with their scripts, executed, and fit to be shown.
+"""Notebooks: in step with their scripts, executed, fit to be shown, and fit for other tables.
 
-That they run is for ``make notebooks``.
+That they run on their own tables is for ``make notebooks``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
+
+from esm2_features.datasets import load_demo_peptides
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -106,3 +112,68 @@ def test__notebook__begins_with_its_title(path):
     first = json.loads(path.read_text("utf-8"))["cells"][0]
     assert first["cell_type"] == "markdown"
     assert joined(first["source"]).startswith("# ")
+
+
+# ------------------------------------------------------------------ your own table
+
+
+def run_with(folder: Path, stem: str, **tables: pd.DataFrame) -> subprocess.CompletedProcess[str]:
+    """Run a script as plain Python with other tables, without pictures and local data."""
+    jupytext = pytest.importorskip("jupytext")
+    pytest.importorskip("IPython")
+    found = jupytext.read(FOLDER / f"{stem}.py")["cells"]
+    [own] = [cell for cell in found if "your-data" in cell["metadata"].get("tags", [])]
+    lines = []
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+        lines.append(f"{name} = pd.read_csv({str(folder / f'{name}.csv')!r})")
+    own["source"] = "\n".join(lines)
+    code = [cell["source"] for cell in found if cell["cell_type"] == "code"]
+    script = folder / "script.py"
+    script.write_text("\n\n".join(["import style\nstyle.say = print", *code]), "utf-8")
+    home = {"ESM2_FEATURES_DATA": str(folder), "ESM2_FEATURES_CACHE": str(folder / "cache")}
+    path = os.pathsep.join([str(FOLDER), str(FOLDER.parent)])
+    strict = [f"-Werror::{name}" for name in ("UserWarning", "RuntimeWarning", "FutureWarning")]
+    return subprocess.run(
+        [sys.executable, *strict, "-Wignore:FigureCanvasAgg is non", script],
+        env=os.environ | home | {"PYTHONPATH": path, "MPLBACKEND": "Agg"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def peptides(n_of_each: int = 15, **labels: str) -> pd.DataFrame:
+    """Rows of the peptides that ship with the library, under other labels."""
+    table = load_demo_peptides(as_frame=True).frame.sample(frac=1, random_state=0)
+    table = table.groupby("kind").head(n_of_each)[["sequence", "kind"]]
+    table["label"] = table["kind"].map(lambda kind: labels.get(kind, kind))
+    return table.drop(columns="kind")
+
+
+@pytest.mark.slow
+def test__toxicity__speaks_of_the_labels_of_another_table(tmp_path):
+    done = run_with(tmp_path, "02_toxicity", peptides=peptides(toxin="venom", hormone="not venom"))
+    assert done.returncode == 0, done.stderr
+    assert "15 are *venom*" in done.stdout
+    assert "toxi" not in done.stdout
+
+
+@pytest.mark.slow
+def test__toxicity__takes_three_classes(tmp_path):
+    table = peptides(25)
+    is_long = (table["sequence"].str.len() > 35) & (table["label"] == "toxin")
+    table.loc[is_long, "label"] = "long toxin"
+    done = run_with(tmp_path, "02_toxicity", peptides=table)
+    assert done.returncode == 0, done.stderr
+    assert "a mean AUC" in done.stdout
+
+
+@pytest.mark.slow
+def test__toxicity__refuses_measured_numbers(tmp_path):
+    table = peptides()
+    table["label"] = table["sequence"].str.len() / 7
+    done = run_with(tmp_path, "02_toxicity", peptides=table)
+    assert done.returncode == 1
+    assert "ValueError: The column label has" in done.stderr
