@@ -35,7 +35,7 @@ $(TO_RUN): pyproject.toml $(CONSTRAINTS)
 	@echo "Making $(VENV): some minutes, without a word from pip"
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) "$$(grep '^torch==' $(CONSTRAINTS))"
-	$(PIP) -c $(CONSTRAINTS) -e ".[pandas,parquet,plot,verify]"
+	$(PIP) -c $(CONSTRAINTS) -e ".[families,pandas,parquet,plot,verify]"
 	@touch $@
 
 $(TO_DEVELOP): $(TO_RUN)
@@ -50,7 +50,7 @@ $(TO_DOCUMENT): $(TO_DEVELOP)
 	$(PIP) -c $(CONSTRAINTS) -e ".[docs,notebooks,test]"
 	@touch $@
 
-demo: $(TO_RUN)  ## embed real peptides, cross-validate a classifier on them, draw a map
+demo: $(TO_RUN)  ## embed real peptides, compare layers and baselines on them, draw a map
 	$(BIN)/esm2-features demo --output demo
 
 test: $(TO_DEVELOP)  ## run the tests, but for the slowest

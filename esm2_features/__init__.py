@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from esm2_features._engine import Engine
     from esm2_features._inputs.fasta import read_fasta
     from esm2_features._inputs.mutants import Mutants, build_mutants
+    from esm2_features._neighbors.search import Neighbors, nearest
+    from esm2_features._neighbors.transfer import TransferredLabels, transfer_labels
+    from esm2_features._residue_table import ResidueTable, residue_table
     from esm2_features._sklearn.aligned import AlignedTransformer
     from esm2_features._sklearn.descriptors import DescriptorTransformer
     from esm2_features._sklearn.difference import ESM2DifferenceTransformer
@@ -41,16 +44,22 @@ _HOME_OF_NAME = {
     "ESM2Transformer": "esm2_features._sklearn.embedding",
     "Engine": "esm2_features._engine",
     "Mutants": "esm2_features._inputs.mutants",
+    "Neighbors": "esm2_features._neighbors.search",
+    "ResidueTable": "esm2_features._residue_table",
+    "TransferredLabels": "esm2_features._neighbors.transfer",
     "available_models": "esm2_features._checkpoints.catalogue",
     "build_mutants": "esm2_features._inputs.mutants",
     "datasets": "esm2_features.datasets",
     "distributed": "esm2_features.distributed",
     "exceptions": "esm2_features.exceptions",
     "model_selection": "esm2_features.model_selection",
+    "nearest": "esm2_features._neighbors.search",
     "open_embeddings": "esm2_features.distributed.reader",
     "read_fasta": "esm2_features._inputs.fasta",
+    "residue_table": "esm2_features._residue_table",
     "scan_variants": "esm2_features._variants",
     "score_variants": "esm2_features._variants",
+    "transfer_labels": "esm2_features._neighbors.transfer",
     "verify": "esm2_features._verify",
 }
 
@@ -63,16 +72,22 @@ __all__ = [
     "ESM2Transformer",
     "Engine",
     "Mutants",
+    "Neighbors",
+    "ResidueTable",
+    "TransferredLabels",
     "available_models",
     "build_mutants",
     "datasets",
     "distributed",
     "exceptions",
     "model_selection",
+    "nearest",
     "open_embeddings",
     "read_fasta",
+    "residue_table",
     "scan_variants",
     "score_variants",
+    "transfer_labels",
     "verify",
 ]
 

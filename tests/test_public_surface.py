@@ -35,6 +35,9 @@ from esm2_features import (
     ESM2LikelihoodTransformer,
     ESM2Transformer,
     Mutants,
+    Neighbors,
+    ResidueTable,
+    TransferredLabels,
     exceptions,
 )
 
@@ -256,7 +259,7 @@ PUBLIC = [
 ]
 
 
-@pytest.mark.parametrize("cls", [*PUBLIC, Mutants])
+@pytest.mark.parametrize("cls", [*PUBLIC, Mutants, Neighbors, ResidueTable, TransferredLabels])
 def test__public_classes__are_pickled_by_their_public_path(cls):
     assert f"{cls.__module__}.{cls.__qualname__}" == f"esm2_features.{cls.__name__}"
     assert pickle.loads(pickle.dumps(cls)) is cls
@@ -272,7 +275,7 @@ def test__a_pickle__of_the_public_path_is_loaded():
     assert loaded.model == "mini"
 
 
-@pytest.mark.parametrize("cls", PUBLIC)
+@pytest.mark.parametrize("cls", [*PUBLIC, ResidueTable])
 def test__public_classes__their_examples_run(cls):
     # pytest looks for examples in the module that a class names, and these name the package.
     finder = doctest.DocTestFinder()

@@ -1,39 +1,33 @@
-"""``esm2-features demo``: classify venom toxins and human hormones, and draw a map of them.
+"""``esm2-features demo``: tell venom toxins from human hormones, and draw maps of them.
 
-Embeddings and amino-acid composition are compared with the same classifier and the same splits.
-Similar peptides are kept in the same fold, or the test would only measure how well a twin in the
-training set is recognised.
+All layers of the model are compared with composition and k-mers by the same classifier, under the
+same folds. Similar peptides are kept in the same fold, or the test would only measure how well a
+twin in the training set is recognised.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import wrap
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.cluster import DBSCAN
 from sklearn.decomposition import PCA
-from sklearn.feature_extraction.text import CountVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from esm2_features._cache import Cache
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL
-from esm2_features._sklearn.descriptors import DescriptorTransformer
 from esm2_features._sklearn.embedding import ESM2Transformer
 from esm2_features.datasets import load_demo_peptides
 from esm2_features.exceptions import import_optional
+from esm2_features.model_selection import cluster_sequences, compare_features
 
-_FOLDS = 5
-_REPEATS = 10
-_SHARED_3MERS = 0.2
+_WIDTH = 100
 
 _TITLES = {"toxin": "Venom toxins", "hormone": "Human hormones and neuropeptides"}
 _COLOURS = {"toxin": "#c8384d", "hormone": "#00738a"}
@@ -75,7 +69,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     peptides = read_peptides() if peptides is None else peptides
     sequences = [peptide.sequence for peptide in peptides]
-    families = group_families(sequences)
+    families = cluster_sequences(sequences)
     for kind, title in _TITLES.items():
         print_line(f"{sum(peptide.kind == kind for peptide in peptides):>4} {title.lower()}")
     print_line(f"{len(set(families)):>4} families of similar sequences")
@@ -92,14 +86,22 @@ def run(
             computed = cache.info().rows - before
             counts = f"{computed:>5} computed {len(set(sequences)) - computed:>5} from the cache"
             print_line(f"  {turn:<7} {counts} {seconds:>7.2f} s")
-        print_line("\nToxin or hormone? Logistic regression, families kept together:")
-        features = {name: embedding, "composition": DescriptorTransformer("composition")}
-        for line in _comparison(features, peptides, families):
-            print_line(f"  {line}".rstrip())
+        print_line("\nToxin or hormone? Logistic regression, families kept together:\n")
+        comparison = compare_features(
+            sequences,
+            [peptide.kind for peptide in peptides],
+            transformer=embedding,
+            poolings="mean",
+            groups=families,
+        )
+    *table, verdict, advice = str(comparison).splitlines()
+    for line in (*table, *wrap(verdict, _WIDTH), *wrap(advice, _WIDTH)):
+        print_line(line)
 
-    path = folder / "peptide_map.png"
-    draw_map(vectors, peptides, path, model=name)
-    print_line(f"\nA map of the embeddings: {path}")
+    comparison.plot_layers().figure.savefig(folder / "layers.png", dpi=160)
+    print_line(f"\nThe score of each layer: {folder / 'layers.png'}")
+    draw_map(vectors, peptides, folder / "peptide_map.png", model=name)
+    print_line(f"A map of the embeddings: {folder / 'peptide_map.png'}")
     if name == EMBEDDED_MODEL:
         print_line(
             f"{name} is a demonstration model; `esm2-features models` lists those for science."
@@ -110,58 +112,6 @@ def read_peptides() -> list[Peptide]:
     """Read the table of peptides that ships with this library."""
     rows, kinds = load_demo_peptides(return_X_y=True)
     return [Peptide(name, text, kind) for (name, text), kind in zip(rows, kinds, strict=True)]
-
-
-def group_families(sequences: Sequence[str]) -> NDArray[np.int64]:
-    """Give every sequence the number of its family: (n,).
-
-    Two peptides are related if they share a fifth of the 3-mers of the shorter one; a family holds
-    the relatives of relatives.
-
-    >>> group_families(["CYIQNCPLG", "CYIQNCPRG", "YGGFMTSEK"]).tolist()
-    [0, 0, 1]
-    """
-    threes = CountVectorizer(analyzer="char", ngram_range=(3, 3), lowercase=False, binary=True)
-    has = threes.fit_transform(sequences)
-    shared = (has @ has.T).toarray()
-    total = shared.diagonal()
-    share = shared / np.minimum(total, total[:, None])
-    # With min_samples=1, the clusters of DBSCAN are the connected components.
-    components = DBSCAN(eps=0.5, min_samples=1, metric="precomputed")
-    families: NDArray[np.int64] = components.fit_predict(share < _SHARED_3MERS)
-    return families
-
-
-def _comparison(
-    features: Mapping[str, Any], peptides: Sequence[Peptide], families: NDArray[np.int64]
-) -> Iterator[str]:
-    """Compare two kinds of features over the same splits; yield the lines of a table."""
-    sequences = [peptide.sequence for peptide in peptides]
-    is_toxin = np.array([peptide.kind == "toxin" for peptide in peptides])
-    scores = {}
-    width = max(map(len, features))
-    yield f"{'features':<{width}}        AUC         seconds"
-    for name, transformer in features.items():
-        start = time.perf_counter()
-        learner = LogisticRegression(max_iter=1000)
-        scores[name] = np.concatenate(
-            [
-                cross_val_score(
-                    make_pipeline(transformer, StandardScaler(), learner),
-                    sequences,
-                    is_toxin,
-                    groups=families,
-                    cv=StratifiedGroupKFold(_FOLDS, shuffle=True, random_state=seed),
-                    scoring="roc_auc",
-                )
-                for seed in range(_REPEATS)
-            ]
-        )
-        auc, seconds = scores[name], time.perf_counter() - start
-        yield f"{name:<{width}}   {auc.mean():.3f} +- {auc.std():.3f}  {seconds:>8.1f}"
-    (a, of_a), (b, of_b) = scores.items()
-    yield f"(mean and spread over {of_a.size} test folds: {_FOLDS}-fold, {_REPEATS} times;"
-    yield f" {a} is ahead in {(of_a > of_b).sum()} of them, {b} in {(of_a < of_b).sum()})"
 
 
 # ------------------------------------------------------------------ the picture

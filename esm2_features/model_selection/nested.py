@@ -20,6 +20,7 @@ from sklearn.model_selection import (
     StratifiedKFold,
 )
 from sklearn.pipeline import FeatureUnion, make_pipeline
+from threadpoolctl import threadpool_limits
 
 from esm2_features._inputs.options import is_whole
 from esm2_features.exceptions import InputError
@@ -104,15 +105,17 @@ class NestedFolds:
         y, n_classes = targets.values, [] if targets.classes is None else [len(targets.classes)]
         predictions, inner_scores = np.full([len(y), *n_classes], np.nan), {}
         params: dict[str, Any] = {}
-        for fold in where:
-            train, test = [*self.outer, (np.arange(len(y)), None)][fold]
-            inner_scores[fold], params = _tune(
-                features, learner, targets, scoring, self.inner[fold]
-            )
-            if test is not None:
-                [predictions[test]] = _predictions(
-                    features, learner.estimator, [params], targets, train, test
+        # Folds are small, and threads that wait for each other would take most of the time.
+        with threadpool_limits(1):
+            for fold in where:
+                train, test = [*self.outer, (np.arange(len(y)), None)][fold]
+                inner_scores[fold], params = _tune(
+                    features, learner, targets, scoring, self.inner[fold]
                 )
+                if test is not None:
+                    [predictions[test]] = _predictions(
+                        features, learner.estimator, [params], targets, train, test
+                    )
         return Outcome(predictions, inner_scores, params)
 
 

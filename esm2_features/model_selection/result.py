@@ -93,7 +93,8 @@ class FeatureComparison:
         """One sentence: what the embedding scores, and whether that is more than the baseline."""
         embedding = self._row(CHOSEN_EMBEDDING)
         measure = _WORDS.get(self.scoring, f"a score ({self.scoring})")
-        unseen = "rows" if self.groups is None else "families"
+        alone = self.groups is None or len(np.unique(self.groups)) == len(self.groups)
+        unseen = "rows" if alone else "families"
         learner = "classifier" if self.task == "classification" else "regressor"
         text = (
             f"On {unseen} that it has not seen, a {learner} on embeddings of {self.model} reaches "
@@ -127,6 +128,8 @@ class FeatureComparison:
         """One sentence: which layer is deep enough, and what that saves."""
         best, layer = self._best("embedding"), self.shallowest_layer
         text, depth = f"The best embedding is {best.features}; ", best.layer or 0
+        if len({row.layer for row in self._rows("embedding")}) == 1:
+            return f"{text}no other layer was compared."
         if layer >= depth:
             return f"{text}all earlier layers are behind it."
         if layer == 0:

@@ -117,6 +117,15 @@ def test__shards__measures_and_ends_with_json():
     assert report["memory"]["sequences"] == 96
 
 
+@pytest.mark.slow
+def test__neighbors__agree_with_scikit_learn():
+    command = [sys.executable, "-m", "benchmarks.neighbors", "--quick", "--width", "64"]
+    done = subprocess.run(
+        command, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=240, check=True
+    )
+    assert json.loads(done.stdout.splitlines()[-1])["agreement"] == 1
+
+
 def test__code_size__keeps_to_the_rules_of_the_house():
     longest = {path: code_size.count(path)["lines"] for path in code_size.PACKAGE.rglob("*.py")}
     assert max(longest.values()) <= 450, max(longest, key=longest.get)

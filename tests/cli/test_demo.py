@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from matplotlib.figure import Figure
 
 from esm2_features.cli import main
-from esm2_features.cli.demo import _name_well_known, group_families, read_peptides, run
+from esm2_features.cli.demo import _name_well_known, read_peptides, run
 from esm2_features.exceptions import CheckpointError, MissingDependencyError
 
 
@@ -32,14 +32,18 @@ def shown(tmp_path_factory, tiny_checkpoint):
     return "\n".join(lines), folder
 
 
-def test__run__prints_both_scores_as_they_are(shown):
+def test__run__prints_scores_with_intervals_and_a_verdict(shown):
     text, _ = shown
-    for name in ("tiny", "composition"):
-        [found] = re.findall(rf"^  {name} +(\d\.\d{{3}}) \+- (\d\.\d{{3}}) +\d+\.\d$", text, re.M)
-        assert 0 < float(found[0]) <= 1
-        assert 0 < float(found[1]) < 0.5
+    for name in ("embedding, chosen inside", "composition", "layer 2, mean"):
+        [found] = re.findall(
+            rf"^{name} +(\d\.\d{{3}}) +(\d\.\d{{3}}) to (\d\.\d{{3}})$", text, re.M
+        )
+        score, low, high = map(float, found)
+        assert low <= score <= high <= 1
     # The cysteines of toxins give them away, with or without a network.
     assert float(re.search(r"composition +(\S+)", text)[1]) > 0.8
+    assert "a classifier on embeddings of tiny reaches an AUC of" in text
+    assert max(map(len, text.splitlines())) <= 100 + len(str(shown[1]))
 
 
 def test__run__embeds_once_and_then_reads_the_cache(shown):
@@ -50,8 +54,9 @@ def test__run__embeds_once_and_then_reads_the_cache(shown):
 
 def test__run__draws_a_picture_and_says_where(shown):
     text, folder = shown
-    assert [path.name for path in folder.iterdir()] == ["peptide_map.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["layers.png", "peptide_map.png"]
     assert size_of_png(folder / "peptide_map.png") == (1600, 1056)
+    assert f"The score of each layer: {folder / 'layers.png'}" in text
     assert f"A map of the embeddings: {folder / 'peptide_map.png'}" in text
 
 
@@ -76,7 +81,7 @@ def test__run__without_matplotlib(tmp_path, monkeypatch):
 def test__command__runs_with_the_model_that_ships(tmp_path):
     result = CliRunner().invoke(main, ["demo", "--output", str(tmp_path / "demo")])
     assert result.exit_code == 0, result.output
-    assert re.search(r"^  mini +0\.\d{3} \+- 0\.\d{3}", result.stdout, re.M)
+    assert "on embeddings of mini" in result.stdout
     assert "mini is a demonstration model" in result.stdout
     assert size_of_png(tmp_path / "demo" / "peptide_map.png") == (1600, 1056)
 
@@ -96,18 +101,3 @@ def test__map__names_cover_nothing_however_dense_the_points_are(spread):
     assert all(box.count_overlaps(boxes) == 1 for box in boxes)  # with itself
     points = axes.transData.transform(plane)
     assert sum(box.count_contains(points) for box in boxes) == 0
-
-
-def test__related__twins_cousins_and_strangers():
-    a, b, c, stranger = "ACDEFGHIKLMN", "GHIKLMNPQRST", "NPQRSTVWYACW", "WWHHMMWWHH"
-    assert group_families([a, b, c, stranger]).tolist() == [0, 0, 0, 1]  # a and c by way of b
-    assert group_families([a, c]).tolist() == [0, 1]
-    assert group_families([a, a[2:7]]).tolist() == [0, 0]  # a part of it
-
-
-def test__related__families_do_not_depend_on_the_order():
-    sequences = [peptide.sequence for peptide in read_peptides()]
-    order = np.random.default_rng(0).permutation(len(sequences))
-    families, shuffled = group_families(sequences), group_families([sequences[i] for i in order])
-    same, same_shuffled = families[:, None] == families, shuffled[:, None] == shuffled
-    np.testing.assert_array_equal(same[np.ix_(order, order)], same_shuffled)

@@ -1,0 +1,1 @@
+"""Nearest neighbours of vectors, and the labels that they transfer."""
