@@ -186,10 +186,9 @@ display(hits.set_index("name")[["family", "cosine", "identity"]].round(2))
 # %% [markdown]
 # ## Annotation transfer: who needs a language model?
 #
-# Every protein takes the family of its nearest other one, of those in the other folds: by
-# embedding, by composition, by 3-mers, and by alignment, which may find nothing. Easy cases hide
-# the difference, so the results are shown by how near the best hit of the alignment is. Intervals
-# are Wilson's.
+# Every protein takes the family of its nearest one in the other folds: by embedding, composition,
+# 3-mers, or alignment, which may find nothing. Easy cases hide the difference, so the results are
+# shown by how near the best hit of the alignment is. Intervals are Wilson's.
 
 # %%
 spaces = {f"embedding ({MODEL})": vectors}
@@ -265,9 +264,8 @@ except CheckpointError as error:
 
 # %% [markdown]
 # Contacts are made of attention: each head of each layer has a map of how much each residue looks
-# at each other one. The left picture tells how much of a head's attention goes at least six
-# positions away. The right one adds up all heads, made symmetric and freed of what each residue
-# gets from everywhere (average product correction).
+# at each other one. Left: how much of it goes at least six positions away. Right: the sum over all
+# heads, symmetric and freed of what each residue gets from everywhere (average product correction).
 
 # %% mystnb={"image": {"alt": "Left: heat map of the share of attention that goes six or more positions away, by layer and head. Right: sum over all heads of the corrected attention between residues of ubiquitin that are six or more apart."}}
 maps = engine.attentions([UBIQUITIN])[0][:, :, 1:-1, 1:-1]  # without <cls> and <eos>
