@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -177,3 +178,81 @@ def test__toxicity__refuses_measured_numbers(tmp_path):
     done = run_with(tmp_path, "02_toxicity", peptides=table)
     assert done.returncode == 1
     assert "ValueError: The column label has" in done.stderr
+
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def substituted(rng: np.random.Generator, protein: str) -> tuple[str, str]:
+    """A mutant, and how it is written."""
+    at = int(rng.integers(len(protein)))
+    residue = str(rng.choice([aa for aa in AMINO_ACIDS if aa != protein[at]]))
+    return protein[:at] + residue + protein[at + 1 :], f"{protein[at]}{at + 1}{residue}"
+
+
+def mutants(n_proteins: int, n_rows: int = 30) -> pd.DataFrame:
+    """Mutants with changes of stability by chance, of some peptides."""
+    rng, rows = np.random.default_rng(0), {}
+    proteins = load_demo_peptides(as_frame=True).frame.sample(n_proteins, random_state=1)
+    while len(rows) < n_rows:
+        name, wildtype = proteins.iloc[len(rows) % n_proteins][["name", "sequence"]]
+        mutation = substituted(rng, wildtype)[1]
+        rows[name, mutation] = (name, wildtype, mutation, float(rng.normal(1)))
+    return pd.DataFrame(rows.values(), columns=["protein", "wildtype", "mutation", "ddG"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_proteins", "kept"), [(8, "families"), (1, "positions")])
+def test__stability__takes_thirty_mutants(tmp_path, n_proteins, kept):
+    table = mutants(n_proteins)
+    done = run_with(tmp_path, "03_stability", table=table)
+    assert done.returncode == 0, done.stderr
+    assert f"Kept together: {kept}" in done.stdout
+    assert "**positive should mean destabilising**" in done.stdout
+
+
+@pytest.mark.slow
+def test__stability__refuses_text(tmp_path):
+    table = mutants(8).assign(ddG="destabilising")
+    done = run_with(tmp_path, "03_stability", table=table)
+    assert done.returncode == 1
+    assert "ValueError: The column ddG holds text, such as 'destabilising'" in done.stderr
+
+
+def antibodies(n_rows: int = 30) -> pd.DataFrame:
+    """Antibodies that differ in a loop of six residues, with the same light chain."""
+    rng = np.random.default_rng(0)
+    loops = ["".join(rng.choice(list(AMINO_ACIDS), 6)) for _ in range(n_rows)]
+    heavy = [f"EVQLVESGGGLVQPGGSLRLSCAASWGQGTLVT{loop}VSSASTKGP" for loop in loops]
+    return pd.DataFrame({"heavy": heavy, "light": "DIQMTQSPSSLSASVGDRVTITC", "loop": loops})
+
+
+def complexes(n_rows: int = 30) -> pd.DataFrame:
+    """Complexes of some peptides with one target, which is the same in all rows."""
+    rng, rows = np.random.default_rng(0), []
+    ligands = load_demo_peptides(as_frame=True).frame.sample(6, random_state=1)
+    target = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEG"
+    for row in range(n_rows):
+        name, ligand = ligands.iloc[row % 6][["name", "sequence"]]
+        rows.append((name, ligand, target, substituted(rng, ligand)[0], target, rng.normal()))
+    columns = ["complex", "wildtype_a", "wildtype_b", "sequence_a", "sequence_b", "ddg"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.slow
+def test__affinity__takes_text_labels_short_loops_and_constant_chains(tmp_path):
+    table = antibodies()
+    table["binds"] = np.where(np.arange(len(table)) % 3, "weak", "strong")
+    done = run_with(tmp_path, "04_affinity", antibodies=table, pairs=complexes())
+    assert done.returncode == 0, done.stderr
+    assert "binds = weak" in done.stdout
+    assert "kcal/mol" in done.stdout
+
+
+@pytest.mark.slow
+def test__affinity__takes_measured_numbers(tmp_path):
+    table = antibodies()
+    table["binds"] = table["loop"].str.count("[KR]") + np.linspace(0, 0.5, len(table))
+    done = run_with(tmp_path, "04_affinity", antibodies=table, pairs=complexes())
+    assert done.returncode == 0, done.stderr
+    assert "binds in the top fifth" in done.stdout
