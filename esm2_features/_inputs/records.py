@@ -59,15 +59,21 @@ def read_records(
     *,
     column: str | None = None,
     id_column: str | None = None,
+    usual_column: str | None = None,
     name: str | None = None,
 ) -> SequenceFile:
-    """Read all records of a file; raise InputError if one is wrong, or two have the same id."""
+    """Read all records of a file; raise InputError if one is wrong, or two have the same id.
+
+    Without ``column``, ``usual_column`` is that of sequences in a table that has it.
+    """
     name = shown_name(name_of(source) if name is None else name)
     records: list[FastaRecord] = []
     places: list[str] = []
     problems: list[InputError] = []
     first: dict[str, str] = {}  # id -> where it occurs
-    for entry in iter_entries(source, column=column, id_column=id_column, name=name):
+    for entry in iter_entries(
+        source, column=column, id_column=id_column, usual_column=usual_column, name=name
+    ):
         record, error = entry.record, entry.error
         if record is not None and first.setdefault(record.id, entry.place) != entry.place:
             word, one = first[record.id].split()
@@ -97,6 +103,7 @@ def iter_entries(
     *,
     column: str | None = None,
     id_column: str | None = None,
+    usual_column: str | None = None,
     name: str | None = None,
 ) -> Iterator[Entry]:
     """Read a file record by record; ids may repeat."""
@@ -105,6 +112,8 @@ def iter_entries(
     with open_told(source, name=name) as (kind, stream):
         if kind in TABLES:
             with open_table(stream, kind, name) as table:
+                if column is None and usual_column in table.header:
+                    column = usual_column
                 yield from _of_table(table, column, id_column)
             return
         for given, option in ((column, COLUMN), (id_column, ID_COLUMN)):

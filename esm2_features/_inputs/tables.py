@@ -16,6 +16,7 @@ from itertools import chain, islice
 from typing import Any
 
 from esm2_features._arrow import batches_of, cells_of, open_parquet
+from esm2_features._inputs.options import similar
 from esm2_features._inputs.streams import (
     Source,
     as_text,
@@ -124,10 +125,11 @@ def find_column(
     found = [i for i in matching_columns(table.header, wanted, known) if i != beside]
     if len(found) != 1:
         should = f"the column {wanted!r} once" if wanted is not None else f"one column of {what}"
+        meant = "" if wanted in table.header else similar(wanted, table.header)
         raise input_error(
             table.name,
             f"should have {should}, and has the columns {listed(table.header)}. Name the column of "
-            f"{what}: {option}.",
+            f"{what}: {option}.{meant}",
         )
     return found[0]
 

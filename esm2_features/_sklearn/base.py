@@ -211,6 +211,10 @@ class SequenceTransformer(TransformerMixin, BaseEstimator, ABC, Generic[_E]):  #
         """Say in a few words what is computed; None for nothing."""
         return None
 
+    def _weights_digest(self) -> str | None:
+        """Give the digest of the weights; None without weights on this machine."""
+        return None
+
     @abstractmethod
     def _engine(self, **changed: object) -> _E:
         """Make the engine of the parameters, some of them changed, and so check them."""

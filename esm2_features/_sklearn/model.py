@@ -55,6 +55,10 @@ class ModelTransformer(SequenceTransformer[Engine]):
             state = f"computed by {self.endpoint}"
         return f"{checkpoint.name}: {size} parameters, {state}"
 
+    def _weights_digest(self) -> str | None:
+        is_remote = getattr(self, "endpoint", None) is not None
+        return None if is_remote else open_checkpoint(self.model).identity
+
     def _features(
         self, engine: Engine, views: list[str | None], n_chains: int, fill: float
     ) -> NDArray[np.float32]:

@@ -38,6 +38,7 @@ from esm2_features.cli.console import (
     row_check,
 )
 from esm2_features.cli.estimate import estimate, print_dry_run
+from esm2_features.cli.evaluate import evaluate
 from esm2_features.cli.mutants import mutants
 from esm2_features.cli.options import (
     INPUT,
@@ -53,6 +54,7 @@ from esm2_features.cli.options import (
     run_option,
     run_options,
 )
+from esm2_features.cli.predict import predict
 from esm2_features.cli.serve import serve, token
 from esm2_features.cli.shards import FILE_OPTIONS, SHARD_OPTIONS, check_arguments, embed_into_folder
 from esm2_features.cli.variants import scan, score
@@ -206,7 +208,18 @@ def demo(output: Path, model: str) -> None:
     run(output, model=model, print_line=click.echo)
 
 
-for command in (estimate, residues, logits, contacts, attentions, score, scan, mutants):
+for command in (
+    estimate,
+    residues,
+    logits,
+    contacts,
+    attentions,
+    score,
+    scan,
+    mutants,
+    evaluate,
+    predict,
+):
     main.add_command(command)
 for command in (cache, serve, token):
     main.add_command(command)

@@ -125,6 +125,7 @@ def print_message(message: str, file: IO[Any] | None = None) -> None:
 _NAMES = [
     *OPTIONS,
     *("layer", "max_bytes", "unused_days", "over", "method", "offset", "sequences", "per_residue"),
+    *("coverage", "task", "min_identity", "groups", "cv"),
     *("engine", "address", "workers", "gpus_per_worker", "patience"),
 ]
 _ARGUMENT = re.compile(

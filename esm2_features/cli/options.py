@@ -143,6 +143,7 @@ column_options = add_options(
     [
         click.option(
             "--sequence-column",
+            "--sequence",
             "--column",
             "column",
             metavar="NAME",

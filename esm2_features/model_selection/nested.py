@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import LinAlgWarning
 from sklearn.base import BaseEstimator, TransformerMixin, clone, is_classifier, is_regressor
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -49,7 +50,7 @@ def learner_of(given: Any, targets: Targets) -> Learner:
     if given is None and is_classes:
         return Learner(LogisticRegression(max_iter=1000), {"C": _STRENGTHS.tolist()})
     if given is None:
-        return Learner(Ridge(), {"alpha": (1 / _STRENGTHS).tolist()})
+        return Learner(Ridge(), {"alpha": (10 / _STRENGTHS).tolist()})
     fits = is_classifier(given) if is_classes else is_regressor(given)
     if not fits:
         kind = "classifier" if is_classes else "regressor"
@@ -171,9 +172,10 @@ def _predictions(
 
 
 def fit(estimator: Any, X: Any, y: NDArray[Any]) -> Any:
-    """Fit without a warning of the solver, whose last digits matter to no score."""
+    """Fit without warnings of the solver, whose last digits matter to no score."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.simplefilter("ignore", LinAlgWarning)
         return estimator.fit(X, y)
 
 
@@ -182,6 +184,18 @@ def nested_folds(
 ) -> NestedFolds:
     """Make the outer folds, or check those that are given, and the inner ones."""
     n = len(targets.values)
+    n_units = n if groups is None else len(np.unique(groups))
+    units = "rows" if groups is None else "families (groups)"
+    if n_units < 3:
+        raise InputError(
+            f"There are {n_units} {units}, and at least 3 are needed to learn, to choose and to "
+            "test. Group variants of one protein by position, for instance; or pass groups=None, "
+            "if rows are independent."
+        )
+    if is_whole(cv) and not 2 <= cv <= n_units:
+        raise InputError(
+            f"{cv} folds cannot be made of {n_units:,} {units}. Pass cv between 2 and {n_units}."
+        )
     if is_whole(cv):
         outer = list(_split(int(cv), np.arange(n), targets, groups, seed))
     else:
@@ -195,13 +209,14 @@ def nested_folds(
     trains = [*(train for train, _ in outer), np.arange(n)]
     inner = []
     for number, train in enumerate(trains):
-        found = list(_split(_INNER_FOLDS, train, targets, groups, seed))
+        k = min(_INNER_FOLDS, len(train) if groups is None else len(np.unique(groups[train])))
+        found = list(_split(k, train, targets, groups, seed)) if k > 1 else []
         if targets.classes is not None:
             found = [split for split in found if len(np.unique(targets.values[split[0]])) > 1]
         if not found:
             raise InputError(
-                f"The training set of fold {number} has one class, or too few families, for inner "
-                "folds. Pass fewer folds, such as cv=3, or more rows."
+                f"The training set of fold {number} has one class, or one family, and cannot be "
+                "divided further, to choose features. Pass more rows, or fewer folds, such as cv=3."
             )
         inner.append(found)
     return NestedFolds(outer, inner)
@@ -211,16 +226,6 @@ def _split(
     k: int, rows: NDArray[np.intp], targets: Targets, groups: NDArray[np.intp] | None, seed: int
 ) -> Iterator[Split]:
     """Split rows into k folds that keep groups together and, if they can, shares of classes."""
-    n_units = len(rows) if groups is None else len(np.unique(groups[rows]))
-    if not 2 <= k <= n_units:
-        units = "rows" if groups is None else "families (groups)"
-        hint = " If the rows are independent, pass groups=None." if groups is not None else ""
-        raise InputError(
-            f"{k} folds cannot be made of {n_units:,} {units}. Pass cv between 2 and {n_units}."
-            if n_units > 1
-            else f"All rows are in one family (group), so no family can be held out.{hint} For "
-            "variants of one protein, group them by position, for instance."
-        )
     is_classes = targets.classes is not None
     if groups is None:
         splitter = (StratifiedKFold if is_classes else KFold)(k, shuffle=True, random_state=seed)

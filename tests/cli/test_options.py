@@ -50,7 +50,7 @@ def test__default__of_the_model_is_that_of_the_catalogue():
 def test__commands__have_the_defaults_of_the_table(name):
     # A server has devices and limits of its own; `verify` and `demo` need no download.
     own = {"serve": {"max_residues", "batch_tokens"}, "attentions": {"layers"}}
-    own |= {"verify": {"model"}, "demo": {"model"}}
+    own |= {"verify": {"model"}, "demo": {"model"}, "evaluate": {"layers", "pooling"}}
     for parameter in main.commands[name].params:
         option = OPTIONS.get(parameter.name or "")
         if option is not None and parameter.name not in own.get(name, set()):

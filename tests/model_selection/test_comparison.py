@@ -324,8 +324,10 @@ def test__relatives_without_groups__are_warned_of(compare):
 @pytest.mark.parametrize(
     ("parameters", "said"),
     [
-        ({"groups": [0] * 30}, "All rows are in one family"),
-        ({"groups": [0, 1] * 15}, "3 folds cannot be made of 2 families"),
+        ({"groups": [0] * 30}, "There are 1 families.*at least 3"),
+        ({"groups": [0, 1] * 15}, "There are 2 families.*groups=None"),
+        ({"groups": [0, 1, 2] * 10, "cv": 4}, "4 folds cannot be made of 3 families"),
+        ({"groups": [0, 1, 2] + [2] * 27, "cv": [(range(2, 30), range(2))]}, "or one family"),
         ({"groups": [0, 1]}, "X has 30 rows, but groups 2"),
         ({"cv": 1}, "1 folds cannot be made of 30 rows"),
         ({"cv": 31}, "31 folds cannot be made"),

@@ -157,8 +157,8 @@ def test__split_by_families__is_none(container):
     [
         (([0, 1], [2, 3]), TypeError, r"a single split as \[\(train, test\)\]"),
         ([[0, 1, 2]], TypeError, "Split 0 is no pair"),
-        ([([0, 1], [2, 6])], InputError, "it has the rows 0 to 5"),
-        ([([0, 1], [-1])], InputError, "it has the rows 0 to 5"),
+        ([([0, 1], [2, 6])], InputError, "there are the rows 0 to 5"),
+        ([([0, 1], [-1])], InputError, "there are the rows 0 to 5"),
         ([([True, False], [False, True])], InputError, "Pass numbers of rows"),
     ],
 )
