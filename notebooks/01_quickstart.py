@@ -28,7 +28,6 @@ import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import joblib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -41,7 +40,12 @@ from style import say  # style.py, beside this notebook
 
 from esm2_features import Cache, ESM2Transformer, datasets, read_fasta
 from esm2_features.exceptions import InputError
-from esm2_features.model_selection import cluster_sequences, compare_features, train_test_identity
+from esm2_features.model_selection import (
+    cluster_sequences,
+    compare_features,
+    load_model,
+    save_model,
+)
 
 MODEL = "mini"  # for science: "esm2_t33_650M_UR50D"
 
@@ -157,25 +161,27 @@ plt.show()
 # %% [markdown]
 # ## Save, load, predict
 #
-# `comparison.estimator` is the pipeline that was best, fitted on all rows. It goes into one small
-# file: the weights of the language model are not in it, only its name. (As any pickle, load it only
-# from people you trust, and with the same version of scikit-learn.)
+# `comparison.estimator` is the pipeline that was best, fitted on all rows. `save_model` puts it into
+# one small file, without the weights of the language model but with their digest, with versions,
+# and with the training sequences; loading it runs no code, unlike a pickle.
 
 # %%
-joblib.dump(comparison.estimator, here / "model.joblib")
-loaded = joblib.load(here / "model.joblib")
+path = here / "model.skops"
+save_model(path, comparison.estimator, target="kind", sequences=X, ids=table["id"])
+model = load_model(path)
 
-same = np.array_equal(comparison.estimator.predict(X), loaded.predict(X))
+same = np.array_equal(comparison.estimator.predict(X), model.estimator.predict(X))
 say(
-    f"The file has {(here / 'model.joblib').stat().st_size / 1000:.0f} kB. The pipeline that was "
-    f"loaded gives {'exactly the same' if same else 'OTHER'} predictions."
+    f"The file has {path.stat().st_size / 1000:.0f} kB. The pipeline that was loaded gives "
+    f"{'exactly the same' if same else 'OTHER'} predictions."
 )
 
 # %% [markdown]
 # Now some peptides that are not in the table, from another FASTA file. How near a peptide is to
-# what was learned should always stand beside its prediction, so the table tells its most similar
-# training peptide and their sequence identity (0: no relative). Exenatide is the odd one out: it
-# comes from the venom of a lizard, and is used as a drug because it acts like a human hormone.
+# what was learned should always stand beside its prediction, so `predict` of a saved model gives
+# the id of the nearest training peptide and their sequence identity (0: no relative). Exenatide is
+# the odd one out: it comes from the venom of a lizard, and is used as a drug because it acts like a
+# human hormone.
 
 # %%
 (here / "new.fasta").write_text("""\
@@ -191,19 +197,9 @@ EFTNVSCTTSKECWSVCQRLHNTSRGKCMNKKCRCYS
 GIGAVLKVLTTGLPALISWIKRKRQQ
 """)
 new = read_fasta(here / "new.fasta")
-identity, nearest = train_test_identity(X, new)
-answers = pd.DataFrame(
-    {
-        "what it is": [record.description.partition(" ")[2] for record in new],
-        "predicted": loaded.predict(new),
-        "identity": identity.round(2),
-        "with": np.where(nearest >= 0, table["id"].to_numpy()[nearest], "-"),
-    },
-    index=pd.Index([record.id for record in new], name="peptide"),
-)
-if comparison.classes is not None:
-    answers["probability"] = loaded.predict_proba(new).max(axis=1).round(2)
-display(answers)
+answers = pd.DataFrame(model.predict(new))
+answers.insert(0, "what it is", [record.description for record in new])
+display(answers.round(2).set_index("what it is"))
 
 # %% [markdown]
 # ## When a sequence is wrong

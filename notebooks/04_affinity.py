@@ -173,7 +173,7 @@ say(comparison.layer_advice)
 
 # %% mystnb={"image": {"alt": "Left: score against the layer of the model, one line for each pooling, with the best baseline as a dashed line. Right: scores of procedures, baselines and the best embedding, with 95 % intervals over clusters of loops."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.6))
-comparison.plot_layers(left).margins(y=0.25)
+comparison.plot_layers(left).legend(loc="lower left", ncols=3, fontsize=9)
 comparison.plot_scores(right)
 plt.show()
 
