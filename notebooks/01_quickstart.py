@@ -152,7 +152,7 @@ say(comparison.verdict)
 say(comparison.layer_advice)
 display(comparison.to_frame().head(8).round(3))
 
-# %% mystnb={"image": {"alt": "Left: score against the layer of the model, one line for each pooling, with the best baseline as a dashed line. Right: scores of procedures, baselines and the best embedding, with 95 % intervals over families."}}
+# %% tags=["card"] mystnb={"image": {"alt": "Left: score against the layer of the model, one line for each pooling, with the best baseline as a dashed line. Right: scores of procedures, baselines and the best embedding, with 95 % intervals over families."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(11, 3.8))
 comparison.plot_layers(left)
 comparison.plot_scores(right)

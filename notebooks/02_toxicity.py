@@ -186,7 +186,7 @@ say(
 # Is it the relatives? `train_test_identity` finds the nearest training sequence of each test
 # sequence, so the mistakes can be counted by how near it is.
 
-# %% mystnb={"image": {"alt": "Share of wrong predictions in bands of identity to the nearest training sequence, for random splits and for splits by family, with the number of peptides in each band."}}
+# %% tags=["card"] mystnb={"image": {"alt": "Share of wrong predictions in bands of identity to the nearest training sequence, for random splits and for splits by family, with the number of peptides in each band."}}
 bands = ["no relative", "below 40 %", "40 to 70 %", "70 % or more"]
 figure, axis = plt.subplots(figsize=(7, 3.4))
 for (split, found), colour, shift in zip(

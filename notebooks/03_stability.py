@@ -203,7 +203,7 @@ say(f"In a random split, {leaks:.0%} of the test mutants have a relative in the 
 # %%
 zero_shot = likelihood.fit_transform(X)[:, 0]
 sign = -np.sign(ddg.median()) or 1  # most mutations destabilise, whatever that sign is
-ranked = table.assign(trained=comparison.predictions, likelihood=sign * zero_shot)
+ranked = table.assign(trained=comparison.predictions, likelihood=sign * zero_shot).round(6)
 per_protein = pd.DataFrame(
     {
         protein: {
@@ -216,7 +216,7 @@ per_protein = pd.DataFrame(
     }
 ).T.dropna()
 
-# %% mystnb={"image": {"alt": "Left: predicted against measured change of stability, out of fold. Right: rank correlation within each protein, sorted, for the trained model and for the likelihood without training."}}
+# %% tags=["card"] mystnb={"image": {"alt": "Left: predicted against measured change of stability, out of fold. Right: rank correlation within each protein, sorted, for the trained model and for the likelihood without training."}}
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4))
 left.plot(ddg, comparison.predictions, ".", color=TEAL, alpha=0.4, mew=0)
 left.axline((0, 0), slope=1, color=GREY, lw=0.8)

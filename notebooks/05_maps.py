@@ -136,7 +136,7 @@ pca = PCA(2, random_state=0).fit(scaled)
 mapper = umap.UMAP(n_neighbors=10, min_dist=0.4, metric="cosine", random_state=0, n_jobs=1)
 planes = {"PCA": pca.transform(scaled), "UMAP": mapper.fit_transform(scaled)}
 
-# %% mystnb={"image": {"alt": "Two scatter plots of the same proteins, PCA on the left and UMAP on the right, coloured by family; colour and marker together name a family in the legend."}}
+# %% tags=["card"] mystnb={"image": {"alt": "Two scatter plots of the same proteins, PCA on the left and UMAP on the right, coloured by family; colour and marker together name a family in the legend."}}
 figure, panels = plt.subplots(1, 2, figsize=(10.5, 4.9))
 for axes, (method, plane) in zip(panels, planes.items(), strict=True):
     for i, family in enumerate(sorted(sizes.index)):
