@@ -319,7 +319,7 @@ if measured is not None:
     rho = spearmanr(scan[known], measured[known]).statistic
     say(
         f"Rank correlation with the measurement, {known.sum():,} substitutions of `{subject}`: "
-        f"**{rho:.2f}**. One domain proves nothing: [stability](03_stability.ipynb) asks many."
+        f"**{rho:.2f}**. One domain proves nothing: `03_stability` asks many."
     )
 
 # %% mystnb={"image": {"alt": "Heat map of all single substitutions of ubiquitin, in the background that was measured: log-likelihood ratios of the model, and measured changes of stability below them. Dots mark the residues of that background."}}
