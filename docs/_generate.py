@@ -1,11 +1,14 @@
 """Generated parts of the site: tables, the help of the command line, files of the repository.
 
 They are written to ``docs/_generated``, from which pages include them, and notebooks are copied to
-``docs/examples``. Both are made anew with each build, and not committed.
+``docs/examples``, with a picture of each for its card. All are made anew with each build, and not
+committed.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -72,6 +75,16 @@ def copy_notebooks() -> None:
             old.unlink()
     for name, path in wanted.items():
         shutil.copy2(path, EXAMPLES / name)
+        (GENERATED / f"{path.stem}.png").write_bytes(card_picture(path))
+
+
+def card_picture(notebook: Path) -> bytes:
+    """Take the picture out of the cell of a notebook that has the tag ``card``."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    [cell] = [cell for cell in cells if "card" in cell["metadata"].get("tags", [])]
+    pictures = [output.get("data", {}).get("image/png") for output in cell["outputs"]]
+    [picture] = filter(None, pictures)
+    return base64.b64decode("".join(picture))
 
 
 # ------------------------------------------------------------------ tables

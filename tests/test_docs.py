@@ -326,6 +326,14 @@ def test__generated__commands_have_the_help_of_all_of_them(generate):
         assert option in text
 
 
+def test__generated__card_of_each_notebook_has_its_picture(generate):
+    page = (DOCS / "examples" / "index.md").read_text("utf-8")
+    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
+        assert generate.card_picture(notebook).startswith(b"\x89PNG")
+        assert f":link: {notebook.stem}\n" in page
+        assert f":img-top: ../_generated/{notebook.stem}.png\n" in page
+
+
 def test__included_files__lead_to_pages_of_the_site(generate, tmp_path):
     for page in generate.PAGES.values():
         assert (DOCS / page.lstrip("/")).is_file()

@@ -1,16 +1,23 @@
-"""Notebooks as they are committed: in step with their scripts, executed, and fit to be shown.
+"""Notebooks: in step with their scripts, executed, fit to be shown, and fit for other tables.
 
-That they run is for ``make notebooks``.
+That they run on their own tables is for ``make notebooks``.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
+
+from esm2_features.datasets import load_demo_peptides
 
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -106,3 +113,146 @@ def test__notebook__begins_with_its_title(path):
     first = json.loads(path.read_text("utf-8"))["cells"][0]
     assert first["cell_type"] == "markdown"
     assert joined(first["source"]).startswith("# ")
+
+
+# ------------------------------------------------------------------ your own table
+
+
+def run_with(folder: Path, stem: str, **tables: pd.DataFrame) -> subprocess.CompletedProcess[str]:
+    """Run a script as plain Python with other tables, without pictures and local data."""
+    jupytext = pytest.importorskip("jupytext")
+    pytest.importorskip("IPython")
+    found = jupytext.read(FOLDER / f"{stem}.py")["cells"]
+    [own] = [cell for cell in found if "your-data" in cell["metadata"].get("tags", [])]
+    lines = []
+    for name, table in tables.items():
+        table.to_csv(folder / f"{name}.csv", index=False)
+        lines.append(f"{name} = pd.read_csv({str(folder / f'{name}.csv')!r})")
+    own["source"] = "\n".join(lines)
+    code = [cell["source"] for cell in found if cell["cell_type"] == "code"]
+    script = folder / "script.py"
+    script.write_text("\n\n".join(["import style\nstyle.say = print", *code]), "utf-8")
+    home = {"ESM2_FEATURES_DATA": str(folder), "ESM2_FEATURES_CACHE": str(folder / "cache")}
+    path = os.pathsep.join([str(FOLDER), str(FOLDER.parent)])
+    strict = [f"-Werror::{name}" for name in ("UserWarning", "RuntimeWarning", "FutureWarning")]
+    return subprocess.run(
+        [sys.executable, *strict, "-Wignore:FigureCanvasAgg is non", script],
+        env=os.environ | home | {"PYTHONPATH": path, "MPLBACKEND": "Agg"},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def peptides(n_of_each: int = 15, **labels: str) -> pd.DataFrame:
+    """Rows of the peptides that ship with the library, under other labels."""
+    table = load_demo_peptides(as_frame=True).frame.sample(frac=1, random_state=0)
+    table = table.groupby("kind").head(n_of_each)[["sequence", "kind"]]
+    table["label"] = table["kind"].map(lambda kind: labels.get(kind, kind))
+    return table.drop(columns="kind")
+
+
+@pytest.mark.slow
+def test__toxicity__speaks_of_the_labels_of_another_table(tmp_path):
+    done = run_with(tmp_path, "02_toxicity", peptides=peptides(toxin="venom", hormone="not venom"))
+    assert done.returncode == 0, done.stderr
+    assert "15 are *venom*" in done.stdout
+    assert "toxi" not in done.stdout
+
+
+@pytest.mark.slow
+def test__toxicity__takes_three_classes(tmp_path):
+    table = peptides(25)
+    is_long = (table["sequence"].str.len() > 35) & (table["label"] == "toxin")
+    table.loc[is_long, "label"] = "long toxin"
+    done = run_with(tmp_path, "02_toxicity", peptides=table)
+    assert done.returncode == 0, done.stderr
+    assert "a mean AUC" in done.stdout
+
+
+@pytest.mark.slow
+def test__toxicity__refuses_measured_numbers(tmp_path):
+    table = peptides()
+    table["label"] = table["sequence"].str.len() / 7
+    done = run_with(tmp_path, "02_toxicity", peptides=table)
+    assert done.returncode == 1
+    assert "ValueError: The column label has" in done.stderr
+
+
+AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+
+
+def substituted(rng: np.random.Generator, protein: str) -> tuple[str, str]:
+    """A mutant, and how it is written."""
+    at = int(rng.integers(len(protein)))
+    residue = str(rng.choice([aa for aa in AMINO_ACIDS if aa != protein[at]]))
+    return protein[:at] + residue + protein[at + 1 :], f"{protein[at]}{at + 1}{residue}"
+
+
+def mutants(n_proteins: int, n_rows: int = 30) -> pd.DataFrame:
+    """Mutants with changes of stability by chance, of some peptides."""
+    rng, rows = np.random.default_rng(0), {}
+    proteins = load_demo_peptides(as_frame=True).frame.sample(n_proteins, random_state=1)
+    while len(rows) < n_rows:
+        name, wildtype = proteins.iloc[len(rows) % n_proteins][["name", "sequence"]]
+        mutation = substituted(rng, wildtype)[1]
+        rows[name, mutation] = (name, wildtype, mutation, float(rng.normal(1)))
+    return pd.DataFrame(rows.values(), columns=["protein", "wildtype", "mutation", "ddG"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("n_proteins", "kept"), [(8, "families"), (1, "positions")])
+def test__stability__takes_thirty_mutants(tmp_path, n_proteins, kept):
+    table = mutants(n_proteins)
+    done = run_with(tmp_path, "03_stability", table=table)
+    assert done.returncode == 0, done.stderr
+    assert f"Kept together: {kept}" in done.stdout
+    assert "**positive should mean destabilising**" in done.stdout
+
+
+@pytest.mark.slow
+def test__stability__refuses_text(tmp_path):
+    table = mutants(8).assign(ddG="destabilising")
+    done = run_with(tmp_path, "03_stability", table=table)
+    assert done.returncode == 1
+    assert "ValueError: The column ddG holds text, such as 'destabilising'" in done.stderr
+
+
+def antibodies(n_rows: int = 30) -> pd.DataFrame:
+    """Antibodies that differ in a loop of six residues, with the same light chain."""
+    rng = np.random.default_rng(0)
+    loops = ["".join(rng.choice(list(AMINO_ACIDS), 6)) for _ in range(n_rows)]
+    heavy = [f"EVQLVESGGGLVQPGGSLRLSCAASWGQGTLVT{loop}VSSASTKGP" for loop in loops]
+    return pd.DataFrame({"heavy": heavy, "light": "DIQMTQSPSSLSASVGDRVTITC", "loop": loops})
+
+
+def complexes(n_rows: int = 30) -> pd.DataFrame:
+    """Complexes of some peptides with one target, which is the same in all rows."""
+    rng, rows = np.random.default_rng(0), []
+    ligands = load_demo_peptides(as_frame=True).frame.sample(6, random_state=1)
+    target = "MQIFVKTLTGKTITLEVEPSDTIENVKAKIQDKEG"
+    for row in range(n_rows):
+        name, ligand = ligands.iloc[row % 6][["name", "sequence"]]
+        rows.append((name, ligand, target, substituted(rng, ligand)[0], target, rng.normal()))
+    columns = ["complex", "wildtype_a", "wildtype_b", "sequence_a", "sequence_b", "ddg"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+@pytest.mark.slow
+def test__affinity__takes_text_labels_short_loops_and_constant_chains(tmp_path):
+    table = antibodies()
+    table["binds"] = np.where(np.arange(len(table)) % 3, "weak", "strong")
+    done = run_with(tmp_path, "04_affinity", antibodies=table, pairs=complexes())
+    assert done.returncode == 0, done.stderr
+    assert "binds = weak" in done.stdout
+    assert "kcal/mol" in done.stdout
+
+
+@pytest.mark.slow
+def test__affinity__takes_measured_numbers(tmp_path):
+    table = antibodies()
+    table["binds"] = table["loop"].str.count("[KR]") + np.linspace(0, 0.5, len(table))
+    done = run_with(tmp_path, "04_affinity", antibodies=table, pairs=complexes())
+    assert done.returncode == 0, done.stderr
+    assert "binds in the top fifth" in done.stdout
