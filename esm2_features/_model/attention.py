@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from esm2_features._model.devices import even_rows, send
+from esm2_features._model.devices import even_rows, is_out_of_memory, send
 from esm2_features._model.packing import Group
 
 _PACKED_KERNELS = (
@@ -34,6 +34,9 @@ _PACKED_KERNELS = (
 """Modules and functions that attend over packed sequences, in the order of preference. Both take
 queries, keys, values, where sequences begin and end (twice: ``cu_seqlens`` of queries and of
 keys), and the longest's tokens (twice)."""
+
+_PROBE_TOLERANCE = 0.05
+"""Error of a packed kernel on random numbers, beyond which it is not used; bfloat16's is 0.01."""
 
 _SHORT = 128
 """Tokens up to which, on a CPU, it is quicker to hold the maps than to fuse them away: 15 to 35 %
@@ -99,16 +102,29 @@ def _packed_kernel(
     """Find a kernel that takes packed sequences and heads of this width on this device."""
     if device.type != "cuda":
         return None
-    probe = torch.zeros(2, 1, width, device=device, dtype=dtype)
-    cu_seqlens = torch.tensor([0, 2], device=device, dtype=torch.int32)
+    lengths = 3, 5
+    edges = send(np.cumsum([0, *lengths], dtype=np.int32), device)
+    noise = torch.Generator().manual_seed(0)
+    host = torch.randn(3, sum(lengths), 2, width, generator=noise, device="cpu").to(dtype)
+    on_host = (x.float().split(lengths) for x in host)
+    expected = torch.cat([_attend_alone(*one) for one in zip(*on_host, strict=True)])
     for module, name in _PACKED_KERNELS:
         try:
             kernel: Callable[..., Tensor] = getattr(import_module(module), name)
-            kernel(probe, probe, probe, cu_seqlens, cu_seqlens, 2, 2)
-        except Exception:  # noqa: S112 - not there, or not for this card, build or width
+            found = kernel(*host.to(device), edges, edges, max(lengths), max(lengths)).cpu()
+        except Exception as error:  # not there, or not for this card, build or width
+            if is_out_of_memory(error):
+                raise  # it may be there the next time
             continue
-        return kernel
+        if torch.allclose(found.float(), expected, atol=_PROBE_TOLERANCE):
+            return kernel
     return None
+
+
+def _attend_alone(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> Tensor:
+    """Attend over one sequence by its definition."""
+    scores_NTS = torch.einsum("tnh,snh->nts", q_TNH, k_TNH) * q_TNH.shape[-1] ** -0.5
+    return torch.einsum("nts,snh->tnh", scores_NTS.softmax(-1), v_TNH)
 
 
 def _attend_packed(
@@ -132,8 +148,12 @@ def _attend_in_groups(
         q, k, v, a = (_by_head(x_TNH, group) for x_TNH in (q_TNH, k_TNH, v_TNH, a_TNH))
         if may_be_short and group.tokens <= _SHORT:
             _attend_short(q, k, v, a)
-        else:
-            a.copy_(scaled_dot_product_attention(q, k, v))
+            continue
+        if v.device.type == "mps":
+            # Its kernels gave wrong numbers for permuted inputs before PyTorch 2.12
+            # (pytorch#181133), and in 2.8 (pytorch#163597).
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        a.copy_(scaled_dot_product_attention(q, k, v))
     return a_TNH
 
 
