@@ -68,12 +68,11 @@ class PooledVectors:
         pooled: dict[tuple[int, str], Tensor] = {}
         pooled_last: dict[int, Tensor] = {}  # by importance, known after the last block
         for layer, x_TD in _run_network(network, layout, sorted(layers), importance):
-            merged_TD = layout.merge_windows(x_TD)
             for how in {how for at, how in self.columns if at == layer}:
                 if how == "parti":
-                    pooled_last[layer] = merged_TD
+                    pooled_last[layer] = x_TD
                 else:
-                    pooled[layer, how] = pool(merged_TD, layout.segments, how)
+                    pooled[layer, how] = pool(x_TD, layout.segments, how)
         if importance is not None:
             ranks_T = importance.ranks()
             for layer, x_TD in pooled_last.items():
@@ -96,12 +95,11 @@ class SiteLogProbs:
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
         layout = Layout(views, budget)
-        [(_, x_TD)] = _run_network(network, layout, [network.depth])
+        head = network.logits if layout.is_windowed else None
+        [(_, x_TD)] = _run_network(network, layout, [network.depth], head=head)
+        logits_BV = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
         if not layout.is_windowed:
-            sites_BD = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
-            logits_BV = network.logits(sites_BD)
-        else:
-            logits_BV = pool(layout.merge_windows(network.logits(x_TD)), layout.segments, "mean")
+            logits_BV = network.logits(logits_BV)
         return fetch(logits_BV.log_softmax(-1).unsqueeze(1))
 
 
@@ -121,7 +119,7 @@ class Residues:
     ) -> Callable[[], list[Any]]:
         layout = Layout(views, budget)
         found = {
-            layer: layout.sequences(layout.merge_windows(x_TD))
+            layer: layout.sequences(x_TD)
             for layer, x_TD in _run_network(network, layout, self.layers)
         }
         if not self.by_layer:
@@ -147,8 +145,7 @@ class Logits:
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
         layout = Layout(views, budget)
-        [(_, x_TD)] = _run_network(network, layout, [network.depth])
-        logits_TV = layout.merge_windows(network.logits(x_TD))
+        [(_, logits_TV)] = _run_network(network, layout, [network.depth], head=network.logits)
         if self.over == "residues":
             logits_TV = logits_TV[:, CANONICAL_TOKENS]
         if self.kind == "log_probs":
@@ -204,18 +201,17 @@ def _run_network(
     layout: Layout,
     layers: Collection[int],
     attention_hook: ContactMaps | AllMaps | Importance | None = None,
+    *,
+    head: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Run the network over all batches of a layout: layers, and the rows of all batches."""
-    if len(layout.batches) == 1:
-        yield from network.representations(layout.batches[0], layers, attention_hook)
-        return
-    assert attention_hook is None, "maps are of sequences that go in one piece"
-    rows: dict[int, list[Tensor]] = {}
-    for batch in layout.batches:
-        for layer, x_TD in network.representations(batch, layers):
-            rows.setdefault(layer, []).append(x_TD)
-    for layer in sorted(rows):
-        yield layer, torch.cat(rows.pop(layer))
+    """Run the network over all batches of a layout: layers, and the rows of its sequences.
+
+    ``head`` is applied to the rows of the windows, before these become one sequence.
+    """
+    for layer, parts in network.run(layout.batches, layers, attention_hook):
+        merged_TD = layout.merge_windows(map(head, parts) if head else parts)
+        del parts  # the next block needs the memory
+        yield layer, merged_TD
 
 
 def _run_maps(
