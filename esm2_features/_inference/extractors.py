@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.numerics import round_vectors
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, TOKENS
 from esm2_features._model.attention_maps import AllMaps, ContactMaps, Importance
-from esm2_features._model.devices import fetch
+from esm2_features._model.devices import Copies, fetch
 from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.layout import Layout
 from esm2_features._model.pooling import pool
@@ -118,15 +119,17 @@ class Residues:
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[Any]]:
         layout = Layout(views, budget)
-        found = {
-            layer: layout.sequences(x_TD)
-            for layer, x_TD in _run_network(network, layout, self.layers)
-        }
-        if not self.by_layer:
-            return lambda: found[self.layers[0]]
-        return lambda: [
-            {layer: found[layer][i] for layer in self.layers} for i in range(layout.count)
-        ]
+        copies, found = Copies(), dict[int, list[NDArray[np.float32]]]()
+        for layer, x_TD in _run_network(network, layout, self.layers):
+            copies.begin(x_TD, partial(_cut, layout, found, layer))
+
+        def wait() -> list[Any]:
+            copies.finish()
+            if not self.by_layer:
+                return found[self.layers[0]]
+            return [{layer: found[layer][i] for layer in self.layers} for i in range(layout.count)]
+
+        return wait
 
 
 @dataclass(frozen=True)
@@ -150,8 +153,8 @@ class Logits:
             logits_TV = logits_TV[:, CANONICAL_TOKENS]
         if self.kind == "log_probs":
             logits_TV = logits_TV.log_softmax(-1)
-        found = layout.sequences(logits_TV)
-        return lambda: found
+        arriving = fetch(logits_TV)
+        return lambda: layout.sequences(arriving())
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,8 @@ class Contacts:
         layout = Layout(views, budget)
         maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
         _run_maps(network, layout, maps, network.depth)
-        found = _in_order(layout, maps.probabilities())
-        return lambda: found
+        arriving = maps.probabilities()
+        return lambda: _in_order(layout, arriving())
 
 
 @dataclass(frozen=True)
@@ -192,8 +195,7 @@ class Attentions:
         layout = Layout(views, budget)
         maps = AllMaps(layout.groups, self.layers, heads=self.heads)
         _run_maps(network, layout, maps, max(self.layers))
-        found = _in_order(layout, maps.maps())
-        return lambda: found
+        return lambda: _in_order(layout, maps.maps())
 
 
 def _run_network(
@@ -212,6 +214,15 @@ def _run_network(
         merged_TD = layout.merge_windows(map(head, parts) if head else parts)
         del parts  # the next block needs the memory
         yield layer, merged_TD
+
+
+def _cut(
+    layout: Layout,
+    found: dict[int, list[NDArray[np.float32]]],
+    layer: int,
+    rows: NDArray[np.float32],
+) -> None:
+    found[layer] = layout.sequences(rows)
 
 
 def _run_maps(

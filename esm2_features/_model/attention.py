@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from esm2_features._model.devices import even_rows, is_out_of_memory, send
-from esm2_features._model.packing import Group
+from esm2_features._model.packing import MOST_SEQUENCES, Group
 
 _PACKED_KERNELS = (
     ("torch.nn.attention.varlen", "varlen_attn"),
@@ -46,7 +46,10 @@ _SHORT_MAPS = 1 << 19
 """Numbers of the maps of short sequences that are held at a time; they stay in the caches."""
 
 _MAP_BYTES = 1 << 25
-"""Bytes of attention maps that are held at a time, if one map is not larger."""
+_MAP_BYTES_OF_CARD = 1 << 28
+"""Bytes of attention maps that are held at a time, if one map is not larger: few, so that they stay
+in a CPU's caches, and as many on a card as keep it busy while the host begins the next ones. With
+what is computed of them, that is 1 GB."""
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -188,10 +191,11 @@ def attention_maps(
     """
     q, k = (_by_head(x_TNH, group).float() for x_TNH in (q_TNH, k_TNH))
     q = q * q.shape[-1] ** -0.5
-    of_a_head = 4 * group.tokens**2
-    heads_at_a_time = max(1, min(q.shape[1], _MAP_BYTES // of_a_head))
-    at_a_time = max(1, _MAP_BYTES // (of_a_head * heads_at_a_time))
-    if q.device.type == "cpu":
+    of_a_head, on_cpu = 4 * group.tokens**2, q.device.type == "cpu"
+    held = _MAP_BYTES if on_cpu else _MAP_BYTES_OF_CARD
+    heads_at_a_time = max(1, min(q.shape[1], held // of_a_head))
+    at_a_time = max(1, min(held // of_a_head, MOST_SEQUENCES) // heads_at_a_time)
+    if on_cpu:
         # How a product of many small matrices is rounded depends there on how many they are.
         at_a_time = 1
     for start in range(0, group.count, at_a_time):

@@ -6,6 +6,7 @@ import ctypes
 import os
 import threading
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -32,6 +33,9 @@ _SAID_OF_MEMORY = (
 _TOKENS_OF_CORE = 512
 _MOST_TOKENS_OF_CPU = 1 << 14
 _TOKENS_OF_MPS = 8192
+
+_PENDING_BYTES = 1 << 28
+"""Bytes of results that are on their way to the host, in pinned memory, which PyTorch keeps."""
 
 
 def resolve_device(device: str) -> torch.device:
@@ -217,6 +221,29 @@ def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
         return found
 
     return wait
+
+
+class Copies:
+    """Copies to the host that are under way, and what is to be done with each.
+
+    Where a device computes by itself, nobody waits before `finish`, unless they are large.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[int, Callable[[], object]]] = deque()
+
+    def begin(self, tensor: torch.Tensor, use: Callable[[NDArray[Any]], object]) -> None:
+        """Begin a copy; ``use`` gets it, and may not keep it: its memory is used again."""
+        arriving = fetch(tensor)
+        self._pending.append((tensor.nbytes, lambda: use(arriving())))
+        most = _PENDING_BYTES if tensor.device.type == "cuda" else 0
+        while sum(size for size, _ in self._pending) > most:
+            self._pending.popleft()[1]()
+
+    def finish(self) -> None:
+        """Wait for the copies that have not been used yet."""
+        while self._pending:
+            self._pending.popleft()[1]()
 
 
 def batches_ahead(device: torch.device) -> int:

@@ -108,9 +108,8 @@ class Layout:
         assert merged is not None, "there are no batches"
         return merged
 
-    def sequences(self, x_TD: Tensor) -> list[NDArray[np.float32]]:
-        """Cut merged rows into the residues of each view."""
-        rows: NDArray[np.float32] = x_TD.float().cpu().numpy()
+    def sequences(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Copy the residues of each view out of merged rows."""
         found: list[NDArray[np.float32]] = [rows] * self.count
         for segment in self.segments:
             for k, member in enumerate(segment.members):

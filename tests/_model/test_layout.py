@@ -49,7 +49,7 @@ def test__segments__hold_every_view_once_with_its_own_residues(views):
 @given(mixed())
 def test__sequences__are_cut_out_for_each_view(views):
     layout = Layout([str(view) for view in views])
-    parts = layout.sequences(torch.from_numpy(layout.batches[0].tokens).unsqueeze(1))
+    parts = layout.sequences(layout.batches[0].tokens[:, None])
     for (sequence, _, spans), part in zip(views, parts, strict=True):
         start, stop = spans[0] if spans else (0, len(sequence))
         assert part.ravel().tolist() == encode(sequence)[1:-1][start:stop].tolist()
@@ -57,7 +57,7 @@ def test__sequences__are_cut_out_for_each_view(views):
 
 def test__sequences__share_no_memory():
     layout = Layout(["MKTA", "ACDE"])
-    one, other = layout.sequences(numbered(layout))
+    one, other = layout.sequences(numbered(layout).numpy())
     assert not np.shares_memory(one, other)
 
 
