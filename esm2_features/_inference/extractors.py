@@ -23,7 +23,7 @@ from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.numerics import round_vectors
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, TOKENS
 from esm2_features._model.attention_maps import AllMaps, ContactMaps, Importance
-from esm2_features._model.devices import Copies, fetch
+from esm2_features._model.devices import Copies, fetch, send
 from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.layout import Layout
 from esm2_features._model.pooling import pool
@@ -74,10 +74,10 @@ class PooledVectors:
                     pooled_last[layer] = x_TD
                 else:
                     pooled[layer, how] = pool(x_TD, layout.segments, how)
+            del x_TD  # the next block needs the memory
         if importance is not None:
-            ranks_T = importance.ranks()
+            weights_T = send(importance.ranks().numpy(), network.device)
             for layer, x_TD in pooled_last.items():
-                weights_T = ranks_T.to(x_TD.device)
                 pooled[layer, "parti"] = pool(x_TD, layout.segments, "parti", weights_T)
         stacked = torch.stack([pooled[column] for column in self.columns], dim=1)
         arriving = fetch(stacked)
@@ -150,7 +150,7 @@ class Logits:
         layout = Layout(views, budget)
         [(_, logits_TV)] = _run_network(network, layout, [network.depth], head=network.logits)
         if self.over == "residues":
-            logits_TV = logits_TV[:, CANONICAL_TOKENS]
+            logits_TV = logits_TV[:, send(np.array(CANONICAL_TOKENS), logits_TV.device)]
         if self.kind == "log_probs":
             logits_TV = logits_TV.log_softmax(-1)
         arriving = fetch(logits_TV)
@@ -211,9 +211,9 @@ def _run_network(
     ``head`` is applied to the rows of the windows, before these become one sequence.
     """
     for layer, parts in network.run(layout.batches, layers, attention_hook):
-        merged_TD = layout.merge_windows(map(head, parts) if head else parts)
-        del parts  # the next block needs the memory
-        yield layer, merged_TD
+        merged = [layout.merge_windows(map(head, parts) if head else parts)]
+        parts.clear()  # the next block needs the memory
+        yield layer, merged.pop()
 
 
 def _cut(

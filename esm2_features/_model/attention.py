@@ -60,7 +60,8 @@ class Rotary:
     """Rotary position embedding (Su et al. 2021): turns pairs of a head by position."""
 
     def __init__(self, inv_freq: Tensor) -> None:
-        self._inv_freq = inv_freq
+        self._device = inv_freq.device
+        self._inv_freq = inv_freq.cpu().double()
         self._turns_TP = self._of_positions(0)
 
     def turns(self, positions_T: Tensor, longest: int) -> Tensor:
@@ -74,9 +75,9 @@ class Rotary:
     def _of_positions(self, count: int) -> Tensor:
         # In float64, which not every device has: float32 rounds the angle of residue 1000 by 3e-5.
         positions = torch.arange(count, dtype=torch.float64, device="cpu")
-        angle_TP = torch.outer(positions, self._inv_freq.cpu().double())
+        angle_TP = torch.outer(positions, self._inv_freq)
         turns_TP = torch.polar(torch.ones_like(angle_TP), angle_TP)
-        return turns_TP.to(torch.complex64).to(self._inv_freq.device)
+        return send(turns_TP.to(torch.complex64).numpy(), self._device)
 
     @staticmethod
     def turn(qk_TNH: Tensor, turns_T1P: Tensor) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esm2_features._model.attention import attention_maps
-from esm2_features._model.devices import Copies, send
+from esm2_features._model.devices import Copies, fetch, send
 from esm2_features._model.packing import Group
 
 _DAMPING = 0.85
@@ -100,7 +100,8 @@ class Importance:
 
     def ranks(self) -> Tensor:
         """Give the importance of all tokens, when all blocks have passed."""
-        ranks = [page_rank(largest.cpu()).flatten() for largest in self._largest]
+        arriving = [fetch(largest) for largest in self._largest]
+        ranks = [page_rank(torch.from_numpy(wait())).flatten() for wait in arriving]
         return torch.cat(ranks).float()
 
 
