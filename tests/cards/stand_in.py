@@ -18,6 +18,7 @@ import weakref
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import count, pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -241,8 +242,7 @@ class Machine:
             return self._copy_between(*args, **kwargs)
         if name == "aten::scaled_dot_product_attention":
             return self._launch(func, args, kwargs)
-        key = "CompositeImplicitAutograd"
-        if torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key):
+        if _is_composite(func):
             with _Factories():
                 found = func.decompose(*args, **kwargs)
             if found is not NotImplemented:
@@ -429,6 +429,12 @@ class Machine:
                 stack.callback(cache.cache_clear)
             with _Factories():
                 yield self
+
+
+@lru_cache
+def _is_composite(func: Any) -> bool:
+    key = "CompositeImplicitAutograd"
+    return torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
 
 
 def _is_card(x: object) -> bool:

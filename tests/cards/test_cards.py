@@ -36,7 +36,7 @@ EXTRACTORS = {
     "attentions": Attentions((1, LAYERS), HEADS),
 }
 LONG = "MKTAYIAKQRQISFVKSHFSRQLEERLGLIEVQAPILSRVGDGTQDNLSGAEKAVQVKVK"
-VIEWS = [LONG, "GSHMVLSEGEWQLVLHVWAK", "MKTAYIAKQR", "GSHMVLSEGE", "ACD", "W"]
+VIEWS = [LONG, "GSHMVLSEGEWQLVLHVWAK", "MKTAYIAKQR", "GSHMVLSEGE", "ACD"]
 GEOMETRIES = {
     "mixed": VIEWS,
     "peptides": ["MKTA", "GSHM", "ACDE", "WW", "AC", "A"],
@@ -70,10 +70,16 @@ def of_geometry(geometry):
     return found | {"site": (SiteLogProbs(), sites)}
 
 
-QUICK = {
-    (precision, (9, 0), geometry)
-    for precision, geometry in [("float32", "mixed"), ("float16", "mixed"), ("float16", "windows")]
-}
+QUICK = [
+    ("float32", "one", "mixed"),
+    ("float16", "one", "mixed"),
+    ("float16", "split", "mixed"),
+    ("float16", "streamed", "mixed"),
+    ("float16", "streamed", "windows"),
+]
+SLOW_FLOAT32 = pytest.mark.parametrize(
+    "precision", ["float16", pytest.param("float32", marks=pytest.mark.slow)]
+)
 
 
 @pytest.mark.parametrize(
@@ -81,7 +87,9 @@ QUICK = {
     [
         pytest.param(
             *(precision, capability, place, geometry),
-            marks=() if (precision, capability, geometry) in QUICK else pytest.mark.slow,
+            marks=()
+            if capability == (9, 0) and (precision, place, geometry) in QUICK
+            else pytest.mark.slow,
         )
         for precision, capability in [
             ("float32", (9, 0)), ("float16", (9, 0)), ("float16", (7, 5)), ("bfloat16", (8, 0))
@@ -98,14 +106,15 @@ def test__numbers__are_the_cpus_and_nothing_races(
         network = network_on(DEVICE_MAPS[place], precision)
         for name, (extractor, views) in of_geometry(geometry).items():
             with computing(FIRST):
-                waiting = [extractor(network, views, budget) for _ in range(2)]
+                times = 1 if name == "parti" else 2  # its ranks take long here
+                waiting = [extractor(network, views, budget) for _ in range(times)]
             for results in waiting:
                 tolerance = TOLERANCE[precision] * (10 if "site" in name or "logit" in name else 1)
                 assert_close(results(), on_cpu(extractor, views, budget), tolerance)
             assert machine.races == [], name
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@SLOW_FLOAT32
 @pytest.mark.parametrize("place", DEVICE_MAPS)
 def test__waits__there_are_none_but_for_results(network_on, machine, place, precision):
     network = network_on(DEVICE_MAPS[place], precision)
@@ -125,7 +134,7 @@ def test__waits__there_are_none_but_for_results(network_on, machine, place, prec
         assert machine.event_waits == arrivals.get(name, 1)
 
 
-@pytest.mark.parametrize(("precision", "most"), [("float16", 15), ("float32", 11 + 2 * 5)])
+@pytest.mark.parametrize(("precision", "most"), [("float16", 15), ("float32", 11 + 2 * 4)])
 def test__launches__of_a_block_are_few(network_on, machine, precision, most):
     network, counts = network_on(FIRST, precision), []
     for layer in (1, 2):
@@ -172,7 +181,7 @@ def test__streamed__pins_as_much_as_the_weights_have_and_reorders_nothing(
     assert weights <= sum(sizes) <= weights + LAYERS * (16 * 256 + (1 << 10))
 
 
-@pytest.mark.parametrize("precision", ["float32", "float16"])
+@SLOW_FLOAT32
 @pytest.mark.parametrize("device", ["cuda", "cuda:0+cuda:1", "all", ["cuda:0+cpu", "cuda:1"]])
 def test__engine__gives_the_cpus_numbers(tiny_checkpoint, machine, device, precision):
     options = {"cache": None, "layers": "all", "pooling": "all"}
