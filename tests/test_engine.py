@@ -332,11 +332,11 @@ from esm2_features import Engine
 from esm2_features._inference.local import LocalBackend
 class Spy(LocalBackend):
     def forward(self, network, *rest):
-        representations = network.representations
+        run = network.run
         def spied(*args):
             seen.append({current})
-            yield from representations(*args)
-        network.representations = spied
+            yield from run(*args)
+        network.run = spied
         return super().forward(network, *rest)
 seen = []
 exact = Engine({str(tiny_checkpoint)!r}, cache=None).embed(["MKTAYIAKQR"])

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from esm2_features._model.packing import MOST_SEQUENCES
+
 _SCATTER_BYTES = 1 << 24
 """Bytes that are copied at a time."""
 
@@ -63,7 +65,7 @@ def scatter(rows: NDArray[np.float32], source: NDArray[np.intp], *, fill: float)
 def batches(
     tokens: Sequence[int], budget: int, *, sizes: Sequence[int] | None = None, most: int = 0
 ) -> list[list[int]]:
-    """Divide sequences into batches of at most ``budget`` tokens, longest first.
+    """Divide sequences into batches of at most ``budget`` tokens and 65,535, longest first.
 
     Longest first, so that a sequence which does not fit into memory is known at once and
     not after hours. A sequence that is longer than the budget is a batch of its own.
@@ -73,7 +75,8 @@ def batches(
     room = room_in_bytes = 0
     for i in order.tolist():
         size = 0 if sizes is None else sizes[i]
-        if tokens[i] > room or size > room_in_bytes:
+        is_full = bool(planned) and len(planned[-1]) == MOST_SEQUENCES
+        if is_full or tokens[i] > room or size > room_in_bytes:
             planned.append([])
             room, room_in_bytes = budget, most
         planned[-1].append(i)

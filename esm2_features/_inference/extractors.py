@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +23,7 @@ from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.numerics import round_vectors
 from esm2_features._inputs.alphabet import CANONICAL_TOKENS, TOKENS
 from esm2_features._model.attention_maps import AllMaps, ContactMaps, Importance
-from esm2_features._model.devices import fetch
+from esm2_features._model.devices import Copies, fetch, send
 from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.layout import Layout
 from esm2_features._model.pooling import pool
@@ -68,16 +69,15 @@ class PooledVectors:
         pooled: dict[tuple[int, str], Tensor] = {}
         pooled_last: dict[int, Tensor] = {}  # by importance, known after the last block
         for layer, x_TD in _run_network(network, layout, sorted(layers), importance):
-            merged_TD = layout.merge_windows(x_TD)
             for how in {how for at, how in self.columns if at == layer}:
                 if how == "parti":
-                    pooled_last[layer] = merged_TD
+                    pooled_last[layer] = x_TD
                 else:
-                    pooled[layer, how] = pool(merged_TD, layout.segments, how)
+                    pooled[layer, how] = pool(x_TD, layout.segments, how)
+            del x_TD  # the next block needs the memory
         if importance is not None:
-            ranks_T = importance.ranks()
+            weights_T = send(importance.ranks().numpy(), network.device)
             for layer, x_TD in pooled_last.items():
-                weights_T = ranks_T.to(x_TD.device)
                 pooled[layer, "parti"] = pool(x_TD, layout.segments, "parti", weights_T)
         stacked = torch.stack([pooled[column] for column in self.columns], dim=1)
         arriving = fetch(stacked)
@@ -96,12 +96,11 @@ class SiteLogProbs:
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], NDArray[np.float32]]:
         layout = Layout(views, budget)
-        [(_, x_TD)] = _run_network(network, layout, [network.depth])
+        head = network.logits if layout.is_windowed else None
+        [(_, x_TD)] = _run_network(network, layout, [network.depth], head=head)
+        logits_BV = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
         if not layout.is_windowed:
-            sites_BD = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
-            logits_BV = network.logits(sites_BD)
-        else:
-            logits_BV = pool(layout.merge_windows(network.logits(x_TD)), layout.segments, "mean")
+            logits_BV = network.logits(logits_BV)
         return fetch(logits_BV.log_softmax(-1).unsqueeze(1))
 
 
@@ -120,15 +119,17 @@ class Residues:
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[Any]]:
         layout = Layout(views, budget)
-        found = {
-            layer: layout.sequences(layout.merge_windows(x_TD))
-            for layer, x_TD in _run_network(network, layout, self.layers)
-        }
-        if not self.by_layer:
-            return lambda: found[self.layers[0]]
-        return lambda: [
-            {layer: found[layer][i] for layer in self.layers} for i in range(layout.count)
-        ]
+        copies, found = Copies(), dict[int, list[NDArray[np.float32]]]()
+        for layer, x_TD in _run_network(network, layout, self.layers):
+            copies.begin(x_TD, partial(_cut, layout, found, layer))
+
+        def wait() -> list[Any]:
+            copies.finish()
+            if not self.by_layer:
+                return found[self.layers[0]]
+            return [{layer: found[layer][i] for layer in self.layers} for i in range(layout.count)]
+
+        return wait
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,13 @@ class Logits:
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
         layout = Layout(views, budget)
-        [(_, x_TD)] = _run_network(network, layout, [network.depth])
-        logits_TV = layout.merge_windows(network.logits(x_TD))
+        [(_, logits_TV)] = _run_network(network, layout, [network.depth], head=network.logits)
         if self.over == "residues":
-            logits_TV = logits_TV[:, CANONICAL_TOKENS]
+            logits_TV = logits_TV[:, send(np.array(CANONICAL_TOKENS), logits_TV.device)]
         if self.kind == "log_probs":
             logits_TV = logits_TV.log_softmax(-1)
-        found = layout.sequences(logits_TV)
-        return lambda: found
+        arriving = fetch(logits_TV)
+        return lambda: layout.sequences(arriving())
 
 
 @dataclass(frozen=True)
@@ -175,8 +175,8 @@ class Contacts:
         layout = Layout(views, budget)
         maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
         _run_maps(network, layout, maps, network.depth)
-        found = _in_order(layout, maps.probabilities())
-        return lambda: found
+        arriving = maps.probabilities()
+        return lambda: _in_order(layout, arriving())
 
 
 @dataclass(frozen=True)
@@ -195,8 +195,7 @@ class Attentions:
         layout = Layout(views, budget)
         maps = AllMaps(layout.groups, self.layers, heads=self.heads)
         _run_maps(network, layout, maps, max(self.layers))
-        found = _in_order(layout, maps.maps())
-        return lambda: found
+        return lambda: _in_order(layout, maps.maps())
 
 
 def _run_network(
@@ -204,18 +203,26 @@ def _run_network(
     layout: Layout,
     layers: Collection[int],
     attention_hook: ContactMaps | AllMaps | Importance | None = None,
+    *,
+    head: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
-    """Run the network over all batches of a layout: layers, and the rows of all batches."""
-    if len(layout.batches) == 1:
-        yield from network.representations(layout.batches[0], layers, attention_hook)
-        return
-    assert attention_hook is None, "maps are of sequences that go in one piece"
-    rows: dict[int, list[Tensor]] = {}
-    for batch in layout.batches:
-        for layer, x_TD in network.representations(batch, layers):
-            rows.setdefault(layer, []).append(x_TD)
-    for layer in sorted(rows):
-        yield layer, torch.cat(rows.pop(layer))
+    """Run the network over all batches of a layout: layers, and the rows of its sequences.
+
+    ``head`` is applied to the rows of the windows, before these become one sequence.
+    """
+    for layer, parts in network.run(layout.batches, layers, attention_hook):
+        merged = [layout.merge_windows(map(head, parts) if head else parts)]
+        parts.clear()  # the next block needs the memory
+        yield layer, merged.pop()
+
+
+def _cut(
+    layout: Layout,
+    found: dict[int, list[NDArray[np.float32]]],
+    layer: int,
+    rows: NDArray[np.float32],
+) -> None:
+    found[layer] = layout.sequences(rows)
 
 
 def _run_maps(

@@ -34,14 +34,16 @@ def get_networks(
     """Give the network of a checkpoint on each device; load it if this process has not done so."""
     global _owner
     _check_forked()
-    from esm2_features._model.devices import resolve_devices
+    from esm2_features._model.devices import check_precision, resolve_devices
 
     source = checkpoint.fingerprint()
+    device_maps = resolve_devices(devices)
+    check_precision(device_maps, precision)
 
     networks = []
     with _lock:
         identity = checkpoint.identity
-        for device_map in resolve_devices(devices):
+        for device_map in device_maps:
             key = (identity, device_map, precision)
             if key not in _networks:
                 _owner = os.getpid()

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from esm2_features._model.devices import even_rows, send
-from esm2_features._model.packing import Group
+from esm2_features._model.devices import even_rows, is_out_of_memory, send
+from esm2_features._model.packing import MOST_SEQUENCES, Group
 
 _PACKED_KERNELS = (
     ("torch.nn.attention.varlen", "varlen_attn"),
@@ -35,6 +35,9 @@ _PACKED_KERNELS = (
 queries, keys, values, where sequences begin and end (twice: ``cu_seqlens`` of queries and of
 keys), and the longest's tokens (twice)."""
 
+_PROBE_TOLERANCE = 0.05
+"""Error of a packed kernel on random numbers, beyond which it is not used; bfloat16's is 0.01."""
+
 _SHORT = 128
 """Tokens up to which, on a CPU, it is quicker to hold the maps than to fuse them away: 15 to 35 %
 of attention's time. PyTorch's fused kernel works in blocks of 32 queries there."""
@@ -43,7 +46,10 @@ _SHORT_MAPS = 1 << 19
 """Numbers of the maps of short sequences that are held at a time; they stay in the caches."""
 
 _MAP_BYTES = 1 << 25
-"""Bytes of attention maps that are held at a time, if one map is not larger."""
+_MAP_BYTES_OF_CARD = 1 << 28
+"""Bytes of attention maps that are held at a time, if one map is not larger: few, so that they stay
+in a CPU's caches, and as many on a card as keep it busy while the host begins the next ones. With
+what is computed of them, that is 1 GB."""
 
 
 Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -54,7 +60,8 @@ class Rotary:
     """Rotary position embedding (Su et al. 2021): turns pairs of a head by position."""
 
     def __init__(self, inv_freq: Tensor) -> None:
-        self._inv_freq = inv_freq
+        self._device = inv_freq.device
+        self._inv_freq = inv_freq.cpu().double()
         self._turns_TP = self._of_positions(0)
 
     def turns(self, positions_T: Tensor, longest: int) -> Tensor:
@@ -68,9 +75,9 @@ class Rotary:
     def _of_positions(self, count: int) -> Tensor:
         # In float64, which not every device has: float32 rounds the angle of residue 1000 by 3e-5.
         positions = torch.arange(count, dtype=torch.float64, device="cpu")
-        angle_TP = torch.outer(positions, self._inv_freq.cpu().double())
+        angle_TP = torch.outer(positions, self._inv_freq)
         turns_TP = torch.polar(torch.ones_like(angle_TP), angle_TP)
-        return turns_TP.to(torch.complex64).to(self._inv_freq.device)
+        return send(turns_TP.to(torch.complex64).numpy(), self._device)
 
     @staticmethod
     def turn(qk_TNH: Tensor, turns_T1P: Tensor) -> None:
@@ -99,16 +106,29 @@ def _packed_kernel(
     """Find a kernel that takes packed sequences and heads of this width on this device."""
     if device.type != "cuda":
         return None
-    probe = torch.zeros(2, 1, width, device=device, dtype=dtype)
-    cu_seqlens = torch.tensor([0, 2], device=device, dtype=torch.int32)
+    lengths = 3, 5
+    edges = send(np.cumsum([0, *lengths], dtype=np.int32), device)
+    noise = torch.Generator().manual_seed(0)
+    host = torch.randn(3, sum(lengths), 2, width, generator=noise, device="cpu").to(dtype)
+    on_host = (x.float().split(lengths) for x in host)
+    expected = torch.cat([_attend_alone(*one) for one in zip(*on_host, strict=True)])
     for module, name in _PACKED_KERNELS:
         try:
             kernel: Callable[..., Tensor] = getattr(import_module(module), name)
-            kernel(probe, probe, probe, cu_seqlens, cu_seqlens, 2, 2)
-        except Exception:  # noqa: S112 - not there, or not for this card, build or width
+            found = kernel(*host.to(device), edges, edges, max(lengths), max(lengths)).cpu()
+        except Exception as error:  # not there, or not for this card, build or width
+            if is_out_of_memory(error):
+                raise  # it may be there the next time
             continue
-        return kernel
+        if torch.allclose(found.float(), expected, atol=_PROBE_TOLERANCE):
+            return kernel
     return None
+
+
+def _attend_alone(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> Tensor:
+    """Attend over one sequence by its definition."""
+    scores_NTS = torch.einsum("tnh,snh->nts", q_TNH, k_TNH) * q_TNH.shape[-1] ** -0.5
+    return torch.einsum("nts,snh->tnh", scores_NTS.softmax(-1), v_TNH)
 
 
 def _attend_packed(
@@ -132,8 +152,12 @@ def _attend_in_groups(
         q, k, v, a = (_by_head(x_TNH, group) for x_TNH in (q_TNH, k_TNH, v_TNH, a_TNH))
         if may_be_short and group.tokens <= _SHORT:
             _attend_short(q, k, v, a)
-        else:
-            a.copy_(scaled_dot_product_attention(q, k, v))
+            continue
+        if v.device.type == "mps":
+            # Its kernels gave wrong numbers for permuted inputs before PyTorch 2.12
+            # (pytorch#181133), and in 2.8 (pytorch#163597).
+            q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
+        a.copy_(scaled_dot_product_attention(q, k, v))
     return a_TNH
 
 
@@ -168,10 +192,11 @@ def attention_maps(
     """
     q, k = (_by_head(x_TNH, group).float() for x_TNH in (q_TNH, k_TNH))
     q = q * q.shape[-1] ** -0.5
-    of_a_head = 4 * group.tokens**2
-    heads_at_a_time = max(1, min(q.shape[1], _MAP_BYTES // of_a_head))
-    at_a_time = max(1, _MAP_BYTES // (of_a_head * heads_at_a_time))
-    if q.device.type == "cpu":
+    of_a_head, on_cpu = 4 * group.tokens**2, q.device.type == "cpu"
+    held = _MAP_BYTES if on_cpu else _MAP_BYTES_OF_CARD
+    heads_at_a_time = max(1, min(q.shape[1], held // of_a_head))
+    at_a_time = max(1, min(held // of_a_head, MOST_SEQUENCES) // heads_at_a_time)
+    if on_cpu:
         # How a product of many small matrices is rounded depends there on how many they are.
         at_a_time = 1
     for start in range(0, group.count, at_a_time):

@@ -6,7 +6,8 @@ no more than it has to: contacts keep two maps a sequence, importance one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from esm2_features._model.attention import attention_maps
+from esm2_features._model.devices import Copies, fetch, send
 from esm2_features._model.packing import Group
 
 _DAMPING = 0.85
@@ -34,7 +36,11 @@ class ContactMaps:
 
     def __call__(self, layer: int, q_TNH: Tensor, k_TNH: Tensor) -> None:
         """Add what one block's maps contribute."""
-        weight_N = self._weight_LN[layer - 1].to(q_TNH.device)
+        if layer == 1:
+            self._weight_LN, self._bias = (
+                send(x.numpy(), q_TNH.device) for x in (self._weight_LN, self._bias)
+            )
+        weight_N = self._weight_LN[layer - 1]
         for i, group in enumerate(self._groups):
             if layer == 1:
                 size = group.tokens - 2
@@ -49,14 +55,21 @@ class ContactMaps:
                 logits += weighted_BRR + weighted_BRR.transpose(1, 2)
                 logits -= scaled_BNR.transpose(1, 2) @ r_BNR
 
-    def probabilities(self) -> list[NDArray[np.float32]]:
-        """Give each sequence's contacts, when all blocks have passed."""
-        # Each by itself: PyTorch may round the last numbers of a tensor otherwise.
-        return [
-            torch.sigmoid(of_one + self._bias.to(of_one.device)).cpu().numpy().copy()
-            for logits in self._logits
-            for of_one in logits
-        ]
+    def probabilities(self) -> Callable[[], list[NDArray[np.float32]]]:
+        """Wait for each sequence's contacts; to be called when all blocks have passed."""
+        found: list[NDArray[np.float32]] = []
+        copies = Copies()
+        for logits in self._logits:
+            for of_one in logits:
+                # Each by itself: PyTorch may round the last numbers of a tensor otherwise.
+                contacts = torch.sigmoid(of_one + self._bias)
+                copies.begin(contacts, lambda array: found.append(array.copy()))
+
+        def wait() -> list[NDArray[np.float32]]:
+            copies.finish()
+            return found
+
+        return wait
 
 
 class Importance:
@@ -87,7 +100,8 @@ class Importance:
 
     def ranks(self) -> Tensor:
         """Give the importance of all tokens, when all blocks have passed."""
-        ranks = [page_rank(largest.cpu()).flatten() for largest in self._largest]
+        arriving = [fetch(largest) for largest in self._largest]
+        ranks = [page_rank(torch.from_numpy(wait())).flatten() for wait in arriving]
         return torch.cat(ranks).float()
 
 
@@ -116,6 +130,7 @@ class AllMaps:
     def __init__(self, groups: Sequence[Group], layers: Sequence[int], *, heads: int) -> None:
         self._groups = groups
         self._layers = list(layers)
+        self._copies = Copies()
         self._maps: list[list[NDArray[np.float32]]] = [
             [
                 np.empty((len(layers), heads, group.tokens, group.tokens), np.float32)
@@ -125,17 +140,21 @@ class AllMaps:
         ]
 
     def __call__(self, layer: int, q_TNH: Tensor, k_TNH: Tensor) -> None:
-        """Keep one block's maps, if they are asked for."""
+        """Begin to copy one block's maps, if they are asked for."""
         if layer not in self._layers:
             return
         at = self._layers.index(layer)
         for i, group in enumerate(self._groups):
             for sequences, heads, maps in attention_maps(q_TNH, k_TNH, group):
-                for k, of_one in zip(
-                    range(group.count)[sequences], maps.cpu().numpy(), strict=True
-                ):
-                    self._maps[i][k][at, heads] = of_one
+                targets = [of_one[at, heads] for of_one in self._maps[i][sequences]]
+                self._copies.begin(maps, partial(_fill, targets))
 
     def maps(self) -> list[NDArray[np.float32]]:
         """Give each sequence's maps, when all blocks have passed."""
+        self._copies.finish()
         return [maps for of_group in self._maps for maps in of_group]
+
+
+def _fill(targets: Sequence[NDArray[np.float32]], arrays: NDArray[np.float32]) -> None:
+    for target, array in zip(targets, arrays, strict=True):
+        target[...] = array

@@ -13,6 +13,7 @@ from esm2_features._model.conditioning import PAIR_ORDER
 from esm2_features._model.linear import Linear
 
 _PARTS = ("weight", "bias")
+_FUSED = "qkv_proj"
 
 
 class Weights:
@@ -32,28 +33,24 @@ class Weights:
         return self._tensors.pop(name).to(self._device, torch.float32)
 
     def linear(self, name: str) -> Linear:
-        return self._laid_out(*(self._tensors.pop(f"{name}.{part}") for part in _PARTS))
+        weight, bias = (
+            self._tensors.pop(f"{name}.{part}").to(self._device, self.dtype) for part in _PARTS
+        )
+        return Linear(weight, bias)
 
     def order(self, name: str) -> Tensor | None:
         """Take an order, if the weights have been rearranged."""
         order = self._tensors.pop(name, None)
         return None if order is None else order.to(self._device)
 
-    def queries_keys_values(self, name: str, heads: int, order: Tensor | None) -> Linear:
-        """Take the three projections of attention as one, for `Rotary.turn` to turn."""
-        weight, bias = (
-            torch.cat(
-                [
-                    *(_pairs_together(take(f"{name}.{x}_proj.{part}"), heads, order) for x in "qk"),
-                    take(f"{name}.v_proj.{part}"),
-                ]
-            )
-            for take, part in ((self._tensors.pop, part) for part in _PARTS)
-        )
-        return self._laid_out(weight, bias)
 
-    def _laid_out(self, weight: Tensor, bias: Tensor) -> Linear:
-        return Linear(weight.to(self._device, self.dtype), bias.to(self._device, self.dtype))
+def fuse_projections(tensors: dict[str, Tensor], name: str, heads: int) -> None:
+    """Make one of a block's three projections of attention, for `Rotary.turn` to turn."""
+    attention, order = f"{name}.self_attn", tensors.get(f"{name}.{PAIR_ORDER}")
+    for part in _PARTS:
+        q, k, v = (tensors.pop(f"{attention}.{x}_proj.{part}") for x in "qkv")
+        turned = [_pairs_together(rows, heads, order) for rows in (q, k)]
+        tensors[f"{attention}.{_FUSED}.{part}"] = torch.cat([*turned, v])
 
 
 def _pairs_together(rows: Tensor, heads: int, order: Tensor | None) -> Tensor:
@@ -77,14 +74,17 @@ class Norm:
 
 
 class TransformerBlock:
-    """One transformer block: attention, then feed-forward, each after a norm."""
+    """One transformer block: attention, then feed-forward, each after a norm.
+
+    Its projections are those of `fuse_projections`.
+    """
 
     def __init__(self, weights: Weights, name: str, heads: int) -> None:
         self._dtype = weights.dtype
         attention = f"{name}.self_attn"
         self._attention_norm = Norm(weights, f"{attention}_layer_norm")
         self._pair_order = weights.order(f"{name}.{PAIR_ORDER}")
-        self._qkv = weights.queries_keys_values(attention, heads, self._pair_order)
+        self._qkv = weights.linear(f"{attention}.{_FUSED}")
         self._out = weights.linear(f"{attention}.out_proj")
         self._feed_forward_norm = Norm(weights, f"{name}.final_layer_norm")
         self._fc1 = weights.linear(f"{name}.fc1")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -32,23 +34,82 @@ _TOKENS_OF_CORE = 512
 _MOST_TOKENS_OF_CPU = 1 << 14
 _TOKENS_OF_MPS = 8192
 
+_PENDING_BYTES = 1 << 28
+"""Bytes of results that are on their way to the host, in pinned memory, which PyTorch keeps."""
+
 
 def resolve_device(device: str) -> torch.device:
-    """Turn the user's word for a device into one that is there."""
-    name = device
+    """Turn the user's word for a device into one that is there and computes.
+
+    Warns once if ``"auto"`` finds a GPU that cannot compute, and takes the CPU.
+    """
     if device == "auto":
         has_mps = torch.backends.mps.is_available()
         name = "cuda" if torch.cuda.is_available() else "mps" if has_mps else "cpu"
+        return _resolve_usable([name])[0]
     try:
-        # An allocation is the only test that covers every kind and number of device. It also
-        # gives "cuda" its number, so that a device has one name.
-        return torch.empty(0, device=name).device
+        # An allocation covers every kind and number of device, and gives "cuda" its number.
+        resolved = torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0].rstrip(".")
         raise InputError(
-            f"Got device={device!r}, which this machine cannot use: {reason}. "
+            f"Got device={device!r}, which this machine cannot use: {_first_line(error)}. "
             f'Pass device="auto" or device="cpu".'
         ) from error
+    if failure := _failure_of(resolved):
+        raise InputError(
+            f"Got device={device!r}, which cannot compute: {failure}. "
+            f'{_remedy(resolved)}, or pass device="cpu".'
+        )
+    return resolved
+
+
+def _resolve_usable(names: Sequence[str]) -> list[torch.device]:
+    """Resolve those devices that compute, with a warning for each other one; the CPU if none do."""
+    usable = []
+    for name in names:
+        try:
+            usable.append(resolve_device(name))
+        except InputError as error:
+            _warn_once(f"A GPU is left out. {error}")
+    return usable or [torch.device("cpu")]
+
+
+@lru_cache
+def _failure_of(device: torch.device) -> str:
+    """Run kernels on a device and wait for them; return what went wrong, if anything.
+
+    PyTorch lists and allocates on cards that it has no kernels for.
+    """
+    if device.type not in ("cuda", "mps"):
+        return ""
+    try:
+        found = torch.full((8,), 3.0, device=device).square().sum().item()
+    except RuntimeError as error:
+        # The weights, which come next, have an error of their own for a full memory.
+        return "" if is_out_of_memory(error) else _first_line(error)
+    return "" if found == 72 else f"eight times 3 x 3 is {found} there, not 72"
+
+
+@lru_cache
+def _warn_once(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0].rstrip(".")
+
+
+def _remedy(device: torch.device) -> str:
+    """Say which PyTorch computes on a device."""
+    if device.type != "cuda":
+        return "Update PyTorch and macOS"
+    major, minor = torch.cuda.get_device_capability(device)
+    built_for = ", ".join(torch.cuda.get_arch_list()) or "no card"
+    return (
+        f"The card is {title_of(device)} (sm_{major}{minor}), and PyTorch {torch.__version__} is "
+        f"built for {built_for}: install a build that names sm_{major}{minor} (older cards need "
+        "one for an older CUDA, see https://pytorch.org/get-started/previous-versions/)"
+    )
 
 
 @dataclass(frozen=True)
@@ -83,15 +144,30 @@ def resolve_device_map(name: str) -> DeviceMap:
 def resolve_devices(names: Sequence[str]) -> list[DeviceMap]:
     """Turn the user's words for devices into those that are there, each of which occurs once."""
     if tuple(names) == ("all",):
-        names = [f"cuda:{i}" for i in range(torch.cuda.device_count())] or ["auto"]
+        cards = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
+        return [DeviceMap((one,)) for one in _resolve_usable(cards or ["auto"])]
     device_maps = [resolve_device_map(name) for name in names]
-    cards = [device for one in device_maps for device in one.devices if device.type != "cpu"]
-    twice = [device for device in cards if cards.count(device) > 1]
+    gpus = [device for one in device_maps for device in one.devices if device.type != "cpu"]
+    twice = [device for device in gpus if gpus.count(device) > 1]
     if twice:
         raise InputError(
             f"Got device={list(names)!r}, in which {twice[0]} is meant twice. Name each card once."
         )
     return device_maps
+
+
+def check_precision(device_maps: Sequence[DeviceMap], precision: str) -> None:
+    """Raise InputError for bfloat16 on a card that has no units for it."""
+    for device in (device for one in device_maps for device in one.devices):
+        if precision != "bfloat16" or device.type != "cuda":
+            continue
+        major, minor = torch.cuda.get_device_capability(device)
+        if major < 8:
+            raise InputError(
+                f"Got precision='bfloat16' on {device} ({title_of(device)}, compute capability "
+                f"{major}.{minor}), which has no units for it; they begin with 8.0. Use "
+                'precision="float16", which is fast on this card and more exact.'
+            )
 
 
 def workers_on(device: torch.device) -> int:
@@ -145,6 +221,29 @@ def fetch(tensor: torch.Tensor) -> Callable[[], NDArray[Any]]:
         return found
 
     return wait
+
+
+class Copies:
+    """Copies to the host that are under way, and what is to be done with each.
+
+    Where a device computes by itself, nobody waits before `finish`, unless they are large.
+    """
+
+    def __init__(self) -> None:
+        self._pending: deque[tuple[int, Callable[[], object]]] = deque()
+
+    def begin(self, tensor: torch.Tensor, use: Callable[[NDArray[Any]], object]) -> None:
+        """Begin a copy; ``use`` gets it, and may not keep it: its memory is used again."""
+        arriving = fetch(tensor)
+        self._pending.append((tensor.nbytes, lambda: use(arriving())))
+        most = _PENDING_BYTES if tensor.device.type == "cuda" else 0
+        while sum(size for size, _ in self._pending) > most:
+            self._pending.popleft()[1]()
+
+    def finish(self) -> None:
+        """Wait for the copies that have not been used yet."""
+        while self._pending:
+            self._pending.popleft()[1]()
 
 
 def batches_ahead(device: torch.device) -> int:
@@ -232,8 +331,8 @@ def even_rows(x: torch.Tensor) -> Iterator[slice]:
         start += rows
 
 
-class _Float32Settings:
-    """PyTorch's settings for float32 products, which are those of the whole process.
+class _Settings:
+    """PyTorch's settings for float32 products and attention, which are those of the whole process.
 
     Several threads may be inside at once: the first one in saves and sets, the last one out
     puts back.
@@ -248,7 +347,7 @@ class _Float32Settings:
         with self._lock:
             self._inside += 1
             if self._inside == 1:
-                self._restore = _make_exact()
+                self._restore = _change_settings()
 
     def leave(self) -> None:
         """Put back what the user had set, if no other thread still computes."""
@@ -259,14 +358,15 @@ class _Float32Settings:
                     restore()
 
 
-_settings = _Float32Settings()
+_settings = _Settings()
 
 
 @contextmanager
 def exact_arithmetic(device: torch.device) -> Iterator[None]:
     """Compute at the precision of the tensors, whatever the user has set around it.
 
-    Keeps TensorFloat-32 and bfloat16 out of float32 products, and autocast out altogether.
+    Keeps TensorFloat-32 and bfloat16 out of float32 products, and autocast out altogether. cuDNN's
+    attention is off, which makes a plan for each new shape; most batches here have some.
     """
     _settings.enter()
     try:
@@ -283,8 +383,11 @@ def computing(device: torch.device, sharing: int = 1) -> Iterator[None]:
         yield
 
 
-def _make_exact() -> list[Callable[[], None]]:
-    """Forbid rounding of float32 inputs; return the functions that restore the settings."""
+def _change_settings() -> list[Callable[[], None]]:
+    """Forbid rounding of float32 inputs, and cuDNN's attention; return what puts both back."""
+    with_cudnn = torch.backends.cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    restore: list[Callable[[], None]] = [partial(torch.backends.cuda.enable_cudnn_sdp, with_cudnn)]
     # PyTorch knows them under these names; its type stubs do not.
     backends: list[Any] = [
         torch.backends.cuda.matmul,
@@ -293,10 +396,13 @@ def _make_exact() -> list[Callable[[], None]]:
     if not all(hasattr(backend, "fp32_precision") for backend in backends):
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
-        return [partial(torch.set_float32_matmul_precision, before)]
-    restore: list[Callable[[], None]] = [
-        partial(setattr, b, "fp32_precision", b.fp32_precision) for b in backends
-    ]
+        return [*restore, partial(torch.set_float32_matmul_precision, before)]
     for backend in backends:
+        own = backend.fp32_precision
+        # What it has from a wider setting, such as torch.backends.fp32_precision, is not its own,
+        # and follows that setting again afterwards.
+        backend.fp32_precision = "none"
+        own = "none" if backend.fp32_precision == own else own
+        restore.append(partial(setattr, backend, "fp32_precision", own))
         backend.fp32_precision = "ieee"
     return restore

@@ -20,20 +20,21 @@ fair-esm 2.0.0, whose names the weights bear.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._model.attention import Rotary, choose_attention
-from esm2_features._model.block import Norm, Weights
+from esm2_features._model.attention import Attend, Rotary, choose_attention
+from esm2_features._model.block import Norm, TransformerBlock, Weights
 from esm2_features._model.conditioning import PROBE, condition
 from esm2_features._model.devices import DeviceMap, keep_freed_memory, send
 from esm2_features._model.linear import Linear
 from esm2_features._model.offload import OffloadedBlocks, block_name
-from esm2_features._model.packing import EMBEDDING_SCALE, Batch, pack
+from esm2_features._model.packing import EMBEDDING_SCALE, Batch, Group, pack
 from esm2_features.exceptions import CheckpointError
 
 _ROTARY_BASE = 10000.0
@@ -61,6 +62,18 @@ class LanguageModelHead:
 
     def __call__(self, x_TD: Tensor) -> Tensor:
         return self._vocabulary(self._norm(self._dense(x_TD, gelu=True)))
+
+
+@dataclass
+class _Pass:
+    """A batch on its way through the blocks."""
+
+    groups: Sequence[Group]
+    rows: int
+    stream: Tensor  # the residual stream, (T, D)
+    turns: Tensor  # rotary, of each row
+    unique: tuple[Tensor, Tensor] | None  # distinct rows, and which each is; until the first block
+    attend: Attend | None = None
 
 
 class ESM2Network:
@@ -110,11 +123,36 @@ class ESM2Network:
         """Whether the checkpoint holds a language-model head, so that there are logits."""
         return self._head is not None
 
-    @torch.inference_mode()
     def representations(
         self, batch: Batch, layers: Collection[int], attention_hook: AttentionHook | None = None
     ) -> Iterator[tuple[int, Tensor]]:
         """Run a batch up to the highest layer that is asked for."""
+        for layer, [x_TD] in self.run([batch], layers, attention_hook):
+            yield layer, x_TD
+
+    @torch.inference_mode()
+    def run(
+        self,
+        batches: Sequence[Batch],
+        layers: Collection[int],
+        attention_hook: AttentionHook | None = None,
+    ) -> Iterator[tuple[int, list[Tensor]]]:
+        """Run batches up to the highest layer that is asked for, each block for all of them.
+
+        So the layers of a sequence whose windows are in several batches are there one by one.
+        """
+        passes = [self._begin(batch) for batch in batches]
+        if 0 in layers:
+            yield 0, [one.stream[: one.rows] for one in passes]
+        for layer, (device, block) in enumerate(self._blocks.upto(max(layers)), start=1):
+            block_hook = attention_hook and self._hook_at_home(attention_hook, layer)
+            for one in passes:
+                self._advance(one, device, block, block_hook)
+            if layer in layers:
+                yield layer, [self._found(one, layer) for one in passes]
+
+    def _begin(self, batch: Batch) -> _Pass:
+        """Bring a batch to the device, and look up its tokens."""
         unique_tokens, rows = batch.unique_tokens, len(batch.positions)
         # Rows that belong to no sequence, at the end: nothing looks at what becomes of them.
         filler = -rows % ROWS_STEP if self.device.type == "cpu" else 0
@@ -128,25 +166,34 @@ class ESM2Network:
             )
         )
         x_KD = self._embedding_VD[tokens_K] * scale_K.unsqueeze(1)
-        x_TD = x_KD[kind_T]
-        if 0 in layers:
-            yield 0, x_TD[:rows]
-        longest = max(group.tokens for group in batch.groups)
-        turns_T1P = self._rotary.turns(positions_T, longest)
+        turns_T1P = self._rotary.turns(positions_T, max(group.tokens for group in batch.groups))
+        return _Pass(batch.groups, rows, x_KD[kind_T], turns_T1P, (x_KD, kind_T))
+
+    def _advance(
+        self,
+        one: _Pass,
+        device: torch.device,
+        block: TransformerBlock,
+        block_hook: Callable[[Tensor, Tensor], None] | None,
+    ) -> None:
+        """Run one block."""
         # On a CPU, attention is as quick in float32, and short sequences quicker.
         attention_dtype = torch.float32 if self.device.type == "cpu" else self._dtype
-        attend = choose_attention(batch.groups, self.device, attention_dtype, self._head_dim)
-        for layer, (device, block) in enumerate(self._blocks.upto(max(layers)), start=1):
-            if x_TD.device != device:  # the network is split
-                x_TD, turns_T1P = x_TD.to(device), turns_T1P.to(device)
-                attend = choose_attention(batch.groups, device, attention_dtype, self._head_dim)
-            # Before the first block, rows are tokens still, and few of them differ.
-            qkv_TE = block.project(x_KD)[kind_T] if layer == 1 else block.project(x_TD)
-            block_hook = attention_hook and self._hook_at_home(attention_hook, layer)
-            x_TD = block(x_TD, qkv_TE.to(attention_dtype), turns_T1P, attend, block_hook)
-            if layer in layers:
-                found_TD = x_TD.to(self.device)
-                yield layer, (self._last_norm(found_TD) if layer == self.depth else found_TD)[:rows]
+        if one.attend is None or one.stream.device != device:  # the network is split
+            one.stream, one.turns = one.stream.to(device), one.turns.to(device)
+            one.attend = choose_attention(one.groups, device, attention_dtype, self._head_dim)
+        if one.unique is None:
+            qkv_TE = block.project(one.stream)
+        else:  # before the first block, rows are tokens still, and few of them differ
+            x_KD, kind_T = one.unique
+            qkv_TE, one.unique = block.project(x_KD)[kind_T], None
+        one.stream = block(
+            one.stream, qkv_TE.to(attention_dtype), one.turns, one.attend, block_hook
+        )
+
+    def _found(self, one: _Pass, layer: int) -> Tensor:
+        x_TD = one.stream.to(self.device)
+        return (self._last_norm(x_TD) if layer == self.depth else x_TD)[: one.rows]
 
     @torch.inference_mode()
     def logits(self, x_TD: Tensor) -> Tensor:

@@ -31,7 +31,7 @@ from esm2_features._inputs.views import (
     windows,
 )
 from esm2_features._model.devices import send
-from esm2_features._model.packing import Batch, Group, pack, pack_tokens
+from esm2_features._model.packing import MOST_SEQUENCES, Batch, Group, pack, pack_tokens
 
 _COPIED_BYTES = 1 << 25
 """Bytes of residues that are copied at a time."""
@@ -87,19 +87,29 @@ class Layout:
             if self.is_windowed
             else [pack_tokens(encode_all(pieces), self._sizes)]
         )
+        self._sent: dict[int, list[tuple[Tensor, ...]]] = {}  # what `_additions` gives
         self.groups = self._merged_groups() if self.is_windowed else self.batches[0].groups
 
-    def merge_windows(self, x_TD: Tensor) -> Tensor:
-        """Make one sequence of the windows of each that has some."""
-        if not self.is_windowed:
-            return x_TD
-        merged = x_TD.new_zeros(int(self._starts[-1]), x_TD.shape[1])
-        shares = self._shares.to(x_TD.device).unsqueeze(1)
-        return merged.index_add_(0, self._targets.to(x_TD.device), x_TD * shares)
+    def merge_windows(self, parts: Iterable[Tensor]) -> Tensor:
+        """Make one sequence of the windows of each that has some; ``parts`` are of the batches.
 
-    def sequences(self, x_TD: Tensor) -> list[NDArray[np.float32]]:
-        """Cut merged rows into the residues of each view."""
-        rows: NDArray[np.float32] = x_TD.float().cpu().numpy()
+        Every row is added up in the order of its windows, so that it has the same bits each time.
+        """
+        if not self.is_windowed:
+            [x_TD] = parts
+            return x_TD
+        merged: Tensor | None = None
+        for i, x_TD in enumerate(parts):
+            if merged is None:
+                merged = x_TD.new_zeros(int(self._starts[-1]), x_TD.shape[1])
+            for rows, targets, shares in self._additions(i, x_TD.device):
+                # A target occurs once, so that nothing depends on which thread is first.
+                merged.index_add_(0, targets, x_TD[rows] * shares)
+        assert merged is not None, "there are no batches"
+        return merged
+
+    def sequences(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+        """Copy the residues of each view out of merged rows."""
         found: list[NDArray[np.float32]] = [rows] * self.count
         for segment in self.segments:
             for k, member in enumerate(segment.members):
@@ -126,10 +136,25 @@ class Layout:
                 targets.append(np.concatenate([[ends[0]], residues, [ends[1]]]))
                 weights.append(np.pad(window_weights(window), 1, constant_values=1.0))
         target, weight = np.concatenate(targets), np.concatenate(weights)
-        share = weight / np.bincount(target, weight)[target]
-        self._targets = torch.from_numpy(target)
-        self._shares = torch.from_numpy(share.astype(np.float32))
+        self._targets = target
+        self._shares = (weight / np.bincount(target, weight)[target]).astype(np.float32)
         return pieces
+
+    def _additions(self, batch: int, device: torch.device) -> list[tuple[Tensor, ...]]:
+        """Give rows of a batch, where they go and with which shares, no target twice at a time."""
+        if batch not in self._sent:
+            stop = sum(len(one.positions) for one in self.batches[: batch + 1])
+            some = slice(stop - len(self.batches[batch].positions), stop)
+            target, share = self._targets[some], self._shares[some]
+            order = np.argsort(target, kind="stable")
+            _, first, count = np.unique(target[order], return_index=True, return_counts=True)
+            turn = np.empty(len(target), np.int64)  # how many rows with its target stand before it
+            turn[order] = np.arange(len(target)) - np.repeat(first, count)
+            self._sent[batch] = [
+                tuple(send(x, device) for x in (rows, target[rows], share[rows, None]))
+                for rows in (np.flatnonzero(turn == k) for k in range(turn.max() + 1))
+            ]
+        return self._sent[batch]
 
     def _merged_groups(self) -> tuple[Group, ...]:
         edges = [0, *(np.flatnonzero(np.diff(self._sizes)) + 1).tolist(), len(self._sizes)]
@@ -176,7 +201,8 @@ def _packed(pieces: Sequence[str], budget: int | None) -> list[Batch]:
     room = 0
     for piece in pieces:
         tokens = len(piece) + 2
-        if not portions or (budget is not None and tokens > room):
+        is_full = bool(portions) and len(portions[-1]) == MOST_SEQUENCES
+        if not portions or is_full or (budget is not None and tokens > room):
             portions.append([])
             room = budget or 0
         portions[-1].append(piece)

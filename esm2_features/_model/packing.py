@@ -25,6 +25,10 @@ EMBEDDING_SCALE = 0.88
 """ESM-2 was trained with 15 % of residues selected, 80 % of those masked: 1 - 0.15 x 0.8."""
 
 
+MOST_SEQUENCES = 65_535
+"""Sequences of a batch: the blocks of threads that a card starts in one dimension. It holds on all
+devices, so that batches are alike; so many sequences fill a pass in any case."""
+
 FEWEST_TOKENS = 2048
 _MOST_TOKENS_OF_CUDA = 1 << 17
 BYTES_PER_NUMBER_OF_WIDTH = 80

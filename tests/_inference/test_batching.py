@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from esm2_features._inference import batching
 from esm2_features._inference.batching import batches, dedupe, scatter, unique_views
+from esm2_features._model.packing import MOST_SEQUENCES
 
 lengths = st.lists(st.integers(1, 300), max_size=60)
 
@@ -76,3 +77,11 @@ def test__batches__keep_to_the_bytes_that_come_of_them(items):
     planned = batches(tokens, 500, sizes=sizes, most=60)
     assert sorted(i for batch in planned for i in batch) == list(range(len(items)))
     assert all(sum(sizes[i] for i in batch) <= 60 for batch in planned)
+
+
+@pytest.mark.parametrize("count", [MOST_SEQUENCES, MOST_SEQUENCES + 1, 2 * MOST_SEQUENCES + 7])
+def test__batches__start_no_more_sequences_than_a_card_can(count):
+    planned = batches(np.full(count, 3), 10 * count)
+    assert sorted(i for batch in planned for i in batch) == list(range(count))
+    assert max(map(len, planned)) == MOST_SEQUENCES
+    assert len(planned) == -(-count // MOST_SEQUENCES)

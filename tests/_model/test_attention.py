@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from esm2_features._model import attention as _attention
 from esm2_features._model.attention import choose_attention
@@ -89,32 +90,80 @@ def test__attention__in_float32_never_goes_packed(groups, qkv, monkeypatch):
 @pytest.mark.parametrize(
     ("torchs", "flashs", "expected"),
     [("works", "works", "torch"), ("fails", "works", "flash"), (None, "works", "flash"),
+     ("is wrong", "works", "flash"), ("is nan", "is wrong", None),
      ("fails", "fails", None), (None, None, None)],
 )  # fmt: skip
-def test__packed_kernel__is_the_first_that_is_there_and_works(
-    torchs, flashs, expected, monkeypatch
+def test__packed_kernel__is_the_first_that_is_there_and_right(
+    torchs, flashs, expected, find_kernel
 ):
-    def kernel(works, name):
-        def attend(q_TNH, *rest):
-            assert q_TNH.shape == (2, 1, WIDTH)
-            if works == "fails":
+    found = find_kernel(torchs, flashs)
+    assert (found and found.__name__) == expected
+
+
+def test__packed_kernel__is_looked_for_again_if_memory_was_full(find_kernel):
+    with pytest.raises(torch.OutOfMemoryError):
+        find_kernel("has no memory", "works")
+
+
+@pytest.fixture
+def find_kernel(monkeypatch):
+    """Find a kernel for a card, where there is none, among two with these faults."""
+
+    def kernel(fault, name):
+        def attend(q_TNH, k_TNH, v_TNH, edges, *rest):
+            if fault == "fails":
                 raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
-            return q_TNH
+            if fault == "has no memory":
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            found = one_by_one(q_TNH, k_TNH, v_TNH, edges, *rest)
+            return {"is wrong": v_TNH, "is nan": found * torch.nan}.get(fault, found)
 
         attend.__name__ = name
         return attend
 
-    modules = {
-        "torch.nn.attention.varlen": torchs
-        and SimpleNamespace(varlen_attn=kernel(torchs, "torch")),
-        "flash_attn": flashs and SimpleNamespace(flash_attn_varlen_func=kernel(flashs, "flash")),
-    }
-    for name, module in modules.items():
-        monkeypatch.setitem(sys.modules, name, module)
-    find = _attention._packed_kernel.__wrapped__
-    assert find(CPU, torch.float16, WIDTH) is None
-    for make in ("zeros", "tensor"):  # there is no card to put the trial on
-        on_cpu = getattr(torch, make)
-        monkeypatch.setattr(torch, make, lambda *a, f=on_cpu, device, **k: f(*a, **k))
-    found = find(torch.device("cuda", 0), torch.float16, WIDTH)
-    assert (found and found.__name__) == expected
+    to = torch.Tensor.to
+    monkeypatch.setattr(_attention, "send", lambda array, _: torch.from_numpy(array))
+    monkeypatch.setattr(
+        torch.Tensor,
+        "to",
+        lambda x, target, *rest: x if target == torch.device("cuda", 0) else to(x, target, *rest),
+    )
+
+    def find(torchs, flashs, dtype=torch.float16):
+        modules = {
+            "torch.nn.attention.varlen": torchs
+            and SimpleNamespace(varlen_attn=kernel(torchs, "torch")),
+            "flash_attn": flashs
+            and SimpleNamespace(flash_attn_varlen_func=kernel(flashs, "flash")),
+        }
+        for name, module in modules.items():
+            monkeypatch.setitem(sys.modules, name, module)
+        uncached = _attention._packed_kernel.__wrapped__
+        assert uncached(CPU, dtype, WIDTH) is None
+        return uncached(torch.device("cuda", 0), dtype, WIDTH)
+
+    return find
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test__attention__on_apples_gpus_gets_contiguous_inputs(groups, qkv, dtype, monkeypatch):
+    """PyTorch before 2.12 computes permuted ones wrongly there."""
+    expected = choose_attention(groups, CPU, torch.float32, WIDTH)(*qkv)
+    seen = []
+
+    def attend(*qkv):
+        seen.extend(x.is_contiguous() for x in qkv)
+        return scaled_dot_product_attention(*qkv)
+
+    monkeypatch.setattr(_attention, "scaled_dot_product_attention", attend)
+    on_mps = [x.to(dtype).as_subclass(_OnMps) for x in qkv]
+    found = choose_attention(groups, torch.device("mps"), dtype, WIDTH)(*on_mps)
+    assert seen == [True] * 3 * len(groups)
+    torch.testing.assert_close(found.as_subclass(torch.Tensor).float(), expected, rtol=0, atol=0.02)
+
+
+class _OnMps(torch.Tensor):
+    """A tensor that says it is on Apple's GPU."""
+
+    device = torch.device("mps", 0)
+    is_cpu = False

@@ -92,7 +92,7 @@ def test__contacts__equal_those_of_fair_esm_from_all_maps(packed):
     head.load_state_dict({"regression.weight": weight, "regression.bias": bias})
     tokens = torch.from_numpy(batch.tokens).split([len(s) + 2 for s in SEQUENCES])
     for found, own_maps, of_one in zip(
-        maps.probabilities(), all_maps(batch, qk), tokens, strict=True
+        maps.probabilities()(), all_maps(batch, qk), tokens, strict=True
     ):
         expected = head(of_one[None], own_maps[None])[0].detach()
         np.testing.assert_allclose(found, expected, atol=1e-6)

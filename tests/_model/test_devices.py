@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from esm2_features import Engine
+from esm2_features._costs import dry_run
 from esm2_features._model import devices as _devices
 from esm2_features._model.devices import (
+    DeviceMap,
+    check_precision,
     default_batch_tokens,
     even_rows,
     exact_arithmetic,
     is_out_of_memory,
     resolve_device,
+    resolve_devices,
     within_cores,
 )
+from esm2_features.exceptions import InputError
 
 CPU = torch.device("cpu")
 
@@ -93,6 +100,107 @@ def test__resolve_device__gives_a_device_one_name():
     assert resolve_device("auto") == resolve_device(resolve_device("auto").type)
 
 
+def no_kernels(*_, **__):
+    raise RuntimeError(
+        "CUDA error: no kernel image is available for execution on the device\nCUDA kernel errors"
+    )
+
+
+def wrong_numbers(*_, **__):
+    return torch.zeros(8)
+
+
+def no_memory(*_, **__):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.fixture
+def volta(monkeypatch):
+    """Two cards of compute capability 7.0; the returned function says what their kernels do."""
+    empty, full = torch.empty, torch.full
+
+    def on_a_card(*args, device=None, **options):
+        name = torch.device(device or "cpu")
+        if name.type != "cuda":
+            return empty(*args, device=device, **options)
+        return SimpleNamespace(device=torch.device("cuda", name.index or 0))
+
+    def kernels(*broken):
+        def make(*args, device, **options):
+            if broken and str(device) in broken[1:]:
+                return broken[0]()
+            return full(*args, **options)
+
+        monkeypatch.setattr(torch, "full", make)
+
+    for name, fake in {
+        "is_available": lambda: True,
+        "device_count": lambda: 2,
+        "get_device_capability": lambda device: (7, 0),
+        "get_device_name": lambda device: "Tesla V100",
+        "get_arch_list": lambda: ["sm_75", "sm_90"],
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    monkeypatch.setattr(torch, "empty", on_a_card)
+    caches = _devices._failure_of, _devices._warn_once
+    for cache in caches:
+        cache.cache_clear()
+    yield kernels
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"), [(no_kernels, "no kernel image"), (wrong_numbers, "is 0.0 there, not 72")]
+)
+@pytest.mark.parametrize("name", ["cuda", "cuda:0"])
+def test__resolve_device__refuses_a_card_that_does_not_compute(volta, broken, reason, name):
+    volta(broken, "cuda:0")
+    message = rf"{name}'.*{reason}.*Tesla V100 \(sm_70\).*sm_75, sm_90.*install.*device=\"cpu\""
+    with pytest.raises(InputError, match=message):
+        resolve_device(name)
+
+
+def test__resolve_device__auto_takes_the_cpu_instead_and_says_so_once(volta, recwarn):
+    volta(no_kernels, "cuda:0", "cuda:1")
+    assert [resolve_device("auto") for _ in range(3)] == [CPU] * 3
+    assert ["sm_70" in str(one.message) for one in recwarn] == [True]
+    assert resolve_devices(("all",)) == [DeviceMap((CPU,))]
+
+
+def test__resolve_devices__all_leaves_out_a_card_that_does_not_compute(volta):
+    volta(no_kernels, "cuda:0")
+    with pytest.warns(UserWarning, match=r"cuda:0.*no kernel image"):
+        assert list(map(str, resolve_devices(("all",)))) == ["cuda:1"]
+
+
+def test__resolve_device__leaves_a_full_memory_to_who_loads_the_weights(volta):
+    volta(no_memory, "cuda:0")
+    assert resolve_device("cuda:0") == torch.device("cuda", 0)
+
+
+def test__resolve_device__takes_cards_that_compute(volta):
+    volta()
+    assert resolve_device("auto") == torch.device("cuda", 0)
+    assert list(map(str, resolve_devices(("all",)))) == ["cuda:0", "cuda:1"]
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda+cpu", "cuda:0+cuda:1", "all"])
+def test__bfloat16__is_refused_on_cards_without_units_for_it(volta, name, tiny_checkpoint):
+    volta()
+    engine = Engine(tiny_checkpoint, device=name, precision="bfloat16", cache=None)
+    with pytest.raises(InputError, match=r"bfloat16.*Tesla V100.*7\.0.*float16"):
+        engine.embed(["MKTAYIAKQR"])
+    with pytest.raises(InputError, match=r"bfloat16.*float16"):
+        dry_run(engine, ["MKTAYIAKQR"])
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test__other_precisions__are_for_all_cards(volta, precision):
+    volta()
+    check_precision(resolve_devices(("cuda",)), precision)
+
+
 @pytest.fixture
 def rounding():
     """A process in which float32 products may round, as users set it."""
@@ -140,3 +248,44 @@ def test__exact_arithmetic__holds_until_the_last_thread_is_out(rounding):
         thread.join(20)
     assert seen == ["ieee"]
     assert rounding() == "tf32"
+
+
+def test__exact_arithmetic__gives_back_what_a_wider_setting_decides(rounding):
+    wide, narrow = torch.backends, torch.backends.cuda.matmul
+    before = wide.fp32_precision
+    narrow.fp32_precision = "none"
+    try:
+        wide.fp32_precision = "tf32"
+        with exact_arithmetic(CPU):
+            assert rounding() == "ieee"
+        assert rounding() == "tf32"
+        wide.fp32_precision = "ieee"
+        assert rounding() == "ieee", "what the user sets afterwards must still count"
+    finally:
+        wide.fp32_precision = before
+
+
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test__exact_arithmetic__works_where_settings_have_their_old_names_only(precision, monkeypatch):
+    before = torch.get_float32_matmul_precision()
+    monkeypatch.setattr(torch.backends, "mkldnn", SimpleNamespace())
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with exact_arithmetic(CPU):
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test__exact_arithmetic__has_no_attention_of_cudnn_and_puts_it_back(before):
+    backend = torch.backends.cuda
+    was = backend.cudnn_sdp_enabled()
+    backend.enable_cudnn_sdp(before)
+    try:
+        with exact_arithmetic(CPU):
+            assert not backend.cudnn_sdp_enabled()
+        assert backend.cudnn_sdp_enabled() is before
+    finally:
+        backend.enable_cudnn_sdp(was)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -266,3 +269,17 @@ def test__network__works_without_the_private_kernels(monkeypatch):
 @pytest.mark.parametrize("name", OFFICIAL)
 def test__architecture__of_every_official_size_has_a_head_width_that_is_tested(name):
     assert OFFICIAL[name].architecture.head_dim in {dim // heads for _, dim, heads in SHAPES}
+
+
+def test__run__has_one_layer_of_several_batches_in_memory_at_a_time(small):
+    batches = [pack(["MKTA", "MK"]), pack(["GSHM" * 5]), pack(["W"])]
+    expected = [dict(small.representations(batch, range(small.depth + 1))) for batch in batches]
+    held = []
+    for layer, parts in small.run(batches, range(small.depth + 1)):
+        for of_batch, part in zip(expected, parts, strict=True):
+            assert torch.equal(part, of_batch[layer])
+        held.append([weakref.ref(part.untyped_storage()) for part in parts])
+        del parts, part
+        gc.collect()
+        alive = [sum(ref() is not None for ref in refs) for refs in held[:-1]]
+        assert sum(alive) == 0, alive
