@@ -107,8 +107,12 @@ class FeatureComparison:
             return f"{text}."
         baseline, both = self._row(CHOSEN_BASELINE), self._row(BOTH)
         better = max(embedding, baseline, key=lambda row: row.score)
+        text += f"; this is {self._compared(embedding, baseline)}"
+        best = self._best("baseline")
+        if self._difference(embedding, baseline)[0] > 0 >= self._difference(embedding, best)[0]:
+            text += f", but not clearly of the best of them, {best.features} ({best.score:.3f})"
         return (
-            f"{text}; this is {self._compared(embedding, baseline)}; and both together are "
+            f"{text}; and both together are "
             f"{self._compared(both, better, 'the better of the two')}."
         )
 
@@ -130,6 +134,8 @@ class FeatureComparison:
         text, depth = f"The best embedding is {best.features}; ", best.layer or 0
         if len({row.layer for row in self._rows("embedding")}) == 1:
             return f"{text}no other layer was compared."
+        if depth == 0:
+            return f"{text}the context of a residue adds nothing here."
         if layer >= depth:
             return f"{text}all earlier layers are behind it."
         if layer == 0:

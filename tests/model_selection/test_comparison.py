@@ -21,8 +21,9 @@ from sklearn.svm import LinearSVC
 
 from esm2_features import DescriptorTransformer, ESM2DifferenceTransformer
 from esm2_features.exceptions import InputError, InvalidSequenceError, LeakageWarning
-from esm2_features.model_selection import compare_features
+from esm2_features.model_selection import FeatureComparison, compare_features
 from esm2_features.model_selection.nested import nested_folds
+from esm2_features.model_selection.result import Row
 from esm2_features.model_selection.targets import read_targets
 
 COMPOSITION = {"composition": DescriptorTransformer("composition")}
@@ -284,6 +285,49 @@ def test__verdict__says_behind_and_ahead_where_the_interval_says_so(compare):
     ahead = compare(X, y, layers=[0], poolings="mean", baselines={"nothing": _Answer("Z")})
     assert "this is ahead of the" in ahead.verdict
     assert "not clearly different from the better of the two" in ahead.verdict
+
+
+def made(scores: dict[str, tuple[str, int | None, float]]) -> FeatureComparison:
+    """A comparison of these kinds, layers and scores, whose draws are all alike."""
+    rows = [
+        Row(name, kind, layer, "mean" if layer is not None else None, score, score, score)
+        for name, (kind, layer, score) in scores.items()
+    ]
+    draws = {row.features: np.full(20, row.score) for row in rows}
+    results = dict(zip(Row._fields, map(list, zip(*rows, strict=True)), strict=True))
+    return FeatureComparison(
+        *("classification", "roc_auc", "tiny", results, draws, None, None, [], None, None, None)
+    )
+
+
+def test__verdict__says_if_another_baseline_is_as_good():
+    procedures = {
+        "embedding, chosen inside": ("procedure", None, 0.9),
+        "baseline, chosen inside": ("procedure", None, 0.7),
+        "embedding + baseline": ("procedure", None, 0.9),
+        "layer 0, mean": ("embedding", 0, 0.9),
+        "composition": ("baseline", None, 0.7),
+    }
+    alone = made(procedures)
+    assert "ahead of the 0.700 of baseline features" in alone.verdict
+    assert "but not clearly" not in alone.verdict
+    as_good = made({**procedures, "k-mers": ("baseline", None, 0.9)})
+    assert "but not clearly of the best of them, k-mers (0.900);" in as_good.verdict
+
+
+@pytest.mark.parametrize(
+    ("scores", "said"),
+    [
+        ([0.9], "no other layer was compared"),
+        ([0.9, 0.8], "adds nothing here"),
+        ([0.8, 0.9], "all earlier layers are behind"),
+        ([0.8, 0.9, 0.9], "all earlier layers are behind"),
+        ([0.8, 0.9, 0.85], "all earlier layers are behind"),
+    ],
+)
+def test__advice__on_layers(scores, said):
+    layers = {f"layer {i}, mean": ("embedding", i, score) for i, score in enumerate(scores)}
+    assert said in made(layers).layer_advice
 
 
 def test__the_shallowest_layer__is_not_behind_the_best(compare):
