@@ -22,7 +22,7 @@ from unittest.mock import patch
 FORWARD, REST = "forward pass", "the rest"
 
 PARTS = (
-    (FORWARD, "esm2_features._model.esm2", "ESM2Network.representations"),
+    (FORWARD, "esm2_features._model.esm2", "ESM2Network.run"),
     ("pooling", "esm2_features._inference.extractors", "pool"),
     ("layout and packing", "esm2_features._model.layout", "Layout.__init__"),
     ("layout and packing", "esm2_features._model.layout", "Layout.merge_windows"),

@@ -46,14 +46,9 @@ class LocalBackend:
     def plan(self, views: Sequence[str], columns: Columns) -> BatchPlan:
         """Divide views into the batches of a run; nothing is loaded."""
         from esm2_features._inference.extractors import vectors_extractor
-        from esm2_features._model.devices import (
-            check_precision,
-            default_batch_tokens,
-            resolve_devices,
-        )
+        from esm2_features._model.devices import default_batch_tokens, resolve_devices
 
-        device_maps = resolve_devices(self.devices)
-        check_precision(device_maps, self.precision)
+        device_maps = resolve_devices(self.devices, self.precision)
         home = device_maps[0].home  # whose batches the other devices take, too
         dim = self.checkpoint.architecture.dim
         budget = self.batch_tokens or default_batch_tokens(home, dim)

@@ -34,16 +34,14 @@ def get_networks(
     """Give the network of a checkpoint on each device; load it if this process has not done so."""
     global _owner
     _check_forked()
-    from esm2_features._model.devices import check_precision, resolve_devices
+    from esm2_features._model.devices import resolve_devices
 
     source = checkpoint.fingerprint()
-    device_maps = resolve_devices(devices)
-    check_precision(device_maps, precision)
 
     networks = []
     with _lock:
         identity = checkpoint.identity
-        for device_map in device_maps:
+        for device_map in resolve_devices(devices, precision):
             key = (identity, device_map, precision)
             if key not in _networks:
                 _owner = os.getpid()
@@ -83,7 +81,7 @@ def devices_of_network(
     from esm2_features._model.devices import resolve_devices  # torch is there where a network is
 
     source = checkpoint.fingerprint()
-    device_maps = list(dict.fromkeys(resolve_devices(devices)))
+    device_maps = list(dict.fromkeys(resolve_devices(devices, precision)))
     keys = [_keys.get((source, device_map, precision)) for device_map in device_maps]
     return [str(one) for one in device_maps] if all(key in _networks for key in keys) else []
 

@@ -141,33 +141,36 @@ def resolve_device_map(name: str) -> DeviceMap:
     return DeviceMap(devices, is_streamed)
 
 
-def resolve_devices(names: Sequence[str]) -> list[DeviceMap]:
-    """Turn the user's words for devices into those that are there, each of which occurs once."""
+def resolve_devices(names: Sequence[str], precision: str) -> list[DeviceMap]:
+    """Turn the user's words for devices into those that are there, each of which occurs once.
+
+    Raises InputError for bfloat16 on a card that has no units for it.
+    """
     if tuple(names) == ("all",):
         cards = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        return [DeviceMap((one,)) for one in _resolve_usable(cards or ["auto"])]
-    device_maps = [resolve_device_map(name) for name in names]
+        device_maps = [DeviceMap((one,)) for one in _resolve_usable(cards or ["auto"])]
+    else:
+        device_maps = [resolve_device_map(name) for name in names]
     gpus = [device for one in device_maps for device in one.devices if device.type != "cpu"]
     twice = [device for device in gpus if gpus.count(device) > 1]
     if twice:
         raise InputError(
             f"Got device={list(names)!r}, in which {twice[0]} is meant twice. Name each card once."
         )
+    for device in gpus:
+        if precision == "bfloat16" and device.type == "cuda":
+            _check_bfloat16(device)
     return device_maps
 
 
-def check_precision(device_maps: Sequence[DeviceMap], precision: str) -> None:
-    """Raise InputError for bfloat16 on a card that has no units for it."""
-    for device in (device for one in device_maps for device in one.devices):
-        if precision != "bfloat16" or device.type != "cuda":
-            continue
-        major, minor = torch.cuda.get_device_capability(device)
-        if major < 8:
-            raise InputError(
-                f"Got precision='bfloat16' on {device} ({title_of(device)}, compute capability "
-                f"{major}.{minor}), which has no units for it; they begin with 8.0. Use "
-                'precision="float16", which is fast on this card and more exact.'
-            )
+def _check_bfloat16(device: torch.device) -> None:
+    major, minor = torch.cuda.get_device_capability(device)
+    if major < 8:
+        raise InputError(
+            f"Got precision='bfloat16' on {device} ({title_of(device)}, compute capability "
+            f"{major}.{minor}), which has no units for it; they begin with 8.0. Use "
+            'precision="float16", which is fast on this card and more exact.'
+        )
 
 
 def workers_on(device: torch.device) -> int:

@@ -183,10 +183,10 @@ def test__all__is_what_there_is(tiny_checkpoint, monkeypatch):
 
     if torch.cuda.is_available():
         cards = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-        assert list(map(str, resolve_devices(("all",)))) == cards
+        assert list(map(str, resolve_devices(("all",), "float32"))) == cards
     else:
-        assert list(map(str, resolve_devices(("all",)))) == [str(resolve_device("auto"))]
-    assert list(map(str, resolve_devices(("cpu", "cpu")))) == ["cpu", "cpu"]
+        assert list(map(str, resolve_devices(("all",), "float32"))) == [str(resolve_device("auto"))]
+    assert list(map(str, resolve_devices(("cpu", "cpu"), "float32"))) == ["cpu", "cpu"]
 
 
 def test__repr__names_the_devices(esm2):

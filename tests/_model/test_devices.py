@@ -13,7 +13,6 @@ from esm2_features._costs import dry_run
 from esm2_features._model import devices as _devices
 from esm2_features._model.devices import (
     DeviceMap,
-    check_precision,
     default_batch_tokens,
     even_rows,
     exact_arithmetic,
@@ -165,13 +164,13 @@ def test__resolve_device__auto_takes_the_cpu_instead_and_says_so_once(volta, rec
     volta(no_kernels, "cuda:0", "cuda:1")
     assert [resolve_device("auto") for _ in range(3)] == [CPU] * 3
     assert ["sm_70" in str(one.message) for one in recwarn] == [True]
-    assert resolve_devices(("all",)) == [DeviceMap((CPU,))]
+    assert resolve_devices(("all",), "float32") == [DeviceMap((CPU,))]
 
 
 def test__resolve_devices__all_leaves_out_a_card_that_does_not_compute(volta):
     volta(no_kernels, "cuda:0")
     with pytest.warns(UserWarning, match=r"cuda:0.*no kernel image"):
-        assert list(map(str, resolve_devices(("all",)))) == ["cuda:1"]
+        assert list(map(str, resolve_devices(("all",), "float32"))) == ["cuda:1"]
 
 
 def test__resolve_device__leaves_a_full_memory_to_who_loads_the_weights(volta):
@@ -182,7 +181,7 @@ def test__resolve_device__leaves_a_full_memory_to_who_loads_the_weights(volta):
 def test__resolve_device__takes_cards_that_compute(volta):
     volta()
     assert resolve_device("auto") == torch.device("cuda", 0)
-    assert list(map(str, resolve_devices(("all",)))) == ["cuda:0", "cuda:1"]
+    assert list(map(str, resolve_devices(("all",), "float32"))) == ["cuda:0", "cuda:1"]
 
 
 @pytest.mark.parametrize("name", ["cuda", "cuda+cpu", "cuda:0+cuda:1", "all"])
@@ -198,7 +197,7 @@ def test__bfloat16__is_refused_on_cards_without_units_for_it(volta, name, tiny_c
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test__other_precisions__are_for_all_cards(volta, precision):
     volta()
-    check_precision(resolve_devices(("cuda",)), precision)
+    assert list(map(str, resolve_devices(("cuda",), precision))) == ["cuda:0"]
 
 
 @pytest.fixture
