@@ -94,10 +94,11 @@ docs: $(TO_DOCUMENT)  ## build the site into docs/_build/html
 
 # nbmake executes copies: the committed files stay as they are. Options of `make test` are left out,
 # because they would import the scripts beside the notebooks to look for doctests.
-notebooks: $(TO_DOCUMENT)  ## execute all notebooks from the beginning
+notebooks: $(TO_DOCUMENT)  ## execute all notebooks from the beginning, and with other tables
 	cache=$$(mktemp -d) && trap 'rm -rf "$$cache"' EXIT && \
 	ESM2_FEATURES_CACHE="$$cache" $(BIN)/python -m pytest -o addopts= -p no:cacheprovider \
-		--nbmake --nbmake-timeout=300 --durations=0 notebooks/*.ipynb
+		--nbmake --nbmake-timeout=300 --durations=0 notebooks/*.ipynb && \
+	ESM2_FEATURES_CACHE="$$cache" $(BIN)/python -m pytest $(PARALLEL) -m slow tests/test_notebooks.py
 
 format: $(TO_DEVELOP)  ## put the code into shape
 	$(BIN)/ruff check --fix .

@@ -286,13 +286,13 @@ def test__dry_run__plans_the_passes_of_the_run(options, monkeypatch):
     rows: list[int] = []
     from esm2_features._model.esm2 import ESM2Network
 
-    original = ESM2Network.representations
+    original = ESM2Network.run
 
-    def counted(self, batch, *args, **kwargs):
-        rows.append(len(batch.positions))
-        return original(self, batch, *args, **kwargs)
+    def counted(self, batches, *args, **kwargs):
+        rows.extend(len(batch.positions) for batch in batches)
+        return original(self, batches, *args, **kwargs)
 
-    monkeypatch.setattr(ESM2Network, "representations", counted)
+    monkeypatch.setattr(ESM2Network, "run", counted)
     engine.embed(PROTEINS)
     assert (plan.batches, plan.tokens) == (len(rows), sum(rows))
 
