@@ -51,8 +51,8 @@ BLOCKS = {
 }
 
 
-SLOW = {("bash", "guide/scaling-out.md")}
-"""Starts a cluster of Ray."""
+SLOW = {("bash", "guide/scaling-out.md"), ("bash", "guide/evaluate.md")}
+"""Pages that start a cluster of Ray, and that compare features."""
 
 
 def pages_with(language: str) -> list[Any]:

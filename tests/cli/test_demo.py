@@ -25,10 +25,10 @@ def size_of_png(path):
 
 @pytest.fixture(scope="module")
 def shown(tmp_path_factory, tiny_checkpoint):
-    """What a demonstration on every other peptide says, and its folder."""
+    """What a demonstration on every third peptide says, and its folder."""
     folder = tmp_path_factory.mktemp("demo") / "new" / "folder"
     lines = []
-    run(folder, model=str(tiny_checkpoint), peptides=read_peptides()[::2], print_line=lines.append)
+    run(folder, model=str(tiny_checkpoint), peptides=read_peptides()[::3], print_line=lines.append)
     return "\n".join(lines), folder
 
 
@@ -47,7 +47,7 @@ def test__run__prints_scores_with_intervals_and_a_verdict(shown):
 
 
 def test__run__embeds_once_and_then_reads_the_cache(shown):
-    n = len(read_peptides()[::2])
+    n = len(read_peptides()[::3])
     assert re.search(rf"^  first +{n} computed +0 from the cache", shown[0], re.M)
     assert re.search(rf"^  second +0 computed +{n} from the cache", shown[0], re.M)
 
@@ -78,6 +78,7 @@ def test__run__without_matplotlib(tmp_path, monkeypatch):
     assert not (tmp_path / "demo").exists()
 
 
+@pytest.mark.slow
 def test__command__runs_with_the_model_that_ships(tmp_path):
     result = CliRunner().invoke(main, ["demo", "--output", str(tmp_path / "demo")])
     assert result.exit_code == 0, result.output

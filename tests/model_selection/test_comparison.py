@@ -131,7 +131,7 @@ def test__a_score__is_that_of_nested_cross_validation_by_scikit_learn(compare):
         ).fit(features[train], target[train])
         areas.append(roc_auc_score(target[test], search.predict_proba(features[test])[:, 1]))
     found = comparison.to_frame().set_index("features").score
-    assert found["composition"] == pytest.approx(np.mean(areas), abs=1e-3)
+    assert found["composition"] == pytest.approx(np.mean(areas), abs=5e-3)
 
 
 def test__numbers__are_predicted(compare):
