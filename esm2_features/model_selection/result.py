@@ -107,12 +107,8 @@ class FeatureComparison:
             return f"{text}."
         baseline, both = self._row(CHOSEN_BASELINE), self._row(BOTH)
         better = max(embedding, baseline, key=lambda row: row.score)
-        text += f"; this is {self._compared(embedding, baseline)}"
-        best = self._best("baseline")
-        if self._difference(embedding, baseline)[0] > 0 >= self._difference(embedding, best)[0]:
-            text += f", but not clearly of the best of them, {best.features} ({best.score:.3f})"
         return (
-            f"{text}; and both together are "
+            f"{text}; this is {self._compared(embedding, baseline)}; and both together are "
             f"{self._compared(both, better, 'the better of the two')}."
         )
 
@@ -266,10 +262,15 @@ class FeatureComparison:
         return interval(self.draws[a.features] - self.draws[b.features])
 
     def _compared(self, a: Row, b: Row, called: str | None = None) -> str:
+        """Compare two procedures; who is ahead is also compared with the best of the baselines."""
         low, high = self._difference(a, b)
         words = "ahead of" if low > 0 else "behind" if high < 0 else "not clearly different from"
         called = called or f"the {b.score:.3f} of baseline features"
-        return f"{words} {called} (difference {a.score - b.score:+.3f}, {low:+.3f} to {high:+.3f})"
+        text = f"{words} {called} (difference {a.score - b.score:+.3f}, {low:+.3f} to {high:+.3f})"
+        best = self._best("baseline")
+        if low > 0 >= self._difference(a, best)[0]:
+            text += f", but not clearly of the best baseline, {best.features} ({best.score:.3f})"
+        return text
 
 
 def _axes(ax: Any, *, height: float) -> Any:

@@ -312,7 +312,15 @@ def test__verdict__says_if_another_baseline_is_as_good():
     assert "ahead of the 0.700 of baseline features" in alone.verdict
     assert "but not clearly" not in alone.verdict
     as_good = made({**procedures, "k-mers": ("baseline", None, 0.9)})
-    assert "but not clearly of the best of them, k-mers (0.900);" in as_good.verdict
+    assert "but not clearly of the best baseline, k-mers (0.900);" in as_good.verdict
+    both = made(
+        {
+            **procedures,
+            "embedding + baseline": ("procedure", None, 0.95),
+            "k-mers": ("baseline", None, 0.97),
+        }
+    )
+    assert both.verdict.count("but not clearly of the best baseline, k-mers (0.970)") == 2
 
 
 @pytest.mark.parametrize(
