@@ -34,7 +34,7 @@ from esm2_features.server.tokens import new_token
 FILES = Path(__file__).resolve().parents[2] / "esm2_features" / "data" / "server"
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg"}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "chrome"))), None)
-pytestmark = pytest.mark.xdist_group("page")  # one browser for all
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("page")]  # one browser for all
 MELITTIN = "GIGAVLKVLTTGLPALISWIKRKRQQ"
 
 # ------------------------------------------------------------------ its files
