@@ -16,6 +16,7 @@ from esm2_features._engine import Engine
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inputs.cells import is_missing
 from esm2_features._inputs.containers import cells_of, labels_of, listed
+from esm2_features._inputs.groups import group_cells
 from esm2_features._inputs.policy import TruncationCounter
 from esm2_features._inputs.rows import labelled, place_of
 from esm2_features.exceptions import InputError, shorten
@@ -335,12 +336,5 @@ def _read_groups(groups: Any, sequences: Sequence[str]) -> NDArray[Any]:
         first: dict[str, int] = {}
         rows = [first.setdefault(sequence, row) for row, sequence in enumerate(sequences)]
         return np.array(rows, np.intp)
-    cells = listed(groups, "groups")
-    if len(cells) != len(sequences):
-        raise InputError(
-            f"Got {len(cells)} groups for {len(sequences)} sequences. Pass one for each sequence."
-        )
-    for row, cell in enumerate(cells):
-        if is_missing(cell):
-            raise InputError(f"The group of {place_of(row)} is missing. Give each row a group.")
+    cells = group_cells(groups, len(sequences), of="sequences")
     return np.array(cells, None if len(set(map(type, cells))) <= 1 else object)

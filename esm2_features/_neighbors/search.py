@@ -7,8 +7,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from esm2_features._inputs.cells import is_missing
-from esm2_features._inputs.containers import listed
+from esm2_features._inputs.groups import group_cells, group_codes
 from esm2_features._inputs.options import one_of, positive
 from esm2_features._neighbors.vectors import METRICS, SCALES, Scaling, Vectors
 from esm2_features.exceptions import InputError, shorten
@@ -240,17 +239,14 @@ def _codes(
     found = []
     for groups, vectors in ((query_groups, queries), (target_groups, targets))[: 2 - itself]:
         name = "query_groups" if vectors is queries else "target_groups"
-        cells = listed(groups, name)
-        if len(cells) != len(vectors):
-            raise InputError(
-                f"Got {len(cells)} {name} for {len(vectors)} {vectors.name}. Pass one for each row."
-            )
-        if (row := next((i for i, cell in enumerate(cells) if is_missing(cell)), None)) is not None:
-            raise InputError(
-                f"The group of {vectors.place(row)} is missing. Give each row a group, those "
-                "without relatives one of their own."
-            )
-        found.append(np.array([codes.setdefault(cell, len(codes)) for cell in cells], np.intp))
+        cells = group_cells(
+            groups,
+            len(vectors),
+            name=name,
+            of=vectors.name,
+            place=lambda rows, of=vectors: of.place(rows[0]),  # type: ignore[misc]
+        )
+        found.append(group_codes(cells, codes))
     return found[0], found[-1]
 
 

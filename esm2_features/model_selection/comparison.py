@@ -15,10 +15,9 @@ from sklearn.base import clone
 from sklearn.pipeline import Pipeline
 
 from esm2_features._checkpoints import open_checkpoint
-from esm2_features._inputs.cells import is_missing
-from esm2_features._inputs.containers import listed
+from esm2_features._inputs.groups import group_cells, group_codes
 from esm2_features._inputs.options import is_whole
-from esm2_features._inputs.rows import first_place, labelled
+from esm2_features._inputs.rows import labelled
 from esm2_features._sklearn.difference import ESM2DifferenceTransformer
 from esm2_features._sklearn.model import EmbeddingTransformer
 from esm2_features.exceptions import InputError, MissingDependencyError
@@ -36,6 +35,7 @@ from esm2_features.model_selection.families import cluster_sequences
 from esm2_features.model_selection.metrics import (
     Bootstrap,
     check_scored,
+    check_scoring,
     default_scoring,
     interval,
     metric_of,
@@ -193,6 +193,7 @@ def compare_features(
     if not is_grouped and families is not None:
         check_splits(folds.outer, families)
     scoring = default_scoring(targets) if scoring is None else scoring
+    check_scoring(scoring, targets)
     with config_context(transform_output="default"), _with_cache(transformer) as cached:
         candidates = list_embeddings(cached, layers, poolings)
         candidates += list_baselines(baselines, X, transformer)
@@ -228,17 +229,7 @@ def _families(
     """Give families of rows, if they are known, and whether folds have to keep them."""
     is_auto = isinstance(groups, str) and groups == "auto"
     if groups is not None and not is_auto:
-        names = listed(groups, "groups")
-        if len(names) != len(chains[0].values):
-            raise InputError(f"X has {len(chains[0].values):,} rows, but groups {len(names):,}.")
-        missing = [row for row, name in enumerate(names) if is_missing(name)]
-        if missing:
-            raise InputError(
-                f"The group of {first_place(missing)} is missing. Give each row a group, those "
-                "without relatives one of their own."
-            )
-        codes: dict[object, int] = {}
-        return np.array([codes.setdefault(name, len(codes)) for name in names], np.intp), True
+        return group_codes(group_cells(groups, len(chains[0].values))), True
     is_one = len(chains) == 1 or isinstance(transformer, ESM2DifferenceTransformer)
     if is_auto and not is_one:
         raise InputError(

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import rankdata
+from sklearn import metrics
 from sklearn.base import BaseEstimator
-from sklearn.metrics import check_scoring
 
 from esm2_features.exceptions import InputError
 from esm2_features.model_selection.targets import Targets
@@ -34,8 +34,8 @@ def metric_of(scoring: Any, targets: Targets, predictions: NDArray[np.float64]) 
     if scoring in ("roc_auc", "roc_auc_ovr") and predictions.ndim == 2:
         codes = [1] if predictions.shape[1] == 2 else range(predictions.shape[1])
         return lambda rows: _roc_auc(y[rows], predictions[rows], codes)
-    scorer = check_scoring(_Fixed(predictions, targets), scoring)
     fixed = _Fixed(predictions, targets)
+    scorer = metrics.check_scoring(fixed, scoring)
 
     def score(rows: NDArray[np.intp]) -> float:
         with warnings.catch_warnings():
@@ -46,6 +46,22 @@ def metric_of(scoring: Any, targets: Targets, predictions: NDArray[np.float64]) 
                 return np.nan
 
     return score
+
+
+def check_scoring(scoring: Any, targets: Targets) -> None:
+    """Raise InputError for a score that is unknown, or not one of such targets."""
+    if scoring == default_scoring(targets):
+        return
+    y, n = targets.values, len(targets.values)
+    if targets.classes is None:
+        predictions = np.array(y, np.float64)
+    else:
+        predictions = np.eye(len(targets.classes))[y]
+    fixed = _Fixed(predictions, targets)
+    try:
+        metrics.check_scoring(fixed, scoring)(fixed, np.arange(n), y)
+    except ValueError as error:
+        raise InputError(f"Got scoring={scoring!r}, which cannot score y: {error}") from error
 
 
 class _Fixed(BaseEstimator):  # type: ignore[misc]

@@ -76,12 +76,11 @@ class SavedModel:
         -------
         predictions : dict of str to ndarray of shape (n,)
             ``"prediction"``, of the dtype of the targets; then, as float32 or float64,
-            ``"probability_"`` and
-            the class for each class, or ``"low"`` and ``"high"``, the ends of an interval; then
-            ``"identity"`` and ``"nearest"``, the identity to the nearest training sequence as
-            `train_test_identity` defines it, and its id (its row, without ids; empty, or -1, if
-            none is related). What the model cannot
-            give is left out. ``pandas.DataFrame(predictions)`` makes a frame.
+            ``"probability_"`` and the class for each class, or ``"low"`` and ``"high"``, the ends
+            of an interval; then ``"identity"`` and ``"nearest"``, the identity to the nearest
+            training sequence as `train_test_identity` defines it, and its id (its row, without
+            ids; empty, or -1, if none is related). What the model cannot give is left out.
+            ``pandas.DataFrame(predictions)`` makes a frame.
 
         Raises
         ------

@@ -11,6 +11,7 @@ from joblib import effective_n_jobs
 from numpy.typing import ArrayLike, NDArray
 
 from esm2_features._inputs.containers import listed
+from esm2_features._inputs.groups import group_cells, group_codes
 from esm2_features.exceptions import InputError, LeakageWarning
 from esm2_features.model_selection.pairs import PairSearch, read_sequences, sorted_distinct
 
@@ -149,8 +150,7 @@ def check_splits(splits: Iterable[tuple[ArrayLike, ArrayLike]], groups: Any) -> 
     >>> check_splits(GroupKFold(3).split(families, groups=families), families)
     array([0., 0., 0.])
     """
-    codes: dict[object, int] = {}
-    family = np.array([codes.setdefault(g, len(codes)) for g in listed(groups, "groups")], np.intp)
+    family = group_codes(group_cells(groups, len(listed(groups, "groups"))))
     shared, example = [], ""
     for number, split in enumerate(splits):
         train, test = rows_of(split, number, len(family))

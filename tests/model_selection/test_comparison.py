@@ -208,8 +208,12 @@ def test__other_learners_and_scores(compare):
         compare(X, y, learner=Ridge())
     with pytest.raises(InputError, match="CalibratedClassifierCV"):
         compare(X, y, learner=LinearSVC())
-    with pytest.raises(ValueError, match="no_score"):
-        compare(X, y, scoring="no_score")
+    for scoring in ("no_score", "r2_typo"):
+        with pytest.raises(InputError, match=scoring):
+            compare(X, y, scoring=scoring)
+    three = [["a", "b", "c"][i % 3] for i in range(60)]
+    with pytest.raises(InputError, match="scoring='precision', which cannot score y: Target is"):
+        compare(X, three, scoring="precision")
 
 
 def test__three_classes(compare):
@@ -338,11 +342,14 @@ def test__advice__on_layers(scores, said):
     assert said in made(layers).layer_advice
 
 
-def test__the_shallowest_layer__is_not_behind_the_best(compare):
-    X, y = charged(60)
-    comparison = compare(X, y, layers="all")
-    assert comparison.shallowest_layer in (0, 1, 2)
-    assert "embedding is layer" in comparison.layer_advice
+def test__the_shallowest_layer__is_not_clearly_behind_the_best():
+    comparison = made(
+        {f"layer {i}, mean": ("embedding", i, score) for i, score in enumerate((0.7, 0.88, 0.9))}
+    )
+    assert comparison.shallowest_layer == 2
+    comparison.draws["layer 1, mean"][:10] += 0.1  # ahead of layer 2 in half of the draws
+    assert comparison.shallowest_layer == 1
+    assert "layer 1 is not clearly behind it, and takes 50% less" in comparison.layer_advice
 
 
 # ------------------------------------------------------------------ families
@@ -380,7 +387,7 @@ def test__relatives_without_groups__are_warned_of(compare):
         ({"groups": [0, 1] * 15}, "There are 2 families.*groups=None"),
         ({"groups": [0, 1, 2] * 10, "cv": 4}, "4 folds cannot be made of 3 families"),
         ({"groups": [0, 1, 2] + [2] * 27, "cv": [(range(2, 30), range(2))]}, "or one family"),
-        ({"groups": [0, 1]}, "X has 30 rows, but groups 2"),
+        ({"groups": [0, 1]}, "Got 2 groups for 30 rows"),
         ({"cv": 1}, "1 folds cannot be made of 30 rows"),
         ({"cv": 31}, "31 folds cannot be made"),
         ({"cv": 2.5}, "cv=2.5"),

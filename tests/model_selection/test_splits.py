@@ -170,3 +170,8 @@ def test__splits__are_checked(splits, error, message):
 def test__groups__are_a_list():
     with pytest.raises(TypeError, match="as groups"):
         check_splits([([0], [1])], "aabbcc")
+
+
+def test__missing_groups__are_no_family():
+    with pytest.raises(InputError, match=r"The group of row 1 \(the first of 2\) is missing"):
+        check_splits([([0, 1], [2, 3])], [0, None, np.nan, 1])
