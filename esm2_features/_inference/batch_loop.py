@@ -6,8 +6,10 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from esm2_features._inference.batching import batches
-from esm2_features._inputs.views import SequenceView, distinct_sequences, parse
+from esm2_features._inputs.views import DistinctSequences, distinct_sequences
 from esm2_features.exceptions import OutOfMemoryError
 
 if TYPE_CHECKING:
@@ -46,7 +48,7 @@ class BatchLoop:
         self._device = device
         self._on_smaller_budget = on_smaller_budget
         self._progress = progress
-        self._parsed: dict[int, SequenceView] = {}
+        self._owners = np.zeros(len(views), np.intp)  # the sequence of each planned view
         self._begun: deque[tuple[list[int], Callable[[], Sequence[Any]]]] = deque()
 
     def run(self, which: Sequence[int]) -> Generator[tuple[list[int], Sequence[Any]], None, None]:
@@ -82,8 +84,10 @@ class BatchLoop:
 
     def plan(self, which: Sequence[int]) -> list[list[int]]:
         """Divide views into the batches that `run` computes if they fit into memory."""
-        self._parsed, plan = plan_batches(self._views, which, self.budget, self._bytes_of)
-        return plan
+        some = [self._views[i] for i in which]
+        self._distinct, plan = plan_batches(some, self.budget, self._bytes_of)
+        self._owners[which] = self._distinct.owners
+        return [[which[i] for i in batch] for batch in plan]
 
     def _begin(self, batch: list[int]) -> bool:
         """Begin to compute a batch; return whether it fits into memory."""
@@ -94,7 +98,7 @@ class BatchLoop:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            if not _can_split([self._parsed[i] for i in batch], self.budget):
+            if not self._can_split(batch):
                 raise _out_of_memory(self._residues(batch), str(self._device)) from error
             return False
         self._begun.append((batch, results))
@@ -109,44 +113,39 @@ class BatchLoop:
 
     def _halved(self, batch: list[int], pending: deque[list[int]]) -> deque[list[int]]:
         """Split parts of one sequence in two; otherwise, plan all views for a lower budget."""
-        distinct = distinct_sequences([self._parsed[i] for i in batch])
-        if len(distinct) == 1 and len(batch) > 1:  # parts of one sequence
+        sequences = np.unique(self._owners[batch])
+        if len(sequences) == 1 and len(batch) > 1:  # parts of one sequence
             half = len(batch) // 2
             return deque([batch[:half], batch[half:], *pending])
-        tokens = sum(SequenceView(*one).tokens for one in distinct)
-        self.budget = min(self.budget, tokens) // 2
+        self.budget = min(self.budget, int(self._distinct.tokens[sequences].sum())) // 2
         self._on_smaller_budget(self.budget)
         return deque(self.plan([*batch, *(i for later in pending for i in later)]))
 
+    def _can_split(self, batch: Sequence[int]) -> bool:
+        """Whether a batch can be divided: into sequences, parts of one, or its windows."""
+        one = self._owners[batch[0]]
+        window = self._distinct.windows[one]
+        fewest = min(self.budget, self._distinct.tokens[one])
+        return len(batch) > 1 or (window > 0 and window + 2 < fewest)
+
     def _residues(self, some: Sequence[int]) -> int:
-        distinct = distinct_sequences([self._parsed[i] for i in some])
-        return sum(len(sequence) for sequence, _ in distinct)
+        return int(self._distinct.lengths[np.unique(self._owners[some])].sum())
 
 
 def plan_batches(
-    views: Sequence[str], which: Sequence[int], budget: int, bytes_of: Callable[[int], int]
-) -> tuple[dict[int, SequenceView], list[list[int]]]:
-    """Read some views, and divide them into batches, the longest first, a sequence in one batch."""
-    parsed = [parse(views[i]) for i in which]
-    members = list(distinct_sequences(parsed).values())
-    firsts = [parsed[numbers[0]] for numbers in members]
-    plan = batches(
-        [view.tokens for view in firsts],
-        budget,
-        sizes=[
-            len(numbers) * bytes_of(len(view.sequence))
-            for view, numbers in zip(firsts, members, strict=True)
-        ],
-        most=_BATCH_BYTES,
-    )
-    numbered = dict(zip(which, parsed, strict=True))
-    return numbered, [[which[k] for sequence in batch for k in members[sequence]] for batch in plan]
-
-
-def _can_split(views: Sequence[SequenceView], budget: int) -> bool:
-    """Whether a batch can be divided: into sequences, parts of one, or its windows."""
-    window = views[0].window
-    return len(views) > 1 or (window > 0 and window + 2 < min(budget, views[0].tokens))
+    views: Sequence[str], budget: int, bytes_of: Callable[[int], int]
+) -> tuple[DistinctSequences, list[list[int]]]:
+    """Read views, and divide them into batches, the longest first, a sequence in one batch."""
+    distinct = distinct_sequences(views)
+    lengths, number = np.unique(distinct.lengths, return_inverse=True)
+    of_length = np.array([bytes_of(length) for length in lengths.tolist()], np.int64)
+    count = np.bincount(distinct.owners, minlength=len(distinct.sequences))
+    plan = batches(distinct.tokens, budget, sizes=count * of_length[number], most=_BATCH_BYTES)
+    if len(distinct.sequences) < len(views):
+        ordered = np.argsort(distinct.owners, kind="stable")
+        members = np.split(ordered, np.cumsum(count)[:-1])
+        plan = [np.concatenate([members[i] for i in batch]).tolist() for batch in plan]
+    return distinct, plan
 
 
 def _out_of_memory(length: int, device: str) -> OutOfMemoryError:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from esm2_features._checkpoints import Checkpoint
 from esm2_features._inference.batch_loop import BatchLoop, plan_batches
-from esm2_features._inference.batching import BatchPlan, UniqueViews
+from esm2_features._inference.batching import BatchPlan
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.device_pool import DevicePool
 from esm2_features._inference.networks import get_networks
 from esm2_features._inference.numerics import check_finite
+from esm2_features._inputs.views import UniqueViews
 
 if TYPE_CHECKING:
     from esm2_features._inference.extractors import Extractor
@@ -53,7 +54,7 @@ class LocalBackend:
         dim = self.checkpoint.architecture.dim
         budget = self.batch_tokens or default_batch_tokens(home, dim)
         bytes_of = vectors_extractor(columns).bytes
-        _, plan = plan_batches(views, range(len(views)), budget, bytes_of)
+        _, plan = plan_batches(views, budget, bytes_of)
         devices = [str(one) for one in device_maps]
         return BatchPlan([[views[i] for i in batch] for batch in plan], budget, devices)
 

@@ -1,6 +1,6 @@
 """`Runner`: from views to numbers, read from the cache or computed by a backend.
 
-`Runner.rows` is the data flow of the library on one page. `batching` finds distinct views,
+`Runner.rows` is the data flow of the library on one page. `_inputs.views` finds distinct views,
 `cache_session` reads and stores, `local` (or `remote.backend`) connects and computes, in batches of
 `batch_loop`, with an extractor of `extractors` that runs the network of `_model`.
 """
@@ -17,11 +17,17 @@ from numpy.typing import NDArray
 
 from esm2_features._cache import Cache
 from esm2_features._checkpoints import Checkpoint
-from esm2_features._inference.batching import BatchPlan, UniqueViews, scatter, unique_views
+from esm2_features._inference.batching import BatchPlan, scatter
 from esm2_features._inference.cache_session import Columns, open_session
 from esm2_features._inputs.alphabet import TOKENS
 from esm2_features._inputs.options import SPECIAL_TOKENS, check_special_tokens
-from esm2_features._inputs.views import count_sequences, distinct_sequences, parse, shown
+from esm2_features._inputs.views import (
+    UniqueViews,
+    count_sequences,
+    distinct_sequences,
+    shown,
+    unique_views,
+)
 from esm2_features.exceptions import CheckpointError, InputError
 
 if TYPE_CHECKING:
@@ -224,10 +230,10 @@ class Runner:
             if self.cache is not None:
                 names = ", ".join(f"layer {at} {pooling}" for at, pooling in columns.wanted[:3])
                 names += ", ..." if len(columns.wanted) > 3 else ""
-                sequences = distinct_sequences([parse(unique.views[i]) for i in missing])
+                sequences = distinct_sequences([unique.views[i] for i in missing]).sequences
                 error.args = (
                     f"{len(sequences)} different sequences (such as "
-                    f"{shown(next(iter(sequences))[0])!r}) lack vectors in the "
+                    f"{shown(sequences[0])!r}) lack vectors in the "
                     f"cache {self.cache.path} ({names}, {self.precision}, kept in "
                     f"{columns.dtype}), and the weights to compute them cannot be had: {error} "
                     "Or compute them on a machine that has them, and take them in with "
@@ -250,7 +256,7 @@ class Runner:
 def _progress_bar(title: str, views: Sequence[str]) -> Iterator[Callable[[int], object]]:
     from tqdm.auto import tqdm  # it warns in notebooks that have no widgets, so not before this
 
-    residues = sum(len(sequence) for sequence, _ in distinct_sequences(list(map(parse, views))))
+    residues = int(distinct_sequences(views).lengths.sum())
     # disable=None draws on a terminal only, so log files stay clean.
     with tqdm(
         total=residues, desc=title, unit=" residues", unit_scale=True, disable=None

@@ -10,7 +10,7 @@ A view is written as one string, because that is what is de-duplicated, keyed an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -109,9 +109,61 @@ def shown(sequence: str) -> str:
     return shorten(sequence).replace(MASK, "<mask>")
 
 
-def distinct_sequences(views: Sequence[SequenceView]) -> dict[tuple[str, int], list[int]]:
-    """Group views by the sequence and window that go through the network once for all of them."""
-    members: dict[tuple[str, int], list[int]] = {}
-    for i, view in enumerate(views):
-        members.setdefault((view.sequence, view.window), []).append(i)
-    return members
+class UniqueViews(NamedTuple):
+    """The distinct views of an input, in the order of their first rows."""
+
+    views: list[str]
+    rows: list[int]  # row of the input in which each view stands first, for messages
+    source: NDArray[np.intp]  # for each row of the input, its number among `views`; -1 for None
+
+
+def unique_views(views: Sequence[str | None], rows: Sequence[int] | None = None) -> UniqueViews:
+    """Find the distinct views; ``rows`` are their numbers in the input, if not 0, 1, 2, ..."""
+    where = [i for i, view in enumerate(views) if view is not None]
+    present = [view for view in views if view is not None]
+    first, back = dedupe(present)
+    source = np.full(len(views), -1, np.intp)
+    source[where] = back
+    at = [where[i] for i in first]
+    return UniqueViews(
+        [present[i] for i in first], at if rows is None else [rows[i] for i in at], source
+    )
+
+
+class DistinctSequences(NamedTuple):
+    """What goes through the network for some views: a sequence and window once for all of them."""
+
+    sequences: list[str]  # in the order of their first views
+    windows: list[int]
+    lengths: NDArray[np.int64]  # residues of each
+    tokens: NDArray[np.int64]  # of each, in all of its windows
+    owners: NDArray[np.intp]  # for each view, the number of its sequence
+    spans: list[Spans]  # of each view; an empty list if all are whole sequences
+
+
+def distinct_sequences(views: Sequence[str]) -> DistinctSequences:
+    """Read views, and find the sequences that they are of."""
+    text = "".join(views)
+    keys: Sequence[Hashable] = views  # whole sequences, which are not read one by one
+    parsed: list[SequenceView] = []
+    if "@" in text or "~" in text:
+        parsed = [parse(view) for view in views]
+        keys = [(view.sequence, view.window) for view in parsed]
+    first, owners = dedupe(keys)
+    sequences = [parsed[i].sequence if parsed else views[i] for i in first]
+    windows = [parsed[i].window if parsed else 0 for i in first]
+    lengths = np.fromiter(map(len, sequences), np.int64, len(sequences))
+    tokens = lengths + 2
+    for i in np.flatnonzero(windows).tolist():
+        tokens[i] = SequenceView(sequences[i], windows[i]).tokens
+    return DistinctSequences(
+        sequences, windows, lengths, tokens, owners, [view.spans for view in parsed]
+    )
+
+
+def dedupe(items: Sequence[Hashable]) -> tuple[list[int], NDArray[np.intp]]:
+    """Find the distinct items, and the way back to all of them."""
+    rank: dict[Hashable, int] = {}
+    back = np.array([rank.setdefault(item, len(rank)) for item in items], dtype=np.intp)
+    _, first = np.unique(back, return_index=True)
+    return first.tolist(), back

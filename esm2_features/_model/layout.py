@@ -24,8 +24,8 @@ from torch import Tensor
 
 from esm2_features._inputs.alphabet import encode_all
 from esm2_features._inputs.views import (
+    DistinctSequences,
     distinct_sequences,
-    parse,
     positions_of,
     window_weights,
     windows,
@@ -72,16 +72,13 @@ class Layout:
     """One forward pass over some views."""
 
     def __init__(self, views: Sequence[str], budget: int | None = None) -> None:
-        parsed = [parse(view) for view in views]
-        members = distinct_sequences(parsed)
-        self.count = len(parsed)
-        self._spans, self._members = [view.spans for view in parsed], members
-        self._sizes = np.array([len(sequence) + 2 for sequence, _ in members])
+        distinct = distinct_sequences(views)
+        self.count = len(views)
+        self._spans, self._owners = distinct.spans, distinct.owners
+        self._sizes = distinct.lengths + 2
         self._starts = np.concatenate([[0], np.cumsum(self._sizes)])
-        self.is_windowed = any(window for _, window in members)
-        pieces = [sequence for sequence, _ in members]
-        if self.is_windowed:
-            pieces = self._cut(members)
+        self.is_windowed = any(distinct.windows)
+        pieces = self._cut(distinct) if self.is_windowed else distinct.sequences
         self.batches = (
             _packed(pieces, budget)
             if self.is_windowed
@@ -118,12 +115,14 @@ class Layout:
                 found[member] = rows[whole if segment.group else segment.rows[k]].copy()
         return found
 
-    def _cut(self, members: Iterable[tuple[str, int]]) -> list[str]:
+    def _cut(self, distinct: DistinctSequences) -> list[str]:
         """Cut sequences into their windows, and note which row each of these belongs to."""
         pieces: list[str] = []
         targets: list[NDArray[np.int64]] = []
         weights: list[NDArray[np.float32]] = []
-        for (sequence, window), start in zip(members, self._starts, strict=False):
+        for sequence, window, start in zip(
+            distinct.sequences, distinct.windows, self._starts, strict=False
+        ):
             if not window:
                 pieces.append(sequence)
                 targets.append(start + np.arange(len(sequence) + 2))
@@ -166,22 +165,19 @@ class Layout:
     @cached_property
     def segments(self) -> list[Segment]:
         """Views by their number of residues; whole sequences are segments where they lie."""
-        spans, members = self._spans, self._members
-        owners = np.empty(self.count, np.int64)
-        for owner, views in enumerate(members.values()):
-            owners[views] = owner
-        if self.count == len(members) and not any(spans):
-            numbers = [view for views in members.values() for view in views]
+        spans, owners = self._spans, self._owners
+        if self.count == len(self._sizes) and not any(spans):
             edges = np.cumsum([0, *(group.count for group in self.groups)]).tolist()
             none = np.empty((0, 0), np.int64)
             return [
-                Segment(numbers[a:b], group, none, owners[numbers[a:b]])
+                Segment(list(range(a, b)), group, none, owners[a:b])
                 for group, (a, b) in zip(self.groups, pairwise(edges), strict=True)
             ]
         rows_of: dict[int, list[tuple[int, NDArray[np.int64]]]] = {}
         for i in range(self.count):
             first = self._starts[owners[i]] + 1
-            parts = spans[i] or ((0, int(self._sizes[owners[i]]) - 2),)
+            whole = ((0, int(self._sizes[owners[i]]) - 2),)
+            parts = (spans[i] or whole) if spans else whole
             rows = first + positions_of(parts)
             rows_of.setdefault(len(rows), []).append((i, rows))
         return [

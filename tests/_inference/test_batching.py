@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from esm2_features._inference import batching
-from esm2_features._inference.batching import batches, dedupe, scatter, unique_views
+from esm2_features._inference.batching import batches, scatter
+from esm2_features._inputs.views import dedupe, unique_views
 from esm2_features._model.packing import MOST_SEQUENCES
 
 lengths = st.lists(st.integers(1, 300), max_size=60)

@@ -94,4 +94,16 @@ def test__distinct_sequences__are_told_apart_by_their_windows():
         SequenceView("MK", 0, ((1, 2),)),
         SequenceView("MK", 1),
     ]
-    assert distinct_sequences(some) == {("MK", 0): [0, 2], ("GG", 0): [1], ("MK", 1): [3]}
+    distinct = distinct_sequences(list(map(str, some)))
+    assert distinct.sequences == ["MK", "GG", "MK"]
+    assert distinct.windows == [0, 0, 1]
+    assert distinct.owners.tolist() == [0, 1, 0, 2]
+    assert distinct.tokens.tolist() == [4, 4, 6]
+
+
+def test__distinct_sequences__whole_ones_are_found_without_reading_each():
+    distinct = distinct_sequences(["MKT", "GG", "MKT"])
+    assert (distinct.sequences, distinct.spans) == (["MKT", "GG"], [])
+    assert distinct.owners.tolist() == [0, 1, 0]
+    assert distinct.lengths.tolist() == [3, 2]
+    assert distinct_sequences([]).tokens.tolist() == []

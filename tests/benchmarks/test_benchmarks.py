@@ -126,6 +126,17 @@ def test__neighbors__agree_with_scikit_learn():
     assert json.loads(done.stdout.splitlines()[-1])["agreement"] == 1
 
 
+@pytest.mark.slow
+def test__host_work__counts_what_the_cache_adds():
+    command = [sys.executable, "-m", "benchmarks.host_work", "--quick"]
+    done = subprocess.run(
+        command, cwd=BENCHMARKS.parent, capture_output=True, text=True, timeout=240, check=True
+    )
+    report = json.loads(done.stdout.splitlines()[-1])
+    assert len(report) == 4
+    assert min(report.values()) > 0
+
+
 def test__code_size__keeps_to_the_rules_of_the_house():
     longest = {path: code_size.count(path)["lines"] for path in code_size.PACKAGE.rglob("*.py")}
     assert max(longest.values()) <= 450, max(longest, key=longest.get)

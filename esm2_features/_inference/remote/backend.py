@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, full_name, slug
-from esm2_features._inference.batching import BatchPlan, UniqueViews, batches
+from esm2_features._inference.batching import BatchPlan, batches
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.numerics import check_finite, round_vectors
 from esm2_features._inference.remote.connection import AT_ONCE, ApiClient, Response, in_background
@@ -35,7 +35,7 @@ from esm2_features._inference.remote.responses import (
     refused,
 )
 from esm2_features._inputs.alphabet import MASK
-from esm2_features._inputs.views import SequenceView, parse
+from esm2_features._inputs.views import SequenceView, UniqueViews, parse
 from esm2_features.exceptions import InputError, NumericalError
 
 if TYPE_CHECKING:
