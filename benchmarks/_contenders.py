@@ -23,6 +23,7 @@ PEERS = {
     "transformers": ("transformers",),
     "onnxruntime": ("onnxruntime", "transformers", "onnx", "onnxscript"),
     "openvino": ("openvino", "transformers", "onnx", "onnxscript"),
+    "esm-cpp": ("esm_cpp", "safetensors", "transformers"),
 }
 """What each peer needs to be installed."""
 
@@ -31,15 +32,19 @@ _PRECISIONS = {
     "transformers": ("float32", "bfloat16", "float16"),
     "onnxruntime": ("float32",),
     "openvino": ("float32", "bfloat16"),
+    "esm-cpp": ("float32",),
 }
 _SETTINGS = {
     "fair-esm": ("extract.py", "tuned"),
     "transformers": ("default", "tuned"),
     "onnxruntime": ("tuned",),
     "openvino": ("tuned",),
+    "esm-cpp": ("default", "int8"),
 }
 EXPORTED = ("onnxruntime", "openvino")
 """Peers that run a graph that is exported from transformers."""
+
+ON_CPUS = (*EXPORTED, "esm-cpp")
 
 ONE_SEQUENCE = 1
 BUDGETS = {
@@ -60,7 +65,8 @@ class Contender:
     @property
     def name(self) -> str:
         """How it is called in tables; fair-esm has one precision, and a default needs no word."""
-        precision = "" if self.library == "fair-esm" else self.precision
+        has_one = self.library == "fair-esm" or self.setting == "int8"
+        precision = "" if has_one else self.precision
         setting = "" if self.setting == "default" else self.setting
         return " ".join(word for word in (self.library, precision, setting) if word)
 
@@ -122,7 +128,7 @@ def contenders(
         missing = [name for name in PEERS[peer] if importlib.util.find_spec(name) is None]
         if missing:
             left_out[peer] = f"{', '.join(missing)} not installed"
-        elif peer in EXPORTED and torch.device(device).type != "cpu":
+        elif peer in ON_CPUS and torch.device(device).type != "cpu":
             left_out[peer] = "compared on CPUs only"
         elif peer == BASELINE.library:  # the baseline of every precision
             found += [Contender(peer, "float32", setting) for setting in _SETTINGS[peer]]

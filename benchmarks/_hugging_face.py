@@ -23,7 +23,7 @@ from benchmarks._padding import PAD, Embed, embed_padded, padded
 
 def open_transformers(contender: Contender, job: Job) -> Embed:
     """Run the network as it is."""
-    model = _hugging_face_model(job)
+    model = hugging_face_model(job)
     frequencies = model.rotary_embeddings.inv_freq
     model.to(job.device, getattr(torch, contender.precision))
     model.rotary_embeddings.inv_freq = frequencies.to(job.device)
@@ -84,7 +84,7 @@ _HUGGING_FACE = {
 }
 
 
-def _hugging_face_model(job: Job) -> Any:
+def hugging_face_model(job: Job) -> Any:
     """Build transformers' network with the weights of fair-esm's file."""
     import transformers
 
@@ -144,7 +144,7 @@ def export_graph(job: Job) -> None:
     """
     if job.graph.exists():
         return
-    network = _LastRepresentation(_hugging_face_model(job)).eval()
+    network = _LastRepresentation(hugging_face_model(job)).eval()
     tokens = torch.from_numpy(padded(["MKTAYIAKQR", "GSHMVL"]))
     dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
     unfinished = job.graph.parent.with_suffix(".tmp")

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks._contenders import BASELINE, OURS, Contender, Job
+from benchmarks._esm_cpp import open_esm_cpp
 from benchmarks._hugging_face import open_onnxruntime, open_openvino, open_transformers
 from benchmarks._padding import Embed, Vectors, embed_padded
 from benchmarks.machine import Stopwatch, forget_peak_memory, peak_memory
@@ -85,6 +86,7 @@ _OPENERS: dict[str, Callable[[Contender, Job], Embed]] = {
     "transformers": open_transformers,
     "onnxruntime": open_onnxruntime,
     "openvino": open_openvino,
+    "esm-cpp": open_esm_cpp,
 }
 
 # ------------------------------------------------------------- in its process

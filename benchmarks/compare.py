@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -209,9 +210,18 @@ def _batching(budget: int | None) -> str:
 
 def machine_of(result: Result) -> str:
     """Name what a comparison ran on."""
-    machine, given = result["machine"], result["arguments"]
-    where = machine["cpu"] if given["device"] == "cpu" else machine["gpu"]
-    return f"{where}, {given['threads']} thread{'s' * (given['threads'] > 1)}"
+    threads = result["arguments"]["threads"]
+    return f"{processor_of(result)}, {threads} thread{'s' * (threads > 1)}"
+
+
+def processor_of(result: Result) -> str:
+    """Name the processor, or the card."""
+    return result["machine"]["cpu" if result["arguments"]["device"] == "cpu" else "gpu"]
+
+
+def file_stem(result: Result) -> str:
+    """Name the file of a comparison, and of pictures, so that each processor has its own."""
+    return f"compare_{re.sub('[^A-Za-z0-9]+', '-', processor_of(result)).strip('-')}"
 
 
 def optional(value: float | None, how: str) -> str:
@@ -390,8 +400,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(json.dumps(result))
     if given.save:
         given.results.mkdir(parents=True, exist_ok=True)
-        device = torch.device(given.device).type
-        file = given.results / f"compare_{device}_{given.model}_{given.mix}.json"
+        file = given.results / f"{file_stem(result)}_{given.model}_{given.mix}.json"
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

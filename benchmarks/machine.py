@@ -19,7 +19,7 @@ import torch
 
 PACKAGES = (
     *("esm2-features", "torch", "numpy", "fair-esm", "transformers"),
-    *("onnxruntime", "openvino", "scikit-learn"),
+    *("onnxruntime", "openvino", "esm-cpp", "scikit-learn"),
 )
 _FLAGS = (
     *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "avx512_fp16"),

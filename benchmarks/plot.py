@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import matplotlib as mpl
 from matplotlib.figure import Figure
 
-from benchmarks.compare import RESULTS, machine_of
+from benchmarks.compare import RESULTS, file_stem, machine_of
 from benchmarks.report import in_order, read
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ _COLOURS = {
     "transformers": "#56B4E9",
     "onnxruntime": "#009E73",
     "openvino": "#CC79A7",
+    "esm-cpp": "#F0E442",
 }
 _HATCHES = {"float32": "", "bfloat16": "///", "float16": "..."}
 _PANEL_INCHES = 3.0
@@ -112,10 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     groups: dict[tuple[str, str], list[Result]] = defaultdict(list)
     for result in read(given.results).get("compare", []):
-        device = result["arguments"]["device"].partition(":")[0]
-        groups[device, result["arguments"]["mix"]].append(result)
-    for (device, mix), some in groups.items():
-        file = given.results / f"compare_{device}_{mix}.png"
+        groups[file_stem(result), result["arguments"]["mix"]].append(result)
+    for (stem, mix), some in groups.items():
+        file = given.results / f"{stem}_{mix}.png"
         draw(some).savefig(file, dpi=150)
         print(file)
 

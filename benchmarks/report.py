@@ -37,8 +37,12 @@ _OTHERS = {
     "transformers tuned": ("transformers", "tuned"),
     "onnxruntime": ("onnxruntime", "tuned"),
     "openvino": ("openvino", "tuned"),
+    "esm-cpp": ("esm-cpp", "default"),
+    "esm-cpp int8": ("esm-cpp", "int8"),
 }
 """Heads of columns, and the library and setting that each is about."""
+
+_IN_FLOAT32 = ("fair-esm", "esm-cpp")
 
 
 def read(folder: Path) -> dict[str, list[Result]]:
@@ -129,8 +133,8 @@ def _row(result: Result, precision: str) -> list[str]:
 
 
 def _rival(result: Result, library: str, precision: str, setting: str) -> Result | None:
-    """Find a peer at the same precision; fair-esm has float32 only."""
-    return _find(result, library, "float32" if library == "fair-esm" else precision, setting)
+    """Find a peer at the same precision; some have float32 only, or integers."""
+    return _find(result, library, "float32" if library in _IN_FLOAT32 else precision, setting)
 
 
 def _find(result: Result, library: str, precision: str, setting: str = "") -> Result | None:

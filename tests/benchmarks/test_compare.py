@@ -48,7 +48,7 @@ def run(tmp_path_factory) -> tuple[str, Path]:
 
 @pytest.fixture
 def result(run) -> dict:
-    return json.loads((run[1] / "compare_cpu_tiny_proteome.json").read_text())
+    return json.loads(next(run[1].glob("compare_*_tiny_proteome.json")).read_text())
 
 
 @pytest.mark.slow
@@ -68,6 +68,8 @@ def test__compare__float32_of_all_contenders_agrees(result):
     assert {"esm2_features float32", BASELINE.name, "fair-esm tuned"} <= names
     assert not [why for why in result["left_out"].values() if "not installed" not in why]
     for record in result["contenders"]:
+        if record["setting"] == "int8":
+            continue
         assert record["max_abs_error"] < 1e-4, record["name"]
         assert record["relative_error"] < 1e-4, record["name"]
 
@@ -106,7 +108,7 @@ def test__plot__draws_a_picture(run, capsys):
 
     plot.main(["--results", str(run[1])])
     printed = Path(capsys.readouterr().out.strip())
-    assert printed == run[1] / "compare_cpu_proteome.png"
+    assert printed == next(run[1].glob("compare_*_proteome.png"))
     assert printed.read_bytes().startswith(b"\x89PNG")
 
 
