@@ -95,6 +95,13 @@ class LocalConnection:
     budgets: Sequence[int]  # tokens per forward pass of each
     identity: None = None  # the checkpoint's own
 
+    @property
+    def advice(self) -> str | None:
+        from esm2_features._model.half_precision import ON_A_CARD
+
+        is_card = any(network.device.type == "cuda" for network in self.networks)
+        return ON_A_CARD if is_card and self.backend.precision == "float32" else None
+
     def compute(
         self,
         unique: UniqueViews,

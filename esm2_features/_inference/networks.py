@@ -89,7 +89,10 @@ def devices_of_network(
 def _load(checkpoint: Checkpoint, device_map: DeviceMap, precision: str) -> ESM2Network:
     from esm2_features._model.devices import exact_arithmetic, is_out_of_memory, release_memory
     from esm2_features._model.esm2 import ESM2Network
+    from esm2_features._model.half_precision import warn_if_slow
 
+    if precision != "float32" and device_map.home.type == "cpu":
+        warn_if_slow(precision)
     try:
         with exact_arithmetic(device_map.home):
             return ESM2Network(

@@ -7,9 +7,11 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -40,6 +42,10 @@ _FILL_VIEWS, _FILL_BYTES = 4096, 1 << 28
 
 class Connection(Protocol):
     """A backend that is ready: `LocalConnection` has weights, `RemoteRows` an answer."""
+
+    @property
+    def advice(self) -> str | None:
+        """What a user who watches the progress should know, if there is anything."""
 
     @property
     def identity(self) -> str | None:
@@ -122,6 +128,8 @@ class Runner:
                 self._progress(unique, missing) as progress,
                 self._connect(unique, missing, columns) as connection,
             ):
+                if self.verbose and connection.advice:
+                    _advise(connection.advice)
                 if connection.identity is not None:
                     session = open_session(*about, connection.identity)
                     missing = session.read(missing)
@@ -262,6 +270,13 @@ def _progress_bar(title: str, views: Sequence[str]) -> Iterator[Callable[[int], 
         total=residues, desc=title, unit=" residues", unit_scale=True, disable=None
     ) as progress:
         yield progress.update
+
+
+@lru_cache
+def _advise(text: str) -> None:
+    """Say something once, to people only."""
+    if sys.stderr.isatty():
+        sys.stderr.write(f"{text}\n")
 
 
 def _copy(result: Any) -> Any:

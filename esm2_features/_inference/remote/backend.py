@@ -127,6 +127,10 @@ class RemoteRows:
         self.server_info = self._ask_about()
 
     @property
+    def advice(self) -> None:
+        """Nothing: another machine computes."""
+
+    @property
     def identity(self) -> str | None:
         """Of weights other than the checkpoint's: those of a server that does not state them."""
         return self.server_info.identity
