@@ -225,7 +225,7 @@ def test__contenders__a_missing_peer_is_left_out_with_the_reason(monkeypatch):
 
 
 def test__parse__leaves_exporters_out_of_the_largest_model_unless_they_are_asked_for():
-    assert parse(["--model", "t33_650M"]).peers == ["fair-esm", "transformers"]
+    assert parse(["--model", "t33_650M"]).peers == ["fair-esm", "transformers", "esm-cpp"]
     assert set(parse(["--model", "t33_650M"]).unasked) == {"onnxruntime", "openvino"}
     assert parse(["--model", "t33_650M", "--peers", "openvino"]).peers == ["openvino"]
 
