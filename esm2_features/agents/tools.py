@@ -176,7 +176,8 @@ class FeatureTools:
         ids = [record.id for record in records]
         check_feature_ids(checked, ids)
         with collecting_warnings() as warnings, naming_rows(places):
-            values = engine.embed(records)
+            views = engine.policy.column_views(records, owner="embed")
+            values = engine.runner.embed(views, engine.columns)
         features = Features(
             ids=ids,
             labels=[record.description for record in records],
@@ -186,7 +187,6 @@ class FeatureTools:
             poolings=engine.poolings,
         )
         write_features(checked, features)
-        distinct = len({record.seq for record in records})
         return answers.Embedded(
             rows=len(ids),
             width=values.shape[1],
@@ -195,7 +195,7 @@ class FeatureTools:
             layers=list(engine.layers),
             poolings=list(engine.poolings),
             computed=engine.n_computed,
-            from_cache=max(0, distinct - engine.n_computed),
+            from_cache=len(set(views)) - engine.n_computed,
             warnings=warnings,
         )
 
