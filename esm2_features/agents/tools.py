@@ -12,6 +12,7 @@ from mcp_types import CallToolResult, ContentBlock, TextContent
 from pydantic import Field
 
 from esm2_features import _costs
+from esm2_features._cache.reports import readable
 from esm2_features._checkpoints.checkpoint import open_checkpoint
 from esm2_features._costs.cards import CARDS
 from esm2_features._costs.input_summary import summarise
@@ -46,6 +47,8 @@ from esm2_features.exceptions import InputError, MissingDependencyError
 FEATURE_FORMATS, TABLE_FORMATS = ("npz", "parquet", "csv"), ("csv", "tsv", "parquet")
 _MOST_SHOWN = 50
 """Queries or predictions that an answer lists; a file has all."""
+_MOST_BYTES = 1 << 30
+"""Bytes of the vectors of a call, which are held in memory."""
 _MOST_DRAWN = 450
 """Residues of a scan that is drawn: longer ones make pictures that hosts refuse."""
 _MOST_VARIANTS = 1000
@@ -175,6 +178,13 @@ class FeatureTools:
         checked = check_features_output(path, poolings=engine.poolings, force=overwrite)
         ids = [record.id for record in records]
         check_feature_ids(checked, ids)
+        size = 4 * len(ids) * len(engine.columns.wanted) * engine.columns.width
+        if size > _MOST_BYTES:
+            raise InputError(
+                f"{len(ids)} sequences x {size // len(ids) // 4} features take {readable(size)}, "
+                f"and the most here is {readable(_MOST_BYTES)}. Choose fewer layers or poolings, "
+                "or divide the sequences."
+            )
         with collecting_warnings() as warnings, naming_rows(places):
             views = engine.policy.column_views(records, owner="embed")
             values = engine.runner.embed(views, engine.columns)

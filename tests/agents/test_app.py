@@ -29,9 +29,11 @@ from sklearn.ensemble import VotingClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
+from starlette.testclient import TestClient
 
 from esm2_features import ESM2Transformer
 from esm2_features.agents import AgentSettings, create_server
+from esm2_features.agents.app import create_app
 from esm2_features.agents.folders import Folders
 from esm2_features.agents.learning import _transformers_in
 from esm2_features.cli import main
@@ -316,6 +318,15 @@ def test__huge_inputs__are_refused_quickly(agent):
     assert time.monotonic() - start < 10
 
 
+def test__vectors_that_would_fill_the_memory__are_refused(tmp_path):
+    service = Settings(models={"mini": "mini"}, cache=None, max_items=50_000)
+    poolings = ["mean", "max", "std", "cls", "eos", "parti"]
+    wide = {"layers": "all", "pooling": poolings, "output": "x.npz"}
+    server = create_server(AgentSettings(service, Folders([tmp_path])))
+    with connected(server, tmp_path) as agent:
+        assert "1.1 GB" in agent.error("embed", sequences=["MKTA"] * 40_000, **wide)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -374,6 +385,26 @@ def test__many_calls__do_not_stop_the_server(agent):
 
     assert agent.portal.call(storm) >= 300
     assert agent("list_models")["default"] == "mini"
+
+
+def test__calls__beyond_the_queue_are_refused(tmp_path):
+    service = Settings(models={"mini": "mini"}, cache=None, max_waiting=1)
+    said: list[str] = []
+
+    async def several() -> None:
+        async def one() -> None:
+            arguments = {"sequence": SEQUENCE, "variants": ["K2R"]}
+            result = await agent.client.call_tool("score_variants", arguments)
+            said.append(result.content[0].text if result.is_error else "scored")
+
+        async with anyio.create_task_group() as group:
+            for _ in range(4):
+                group.start_soon(one)
+
+    with connected(create_server(AgentSettings(service)), tmp_path) as agent:
+        agent.portal.call(several)
+    assert sorted(text == "scored" for text in said) == [False, False, True, True]
+    assert "wait already" in said[0]
 
 
 # ------------------------------------------------------------------ progress and cancellation
@@ -479,6 +510,16 @@ def test__stdout__holds_nothing_but_the_protocol(tmp_path):
         answers += map(json.loads, running.stdout)
     assert not answers[-1]["result"].get("isError")
     assert (tmp_path / "x.npz").exists()
+
+
+def test__http_without_tokens__answers_this_machine_only():
+    app = create_app(AgentSettings(Settings(models={"mini": "mini"}, cache=None)))
+    ping = {"jsonrpc": "2.0", "id": 1, "method": "ping"}
+    with TestClient(app, base_url="http://127.0.0.1:8001") as client:
+        assert client.post("/mcp", json=ping, headers={"Host": "evil.example"}).status_code == 421
+        odd = {"Origin": "http://evil.example"}
+        assert client.post("/mcp", json=ping, headers=odd).status_code == 403
+        assert client.post("/mcp", content="x").status_code == 400
 
 
 @pytest.mark.parametrize(
