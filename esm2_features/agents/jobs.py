@@ -101,6 +101,7 @@ def _in_thread(context: Context[Any, Any], work: Callable[[], Any]) -> Any:
 
 def as_arguments(message: str) -> str:
     """Write options of the command line as arguments of a tool."""
+    message = message.replace("groups=None", 'group="none"')
     return re.sub(r"--[a-z]+(-[a-z]+)*", lambda match: _ARGUMENTS.get(match[0], match[0]), message)
 
 

@@ -17,6 +17,15 @@ from esm2_features._io.predictions import check_table_output, write_table
 from esm2_features._sklearn.base import SequenceTransformer
 from esm2_features._sklearn.embedding import ESM2Transformer
 from esm2_features.agents import answers
+from esm2_features.agents.arguments import (
+    TABLE_FORMATS,
+    File,
+    Given,
+    ModelName,
+    Overwrite,
+    Pooling,
+    Unknown,
+)
 from esm2_features.agents.jobs import collecting_warnings
 from esm2_features.agents.proteins import (
     check_lengths,
@@ -26,12 +35,12 @@ from esm2_features.agents.proteins import (
     shown_id,
 )
 from esm2_features.agents.settings import AgentSettings
-from esm2_features.agents.tools import TABLE_FORMATS, File, Given, ModelName, Overwrite, Pooling
 from esm2_features.exceptions import InputError, MissingDependencyError
 from esm2_features.model_selection import cluster_sequences, compare_features, save_model
 from esm2_features.model_selection.model_files import load_adjusted
 
 _MOST_SHOWN = 20
+_INDEPENDENT = "none"
 
 
 class LearningTools:
@@ -49,7 +58,8 @@ class LearningTools:
         column: str | None = None,
         id_column: str | None = None,
         group: Annotated[
-            str | None, Field(description="Column of families; null finds them by identity.")
+            str | None,
+            Field(description="Column of families, or none; null: by identity."),
         ] = None,
         min_identity: Annotated[float, Field(gt=0, le=1)] = 0.4,
         task: Literal["auto", "classification", "regression"] = "auto",
@@ -57,6 +67,7 @@ class LearningTools:
         layers: list[int] | Literal["all"] = "all",
         poolings: list[Pooling] = ["mean"],  # noqa: B006 - nobody changes it
         cv: Annotated[int, Field(ge=2, le=20)] = 5,
+        unknown: Unknown = "raise",
         output: Annotated[str | None, Field(description=".skops of the best model.")] = None,
         overwrite: Overwrite = False,
     ) -> answers.Compared:
@@ -72,22 +83,31 @@ class LearningTools:
             wanted = settings.folders.to_write(output, formats=("skops",), inputs=[path])
             checked = check_output(wanted, formats=("skops",), force=overwrite)
         check_number(iter_entries(path, column=column), settings.service.max_items)
+        column_of_groups = None if group == _INDEPENDENT else group
         data = read_labelled_table(
-            path, target=target, column=column, id_column=id_column, group=group, task=task
+            path,
+            target=target,
+            column=column,
+            id_column=id_column,
+            group=column_of_groups,
+            task=task,
         )
         places = [f"{shown_id(table)}: {place}" for place in data.places]
         check_lengths(data.sequences, places, settings)
         transformer = ESM2Transformer(
             settings.checkpoint_of(model),
             max_residues=None,
+            unknown=unknown,
             device=settings.service.devices[0],
             precision=settings.service.precision,
             cache=settings.service.cache,
         )
         with collecting_warnings() as warnings, naming_rows(places):
             groups: Any = data.groups
-            if groups is None:
-                groups = cluster_sequences(data.sequences, min_identity=min_identity)
+            if group is None:
+                groups = cluster_sequences(
+                    data.sequences, min_identity=min_identity, unknown=unknown
+                )
             found = compare_features(
                 data.sequences,
                 data.targets,

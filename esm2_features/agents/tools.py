@@ -31,9 +31,20 @@ from esm2_features._io.variants import write_scan
 from esm2_features._neighbors.search import nearest
 from esm2_features._variants import normalise_wildtype, scan_variants, score_variants
 from esm2_features.agents import answers
+from esm2_features.agents.arguments import (
+    FEATURE_FORMATS,
+    TABLE_FORMATS,
+    File,
+    Given,
+    Method,
+    ModelName,
+    Offset,
+    Overwrite,
+    Pooling,
+    Unknown,
+)
 from esm2_features.agents.jobs import as_arguments, collecting_warnings
 from esm2_features.agents.proteins import (
-    Sequences,
     check_lengths,
     check_number,
     naming_rows,
@@ -44,7 +55,6 @@ from esm2_features.agents.proteins import (
 from esm2_features.agents.settings import AgentSettings
 from esm2_features.exceptions import InputError, MissingDependencyError
 
-FEATURE_FORMATS, TABLE_FORMATS = ("npz", "parquet", "csv"), ("csv", "tsv", "parquet")
 _MOST_SHOWN = 50
 """Queries or predictions that an answer lists; a file has all."""
 _MOST_BYTES = 1 << 30
@@ -52,19 +62,6 @@ _MOST_BYTES = 1 << 30
 _MOST_DRAWN = 450
 """Residues of a scan that is drawn: longer ones make pictures that hosts refuse."""
 _MOST_VARIANTS = 1000
-
-Given = Annotated[
-    Sequences | None, Field(description="Sequences by id, or a list; or pass file instead.")
-]
-File = Annotated[
-    str | None,
-    Field(description="FASTA, CSV, TSV, Parquet, Excel, GenBank or PDB in an open folder."),
-]
-Overwrite = Annotated[bool, Field(description="Replace the output if it exists.")]
-ModelName = Annotated[str | None, Field(description="One of list_models; the default if null.")]
-Offset = Annotated[int, Field(description="Number of the residue before the first one; usually 0.")]
-Method = Literal["masked-marginals", "wildtype-marginals"]
-Pooling = Literal["mean", "max", "std", "cls", "eos", "parti"]
 
 
 class FeatureTools:
@@ -153,7 +150,7 @@ class FeatureTools:
             Literal["raise", "truncate", "window"], Field(description="Above max_residues.")
         ] = "raise",
         max_residues: int | None = 1022,
-        unknown: Literal["raise", "X", "mask"] = "raise",
+        unknown: Unknown = "raise",
         column: str | None = None,
         id_column: str | None = None,
         overwrite: Overwrite = False,
@@ -220,18 +217,24 @@ class FeatureTools:
         model: ModelName = None,
         method: Method | Literal["pseudo-perplexity"] = "masked-marginals",
         offset: Offset = 0,
+        per_residue: Annotated[
+            bool, Field(description="Compare means; for insertions and deletions.")
+        ] = False,
+        unknown: Unknown = "raise",
     ) -> answers.Scored:
         """Score variants of a protein by their log-likelihood ratio to the wild type, in nats.
 
         0 is the wild type; a higher score is what the model finds more likely. Insertions and
         deletions need the method pseudo-perplexity, which is slow.
         """
-        engine = self._engine(model, max_residues=None)
+        engine = self._engine(model, max_residues=None, unknown=unknown)
         check_number(iter(variants), _MOST_VARIANTS, "variants")
         check_lengths(variants, [f"Variant {i}" for i in range(len(variants))], self.settings)
         protein = read_protein(self.settings, sequence, file, record)
         with collecting_warnings() as warnings:
-            scores = score_variants(engine, protein.seq, variants, method, offset=offset)
+            scores = score_variants(
+                engine, protein.seq, variants, method, offset=offset, per_residue=per_residue
+            )
         scored = [
             _substitution(score, shown_id(variant))
             for variant, score in zip(variants, scores.tolist(), strict=True)
@@ -248,6 +251,7 @@ class FeatureTools:
         model: ModelName = None,
         method: Method = "masked-marginals",
         offset: Offset = 0,
+        unknown: Unknown = "raise",
         output: Annotated[str | None, Field(description=".csv of all scores.")] = None,
         overwrite: Overwrite = False,
     ) -> Annotated[CallToolResult, answers.Scanned]:
@@ -255,7 +259,7 @@ class FeatureTools:
 
         The answer has the extremes and, of a protein that is not too long, a heat map.
         """
-        engine = self._engine(model, max_residues=None)
+        engine = self._engine(model, max_residues=None, unknown=unknown)
         protein = read_protein(self.settings, sequence, file, record)
         wildtype = normalise_wildtype(engine, protein.seq)
         checked = None
@@ -297,12 +301,13 @@ class FeatureTools:
         record: str | None = None,
         model: ModelName = None,
         min_separation: Annotated[int, Field(ge=1)] = 6,
+        unknown: Unknown = "raise",
         most: Annotated[int, Field(ge=1, le=500, description="Pairs in the answer.")] = 20,
         output: Annotated[str | None, Field(description=".npz of the whole map.")] = None,
         overwrite: Overwrite = False,
     ) -> answers.Contacts:
         """Predict which residues of a protein are in contact (C-beta atoms within 8 angstroms)."""
-        engine = self._engine(model, max_residues=None)
+        engine = self._engine(model, max_residues=None, unknown=unknown)
         protein = read_protein(self.settings, sequence, file, record)
         checked = None
         if output is not None:
@@ -335,7 +340,8 @@ class FeatureTools:
         file: File = None,
         model: ModelName = None,
         layer: int = -1,
-        n_neighbours: Annotated[int, Field(ge=1, le=20)] = 3,
+        n_neighbors: Annotated[int, Field(ge=1, le=20)] = 3,
+        unknown: Unknown = "raise",
         output: Annotated[str | None, Field(description="Table of all: .csv or .parquet.")] = None,
         overwrite: Overwrite = False,
     ) -> answers.Nearest:
@@ -343,7 +349,7 @@ class FeatureTools:
 
         Distances are 1 - cosine similarity of standardised mean embeddings.
         """
-        engine = self._engine(model, layers=layer)
+        engine = self._engine(model, layers=layer, max_residues=None, unknown=unknown)
         queries, query_places = read_proteins(self.settings, sequences, file)
         known, places = read_proteins(self.settings, None, targets)
         paths = [self.settings.folders.to_read(one) for one in (file, targets) if one is not None]
@@ -355,10 +361,10 @@ class FeatureTools:
             vectors = engine.embed(queries)
         with naming_rows(places):
             others = engine.embed(known)
-        indices, distances = nearest(vectors, others, n_neighbors=n_neighbours)
+        indices, distances = nearest(vectors, others, n_neighbors=n_neighbors)
         if checked is not None:
             columns: dict[str, Any] = {
-                "query": [one.id for one in queries for _ in range(n_neighbours)],
+                "query": [one.id for one in queries for _ in range(n_neighbors)],
                 "neighbour": [known[i].id for i in indices.ravel()],
                 "distance": distances.ravel(),
             }

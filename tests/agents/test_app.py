@@ -169,6 +169,17 @@ def test__score__gives_each_variant_a_score(agent):
     assert "position 2" in agent.error("score_variants", sequence=SEQUENCE, variants=["A2R"])
 
 
+def test__remedies_in_messages__are_arguments_of_the_tool(agent):
+    odd = {"sequence": "MKJTAYIAKQ"}
+    for tool, rest in (("scan_protein", {}), ("score_variants", {"variants": ["M1A"]})):
+        assert 'unknown="X"' in agent.error(tool, **odd, **rest)
+        agent(tool, **odd, **rest, unknown="X")
+    (agent.folder / "y.csv").write_text("sequence,y\n" + "MKTA,1\nMKTC,0\n" * 6)
+    options = {"table": "y.csv", "target": "y", "layers": [6], "cv": 2}
+    assert 'group="none"' in agent.error("compare_features", **options)
+    assert agent("compare_features", **options, group="none")["families"] is None
+
+
 def test__neighbours__are_those_of_the_file(agent):
     found = agent("nearest_neighbours", sequences=["MKTAYIAKQR"], targets="a.fasta", output="n.csv")
     assert found["found"][0]["neighbours"][0] == {"id": "one", "distance": 0.0}
@@ -364,7 +375,7 @@ def test__ids__stay_data(agent):
     agent("embed", sequences=odd, output="odd.npz")
     assert np.load(agent.folder / "odd.npz")["id"].tolist() == list(odd)
     long = {"a" * 5000: "MKTAY", "b": "GSHMV"}
-    found = agent("nearest_neighbours", sequences=long, targets="a.fasta", n_neighbours=1)
+    found = agent("nearest_neighbours", sequences=long, targets="a.fasta", n_neighbors=1)
     assert max(len(one["query"]) for one in found["found"]) <= 60
 
 
@@ -486,6 +497,7 @@ def test__http__needs_a_token_and_no_other_origin(tmp_path):
         running.wait(20)
 
 
+@pytest.mark.slow
 def test__stdout__holds_nothing_but_the_protocol(tmp_path):
     start = {"protocolVersion": "2025-06-18", "capabilities": {}}
     start["clientInfo"] = {"name": "test", "version": "1"}
