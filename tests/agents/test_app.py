@@ -552,6 +552,13 @@ def test__command__refuses_what_would_not_work(options, said):
     assert said in done.output
 
 
+def test__command__names_the_extra_that_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    done = CliRunner().invoke(main, ["mcp"])
+    assert done.exit_code == 2
+    assert "esm2-features[mcp]" in done.output
+
+
 def test__without_folders__there_are_no_files():
     with pytest.raises(InputError, match="--allow"):
         Folders().to_read("a.fasta")
