@@ -7,11 +7,9 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,6 +19,7 @@ from esm2_features._cache import Cache
 from esm2_features._checkpoints import Checkpoint
 from esm2_features._inference.batching import BatchPlan, scatter
 from esm2_features._inference.cache_session import Columns, open_session
+from esm2_features._inference.progress import advise, check_watch, progress_of
 from esm2_features._inputs.alphabet import TOKENS
 from esm2_features._inputs.options import SPECIAL_TOKENS, check_special_tokens
 from esm2_features._inputs.views import (
@@ -117,6 +116,7 @@ class Runner:
         ``row_numbers`` name the views in messages, if they are not 0, 1, 2, ...; the row of a view
         that is None is filled with ``fill``.
         """
+        check_watch()
         unique = unique_views(views, row_numbers)
         table = np.empty((len(views), len(columns.wanted), columns.width), np.float32)
         vectors = table[: len(unique.views)]  # of the distinct views, until they are scattered
@@ -129,7 +129,7 @@ class Runner:
                 self._connect(unique, missing, columns) as connection,
             ):
                 if self.verbose and connection.advice:
-                    _advise(connection.advice)
+                    advise(connection.advice)
                 if connection.identity is not None:
                     session = open_session(*about, connection.identity)
                     missing = session.read(missing)
@@ -252,31 +252,9 @@ class Runner:
     def _progress(
         self, unique: UniqueViews, which: Sequence[int]
     ) -> AbstractContextManager[Callable[[int], object]]:
-        """Show progress if ``verbose``; the context is a function that takes finished residues."""
-        return (
-            _progress_bar(self.checkpoint.name, [unique.views[i] for i in which])
-            if self.verbose
-            else nullcontext(int)
-        )
-
-
-@contextmanager
-def _progress_bar(title: str, views: Sequence[str]) -> Iterator[Callable[[int], object]]:
-    from tqdm.auto import tqdm  # it warns in notebooks that have no widgets, so not before this
-
-    residues = int(distinct_sequences(views).lengths.sum())
-    # disable=None draws on a terminal only, so log files stay clean.
-    with tqdm(
-        total=residues, desc=title, unit=" residues", unit_scale=True, disable=None
-    ) as progress:
-        yield progress.update
-
-
-@lru_cache
-def _advise(text: str) -> None:
-    """Say something once, to people only."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"{text}\n")
+        """Show progress; the context is a function that takes finished residues."""
+        views = [unique.views[i] for i in which]
+        return progress_of(self.checkpoint.name, views, verbose=self.verbose)
 
 
 def _copy(result: Any) -> Any:

@@ -39,6 +39,7 @@ from esm2_features.cli.console import (
 )
 from esm2_features.cli.estimate import estimate, print_dry_run
 from esm2_features.cli.evaluate import evaluate
+from esm2_features.cli.mcp import mcp
 from esm2_features.cli.mutants import mutants
 from esm2_features.cli.options import (
     INPUT,
@@ -221,7 +222,7 @@ for command in (
     predict,
 ):
     main.add_command(command)
-for command in (cache, serve, token):
+for command in (cache, serve, token, mcp):
     main.add_command(command)
 
 

@@ -103,7 +103,7 @@ def serve(
     from esm2_features.server.settings import Settings, read_rate
 
     if models:
-        options["models"] = _parse_models(models)
+        options["models"] = parse_models(models)
     settings = Settings(
         devices=tuple(devices),
         max_body_bytes=max_body << 20,
@@ -138,7 +138,7 @@ def new(tokens: Path, name: str) -> None:
     click.echo(f"Its hash is in {tokens}. Send it as `Authorization: Token ...`.", err=True)
 
 
-def _parse_models(words: tuple[str, ...]) -> dict[str, str]:
+def parse_models(words: tuple[str, ...]) -> dict[str, str]:
     """Read ``NAME`` and ``NAME=PATH`` into a dictionary of names and what they load."""
     from esm2_features.server.settings import Settings
 

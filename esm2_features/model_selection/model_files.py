@@ -8,7 +8,7 @@ import os
 import platform
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from io import BytesIO
 from pathlib import Path
@@ -212,6 +212,29 @@ def load_model(
     ...     print(error)
     README.md is no saved model. Give a file that save_model or esm2-features evaluate wrote.
     """
+    name = os.fspath(path)
+
+    def adjust(transformers: Mapping[str, Any], _: Any) -> None:
+        for option, value in (parameters or {}).items():
+            having = [t for t in transformers.values() if option in t.get_params(deep=False)]
+            if not having:
+                raise InputError(
+                    f"Got the parameter {option!r}, which no transformer of {name} has. They are "
+                    f"{', '.join(str(t) for t in transformers.values())}."
+                )
+            for transformer in having:
+                transformer.set_params(**{option: value})
+
+    return load_adjusted(path, adjust, trusted=trusted)
+
+
+def load_adjusted(
+    path: str | os.PathLike[str],
+    adjust: Callable[[Mapping[str, Any], Any], object],
+    *,
+    trusted: Sequence[str] = (),
+) -> SavedModel:
+    """Load a model; ``adjust`` gets its transformers and it before any checkpoint is opened."""
     skops = _skops()
     name, data = os.fspath(path), Path(path).read_bytes()
     facts = _read_facts(name, data)
@@ -234,15 +257,7 @@ def load_model(
         ) from error
     _warn_of_versions(name, facts.versions)
     transformers = dict(find_transformers(estimator))
-    for option, value in (parameters or {}).items():
-        having = [t for t in transformers.values() if option in t.get_params(deep=False)]
-        if not having:
-            raise InputError(
-                f"Got the parameter {option!r}, which no transformer of {name} has. They are "
-                f"{', '.join(str(t) for t in transformers.values())}."
-            )
-        for transformer in having:
-            transformer.set_params(**{option: value})
+    adjust(transformers, estimator)
     for step, digest in facts.checkpoints.items():
         transformer = transformers[step]
         found = transformer._weights_digest()

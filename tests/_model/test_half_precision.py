@@ -5,7 +5,7 @@ import warnings
 import pytest
 
 from esm2_features import Engine
-from esm2_features._inference import runner
+from esm2_features._inference import progress
 from esm2_features._inference.local import LocalConnection
 from esm2_features._inference.networks import forget_network
 from esm2_features._model import half_precision
@@ -48,7 +48,7 @@ def test__advice__is_given_once_to_those_who_watch(
 ):
     monkeypatch.setattr(LocalConnection, "advice", half_precision.ON_A_CARD)
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    runner._advise.cache_clear()
+    progress.advise.cache_clear()
     engine = Engine(tiny_checkpoint, cache=None, verbose=verbose)
     engine.embed(["MKTAYI"])
     engine.embed(["GSHM"])

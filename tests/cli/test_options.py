@@ -48,8 +48,9 @@ def test__default__of_the_model_is_that_of_the_catalogue():
 
 @pytest.mark.parametrize("name", main.commands)
 def test__commands__have_the_defaults_of_the_table(name):
-    # A server has devices and limits of its own; `verify` and `demo` need no download.
-    own = {"serve": {"max_residues", "batch_tokens"}, "attentions": {"layers"}}
+    # Servers have devices and limits of their own; `verify` and `demo` need no download.
+    own = {"serve": {"max_residues", "batch_tokens"}, "mcp": {"max_residues"}}
+    own |= {"attentions": {"layers"}}
     own |= {"verify": {"model"}, "demo": {"model"}, "evaluate": {"layers", "pooling"}}
     for parameter in main.commands[name].params:
         option = OPTIONS.get(parameter.name or "")
