@@ -13,34 +13,25 @@ from esm2_features._inputs.views import distinct_sequences
 Watch = Callable[[int, int], object]
 """Is told of residues that are done, and of residues of a run that begins; may raise."""
 
-_watch: ContextVar[Watch | None] = ContextVar("watch", default=None)
+WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
+"""What watches the runs of this thread."""
 
 
 @contextmanager
 def watching(watch: Watch) -> Iterator[None]:
     """Call ``watch`` between the batches of all runs in the block; an error in it ends the run."""
-    token = _watch.set(watch)
+    token = WATCH.set(watch)
     try:
         yield
     finally:
-        _watch.reset(token)
-
-
-def check_watch() -> None:
-    """Let the watch raise, before a run that may have nothing to compute."""
-    if (watch := _watch.get()) is not None:
-        watch(0, 0)
+        WATCH.reset(token)
 
 
 @contextmanager
 def progress_of(
-    title: str, views: Sequence[str], *, verbose: bool
+    title: str, views: Sequence[str], watch: Watch | None
 ) -> Iterator[Callable[[int], object]]:
-    """Yield a function that takes finished residues of a run."""
-    watch = _watch.get()
-    if watch is None and not verbose:
-        yield int
-        return
+    """Tell the watch of a run, or draw a bar; yield a function that takes finished residues."""
     residues = int(distinct_sequences(views).lengths.sum())
     if watch is not None:
         watch(0, residues)

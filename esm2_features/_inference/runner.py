@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -19,7 +19,7 @@ from esm2_features._cache import Cache
 from esm2_features._checkpoints import Checkpoint
 from esm2_features._inference.batching import BatchPlan, scatter
 from esm2_features._inference.cache_session import Columns, open_session
-from esm2_features._inference.progress import advise, check_watch, progress_of
+from esm2_features._inference.progress import WATCH, advise, progress_of
 from esm2_features._inputs.alphabet import TOKENS
 from esm2_features._inputs.options import SPECIAL_TOKENS, check_special_tokens
 from esm2_features._inputs.views import (
@@ -116,7 +116,8 @@ class Runner:
         ``row_numbers`` name the views in messages, if they are not 0, 1, 2, ...; the row of a view
         that is None is filled with ``fill``.
         """
-        check_watch()
+        if (watch := WATCH.get()) is not None:
+            watch(0, 0)  # may end a run that has nothing to compute, too
         unique = unique_views(views, row_numbers)
         table = np.empty((len(views), len(columns.wanted), columns.width), np.float32)
         vectors = table[: len(unique.views)]  # of the distinct views, until they are scattered
@@ -253,8 +254,11 @@ class Runner:
         self, unique: UniqueViews, which: Sequence[int]
     ) -> AbstractContextManager[Callable[[int], object]]:
         """Show progress; the context is a function that takes finished residues."""
+        watch = WATCH.get()
+        if watch is None and not self.verbose:
+            return nullcontext(int)
         views = [unique.views[i] for i in which]
-        return progress_of(self.checkpoint.name, views, verbose=self.verbose)
+        return progress_of(self.checkpoint.name, views, watch)
 
 
 def _copy(result: Any) -> Any:
