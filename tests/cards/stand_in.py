@@ -242,6 +242,8 @@ class Machine:
             return self._copy_between(*args, **kwargs)
         if name == "aten::scaled_dot_product_attention":
             return self._launch(func, args, kwargs)
+        if name == "aten::_efficient_attention_forward":
+            return self._efficient_attention(*args, **kwargs)
         if _is_composite(func):
             with _Factories():
                 found = func.decompose(*args, **kwargs)
@@ -349,19 +351,41 @@ class Machine:
         """Attend over packed sequences, as `varlen_attn` does on cards that it is made for."""
         if self.capability < (8, 0) or q.dtype == torch.float32 or q.shape[-1] % 8:
             raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
+        return self._attend_packed(q, k, v, edges, longest, "packed attention")
+
+    def _efficient_attention(
+        self, q, k, v, bias, edges, edges_of_keys, longest, _, dropout, mask, *, scale=None
+    ) -> tuple[Tensor, ...]:
+        """Attend over packed sequences as `_efficient_attention_forward` does on every card."""
+        assert (bias, dropout, mask) == (None, 0.0, 0)
+        if edges_of_keys.inner.tolist() != edges.inner.tolist() or not edges.is_contiguous():
+            raise RuntimeError("seqstart_q and seqstart_k differ, or are not contiguous")
+        if any(x.dim() != 4 or len(x) != 1 or x.stride(-1) != 1 for x in (q, k, v)):
+            raise RuntimeError("cu_seqlen only supports batch_size=1")
+        least = 1 if q.dtype == torch.float32 and self.capability < (8, 0) else 4
+        if any(x.stride(1) % least or x.stride(2) % least for x in (q, k, v)):
+            raise RuntimeError("cutlassF: no kernel found to launch!")
+        one = (x.squeeze(0) for x in (q, k, v))
+        found = self._attend_packed(*one, edges, longest, "efficient attention", scale)
+        nothing = CardTensor(torch.empty(0), q.device)
+        return found.unsqueeze(0), nothing, nothing, nothing, longest, longest
+
+    def _attend_packed(
+        self, q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, name: str,
+        scale: float | None = None,
+    ) -> Tensor:  # fmt: skip
         if edges.dtype != torch.int32 or len({x.device for x in (q, k, v, edges)}) > 1:
             raise RuntimeError("cu_seqlens must be int32 and on the device of q, k and v")
-        stops = edges.inner.tolist()
-        lengths = [b - a for a, b in pairwise(stops)]
-        assert max(lengths) == longest
-        found = torch.full_like(q.inner, torch.nan, memory_format=torch.contiguous_format)
-        for a, b in pairwise(stops):
+        found = torch.full(q.shape, torch.nan, dtype=q.dtype)
+        for a, b in pairwise(edges.inner.tolist()):
             some = (x.inner[a:b].transpose(0, 1)[None] for x in (q, k, v))
-            found[a:b] = scaled_dot_product_attention(*some)[0].transpose(0, 1)
+            rows = scaled_dot_product_attention(*some, scale=scale)[0].transpose(0, 1)
+            # No block of threads is started for tokens beyond what is said to be the longest.
+            found[a : min(b, a + longest)] = rows[:longest]
         result = CardTensor(found, q.device)
         self._use([q, k, v, edges], self.stream(q.device), write=False)
         self._use([result], self.stream(q.device), write=True)
-        self.launches["packed attention"] += 1
+        self.launches[name] += 1
         return result
 
     @contextlib.contextmanager

@@ -134,14 +134,27 @@ def test__waits__there_are_none_but_for_results(network_on, machine, place, prec
         assert machine.event_waits == arrivals.get(name, 1)
 
 
-@pytest.mark.parametrize(("precision", "most"), [("float16", 15), ("float32", 11 + 2 * 4)])
-def test__launches__of_a_block_are_few(network_on, machine, precision, most):
-    network, counts = network_on(FIRST, precision), []
-    for layer in (1, 2):
-        machine.reset()
-        with computing(FIRST):
-            PooledVectors(((layer, "mean"),), DIM)(network, VIEWS)()
-        counts.append(sum(machine.launches.values()))
+@pytest.mark.parametrize("views", [VIEWS, [LONG[:n] for n in range(1, 59)]], ids=["few", "many"])
+@pytest.mark.parametrize(
+    ("precision", "capability", "most"),
+    [
+        ("float16", (7, 5), 15),
+        ("float16", (9, 0), 15),
+        ("bfloat16", (9, 0), 15),
+        ("float32", (7, 5), 12),
+        ("float32", (9, 0), 12),
+    ],
+)
+def test__launches__of_a_block_are_few_whatever_the_lengths(
+    network_on, precision, capability, most, views
+):
+    machine, counts = Machine(capability=capability), []
+    with machine.switched_on(), computing(FIRST):
+        network = network_on(FIRST, precision)
+        for layer in (1, 2):
+            machine.reset()
+            PooledVectors(((layer, "mean"),), DIM)(network, views)()
+            counts.append(sum(machine.launches.values()))
     assert counts[1] - counts[0] <= most, machine.launches
 
 

@@ -48,6 +48,15 @@ FAULTS = {
         ESM2Network._advance, " or one.stream.device != device", "", "split", "error"),
     "edges of sequences have the wrong type": (
         attention.choose_attention, "np.int32", "np.int64", "one", "error"),
+    "sequences begin one token late": (
+        attention.choose_attention, "[0, *lengths]", "[1, *lengths]", "one", "numbers"),
+    "sequences are said to be shorter than they are": (
+        attention.choose_attention, "max(lengths))", "min(lengths))", "one", "numbers"),
+    "queries are not scaled": (
+        attention._efficient_attention, "q.shape[-1] ** -0.5", "1.0", "one", "launches"),
+    "the kernel looks for sequences of other edges": (
+        attention._efficient_attention, "same_edges, longest", "same_edges - 1, longest",
+        "one", "launches"),
     "the kinds of rows stay on the host": (
         ESM2Network._begin, "x_KD[kind_T]", "x_KD[kind_T.cpu()]", "one", "waits"),
     "a block begins with the rows of the first one": (
@@ -77,12 +86,14 @@ def planted(function: Callable, old: str, new: str) -> Iterator[None]:
         function.__code__ = before
 
 
-def symptoms(network_on, expected, place: str, views: list[str]) -> set[str]:
+def symptoms(
+    network_on, expected, place: str, views: list[str], precision: str = "float16"
+) -> set[str]:
     """Run three passes, and tell what is not as it should be."""
     machine, extractor = Machine(cards=2), EXTRACTORS["all vectors"]
     with machine.switched_on():
         try:
-            network = network_on(DEVICE_MAPS[place], "float16")
+            network = network_on(DEVICE_MAPS[place], precision)
             with computing(FIRST):
                 extractor(network, views, 64)()
                 machine.reset()
@@ -95,7 +106,12 @@ def symptoms(network_on, expected, place: str, views: list[str]) -> set[str]:
         for results in found
         for a, b in zip(results, expected, strict=True)
     )
-    seen = {"numbers": worst > TOLERANCE["float16"], "races": machine.races, "waits": machine.waits}
+    seen = {
+        "numbers": worst > TOLERANCE[precision],
+        "races": machine.races,
+        "waits": machine.waits,
+        "launches": machine.launches["aten::scaled_dot_product_attention"],
+    }
     return {name for name, there in seen.items() if there}
 
 
@@ -105,13 +121,18 @@ def test__faults__are_seen(network_on, on_cpu, monkeypatch, fault):
     function, old, new, place, symptom = FAULTS[fault]
     views = WINDOWS if "windows" in fault else VIEWS
     expected = flat(on_cpu(EXTRACTORS["all vectors"], views, 64))
+    of_float32 = function is attention._efficient_attention
     with planted(function, old, new):
-        assert symptom in symptoms(network_on, expected, place, views)
+        found = symptoms(network_on, expected, place, views, "float32" if of_float32 else "float16")
+    assert symptom in found
 
 
+@pytest.mark.parametrize("precision", ["float16", "float32"])
 @pytest.mark.parametrize("place", DEVICE_MAPS)
 @pytest.mark.parametrize("views", [VIEWS, WINDOWS], ids=["whole", "windows"])
-def test__no_fault__is_seen_where_there_is_none(network_on, on_cpu, monkeypatch, place, views):
+def test__no_fault__is_seen_where_there_is_none(
+    network_on, on_cpu, monkeypatch, place, views, precision
+):
     monkeypatch.setattr(offload, "_FEWEST_PINNED", 1 << 10)
     expected = flat(on_cpu(EXTRACTORS["all vectors"], views, 64))
-    assert symptoms(network_on, expected, place, views) == set()
+    assert symptoms(network_on, expected, place, views, precision) == set()
