@@ -170,6 +170,18 @@ def test__launches__of_contacts_do_not_grow_with_equal_lengths(network_on, machi
     assert counts[1] - counts[0] <= 8 * own
 
 
+def test__windows__become_one_sequence_in_three_launches(network_on, machine):
+    network, counts = network_on(FIRST, "float32"), []
+    for layers in ([2], [1, 2]):
+        machine.reset()
+        with computing(FIRST):
+            extractor = PooledVectors(tuple((layer, "cls") for layer in layers), DIM)
+            extractor(network, [f"{LONG * 9}~20", f"{LONG}~20"], 64)()
+        counts.append(sum(machine.launches.values()))
+    of_pooling = 3
+    assert counts[1] - counts[0] <= 3 + of_pooling, machine.launches
+
+
 def test__windows__need_no_more_memory_for_all_layers(network_on, machine):
     network, peaks = network_on(FIRST, "float32"), []
     sequence = "".join(np.random.default_rng(0).choice(list("ACDEFGHIKL"), 4000))

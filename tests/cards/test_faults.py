@@ -63,10 +63,15 @@ FAULTS = {
         ESM2Network._advance, "[kind_T], None", "[kind_T], one.unique", "one", "numbers"),
     "the host looks at each block": (
         TransformerBlock.project, "return self", "float(x_TD.sum()); return self", "one", "waits"),
-    "windows are added in no order": (
-        Layout._additions, "for k in range(turn.max() + 1)", "for k in [0]", "one", "numbers"),
-    "rows of windows are added at once": (
-        Layout._additions, "turn == k", "turn >= k", "one", "races"),
+    "rows of windows are not brought together": (
+        Layout.merge_windows, "np.argsort(self._targets, kind=\"stable\")",
+        "np.arange(len(self._targets))", "one", "numbers"),
+    "windows do not share what they have in common": (
+        Layout.merge_windows, "x_TD.mul_(shares)", "x_TD", "one", "numbers"),
+    "rows of windows are added in any order": (
+        Layout.merge_windows, 'embedding_bag(order, x_TD.mul_(shares), starts, mode="sum")',
+        "x_TD.new_zeros(len(starts), x_TD.shape[1])"
+        ".index_add_(0, send(self._targets, x_TD.device), x_TD.mul_(shares))", "one", "races"),
 }  # fmt: skip
 
 
