@@ -143,6 +143,7 @@ class Machine:
 
     def __init__(self, cards: int = 1, capability: tuple[int, int] = (9, 0)) -> None:
         self.cards, self.capability = cards, capability
+        self.only_shapes = False  # whether tensors made from now on have no numbers
         self.in_use = 0  # bytes
         self._lock = threading.RLock()
         self._local = threading.local()
@@ -156,6 +157,7 @@ class Machine:
     def reset(self) -> None:
         """Begin to count."""
         self.launches: Counter[str] = Counter()
+        self.moved = 0  # bytes that kernels read and write
         self.waits: Counter[str] = Counter()  # of the host, by reason and line
         self.event_waits = 0
         self.races: list[str] = []
@@ -258,7 +260,7 @@ class Machine:
         device = self._device_of(name, leaves, kwargs.get("device"))
         inner_args, inner_kwargs = pytree.tree_map_only(CardTensor, _inner, (args, dict(kwargs)))
         if "device" in inner_kwargs:
-            inner_kwargs["device"] = torch.device("cpu")
+            inner_kwargs["device"] = torch.device("meta" if self.only_shapes else "cpu")
         if name in _WAITING:
             self._wait(name)
         given = dict(zip((one.name for one in arguments), args, strict=False)) | kwargs
@@ -266,7 +268,11 @@ class Machine:
             given[one.name] for one in arguments if one.name in given
             and one.alias_info is not None and one.alias_info.is_write
         ]  # fmt: skip
-        if name == "aten::index_add_" and len(given["index"].inner.unique()) < len(given["index"]):
+        if (
+            name == "aten::index_add_"
+            and not self.only_shapes
+            and len(given["index"].inner.unique()) < len(given["index"])
+        ):
             self.races.append("the order in which index_add_ adds equal targets is not defined")
         before = {x.inner.untyped_storage()._cdata for x in inputs}
         with torch.inference_mode():
@@ -278,8 +284,12 @@ class Machine:
             stream = self.stream(device)
             self._use(inputs, stream, write=False)
             self._use([x for x in pytree.tree_leaves(result) if _is_card(x)], stream, write=True)
-            self.launches[name] += 1
+            self._count(name, inputs, made)
         return result
+
+    def _count(self, name: str, inputs: list[Any], made: list[Tensor]) -> None:
+        self.launches[name] += 1
+        self.moved += sum(_inner(x).nbytes for x in inputs) + sum(x.nbytes for x in made)
 
     def _device_of(self, name: str, leaves: list[Tensor], asked: Any) -> torch.device:
         """Give the one card of an operation, as PyTorch does."""
@@ -308,13 +318,15 @@ class Machine:
         if not _is_card(x):
             if not (is_async and self._is_pinned(x)) and x.numel():
                 self._wait("copy to the card")
-            found = CardTensor(x.to(kwargs.get("dtype", x.dtype), copy=True), target)
+            inner = x.to(kwargs.get("dtype", x.dtype), copy=True)
+            found = CardTensor(inner.to("meta") if self.only_shapes else inner, target)
             self._use([found], self.stream(target), write=True)
             return found
         here = self.stream(x.device)
         self._use([x], here, write=False)
         copy = x.inner.to(kwargs.get("dtype", x.dtype), copy=True)
         if target.type == "cpu":
+            copy = torch.zeros(copy.shape, dtype=copy.dtype) if self.only_shapes else copy
             self._wait("copy to the host")
             _advance(self.host_clock, here.clock)
             return copy
@@ -329,7 +341,10 @@ class Machine:
         card, host = (x, into) if _is_card(x) else (into, x)
         stream = self.stream(card.device)
         self._use([card], stream, write=_is_card(into))
-        _inner(into).copy_(_inner(x))
+        if self.only_shapes:
+            _ = _is_card(into) or into.zero_()
+        else:
+            _inner(into).copy_(_inner(x))
         if not (non_blocking and self._is_pinned(host)):
             self._wait("copy")
             _advance(self.host_clock, stream.clock)
@@ -358,7 +373,8 @@ class Machine:
     ) -> tuple[Tensor, ...]:
         """Attend over packed sequences as `_efficient_attention_forward` does on every card."""
         assert (bias, dropout, mask) == (None, 0.0, 0)
-        if edges_of_keys.inner.tolist() != edges.inner.tolist() or not edges.is_contiguous():
+        is_same = edges_of_keys is edges or torch.equal(edges_of_keys.inner, edges.inner)
+        if not is_same or not edges.is_contiguous():
             raise RuntimeError("seqstart_q and seqstart_k differ, or are not contiguous")
         if any(x.dim() != 4 or len(x) != 1 or x.stride(-1) != 1 for x in (q, k, v)):
             raise RuntimeError("cu_seqlen only supports batch_size=1")
@@ -376,8 +392,8 @@ class Machine:
     ) -> Tensor:  # fmt: skip
         if edges.dtype != torch.int32 or len({x.device for x in (q, k, v, edges)}) > 1:
             raise RuntimeError("cu_seqlens must be int32 and on the device of q, k and v")
-        found = torch.full(q.shape, torch.nan, dtype=q.dtype)
-        for a, b in pairwise(edges.inner.tolist()):
+        found = torch.full(q.shape, torch.nan, dtype=q.dtype, device=q.inner.device)
+        for a, b in () if self.only_shapes else pairwise(edges.inner.tolist()):
             some = (x.inner[a:b].transpose(0, 1)[None] for x in (q, k, v))
             rows = scaled_dot_product_attention(*some, scale=scale)[0].transpose(0, 1)
             # No block of threads is started for tokens beyond what is said to be the longest.
@@ -385,7 +401,7 @@ class Machine:
         result = CardTensor(found, q.device)
         self._use([q, k, v, edges], self.stream(q.device), write=False)
         self._use([result], self.stream(q.device), write=True)
-        self.launches[name] += 1
+        self._count(name, [q, k, v, edges], [found])
         return result
 
     @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cards import counts
 from cards.conftest import DEVICE_MAPS, DIM, FIRST, HEADS, LAYERS
 from cards.stand_in import Machine
 
@@ -156,6 +157,13 @@ def test__launches__of_a_block_are_few_whatever_the_lengths(
             PooledVectors(((layer, "mean"),), DIM)(network, views)()
             counts.append(sum(machine.launches.values()))
     assert counts[1] - counts[0] <= most, machine.launches
+
+
+@pytest.mark.parametrize(("precision", "capability", "free"), counts.CARDS)
+def test__counts__of_650m_are_those_of_a_small_network(precision, capability, free):
+    found = counts.count(precision, capability, free, VIEWS)
+    assert f"{11 if precision == 'float32' else 15}.0 launches" in found
+    assert "0 waits" in found
 
 
 def test__launches__of_contacts_do_not_grow_with_equal_lengths(network_on, machine):
