@@ -20,6 +20,7 @@ from esm2_features._inference.batch_loop import plan_batches
 from esm2_features._inference.extractors import PooledVectors
 from esm2_features._model import attention, devices, esm2
 from esm2_features._model.devices import computing
+from esm2_features._model.fusion import find_kernels
 from esm2_features._model.packing import cuda_budget
 
 DIM, HEADS = 1280, 20
@@ -75,6 +76,7 @@ def count(precision: str, capability: tuple[int, int], gigabytes: int, views: li
     with machine.switched_on(), mock.patch.object(esm2, "condition"), computing(CARD):
         attention._packed_kernel(CARD, getattr(torch, precision), DIM // HEADS)
         devices._failure_of(CARD)
+        find_kernels(CARD, getattr(torch, precision), DIM, HEADS)
         machine.only_shapes = True
         shape = Architecture(3, DIM, HEADS)
         network = esm2.ESM2Network("650M", shape, weights(), CARD, precision)

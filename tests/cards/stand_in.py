@@ -27,11 +27,12 @@ from unittest import mock
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
+from torch.nn.functional import layer_norm, scaled_dot_product_attention
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esm2_features._model import attention, devices
+from esm2_features._model import attention, devices, fusion
+from esm2_features._model.attention import Rotary
 
 _NO_KERNEL = {f"aten::{x}" for x in ("empty", "empty_like", "new_empty", "empty_strided", "detach",
                                      "alias", "lift_fresh")}  # fmt: skip
@@ -399,10 +400,40 @@ class Machine:
             # No block of threads is started for tokens beyond what is said to be the longest.
             found[a : min(b, a + longest)] = rows[:longest]
         result = CardTensor(found, q.device)
-        self._use([q, k, v, edges], self.stream(q.device), write=False)
-        self._use([result], self.stream(q.device), write=True)
-        self._count(name, [q, k, v, edges], [found])
+        self._kernel(name, [q, k, v, edges], [result])
         return result
+
+    def turn_(self, qk: CardTensor, turns: CardTensor) -> None:
+        """Turn queries and keys in one launch, as the kernel in Triton does."""
+        if self.capability < (8, 0):
+            raise RuntimeError("no Triton on older cards here, so that PyTorch's steps are tested")
+        exact = qk.inner.float()
+        Rotary.turn(exact, turns.inner)
+        qk.inner.copy_(exact)
+        self._kernel("fused turn", [qk, turns], [qk])
+
+    def add_norm(
+        self, x: CardTensor, y: CardTensor | None, weight: CardTensor, bias: CardTensor,
+        dtype: torch.dtype,
+    ) -> tuple[CardTensor, CardTensor]:  # fmt: skip
+        """Add and norm in one launch, as the kernel in Triton does."""
+        with torch.inference_mode():
+            total = x.inner if y is None else x.inner + y.inner
+            normed = layer_norm(total, weight.shape, weight.inner, bias.inner).to(dtype)
+        added = x if y is None else CardTensor(total, x.device)
+        result = CardTensor(normed, x.device)
+        made = [result] if y is None else [added, result]
+        self._kernel("fused norm", [t for t in (x, y, weight, bias) if t is not None], made)
+        return added, result
+
+    def _kernel(self, name: str, inputs: list[CardTensor], outputs: list[CardTensor]) -> None:
+        """Let a kernel that PyTorch does not know run on the stream of what it makes."""
+        stream = self.stream(outputs[0].device)
+        if len({x.device for x in inputs}) > 1:
+            raise RuntimeError(f"Expected all tensors to be on the same device in {name}")
+        self._use(inputs, stream, write=False)
+        self._use(outputs, stream, write=True)
+        self._count(name, inputs, [x.inner for x in outputs])
 
     @contextlib.contextmanager
     def switched_on(self) -> Iterator[Machine]:
@@ -447,8 +478,14 @@ class Machine:
             "stream": on,
         }  # fmt: skip
         varlen = SimpleNamespace(varlen_attn=self.packed_attention)
-        in_modules = {"torch.nn.attention.varlen": varlen, "flash_attn": None}
-        caches = attention._packed_kernel, devices._failure_of
+        in_modules = {
+            "torch.nn.attention.varlen": varlen,
+            "flash_attn": None,
+            "esm2_features._model.triton_kernels": SimpleNamespace(
+                turn_=self.turn_, add_norm=self.add_norm
+            ),
+        }
+        caches = attention._packed_kernel, devices._failure_of, fusion.find_kernels
         with contextlib.ExitStack() as stack:
             for name, fake in in_cuda.items():
                 stack.enter_context(mock.patch.object(torch.cuda, name, fake))

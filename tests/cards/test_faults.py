@@ -14,7 +14,7 @@ from cards.stand_in import Machine
 from cards.test_cards import EXTRACTORS, LONG, TOLERANCE, VIEWS, flat
 
 from esm2_features._model import attention, devices, offload
-from esm2_features._model.block import TransformerBlock
+from esm2_features._model.block import Norm, TransformerBlock
 from esm2_features._model.devices import computing
 from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.layout import Layout
@@ -57,6 +57,17 @@ FAULTS = {
     "the kernel looks for sequences of other edges": (
         attention._efficient_attention, "same_edges, longest", "same_edges - 1, longest",
         "one", "launches"),
+    "queries and keys are not turned": (
+        TransformerBlock._turned, "self._kernels.turn_(qk_TNH, turns_T1P)", "pass",
+        "one", "numbers"),
+    "rows are turned by the position of others": (
+        TransformerBlock._turned, "(qk_TNH, turns_T1P)", "(qk_TNH, turns_T1P.roll(1, 0))",
+        "one", "numbers"),
+    "attention is added to the stream twice": (
+        TransformerBlock.__call__, "y_TD = self._out(a_TD)", "y_TD = self._out(a_TD) * 2",
+        "one", "numbers"),
+    "a block norms what it has not added to": (
+        Norm.fused, "x_TD, y_TD,", "x_TD, None,", "one", "numbers"),
     "the kinds of rows stay on the host": (
         ESM2Network._begin, "x_KD[kind_T]", "x_KD[kind_T.cpu()]", "one", "waits"),
     "a block begins with the rows of the first one": (
