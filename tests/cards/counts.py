@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 from unittest import mock
 
 import numpy as np
@@ -66,7 +67,18 @@ def weights() -> dict[str, torch.Tensor]:
     return found
 
 
-def count(precision: str, capability: tuple[int, int], gigabytes: int, views: list[str]) -> str:
+class Counts(NamedTuple):
+    """Of all batches the mean, or what is largest."""
+
+    batches: int
+    launches: float
+    of_a_layer: float  # launches
+    moved: float  # bytes
+    held: float
+    waits: int
+
+
+def count(precision: str, capability: tuple[int, int], gigabytes: int, views: list[str]) -> Counts:
     """Run it up to a block, up to the next one, and up to that one with the vectors of both."""
     machine = Machine(capability=capability)
     extractors = [
@@ -93,10 +105,8 @@ def count(precision: str, capability: tuple[int, int], gigabytes: int, views: li
                 wait()
             counts.append((machine.launches.total() / len(plan), machine.moved / tokens / DIM))
     (first, moved), (second, moved_by_both), (both, _) = counts
-    return (
-        f"{len(plan):3} batches, {second - first:6.1f} launches, {both - second:5.1f} for a layer, "
-        f"{moved_by_both - moved:6.1f} bytes moved, {machine.waits.total()} waits, {peak:5.1f} held"
-    )
+    waits = machine.waits.total()
+    return Counts(len(plan), second - first, both - second, moved_by_both - moved, peak, waits)
 
 
 if __name__ == "__main__":
@@ -106,4 +116,5 @@ if __name__ == "__main__":
         for precision, capability, gigabytes in CARDS:
             found = count(precision, capability, gigabytes, views)
             card = f"sm{capability[0]}{capability[1]}"
-            print(f"{name:21} {precision:8} {card}  {found}", flush=True)  # noqa: T201
+            numbers = "  ".join(f"{one} {number:5.1f}" for one, number in found._asdict().items())
+            print(f"{name:21} {precision:8} {card}  {numbers}", flush=True)  # noqa: T201

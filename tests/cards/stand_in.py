@@ -145,7 +145,9 @@ class Machine:
     def __init__(self, cards: int = 1, capability: tuple[int, int] = (9, 0)) -> None:
         self.cards, self.capability = cards, capability
         self.only_shapes = False  # whether tensors made from now on have no numbers
-        self.in_use = 0  # bytes
+        self.memory = 1 << 40  # bytes of each card
+        self.in_use = 0
+        self.released: list[int] = []  # bytes in use whenever unused blocks are given back
         self._lock = threading.RLock()
         self._local = threading.local()
         self._streams: dict[str, Stream] = {}
@@ -190,6 +192,8 @@ class Machine:
             storage = tensor.inner.untyped_storage()
             key = storage._cdata
             if key not in self._memory:
+                if self.in_use + storage.nbytes() > self.memory:
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
                 stream = self.stream(tensor.device)
                 self._memory[key] = _Memory(stream.name, storage.nbytes())
                 self.in_use += storage.nbytes()
@@ -471,7 +475,7 @@ class Machine:
             "mem_get_info": lambda device: (1 << 33, 1 << 33),
             "memory_reserved": lambda device: 0,
             "memory_allocated": lambda device: 0,
-            "empty_cache": lambda: None,
+            "empty_cache": lambda: self.released.append(self.in_use),
             "current_stream": self.stream,
             "Stream": lambda device: Stream(f"side {next(names)} of {device}"),
             "Event": Event,
