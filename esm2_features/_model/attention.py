@@ -18,6 +18,7 @@ sequences unless they are nested tensors).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
@@ -29,6 +30,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from esm2_features._model.devices import even_rows, is_out_of_memory, send
 from esm2_features._model.packing import MOST_SEQUENCES, Group
+
+_logger = logging.getLogger("esm2_features")
 
 _PACKED_KERNELS = (
     ("torch.nn.attention.varlen", "varlen_attn"),
@@ -127,9 +130,11 @@ def _packed_kernel(
         except Exception as error:  # not there, or not for this card, build or width
             if is_out_of_memory(error):
                 raise  # it may be there the next time
+            _logger.info("%s is not used on %s: %r", name, device, error)
             continue
         if torch.allclose(found.float(), expected, rtol=0, atol=_PROBE_TOLERANCE[dtype]):
             return kernel
+        _logger.info("%s is not used on %s: it computes other numbers", name, device)
     return None
 
 
