@@ -70,7 +70,8 @@ def is_ours(member: object) -> bool:
 
 def modules() -> list[ModuleType]:
     found = pkgutil.walk_packages(esm2_features.__path__, "esm2_features.")
-    return [importlib.import_module(module.name) for module in found]
+    needs_triton = "esm2_features._model.triton_kernels"
+    return [importlib.import_module(one.name) for one in found if one.name != needs_triton]
 
 
 def classes_by_name() -> dict[str, type]:

@@ -3,18 +3,22 @@
 Which kernel computes a sequence follows from the device, the precision and the sequence's own
 length, never from its batch mates:
 
-    half precision, a card with such a kernel    all at once; the kernel knows where each begins
+    a card with a kernel for packed sequences    all at once; the kernel knows where each begins
     float32, a CPU, up to 128 tokens             those of equal length together, their maps held
     otherwise                                    those of equal length together, maps fused away
 
 There is no padding and no mask in any of them.
 
-Sources: Dao, "FlashAttention-2", ICLR 2024, for the kernel that takes packed sequences
-(``torch.nn.attention.varlen``, or the package ``flash-attn``).
+Sources, for kernels that take packed sequences: Dao, "FlashAttention-2", ICLR 2024, in half
+precision (``torch.nn.attention.varlen``, or the package ``flash-attn``); Rabe and Staats,
+"Self-attention does not need O(n^2) memory", 2021, in float32 as well and on older cards
+(``_efficient_attention_forward``, which PyTorch's own attention calls, but not for packed
+sequences unless they are nested tensors).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache, partial
 from importlib import import_module
@@ -27,16 +31,22 @@ from torch.nn.functional import scaled_dot_product_attention
 from esm2_features._model.devices import even_rows, is_out_of_memory, send
 from esm2_features._model.packing import MOST_SEQUENCES, Group
 
+_logger = logging.getLogger("esm2_features")
+
 _PACKED_KERNELS = (
     ("torch.nn.attention.varlen", "varlen_attn"),
     ("flash_attn", "flash_attn_varlen_func"),
+    (__name__, "_efficient_attention"),
 )
-"""Modules and functions that attend over packed sequences, in the order of preference. Both take
+"""Modules and functions that attend over packed sequences, in the order of preference. All take
 queries, keys, values, where sequences begin and end (twice: ``cu_seqlens`` of queries and of
 keys), and the longest's tokens (twice)."""
 
-_PROBE_TOLERANCE = 0.05
-"""Error of a packed kernel on random numbers, beyond which it is not used; bfloat16's is 0.01."""
+_PROBE_LENGTHS = [3, 70, 1, 33, 70]
+
+_PROBE_TOLERANCE = {torch.float32: 2e-5, torch.float16: 0.01, torch.bfloat16: 0.05}
+"""Error of a packed kernel on random numbers, beyond which it is not used: five times what is
+usual. In float32, TensorFloat-32 is beyond it."""
 
 _SHORT = 128
 """Tokens up to which, on a CPU, it is quicker to hold the maps than to fuse them away: 15 to 35 %
@@ -91,7 +101,7 @@ def choose_attention(
     groups: Sequence[Group], device: torch.device, dtype: torch.dtype, width: int
 ) -> Attend:
     """Choose how the tokens of a batch attend to those of their own sequences, in all layers."""
-    packed = None if dtype == torch.float32 else _packed_kernel(device, dtype, width)
+    packed = _packed_kernel(device, dtype, width)
     if packed is None:
         return partial(_attend_in_groups, groups)
     lengths = [group.tokens for group in groups for _ in range(group.count)]
@@ -106,23 +116,46 @@ def _packed_kernel(
     """Find a kernel that takes packed sequences and heads of this width on this device."""
     if device.type != "cuda":
         return None
-    lengths = 3, 5
-    edges = send(np.cumsum([0, *lengths], dtype=np.int32), device)
+    edges = send(np.cumsum([0, *_PROBE_LENGTHS], dtype=np.int32), device)
     noise = torch.Generator().manual_seed(0)
-    host = torch.randn(3, sum(lengths), 2, width, generator=noise, device="cpu").to(dtype)
-    on_host = (x.float().split(lengths) for x in host)
+    # Side by side, as they come from a block.
+    host = torch.randn(sum(_PROBE_LENGTHS), 6, width, generator=noise, device="cpu").to(dtype)
+    on_host = (torch.split(x.float(), _PROBE_LENGTHS) for x in host.chunk(3, dim=1))
     expected = torch.cat([_attend_alone(*one) for one in zip(*on_host, strict=True)])
+    qkv, longest = host.to(device).chunk(3, dim=1), max(_PROBE_LENGTHS)
     for module, name in _PACKED_KERNELS:
         try:
             kernel: Callable[..., Tensor] = getattr(import_module(module), name)
-            found = kernel(*host.to(device), edges, edges, max(lengths), max(lengths)).cpu()
+            found = kernel(*qkv, edges, edges, longest, longest).cpu()
         except Exception as error:  # not there, or not for this card, build or width
             if is_out_of_memory(error):
                 raise  # it may be there the next time
+            _logger.info("%s is not used on %s: %r", name, device, error)
             continue
-        if torch.allclose(found.float(), expected, atol=_PROBE_TOLERANCE):
+        if torch.allclose(found.float(), expected, rtol=0, atol=_PROBE_TOLERANCE[dtype]):
             return kernel
+        _logger.info("%s is not used on %s: it computes other numbers", name, device)
     return None
+
+
+def _efficient_attention(
+    q_TNH: Tensor,
+    k_TNH: Tensor,
+    v_TNH: Tensor,
+    edges: Tensor,
+    same_edges: Tensor,
+    longest: int,
+    same_longest: int,
+) -> Tensor:
+    """Attend with the memory-efficient kernel of PyTorch, which any precision and card has."""
+    q, k, v = (x_TNH.unsqueeze(0) for x_TNH in (q_TNH, k_TNH, v_TNH))
+    kernel = torch.ops.aten._efficient_attention_forward
+    no_bias, dropout, no_mask = None, 0.0, 0
+    a: Tensor = kernel(
+        *(q, k, v, no_bias, edges, same_edges, longest, same_longest, dropout, no_mask),
+        scale=q.shape[-1] ** -0.5,
+    )[0]
+    return a.squeeze(0)
 
 
 def _attend_alone(q_TNH: Tensor, k_TNH: Tensor, v_TNH: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn.functional import layer_norm
 
 from esm2_features._model.attention import Attend, Rotary
 from esm2_features._model.conditioning import PAIR_ORDER
+from esm2_features._model.fusion import Kernels, find_kernels
 from esm2_features._model.linear import Linear
 
 _PARTS = ("weight", "bias")
@@ -23,25 +24,25 @@ class Weights:
         self, tensors: dict[str, Tensor], device: torch.device, dtype: torch.dtype
     ) -> None:
         self._tensors = tensors
-        self._device = device
+        self.device = device
         self.dtype = dtype
 
     def __contains__(self, name: str) -> bool:
         return name in self._tensors
 
     def exact(self, name: str) -> Tensor:
-        return self._tensors.pop(name).to(self._device, torch.float32)
+        return self._tensors.pop(name).to(self.device, torch.float32)
 
     def linear(self, name: str) -> Linear:
         weight, bias = (
-            self._tensors.pop(f"{name}.{part}").to(self._device, self.dtype) for part in _PARTS
+            self._tensors.pop(f"{name}.{part}").to(self.device, self.dtype) for part in _PARTS
         )
         return Linear(weight, bias)
 
     def order(self, name: str) -> Tensor | None:
         """Take an order, if the weights have been rearranged."""
         order = self._tensors.pop(name, None)
-        return None if order is None else order.to(self._device)
+        return None if order is None else order.to(self.device)
 
 
 def fuse_projections(tensors: dict[str, Tensor], name: str, heads: int) -> None:
@@ -72,6 +73,12 @@ class Norm:
     def __call__(self, x_TD: Tensor) -> Tensor:
         return layer_norm(x_TD, self._weight.shape, self._weight, self._bias)
 
+    def fused(
+        self, kernels: Kernels, x_TD: Tensor, y_TD: Tensor | None, dtype: torch.dtype
+    ) -> tuple[Tensor, Tensor]:
+        """Add, if there is something to add; return the sum, and its norm in ``dtype``."""
+        return kernels.add_norm(x_TD, y_TD, self._weight, self._bias, dtype)
+
 
 class TransformerBlock:
     """One transformer block: attention, then feed-forward, each after a norm.
@@ -90,9 +97,13 @@ class TransformerBlock:
         self._fc1 = weights.linear(f"{name}.fc1")
         self._fc2 = weights.linear(f"{name}.fc2")
         self._heads = heads
+        dim = len(self._fc2.bias)
+        self._kernels = find_kernels(weights.device, self._dtype, dim, heads)
 
     def project(self, x_TD: Tensor) -> Tensor:
         """Project each row to its queries, keys and values, side by side."""
+        if self._kernels is not None:
+            return self._qkv(self._attention_norm.fused(self._kernels, x_TD, None, self._dtype)[1])
         return self._qkv(self._attention_norm(x_TD).to(self._dtype))
 
     def __call__(
@@ -105,14 +116,26 @@ class TransformerBlock:
     ) -> Tensor:
         """Add attention and feed-forward to the residual stream."""
         heads_TNH = qkv_TE.view(len(x_TD), 3 * self._heads, -1)
-        qk_TNH = heads_TNH[:, : 2 * self._heads].float()  # a copy unless it is float32 already
-        Rotary.turn(
-            qk_TNH, turns_T1P if self._pair_order is None else turns_T1P[..., self._pair_order]
-        )
-        q_TNH, k_TNH = qk_TNH.to(qkv_TE.dtype).chunk(2, dim=1)
+        q_TNH, k_TNH = self._turned(heads_TNH[:, : 2 * self._heads], turns_T1P).chunk(2, dim=1)
         if attention_hook is not None:
             attention_hook(q_TNH, k_TNH)
         a_TNH = attend(q_TNH, k_TNH, heads_TNH[:, 2 * self._heads :])
-        x_TD = self._out(a_TNH.flatten(1).to(self._dtype), onto=x_TD)
-        h_TF = self._fc1(self._feed_forward_norm(x_TD).to(self._dtype), gelu=True)
-        return self._fc2(h_TF, onto=x_TD)
+        a_TD = a_TNH.flatten(1).to(self._dtype)
+        if self._kernels is not None:
+            y_TD = self._out(a_TD)
+            x_TD, h_TD = self._feed_forward_norm.fused(self._kernels, x_TD, y_TD, self._dtype)
+        else:
+            x_TD = self._out(a_TD, onto=x_TD)
+            h_TD = self._feed_forward_norm(x_TD).to(self._dtype)
+        return self._fc2(self._fc1(h_TD, gelu=True), onto=x_TD)
+
+    def _turned(self, qk_TNH: Tensor, turns_T1P: Tensor) -> Tensor:
+        """Turn queries and keys by their positions, in place where that needs no copy."""
+        if self._pair_order is not None:
+            turns_T1P = turns_T1P[..., self._pair_order]
+        if self._kernels is not None:
+            self._kernels.turn_(qk_TNH, turns_T1P)
+            return qk_TNH
+        exact_TNH = qk_TNH.float()  # a copy unless it is float32 already
+        Rotary.turn(exact_TNH, turns_T1P)
+        return exact_TNH.to(qk_TNH.dtype)

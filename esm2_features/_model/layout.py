@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding_bag
 
 from esm2_features._inputs.alphabet import encode_all
 from esm2_features._inputs.views import (
@@ -84,7 +85,7 @@ class Layout:
             if self.is_windowed
             else [pack_tokens(encode_all(pieces), self._sizes)]
         )
-        self._sent: dict[int, list[tuple[Tensor, ...]]] = {}  # what `_additions` gives
+        self._sent: tuple[Tensor, ...] = ()  # what `merge_windows` needs, on the device
         self.groups = self._merged_groups() if self.is_windowed else self.batches[0].groups
 
     def merge_windows(self, parts: Iterable[Tensor]) -> Tensor:
@@ -95,15 +96,19 @@ class Layout:
         if not self.is_windowed:
             [x_TD] = parts
             return x_TD
-        merged: Tensor | None = None
-        for i, x_TD in enumerate(parts):
-            if merged is None:
-                merged = x_TD.new_zeros(int(self._starts[-1]), x_TD.shape[1])
-            for rows, targets, shares in self._additions(i, x_TD.device):
-                # A target occurs once, so that nothing depends on which thread is first.
-                merged.index_add_(0, targets, x_TD[rows] * shares)
-        assert merged is not None, "there are no batches"
-        return merged
+        x_TD = torch.cat(list(parts))
+        device = x_TD.device
+        if device.type == "mps":
+            x_TD = x_TD.cpu()  # PyTorch before 2.10 has no bags there
+        if not self._sent:
+            counts = np.bincount(self._targets)
+            in_order = np.argsort(self._targets, kind="stable")
+            self._sent = tuple(
+                send(x, x_TD.device)
+                for x in (in_order, np.cumsum(counts) - counts, self._shares[:, None])
+            )
+        order, starts, shares = self._sent
+        return embedding_bag(order, x_TD.mul_(shares), starts, mode="sum").to(device)
 
     def sequences(self, rows: NDArray[np.float32]) -> list[NDArray[np.float32]]:
         """Copy the residues of each view out of merged rows."""
@@ -138,22 +143,6 @@ class Layout:
         self._targets = target
         self._shares = (weight / np.bincount(target, weight)[target]).astype(np.float32)
         return pieces
-
-    def _additions(self, batch: int, device: torch.device) -> list[tuple[Tensor, ...]]:
-        """Give rows of a batch, where they go and with which shares, no target twice at a time."""
-        if batch not in self._sent:
-            stop = sum(len(one.positions) for one in self.batches[: batch + 1])
-            some = slice(stop - len(self.batches[batch].positions), stop)
-            target, share = self._targets[some], self._shares[some]
-            order = np.argsort(target, kind="stable")
-            _, first, count = np.unique(target[order], return_index=True, return_counts=True)
-            turn = np.empty(len(target), np.int64)  # how many rows with its target stand before it
-            turn[order] = np.arange(len(target)) - np.repeat(first, count)
-            self._sent[batch] = [
-                tuple(send(x, device) for x in (rows, target[rows], share[rows, None]))
-                for rows in (np.flatnonzero(turn == k) for k in range(turn.max() + 1))
-            ]
-        return self._sent[batch]
 
     def _merged_groups(self) -> tuple[Group, ...]:
         edges = [0, *(np.flatnonzero(np.diff(self._sizes)) + 1).tolist(), len(self._sizes)]

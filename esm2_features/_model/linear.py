@@ -34,10 +34,10 @@ _SQRT_HALF = 0.5**0.5
 class Linear:
     """An affine layer ``x W' + b`` whose weight is laid out for one device."""
 
-    __slots__ = ("_bias", "_pieces", "_terms", "_weight")
+    __slots__ = ("_pieces", "_terms", "_weight", "bias")
 
     def __init__(self, weight: Tensor, bias: Tensor, longest_sum: int | None = None) -> None:
-        self._bias = bias
+        self.bias = bias
         self._terms = _terms_of_a_piece(weight, longest_sum or LONGEST_SUM)
         self._weight: Tensor | None = weight
         self._pieces: list[Tensor] = []
@@ -50,10 +50,10 @@ class Linear:
 
     def __call__(self, x_TI: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
         """Apply the layer, and what follows it."""
-        rows = _rows_of(_NUMBERS_OF_A_THREAD, len(self._bias))
+        rows = _rows_of(_NUMBERS_OF_A_THREAD, len(self.bias))
         if len(self._pieces) < 2 or len(x_TI) <= rows:
             return self._apply(x_TI, gelu, onto)
-        y_TO = x_TI.new_empty(len(x_TI), len(self._bias))
+        y_TO = x_TI.new_empty(len(x_TI), len(self.bias))
         for start in range(0, len(x_TI), rows):
             some = slice(start, start + rows)
             y_TO[some] = self._apply(x_TI[some], gelu, None if onto is None else onto[some])
@@ -62,9 +62,9 @@ class Linear:
     def _apply(self, x_TI: Tensor, gelu: bool, onto: Tensor | None) -> Tensor:
         exact_gelu = gelu and x_TI.is_cpu and x_TI.dtype == torch.float32
         if self._weight is not None:
-            y_TO = torch.nn.functional.linear(x_TI, self._weight, self._bias)
+            y_TO = torch.nn.functional.linear(x_TI, self._weight, self.bias)
             if gelu and not exact_gelu:
-                y_TO = torch.nn.functional.gelu(y_TO)
+                y_TO = torch.ops.aten.gelu_(y_TO)
         else:
             # oneDNN has another kernel for one row, which rounds otherwise.
             two_TI = x_TI.expand(2, -1) if len(x_TI) == 1 else x_TI
@@ -82,13 +82,13 @@ class Linear:
         )
         y_TO: Tensor
         if not first:
-            y_TO = product(last_TP, last, self._bias, activation, [], "none")
+            y_TO = product(last_TP, last, self.bias, activation, [], "none")
             return y_TO
         y_TO = product(*first[0], None, "none", [], "none")
         for x_TP, piece in first[1:]:
             y_TO = product.binary(x_TP, y_TO, piece, None, "add")
         # The bias comes last: it may be larger than any piece.
-        y_TO = product.binary(last_TP, y_TO, last, self._bias, "add")
+        y_TO = product.binary(last_TP, y_TO, last, self.bias, "add")
         return y_TO
 
 

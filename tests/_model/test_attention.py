@@ -69,10 +69,8 @@ def test__attention__gives_rows_of_no_sequence_zeros_and_not_what_memory_held(
     assert found.isfinite().all()
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test__attention__in_half_precision_goes_packed_where_there_is_a_kernel(
-    groups, qkv, dtype, monkeypatch
-):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test__attention__goes_packed_where_there_is_a_kernel(groups, qkv, dtype, monkeypatch):
     monkeypatch.setattr(_attention, "_packed_kernel", lambda *_: one_by_one)
     halves = [x.to(dtype) for x in qkv]
     packed = choose_attention(groups, CPU, dtype, WIDTH)(*halves)
@@ -80,11 +78,6 @@ def test__attention__in_half_precision_goes_packed_where_there_is_a_kernel(
     monkeypatch.setattr(_attention, "_packed_kernel", lambda *_: None)
     grouped = choose_attention(groups, CPU, dtype, WIDTH)(*halves)
     torch.testing.assert_close(packed, grouped, rtol=0, atol=0.02)
-
-
-def test__attention__in_float32_never_goes_packed(groups, qkv, monkeypatch):
-    monkeypatch.setattr(_attention, "_packed_kernel", lambda *_: pytest.fail("asked for"))
-    choose_attention(groups, CPU, torch.float32, WIDTH)(*qkv)
 
 
 @pytest.mark.parametrize(

@@ -19,19 +19,19 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import count, pairwise
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
+from cards.kernels import Kernels
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esm2_features._model import attention, devices
+from esm2_features._model import attention, devices, fusion
 
 _NO_KERNEL = {f"aten::{x}" for x in ("empty", "empty_like", "new_empty", "empty_strided", "detach",
                                      "alias", "lift_fresh")}  # fmt: skip
@@ -136,14 +136,16 @@ class _Memory:
     used: dict[str, int] = field(default_factory=dict)
 
 
-class Machine:
+class Machine(Kernels):
     """Cards, and their driver."""
 
     current: Machine
 
     def __init__(self, cards: int = 1, capability: tuple[int, int] = (9, 0)) -> None:
         self.cards, self.capability = cards, capability
-        self.in_use = 0  # bytes
+        self.only_shapes = False  # whether tensors made from now on have no numbers
+        self.memory, self.in_use = 1 << 40, 0  # bytes
+        self.released: list[int] = []  # bytes in use whenever unused blocks are given back
         self._lock = threading.RLock()
         self._local = threading.local()
         self._streams: dict[str, Stream] = {}
@@ -156,6 +158,7 @@ class Machine:
     def reset(self) -> None:
         """Begin to count."""
         self.launches: Counter[str] = Counter()
+        self.moved = 0  # bytes that kernels read and write
         self.waits: Counter[str] = Counter()  # of the host, by reason and line
         self.event_waits = 0
         self.races: list[str] = []
@@ -187,6 +190,8 @@ class Machine:
             storage = tensor.inner.untyped_storage()
             key = storage._cdata
             if key not in self._memory:
+                if self.in_use + storage.nbytes() > self.memory:
+                    raise torch.OutOfMemoryError("CUDA out of memory.")
                 stream = self.stream(tensor.device)
                 self._memory[key] = _Memory(stream.name, storage.nbytes())
                 self.in_use += storage.nbytes()
@@ -242,6 +247,8 @@ class Machine:
             return self._copy_between(*args, **kwargs)
         if name == "aten::scaled_dot_product_attention":
             return self._launch(func, args, kwargs)
+        if name == "aten::_efficient_attention_forward":
+            return self._efficient_attention(*args, **kwargs)
         if _is_composite(func):
             with _Factories():
                 found = func.decompose(*args, **kwargs)
@@ -256,7 +263,7 @@ class Machine:
         device = self._device_of(name, leaves, kwargs.get("device"))
         inner_args, inner_kwargs = pytree.tree_map_only(CardTensor, _inner, (args, dict(kwargs)))
         if "device" in inner_kwargs:
-            inner_kwargs["device"] = torch.device("cpu")
+            inner_kwargs["device"] = torch.device("meta" if self.only_shapes else "cpu")
         if name in _WAITING:
             self._wait(name)
         given = dict(zip((one.name for one in arguments), args, strict=False)) | kwargs
@@ -264,7 +271,11 @@ class Machine:
             given[one.name] for one in arguments if one.name in given
             and one.alias_info is not None and one.alias_info.is_write
         ]  # fmt: skip
-        if name == "aten::index_add_" and len(given["index"].inner.unique()) < len(given["index"]):
+        if (
+            name == "aten::index_add_"
+            and not self.only_shapes
+            and len(given["index"].inner.unique()) < len(given["index"])
+        ):
             self.races.append("the order in which index_add_ adds equal targets is not defined")
         before = {x.inner.untyped_storage()._cdata for x in inputs}
         with torch.inference_mode():
@@ -276,8 +287,12 @@ class Machine:
             stream = self.stream(device)
             self._use(inputs, stream, write=False)
             self._use([x for x in pytree.tree_leaves(result) if _is_card(x)], stream, write=True)
-            self.launches[name] += 1
+            self._count(name, inputs, made)
         return result
+
+    def _count(self, name: str, inputs: list[Any], made: list[Tensor]) -> None:
+        self.launches[name] += 1
+        self.moved += sum(_inner(x).nbytes for x in inputs) + sum(x.nbytes for x in made)
 
     def _device_of(self, name: str, leaves: list[Tensor], asked: Any) -> torch.device:
         """Give the one card of an operation, as PyTorch does."""
@@ -306,13 +321,15 @@ class Machine:
         if not _is_card(x):
             if not (is_async and self._is_pinned(x)) and x.numel():
                 self._wait("copy to the card")
-            found = CardTensor(x.to(kwargs.get("dtype", x.dtype), copy=True), target)
+            inner = x.to(kwargs.get("dtype", x.dtype), copy=True)
+            found = CardTensor(inner.to("meta") if self.only_shapes else inner, target)
             self._use([found], self.stream(target), write=True)
             return found
         here = self.stream(x.device)
         self._use([x], here, write=False)
         copy = x.inner.to(kwargs.get("dtype", x.dtype), copy=True)
         if target.type == "cpu":
+            copy = torch.zeros(copy.shape, dtype=copy.dtype) if self.only_shapes else copy
             self._wait("copy to the host")
             _advance(self.host_clock, here.clock)
             return copy
@@ -327,7 +344,10 @@ class Machine:
         card, host = (x, into) if _is_card(x) else (into, x)
         stream = self.stream(card.device)
         self._use([card], stream, write=_is_card(into))
-        _inner(into).copy_(_inner(x))
+        if self.only_shapes:
+            _ = _is_card(into) or into.zero_()
+        else:
+            _inner(into).copy_(_inner(x))
         if not (non_blocking and self._is_pinned(host)):
             self._wait("copy")
             _advance(self.host_clock, stream.clock)
@@ -342,27 +362,6 @@ class Machine:
     def _pin(self, tensor: Tensor) -> Tensor:
         self._pinned[tensor.untyped_storage().data_ptr()] = tensor
         return tensor
-
-    def packed_attention(
-        self, q: Tensor, k: Tensor, v: Tensor, edges: Tensor, _: Tensor, longest: int, __: int
-    ) -> Tensor:
-        """Attend over packed sequences, as `varlen_attn` does on cards that it is made for."""
-        if self.capability < (8, 0) or q.dtype == torch.float32 or q.shape[-1] % 8:
-            raise RuntimeError("FlashAttention only supports Ampere GPUs or newer.")
-        if edges.dtype != torch.int32 or len({x.device for x in (q, k, v, edges)}) > 1:
-            raise RuntimeError("cu_seqlens must be int32 and on the device of q, k and v")
-        stops = edges.inner.tolist()
-        lengths = [b - a for a, b in pairwise(stops)]
-        assert max(lengths) == longest
-        found = torch.full_like(q.inner, torch.nan, memory_format=torch.contiguous_format)
-        for a, b in pairwise(stops):
-            some = (x.inner[a:b].transpose(0, 1)[None] for x in (q, k, v))
-            found[a:b] = scaled_dot_product_attention(*some)[0].transpose(0, 1)
-        result = CardTensor(found, q.device)
-        self._use([q, k, v, edges], self.stream(q.device), write=False)
-        self._use([result], self.stream(q.device), write=True)
-        self.launches["packed attention"] += 1
-        return result
 
     @contextlib.contextmanager
     def switched_on(self) -> Iterator[Machine]:
@@ -400,15 +399,21 @@ class Machine:
             "mem_get_info": lambda device: (1 << 33, 1 << 33),
             "memory_reserved": lambda device: 0,
             "memory_allocated": lambda device: 0,
-            "empty_cache": lambda: None,
+            "empty_cache": lambda: self.released.append(self.in_use),
             "current_stream": self.stream,
             "Stream": lambda device: Stream(f"side {next(names)} of {device}"),
             "Event": Event,
             "stream": on,
         }  # fmt: skip
         varlen = SimpleNamespace(varlen_attn=self.packed_attention)
-        in_modules = {"torch.nn.attention.varlen": varlen, "flash_attn": None}
-        caches = attention._packed_kernel, devices._failure_of
+        in_modules = {
+            "torch.nn.attention.varlen": varlen,
+            "flash_attn": None,
+            "esm2_features._model.triton_kernels": SimpleNamespace(
+                turn_=self.turn_, add_norm=self.add_norm
+            ),
+        }
+        caches = attention._packed_kernel, devices._failure_of, fusion.find_kernels
         with contextlib.ExitStack() as stack:
             for name, fake in in_cuda.items():
                 stack.enter_context(mock.patch.object(torch.cuda, name, fake))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from cards import counts
 from cards.conftest import DEVICE_MAPS, DIM, FIRST, HEADS, LAYERS
 from cards.stand_in import Machine
 
@@ -17,8 +18,9 @@ from esm2_features._inference.extractors import (
     Residues,
     SiteLogProbs,
 )
-from esm2_features._model import offload
+from esm2_features._model import fusion, offload
 from esm2_features._model.devices import computing
+from esm2_features._model.packing import BYTES_PER_NUMBER_OF_WIDTH
 
 NOISE = torch.Generator().manual_seed(0)
 CONTACTS = Contacts(
@@ -134,15 +136,89 @@ def test__waits__there_are_none_but_for_results(network_on, machine, place, prec
         assert machine.event_waits == arrivals.get(name, 1)
 
 
-@pytest.mark.parametrize(("precision", "most"), [("float16", 15), ("float32", 11 + 2 * 4)])
-def test__launches__of_a_block_are_few(network_on, machine, precision, most):
-    network, counts = network_on(FIRST, precision), []
-    for layer in (1, 2):
-        machine.reset()
-        with computing(FIRST):
-            PooledVectors(((layer, "mean"),), DIM)(network, VIEWS)()
-        counts.append(sum(machine.launches.values()))
+@pytest.mark.parametrize("views", [VIEWS, [LONG[:n] for n in range(1, 59)]], ids=["few", "many"])
+@pytest.mark.parametrize(
+    ("precision", "capability", "most"),
+    [
+        ("float16", (7, 5), 15),
+        ("float16", (9, 0), 10),
+        ("bfloat16", (9, 0), 10),
+        ("float32", (7, 5), 12),
+        ("float32", (9, 0), 12),
+    ],
+)
+def test__launches__of_a_block_are_few_whatever_the_lengths(
+    network_on, precision, capability, most, views
+):
+    machine, counts = Machine(capability=capability), []
+    with machine.switched_on(), computing(FIRST):
+        network = network_on(FIRST, precision)
+        for layer in (1, 2):
+            machine.reset()
+            PooledVectors(((layer, "mean"),), DIM)(network, views)()
+            counts.append(sum(machine.launches.values()))
     assert counts[1] - counts[0] <= most, machine.launches
+
+
+def no_memory(*_):
+    raise torch.OutOfMemoryError("CUDA out of memory.")
+
+
+@pytest.mark.parametrize(
+    ("name", "fault", "said"),
+    [
+        ("turn_", lambda *_: None, "they err by"),
+        ("add_norm", lambda x, y, *_: (x, x), "they err by"),
+        ("add_norm", lambda *_: 1 / 0, "ZeroDivisionError"),
+    ],
+)
+def test__fused_kernels__that_are_wrong_are_not_used(caplog, monkeypatch, name, fault, said):
+    machine = Machine()
+    monkeypatch.setattr(machine, name, fault)
+    with machine.switched_on(), caplog.at_level("INFO", "esm2_features"):
+        assert fusion.find_kernels(FIRST, torch.float16, DIM, HEADS) is None
+    assert said in caplog.text
+
+
+def test__fused_kernels__are_looked_for_again_if_memory_was_full(monkeypatch):
+    machine = Machine()
+    monkeypatch.setattr(machine, "turn_", no_memory)
+    with machine.switched_on(), pytest.raises(torch.OutOfMemoryError):
+        fusion.find_kernels(FIRST, torch.float16, DIM, HEADS)
+
+
+@pytest.mark.parametrize(("precision", "capability", "free"), counts.CARDS)
+def test__counts__of_650m_are_those_of_a_small_network(precision, capability, free):
+    found = counts.count(precision, capability, free, VIEWS)
+    launches = 11 if precision == "float32" else 15 if capability < (8, 0) else 10
+    assert (found.launches, found.waits) == (launches, 0)
+
+
+@pytest.mark.parametrize("window", ["", "~1022"])
+@pytest.mark.parametrize(("precision", "capability", "free"), counts.CARDS)
+def test__memory__of_a_pass_is_what_the_size_of_batches_allows_for(
+    precision, capability, free, window
+):
+    proteins = [f"{'MKTAYIAKQR' * n}{window if n > 200 else ''}" for n in (800, 30, 31, 32)]
+    held = counts.count(precision, capability, free, proteins).held
+    assert BYTES_PER_NUMBER_OF_WIDTH / 3 < held <= BYTES_PER_NUMBER_OF_WIDTH
+
+
+@pytest.mark.parametrize("place", ["cuda", "cuda+cpu"])
+def test__memory__is_back_to_the_weights_before_each_retry(tiny_checkpoint, machine, place):
+    views = [LONG[i:j] for i in range(3) for j in range(10, 59, 2)]
+    options = {"cache": None, "layers": "all", "pooling": ["mean", "cls"]}
+    engine = Engine(tiny_checkpoint, device=place, batch_tokens=512, **options)
+    expected = engine.embed(views)
+    weights = machine.in_use
+    machine.reset()
+    machine.released.clear()
+    machine.memory = weights + 400_000
+    engine = Engine(tiny_checkpoint, device=place, batch_tokens=1 << 15, **options)
+    assert_close(engine.embed(views), expected, TOLERANCE["float32"])
+    assert len(machine.released) > 2
+    assert set(machine.released) == {weights}
+    assert machine.peak <= machine.memory
 
 
 def test__launches__of_contacts_do_not_grow_with_equal_lengths(network_on, machine):
@@ -155,6 +231,18 @@ def test__launches__of_contacts_do_not_grow_with_equal_lengths(network_on, machi
         maps()
     own = 2  # a sigmoid, after the bias has been added
     assert counts[1] - counts[0] <= 8 * own
+
+
+def test__windows__become_one_sequence_in_three_launches(network_on, machine):
+    network, counts = network_on(FIRST, "float32"), []
+    for layers in ([2], [1, 2]):
+        machine.reset()
+        with computing(FIRST):
+            extractor = PooledVectors(tuple((layer, "cls") for layer in layers), DIM)
+            extractor(network, [f"{LONG * 9}~20", f"{LONG}~20"], 64)()
+        counts.append(sum(machine.launches.values()))
+    of_pooling = 3
+    assert counts[1] - counts[0] <= 3 + of_pooling, machine.launches
 
 
 def test__windows__need_no_more_memory_for_all_layers(network_on, machine):

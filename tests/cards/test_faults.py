@@ -14,7 +14,7 @@ from cards.stand_in import Machine
 from cards.test_cards import EXTRACTORS, LONG, TOLERANCE, VIEWS, flat
 
 from esm2_features._model import attention, devices, offload
-from esm2_features._model.block import TransformerBlock
+from esm2_features._model.block import Norm, TransformerBlock
 from esm2_features._model.devices import computing
 from esm2_features._model.esm2 import ESM2Network
 from esm2_features._model.layout import Layout
@@ -48,16 +48,41 @@ FAULTS = {
         ESM2Network._advance, " or one.stream.device != device", "", "split", "error"),
     "edges of sequences have the wrong type": (
         attention.choose_attention, "np.int32", "np.int64", "one", "error"),
+    "sequences begin one token late": (
+        attention.choose_attention, "[0, *lengths]", "[1, *lengths]", "one", "numbers"),
+    "sequences are said to be shorter than they are": (
+        attention.choose_attention, "max(lengths))", "min(lengths))", "one", "numbers"),
+    "queries are not scaled": (
+        attention._efficient_attention, "q.shape[-1] ** -0.5", "1.0", "one", "launches"),
+    "the kernel looks for sequences of other edges": (
+        attention._efficient_attention, "same_edges, longest", "same_edges - 1, longest",
+        "one", "launches"),
+    "queries and keys are not turned": (
+        TransformerBlock._turned, "self._kernels.turn_(qk_TNH, turns_T1P)", "pass",
+        "one", "numbers"),
+    "rows are turned by the position of others": (
+        TransformerBlock._turned, "(qk_TNH, turns_T1P)", "(qk_TNH, turns_T1P.roll(1, 0))",
+        "one", "numbers"),
+    "attention is added to the stream twice": (
+        TransformerBlock.__call__, "y_TD = self._out(a_TD)", "y_TD = self._out(a_TD) * 2",
+        "one", "numbers"),
+    "a block norms what it has not added to": (
+        Norm.fused, "x_TD, y_TD,", "x_TD, None,", "one", "numbers"),
     "the kinds of rows stay on the host": (
         ESM2Network._begin, "x_KD[kind_T]", "x_KD[kind_T.cpu()]", "one", "waits"),
     "a block begins with the rows of the first one": (
         ESM2Network._advance, "[kind_T], None", "[kind_T], one.unique", "one", "numbers"),
     "the host looks at each block": (
         TransformerBlock.project, "return self", "float(x_TD.sum()); return self", "one", "waits"),
-    "windows are added in no order": (
-        Layout._additions, "for k in range(turn.max() + 1)", "for k in [0]", "one", "numbers"),
-    "rows of windows are added at once": (
-        Layout._additions, "turn == k", "turn >= k", "one", "races"),
+    "rows of windows are not brought together": (
+        Layout.merge_windows, "np.argsort(self._targets, kind=\"stable\")",
+        "np.arange(len(self._targets))", "one", "numbers"),
+    "windows do not share what they have in common": (
+        Layout.merge_windows, "x_TD.mul_(shares)", "x_TD", "one", "numbers"),
+    "rows of windows are added in any order": (
+        Layout.merge_windows, 'embedding_bag(order, x_TD.mul_(shares), starts, mode="sum")',
+        "x_TD.new_zeros(len(starts), x_TD.shape[1])"
+        ".index_add_(0, send(self._targets, x_TD.device), x_TD.mul_(shares))", "one", "races"),
 }  # fmt: skip
 
 
@@ -77,12 +102,14 @@ def planted(function: Callable, old: str, new: str) -> Iterator[None]:
         function.__code__ = before
 
 
-def symptoms(network_on, expected, place: str, views: list[str]) -> set[str]:
+def symptoms(
+    network_on, expected, place: str, views: list[str], precision: str = "float16"
+) -> set[str]:
     """Run three passes, and tell what is not as it should be."""
     machine, extractor = Machine(cards=2), EXTRACTORS["all vectors"]
     with machine.switched_on():
         try:
-            network = network_on(DEVICE_MAPS[place], "float16")
+            network = network_on(DEVICE_MAPS[place], precision)
             with computing(FIRST):
                 extractor(network, views, 64)()
                 machine.reset()
@@ -95,7 +122,12 @@ def symptoms(network_on, expected, place: str, views: list[str]) -> set[str]:
         for results in found
         for a, b in zip(results, expected, strict=True)
     )
-    seen = {"numbers": worst > TOLERANCE["float16"], "races": machine.races, "waits": machine.waits}
+    seen = {
+        "numbers": worst > TOLERANCE[precision],
+        "races": machine.races,
+        "waits": machine.waits,
+        "launches": machine.launches["aten::scaled_dot_product_attention"],
+    }
     return {name for name, there in seen.items() if there}
 
 
@@ -105,13 +137,18 @@ def test__faults__are_seen(network_on, on_cpu, monkeypatch, fault):
     function, old, new, place, symptom = FAULTS[fault]
     views = WINDOWS if "windows" in fault else VIEWS
     expected = flat(on_cpu(EXTRACTORS["all vectors"], views, 64))
+    of_float32 = function is attention._efficient_attention
     with planted(function, old, new):
-        assert symptom in symptoms(network_on, expected, place, views)
+        found = symptoms(network_on, expected, place, views, "float32" if of_float32 else "float16")
+    assert symptom in found
 
 
+@pytest.mark.parametrize("precision", ["float16", "float32"])
 @pytest.mark.parametrize("place", DEVICE_MAPS)
 @pytest.mark.parametrize("views", [VIEWS, WINDOWS], ids=["whole", "windows"])
-def test__no_fault__is_seen_where_there_is_none(network_on, on_cpu, monkeypatch, place, views):
+def test__no_fault__is_seen_where_there_is_none(
+    network_on, on_cpu, monkeypatch, place, views, precision
+):
     monkeypatch.setattr(offload, "_FEWEST_PINNED", 1 << 10)
     expected = flat(on_cpu(EXTRACTORS["all vectors"], views, 64))
-    assert symptoms(network_on, expected, place, views) == set()
+    assert symptoms(network_on, expected, place, views, precision) == set()
