@@ -93,14 +93,16 @@ def count(precision: str, capability: tuple[int, int], gigabytes: int, views: li
         shape = Architecture(3, DIM, HEADS)
         network = esm2.ESM2Network("650M", shape, weights(), CARD, precision)
         budget = cuda_budget(gigabytes << 30, DIM)
-        parsed, plan = plan_batches(views, range(len(views)), budget, extractors[0].bytes)
-        tokens, peak, counts = sum(view.tokens for view in parsed.values()), 0, []
+        distinct, plan = plan_batches(views, budget, extractors[0].bytes)
+        tokens, peak, counts = int(distinct.tokens.sum()), 0, []
         for extractor in extractors:
             machine.reset()
             for batch in plan:
                 before = machine.peak = machine.in_use
                 wait = extractor(network, [views[i] for i in batch], budget)
-                rows = sum(parsed[i].tokens for i in batch)
+                rows = int(
+                    distinct.tokens[batch].sum()
+                )  # no view is of the same sequence as another
                 peak = max(peak, (machine.peak - before) / rows / DIM)
                 wait()
             counts.append((machine.launches.total() / len(plan), machine.moved / tokens / DIM))
