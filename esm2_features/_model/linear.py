@@ -13,6 +13,8 @@ import platform
 import torch
 from torch import Tensor
 
+from esm2_features._model.split_products import SplitWeight, is_usable
+
 _ROWS_HINT = 2048
 """Rows for which oneDNN picks its layout; any number of rows may follow."""
 
@@ -34,14 +36,17 @@ _SQRT_HALF = 0.5**0.5
 class Linear:
     """An affine layer ``x W' + b`` whose weight is laid out for one device."""
 
-    __slots__ = ("_pieces", "_terms", "_weight", "bias")
+    __slots__ = ("_pieces", "_split", "_terms", "_weight", "bias")
 
     def __init__(self, weight: Tensor, bias: Tensor, longest_sum: int | None = None) -> None:
         self.bias = bias
         self._terms = _terms_of_a_piece(weight, longest_sum or LONGEST_SUM)
         self._weight: Tensor | None = weight
+        self._split: SplitWeight | None = None
         self._pieces: list[Tensor] = []
-        if _can_pack(weight):
+        if weight.dtype == torch.float32 and is_usable(weight.device):
+            self._weight, self._split = None, SplitWeight(weight)
+        elif _can_pack(weight):
             self._weight = None
             self._pieces = [
                 torch.ops.mkldnn._reorder_linear_weight(piece.contiguous(), _ROWS_HINT)
@@ -61,8 +66,8 @@ class Linear:
 
     def _apply(self, x_TI: Tensor, gelu: bool, onto: Tensor | None) -> Tensor:
         exact_gelu = gelu and x_TI.is_cpu and x_TI.dtype == torch.float32
-        if self._weight is not None:
-            y_TO = torch.nn.functional.linear(x_TI, self._weight, self.bias)
+        if not self._pieces:
+            y_TO = self._unpacked(x_TI)
             if gelu and not exact_gelu:
                 y_TO = torch.ops.aten.gelu_(y_TO)
         else:
@@ -74,6 +79,12 @@ class Linear:
         if onto is None:
             return y_TO
         return y_TO.add_(onto) if y_TO.dtype == onto.dtype else onto + y_TO
+
+    def _unpacked(self, x_TI: Tensor) -> Tensor:
+        if self._split is not None:
+            return self._split(x_TI).add_(self.bias)
+        assert self._weight is not None
+        return torch.nn.functional.linear(x_TI, self._weight, self.bias)
 
     def _packed(self, x_TI: Tensor, activation: str) -> Tensor:
         product = torch.ops.mkldnn._linear_pointwise

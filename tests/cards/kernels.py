@@ -43,6 +43,15 @@ class Kernels:
         nothing = self._wrap(torch.empty(0), q.device)
         return found.unsqueeze(0), nothing, nothing, nothing, longest, longest
 
+    def _multiply(self, a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+        """Multiply bfloat16, and add up in float32."""
+        if self.capability < (8, 0):
+            raise RuntimeError("no units for bfloat16")
+        found = torch.mm(a.inner.to(dtype), b.inner.to(dtype))
+        result = self._wrap(found, a.device)
+        self._kernel("mm", [a, b], [result])
+        return result
+
     def _attend_packed(
         self, q: Tensor, k: Tensor, v: Tensor, edges: Tensor, longest: int, name: str,
         scale: float | None = None,

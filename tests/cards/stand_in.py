@@ -31,7 +31,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from esm2_features._model import attention, devices, fusion
+from esm2_features._model import attention, devices, fusion, split_products
 
 _NO_KERNEL = {f"aten::{x}" for x in ("empty", "empty_like", "new_empty", "empty_strided", "detach",
                                      "alias", "lift_fresh")}  # fmt: skip
@@ -249,6 +249,8 @@ class Machine(Kernels):
             return self._launch(func, args, kwargs)
         if name == "aten::_efficient_attention_forward":
             return self._efficient_attention(*args, **kwargs)
+        if str(func) == "aten.mm.dtype":
+            return self._multiply(*args)
         if _is_composite(func):
             with _Factories():
                 found = func.decompose(*args, **kwargs)
@@ -413,7 +415,10 @@ class Machine(Kernels):
                 turn_=self.turn_, add_norm=self.add_norm
             ),
         }
-        caches = attention._packed_kernel, devices._failure_of, fusion.find_kernels
+        caches = (
+            *(attention._packed_kernel, devices._failure_of),
+            *(fusion.find_kernels, split_products.is_usable),
+        )
         with contextlib.ExitStack() as stack:
             for name, fake in in_cuda.items():
                 stack.enter_context(mock.patch.object(torch.cuda, name, fake))
