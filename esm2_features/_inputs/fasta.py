@@ -15,7 +15,14 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from esm2_features._inputs.streams import Source, lines, name_of, open_text, shown_name
+from esm2_features._inputs.streams import (
+    LONGEST_LINE,
+    Source,
+    lines,
+    name_of,
+    open_text,
+    shown_name,
+)
 from esm2_features.exceptions import FastaError, list_problems, shorten
 
 _WHITE_SPACE = " \t\n\r\v\f"
@@ -180,15 +187,20 @@ def _split(rows: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
     """Cut lines into pairs of header and residues."""
     header: str | None = None
     residues: list[str] = []
+    length = 0
     for number, raw in enumerate(rows, start=1):
         line = raw.strip(_WHITE_SPACE)
         if line.startswith(">"):
             if header is not None:
                 yield header, "".join(residues)
             header = line[1:].strip(_WHITE_SPACE)
-            residues = []
+            residues, length = [], 0
         elif header is not None:
             residues.append(line)
+            length += len(line)
+            if length > LONGEST_LINE:
+                shown = f"the record that ends in line {number} ({_shown(header)})"
+                raise _error(name, f"{shown} has more than {LONGEST_LINE:,} residues.")
         elif line:
             for beginning, other in _OTHER_FORMATS.items():
                 if line.startswith(beginning):

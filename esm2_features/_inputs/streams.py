@@ -2,7 +2,8 @@
 
 Compression is gzip, bzip2, xz, zstandard or zip, also one in another. Text is UTF-8 or UTF-16; a
 byte that is no UTF-8 is read as Windows does in western Europe (cp1252). What is no text at all is
-named in the error, such as a web page that was downloaded in the place of the file.
+named in the error, such as a web page that was downloaded in the place of the file. A small file
+may hold gigabytes: lines have a longest length, and `MOST_BYTES` limits what is read at all.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import sys
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -25,6 +27,12 @@ Source: TypeAlias = "str | os.PathLike[str] | BinaryIO"
 STDIN = "-"
 _HEAD = 4096  # bytes that tell what a file is
 _MOST_LAYERS = 4  # of compression
+
+LONGEST_LINE = 100_000_000
+"""Characters of a line, and residues of a record. The longest protein known has 45,000."""
+
+MOST_BYTES: ContextVar[int | None] = ContextVar("most_bytes", default=None)
+"""Bytes that are read of a source, after decompression."""
 
 _COMPRESSED = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 _ZIP = b"PK\x03\x04"
@@ -102,12 +110,14 @@ def open_bytes(
     name = name_of(source) if name is None else name
     with ExitStack() as stack:
         stream = _opened(source, name, fail, stack)
+        if isinstance(source, str | os.PathLike) and source != STDIN:
+            check_size(os.fstat(stream.fileno()).st_size, name, fail)
         for _ in range(_MOST_LAYERS):
             inner = _decompressed(stream, name, fail, stack)
             if inner is None:
                 break
             stream = inner
-        yield stream
+        yield stream if MOST_BYTES.get() is None else _buffered(_Counted(stream, name, fail))
 
 
 @contextmanager
@@ -160,11 +170,18 @@ def peek(stream: io.BufferedReader, name: str, fail: Fail = input_error) -> byte
 
 
 def lines(text: io.TextIOWrapper, name: str, fail: Fail = input_error) -> Iterator[str]:
-    """Read lines; raise an error if they cannot be decompressed."""
+    """Read lines; raise an error if they cannot be decompressed, or one has no end."""
     try:
-        # Not `yield from`: it would close the caller's file together with this generator.
-        for line in text:  # noqa: UP028
+        while line := text.readline(LONGEST_LINE):
+            if len(line) == LONGEST_LINE:
+                raise fail(
+                    name,
+                    f"has a line of {LONGEST_LINE:,} characters or more ({line[:20]!a}...), which "
+                    "no sequence has. Check that it is the file that you mean.",
+                )
             yield line
+    except InputError:
+        raise
     except Exception as error:  # every decompressor has an error class of its own
         raise fail(name, unreadable(error)) from error
 
@@ -174,6 +191,34 @@ def unreadable(error: Exception) -> str:
         f"cannot be read to its end ({error}). "
         "It is damaged or was cut short: copy or download it again."
     )
+
+
+class _Counted(io.RawIOBase):
+    """A stream that ends in an error after so many bytes."""
+
+    def __init__(self, stream: io.BufferedReader, name: str, fail: Fail) -> None:
+        self._stream, self._name, self._fail = stream, name, fail
+        self._read = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self._stream.seekable()
+
+    def seek(self, place: int, whence: int = 0, /) -> int:
+        self._read = self._stream.seek(place, whence)
+        check_size(self._read, self._name, self._fail)
+        return self._read
+
+    def tell(self) -> int:
+        return self._read
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._stream.readinto(buffer)
+        self._read += count
+        check_size(self._read, self._name, self._fail)
+        return count
 
 
 def _opened(source: Source, name: str, fail: Fail, stack: ExitStack) -> io.BufferedReader:
@@ -194,6 +239,17 @@ def _opened(source: Source, name: str, fail: Fail, stack: ExitStack) -> io.Buffe
         raise fail(name, "is a folder. Give one of the files in it.") from error
     except OSError as error:
         raise fail(name, f"cannot be opened: {error.strerror or error}.") from error
+
+
+def check_size(size: int, name: str, fail: Fail = input_error) -> None:
+    """Raise an error if a source has more bytes than `MOST_BYTES`."""
+    most = MOST_BYTES.get()
+    if most is not None and size > most:
+        raise fail(
+            name,
+            f"holds more than {most:,} bytes after decompression. If that is right, pass a larger "
+            "--max-input.",
+        )
 
 
 def _decompressed(

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from esm2_features._arrow import import_parquet, vector_column
+from esm2_features._io.cells import harmless
 from esm2_features._io.hdf5 import check_h5, h5_name, write_h5
 from esm2_features._io.paths import Output, atomic_output, check_output, file_names
 from esm2_features.exceptions import InputError, shorten
@@ -139,7 +140,7 @@ def _write_csv(file: BinaryIO, features: Features) -> None:
     writer.writerow(["id", *features.names])
     # str() of a float32 has enough digits to read the same float32 back.
     for identifier, row in zip(features.ids, features.values, strict=True):
-        writer.writerow([identifier, *map(str, row)])
+        writer.writerow([harmless(identifier), *map(str, row)])
     text.flush()
     text.detach()
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esm2_features._files import atomic_path
+from esm2_features._io.cells import harmless
 from esm2_features.exceptions import InputError
 
 _FOLDERS = ("npy", "pt")
@@ -127,7 +128,9 @@ def write_index(folder: Path, ids: Sequence[str], ending: str) -> list[str]:
         with (folder / _INDEX).open("x", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
             writer.writerow(_COLUMNS)
-            writer.writerows(zip((f"{name}.{ending}" for name in names), ids, strict=True))
+            writer.writerows(
+                zip((f"{name}.{ending}" for name in names), map(harmless, ids), strict=True)
+            )
     return names
 
 

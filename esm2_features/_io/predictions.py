@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import IO, TYPE_CHECKING, Any
 
 from esm2_features._arrow import import_parquet
+from esm2_features._io.cells import harmless
 from esm2_features._io.paths import Output, atomic_output, check_output
 
 if TYPE_CHECKING:
@@ -54,4 +55,4 @@ def _write_text(
     lists = [
         getattr(values, "tolist", lambda values=values: values)() for values in columns.values()
     ]
-    writer.writerows(zip(*lists, strict=True))
+    writer.writerows(map(harmless, row) for row in zip(*lists, strict=True))

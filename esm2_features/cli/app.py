@@ -50,6 +50,7 @@ from esm2_features.cli.options import (
     device_option,
     force_option,
     format_option,
+    input_argument,
     output_option,
     parse_words,
     run_option,
@@ -80,7 +81,7 @@ def main() -> None:
         "esm2-features embed uniref50.fasta.zst vectors/ --dtype float16 --shard 0/8",
     )
 )
-@click.argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True, type=INPUT)
+@input_argument("inputs", metavar="IN... [OUT]", nargs=-1, required=True)
 @output_option(
     "OUT",
     "One output: OUT.npz, OUT.parquet, OUT.csv, OUT.h5, or OUT.pt, which is a folder with one .pt "

@@ -22,7 +22,6 @@ from esm2_features._io.arrays import (
 from esm2_features._io.paths import atomic_output, check_inputs, write_index
 from esm2_features.cli.console import examples, interruptible, naming_rows, print_done, row_check
 from esm2_features.cli.options import (
-    INPUT,
     PATH,
     Decorator,
     add_options,
@@ -31,6 +30,7 @@ from esm2_features.cli.options import (
     force_option,
     force_plot_option,
     format_option,
+    input_argument,
     output_option,
     run_option,
 )
@@ -61,7 +61,7 @@ def _array_options(
     """Add the argument and the options of all four commands, with some of their own."""
     return add_options(
         [
-            click.argument("path", metavar="IN", type=INPUT),
+            input_argument("path", metavar="IN"),
             _OUTPUT,
             *own,
             column_options,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +18,7 @@ from esm2_features.cli.options import (
     add_options,
     callback_of,
     force_option,
+    parse_size,
     run_option,
 )
 from esm2_features.exceptions import InputError
@@ -27,13 +27,6 @@ if TYPE_CHECKING:
     from esm2_features._cache import Cache
 
 _MOST_SHOWN = 10
-
-
-def _parse_size(text: str) -> int:
-    match = re.fullmatch(r"(?ai)(\d+(?:\.\d+)?)\s*([KMGT](?=B))?B?", text)
-    if match is None:
-        raise click.BadParameter(f"{text!r} is not a size such as 500MB or 20GB.")
-    return int(float(match[1]) * 1000 ** " KMGT".index((match[2] or " ").upper()))
 
 
 def _cache_option(*, must_exist: bool = True) -> Decorator:
@@ -122,7 +115,7 @@ def verify(cache: Cache) -> None:
 @_cache_option()
 @click.option(
     "--max-bytes",
-    callback=callback_of(_parse_size),
+    callback=callback_of(parse_size),
     metavar="SIZE",
     help="Keep at most this much, such as 20GB, but at least 4MB. The vectors that were not used "
     "for the longest time are removed first.",

@@ -9,7 +9,7 @@ import click
 
 from esm2_features._cache.reports import readable
 from esm2_features.cli.console import examples
-from esm2_features.cli.options import INPUT, column_options, run_option, run_options
+from esm2_features.cli.options import column_options, input_argument, run_option, run_options
 from esm2_features.exceptions import InputError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ _QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
         "zcat *.fasta.gz | esm2-features estimate -",
     )
 )
-@click.argument("inputs", metavar="IN...", nargs=-1, required=True, type=INPUT)
+@input_argument("inputs", metavar="IN...", nargs=-1, required=True)
 @run_option("model")
 @run_option(
     "device",

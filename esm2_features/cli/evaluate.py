@@ -14,10 +14,10 @@ from esm2_features._io.paths import Output, check_inputs
 from esm2_features._io.predictions import write_table
 from esm2_features.cli.console import examples, interruptible, naming_rows, print_done, row_check
 from esm2_features.cli.options import (
-    INPUT,
     add_options,
     column_options,
     computing_options,
+    input_argument,
     output_option,
     run_option,
 )
@@ -35,7 +35,7 @@ _MANY_ROWS = 1000
         "esm2-features evaluate assay.xlsx --sequence vh --target kd --group lineage -o report/",
     )
 )
-@click.argument("table", metavar="TABLE", type=INPUT)
+@input_argument("table", metavar="TABLE")
 @output_option("REPORT", "Folder to write; created if it does not exist.")
 @click.option(
     "--target", metavar="COL", required=True, help="Column to predict: numbers, or classes."

@@ -11,7 +11,7 @@ import click
 
 from esm2_features._io.paths import check_inputs, check_output
 from esm2_features.cli.console import CommandError, examples, print_done, print_message
-from esm2_features.cli.options import INPUT, force_option, output_option
+from esm2_features.cli.options import INPUT, force_option, input_argument, output_option
 from esm2_features.exceptions import InputError
 
 _WILDTYPES = re.compile("(wild_?type|wt|parent|reference)_?(aa_?)?(seq|sequence)?")
@@ -25,7 +25,7 @@ _PROTEINS = re.compile("(protein|pdb|uniprot|gene)(_?(id|name|accession|chain))?
         "pdb_id",
     )
 )
-@click.argument("table", metavar="TABLE", type=INPUT)
+@input_argument("table", metavar="TABLE")
 @output_option("OUT.csv", "Where to write: all columns of TABLE, and what the rows are.")
 @click.option(
     "--column",

@@ -12,6 +12,7 @@ import click
 
 from esm2_features._files import expanded
 from esm2_features._inputs.options import OPTIONS, is_region_text
+from esm2_features._inputs.streams import MOST_BYTES
 
 METHODS = ("masked-marginals", "wildtype-marginals", "pseudo-perplexity")
 """How variants can be scored: those of `score_variants`, which would take seconds to import."""
@@ -59,6 +60,13 @@ def parse_words(text: str) -> list[str]:
     return [word.strip() for word in text.split(",")]
 
 
+def parse_size(text: str) -> int:
+    match = re.fullmatch(r"(?ai)(\d+(?:\.\d+)?)\s*([KMGT](?=B))?B?", text)
+    if match is None:
+        raise click.BadParameter(f"{text!r} is not a size such as 500MB or 20GB.")
+    return int(float(match[1]) * 1000 ** " KMGT".index((match[2] or " ").upper()))
+
+
 def two_numbers(text: str, separator: str) -> tuple[int, int] | None:
     match = re.fullmatch(f"([0-9]+){separator}([0-9]+)", text)
     return None if match is None else (int(match[1]), int(match[2]))
@@ -90,6 +98,32 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "cache": lambda text: None if text == "none" else expanded(text),
     "model": expanded,
 }
+
+# ------------------------------------------------------------------ what is read
+
+
+def input_argument(name: str, **settings: Any) -> Decorator:
+    """Add the argument of an input, and the option that limits what is read of it."""
+    return add_options(
+        [
+            click.argument(name, type=INPUT, **settings),
+            click.option(
+                "--max-input",
+                metavar="SIZE",
+                callback=_limit_input,
+                expose_value=False,
+                help="Read at most this much of a file, such as 5GB, after decompression. Without "
+                "it, a file may have any size.",
+            ),
+        ]
+    )
+
+
+def _limit_input(context: click.Context, _: object, text: str | None) -> None:
+    if text is not None:
+        before = MOST_BYTES.set(parse_size(text))
+        context.call_on_close(lambda: MOST_BYTES.reset(before))
+
 
 # ------------------------------------------------------------------ options of a run
 

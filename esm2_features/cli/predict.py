@@ -16,6 +16,7 @@ from esm2_features.cli.options import (
     INPUT,
     column_options,
     force_option,
+    input_argument,
     output_option,
     run_option,
 )
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     )
 )
 @click.argument("model_file", metavar="MODEL", type=INPUT)
-@click.argument("inputs", metavar="IN", type=INPUT)
+@input_argument("inputs", metavar="IN")
 @output_option("OUT", "Where to write: OUT.csv, OUT.tsv, OUT.parquet, or - for standard output.")
 @column_options
 @click.option(

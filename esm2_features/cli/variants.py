@@ -20,6 +20,7 @@ from esm2_features.cli.options import (
     computing_options,
     force_option,
     force_plot_option,
+    input_argument,
     offset_option,
     output_option,
     run_option,
@@ -53,7 +54,7 @@ _run_options = add_options(
     )
 )
 @click.argument("protein", metavar="PROTEIN", type=INPUT)
-@click.argument("variants", metavar="VARIANTS", type=INPUT)
+@input_argument("variants", metavar="VARIANTS")
 @output_option("OUT.csv", "Where to write: all columns of VARIANTS, and score.")
 @click.option(
     "--column",
@@ -136,7 +137,7 @@ def score(
 
 
 @click.command(epilog=examples("esm2-features scan protein.fasta -o scan.csv --plot scan.png"))
-@click.argument("protein", metavar="PROTEIN", type=INPUT)
+@input_argument("protein", metavar="PROTEIN")
 @output_option("OUT.csv", "Where to write: columns variant, position, wildtype, mutant and score.")
 @click.option("--plot", metavar="PNG", type=PATH, help="Also draw a heat map: the name of a .png.")
 @_id_option

@@ -21,6 +21,7 @@ from esm2_features._arrow import batches_of, cells_of, import_parquet, open_parq
 from esm2_features._inputs.cells import as_text
 from esm2_features._inputs.fasta import FastaRecord
 from esm2_features._inputs.records import TABLES, Entry, columns_of, iter_entries, kind_of_name
+from esm2_features._inputs.streams import check_size
 from esm2_features._inputs.tables import Table, open_table, types_of
 from esm2_features._io.paths import file_names
 from esm2_features.exceptions import InputError, MissingDependencyError
@@ -120,6 +121,7 @@ class Reading:
                 return
 
     def _parquet(self) -> Iterator[InputRange]:
+        check_size(self.source.stamp()[0], str(self.source.path))
         try:
             file = open_parquet(self.source.path, "Reading Parquet")
         except MissingDependencyError:

@@ -7,13 +7,17 @@ import codecs
 import gzip
 import io
 import lzma
+import re
 import zipfile
 from functools import partial
 
+import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from esm2_features import read_fasta
-from esm2_features._inputs.streams import open_bytes, open_text
+from esm2_features._inputs.streams import MOST_BYTES, open_bytes, open_text
+from esm2_features.cli import main
 from esm2_features.exceptions import FastaError, InputError
 
 compress = partial(gzip.compress, mtime=0)  # the same names of tests in all processes
@@ -106,3 +110,64 @@ def test__the_callers_file__stays_open():
     with open_bytes(file) as stream:
         assert stream.read() == TEXT.encode()
     assert not file.closed
+
+
+# ------------------------------------------------------------------ small files that hold much
+
+
+@pytest.fixture
+def short_lines(monkeypatch):
+    for module in ("streams", "fasta"):
+        monkeypatch.setattr(f"esm2_features._inputs.{module}.LONGEST_LINE", 1000)
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        (b">a\n" + b"M" * 1000, "a line of 1,000 characters"),
+        (b">" + b"a" * 5000, "a line of 1,000 characters"),
+        (
+            b">a\n" + (b"M" * 79 + b"\n") * 20,
+            r"ends in line 14 \('a'\) has more than 1,000 residues",
+        ),
+        (b"M" * 2000, "a line of 1,000 characters"),
+        (b"sequence,label\n" + b"M" * 2000 + b",1\n", "a line of 1,000 characters"),
+    ],
+)
+def test__lines__without_an_end_are_an_error(tmp_path, short_lines, text, what):
+    for number, data in enumerate((text, compress(text))):
+        path = tmp_path / f"{number}.{'csv' if b',' in text else 'fasta'}"
+        path.write_bytes(data)
+        done = CliRunner().invoke(main, ["estimate", str(path), "--model", "mini"])
+        assert done.exit_code == 2
+        assert re.search(what, done.output), done.output
+
+
+def test__lines__of_the_longest_length_are_read(tmp_path, short_lines):
+    path = tmp_path / "x.fasta"
+    path.write_bytes(b">a\n" + b"M" * 998 + b"\n")
+    assert len(read_fasta(path)[0].seq) == 998
+
+
+@pytest.mark.parametrize("pack", [bytes, compress, lambda data: compress(compress(data))])
+def test__max_input__is_of_what_is_read_after_decompression(tmp_path, pack):
+    path = tmp_path / "x.fasta.gz"
+    path.write_bytes(pack(b"".join(b">%d\nMKTAY\n" % i for i in range(2000))))
+    arguments = ["estimate", str(path), "--model", "mini", "--max-input"]
+    done = CliRunner().invoke(main, [*arguments, "10kB"])
+    assert done.exit_code == 2
+    assert "more than 10,000 bytes after decompression" in done.output
+    assert "--max-input" in done.output
+    assert CliRunner().invoke(main, [*arguments, "1MB"]).exit_code == 0
+    assert MOST_BYTES.get() is None
+
+
+def test__max_input__holds_for_tables_that_are_not_read_in_order(tmp_path):
+    pandas = pytest.importorskip("pandas", reason="tables")
+    path = tmp_path / "x.parquet"
+    rng = np.random.default_rng(0)
+    sequences = ["".join(rng.choice(list("ACDEFGHIKL"), 50)) for _ in range(500)]
+    pandas.DataFrame({"sequence": sequences}).to_parquet(path)
+    arguments = ["estimate", str(path), "--model", "mini", "--max-input"]
+    assert "more than 2,000 bytes" in CliRunner().invoke(main, [*arguments, "2kB"]).output
+    assert CliRunner().invoke(main, [*arguments, "1MB"]).exit_code == 0
