@@ -69,6 +69,7 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
 @_limit_option("--max-residues", 2048, "Longest sequence.")
 @_limit_option("--max-body", 16, "Most megabytes in a request.")
 @_limit_option("--max-answer", 256, "Most megabytes of numbers in a response.")
+@_limit_option("--max-memory", 1024, "Most megabytes of all requests, besides the models.")
 @_limit_option("--max-waiting", 256, "Most requests in the queue.")
 @click.option(
     "--timeout",
@@ -89,6 +90,7 @@ def serve(
     devices: list[str],
     max_body: int,
     max_answer: int,
+    max_memory: int,
     rate: str | None,
     wait: float,
     **options: Any,
@@ -108,6 +110,7 @@ def serve(
         devices=tuple(devices),
         max_body_bytes=max_body << 20,
         max_answer_bytes=max_answer << 20,
+        max_memory_bytes=max_memory << 20,
         rate=None if rate is None else read_rate(rate),
         wait=wait / 1000,
         **options,

@@ -10,7 +10,9 @@ import asyncio
 import time
 from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
@@ -31,6 +33,7 @@ from esm2_features.server.errors import (
 )
 from esm2_features.server.health import add_files, add_health
 from esm2_features.server.limits import RateLimiter, read_json_body
+from esm2_features.server.memory import Claim, MemoryBudget
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.models import LoadedModels
 from esm2_features.server.queue import RequestQueue
@@ -46,7 +49,7 @@ from esm2_features.server.responses import (
     ARROW,
     JSON,
     NPZ,
-    PartedResponse,
+    StreamedResponse,
     as_json,
     by_sequence,
     media_type,
@@ -57,6 +60,8 @@ from esm2_features.server.tokens import Tokens
 
 _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the hosted service's client keeps it."""
+_READ_AT_ONCE = 1 << 16
+"""Bytes of a body that is read without a thread."""
 _DESCRIPTIONS: dict[Action, str] = {
     "encode": "Compute representations, contacts, attention and logits.",
     "predict": "Compute the logits of sequences with masks.",
@@ -80,7 +85,10 @@ class FeatureService:
         # Opening them reads no weights.
         self.checkpoints = {name: open_checkpoint(src) for name, src in settings.models.items()}
         self.devices = [LoadedModels(settings, name, self.metrics) for name in settings.devices]
+        self.memory = MemoryBudget(settings.max_memory_bytes)
         self.queue: RequestQueue | None = None
+        # One thread reads large bodies and writes answers, so that the event loop stays free.
+        self._thread = ThreadPoolExecutor(1, "bodies")
 
     def start(self) -> None:
         self.queue = RequestQueue(
@@ -90,6 +98,13 @@ class FeatureService:
             max_waiting=self.settings.max_waiting,
             metrics=self.metrics,
         )
+        self.memory.on_release = self.queue.wake
+
+    def close(self) -> None:
+        """Finish what is waiting, and end the threads."""
+        if self.queue is not None:
+            self.queue.close()
+        self._thread.shutdown()
 
     def find(self, model: str) -> str:
         """Return the name under which a model is served; raise ApiError if it is not."""
@@ -117,14 +132,29 @@ class FeatureService:
         deadline = time.monotonic() + self.settings.timeout
         name = self.find(model)
         try:
-            wanted = read_request(
-                await read_json_body(request, self.settings.max_body_bytes),
+            claim: Claim = request.scope["claim"]
+            content = await read_json_body(request, self.settings.max_body_bytes, claim)
+            read = partial(
+                read_request,
+                content,
                 version=version,
                 action=action,
                 model=name,
                 shape=self.checkpoints[name].architecture,
                 settings=self.settings,
             )
+            if len(content) <= _READ_AT_ONCE:
+                wanted = read()
+            else:
+                loop = asyncio.get_running_loop()
+                wanted = await loop.run_in_executor(self._thread, read)
+            if not claim.fits(wanted.n_bytes):
+                raise ApiError(
+                    "needs_memory",
+                    need=(claim.n_held + wanted.n_bytes) / 1e6,
+                    budget=self.memory.most / 1e6,
+                    most=self.memory.most_of_client / 1e6,
+                )
             media = media_type(request.headers.get("accept"))
             results = by_sequence(wanted, await self._computed(request, wanted, deadline))
             about = {
@@ -132,11 +162,10 @@ class FeatureService:
                 "precision": self.settings.precision,
                 "schema": str(SCHEMA),
             }
-            content = []
-            for part in write(media, version, wanted, results, about):
-                content.append(part)
-                await asyncio.sleep(0)  # so that a large answer does not hold up the others
-            return PartedResponse(content, media)
+            parts = write(media, version, wanted, results, about)
+            response = StreamedResponse(parts, media, self._thread)
+            await response.prepare()
+            return response
         except Exception as error:
             raise api_error_of(error, model=slug(name)) from error
 
@@ -147,7 +176,8 @@ class FeatureService:
         if self.queue is None:
             raise ApiError("starting", retry_after=1)
         client = request.scope.get("client_name", "")
-        futures = self.queue.submit(wanted, deadline=deadline, client=client)
+        claim = request.scope["claim"]
+        futures = self.queue.submit(wanted, deadline=deadline, client=client, claim=claim)
         results: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
         # asyncio logs exceptions that nobody has retrieved.
         results.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -208,8 +238,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
-            if service.queue is not None:
-                await asyncio.to_thread(service.queue.close)
+            await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="esm2-features",
@@ -225,6 +254,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         AuthMiddleware,
         tokens=None if chosen.tokens is None else Tokens(chosen.tokens),
         rates=None if chosen.rate is None else RateLimiter(chosen.rate),
+        memory=service.memory,
         metrics=service.metrics,
     )
     app.add_middleware(_SlashMiddleware)

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from esm2_features.server.errors import ApiError
+from esm2_features.server.memory import Claim
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.requests import Computation, FeatureRequest
 
@@ -28,9 +29,15 @@ class _Entry:
     """One computation of one request."""
 
     def __init__(
-        self, request: FeatureRequest, computation: Computation, deadline: float, client: str
+        self,
+        request: FeatureRequest,
+        computation: Computation,
+        deadline: float,
+        client: str,
+        claim: Claim | None,
     ) -> None:
         self.client = client
+        self.n_bytes, self._claim = request.n_bytes, claim
         self.key = (request.model, computation)
         self.sequences = request.sequences
         self.tokens = [length + 2 for length in request.lengths]
@@ -44,6 +51,10 @@ class _Entry:
     @property
     def waiting_tokens(self) -> int:
         return sum(self.tokens[self.n_taken :])
+
+    def start(self) -> bool:
+        """Hold the memory of the request, once for all of its computations, if it fits."""
+        return self._claim is None or self._claim.start(self.n_bytes)
 
     def finish(self, error: BaseException | None = None) -> None:
         """Hand over the results, or the error, unless nobody waits for them any more."""
@@ -89,10 +100,18 @@ class RequestQueue:
             thread.start()
 
     def submit(
-        self, request: FeatureRequest, *, deadline: float, client: str = ""
+        self,
+        request: FeatureRequest,
+        *,
+        deadline: float,
+        client: str = "",
+        claim: Claim | None = None,
     ) -> list[Future[list[Any]]]:
-        """Queue the computations of a request; raise ApiError if the queue is full or closing."""
-        entries = [_Entry(request, one, deadline, client) for one in request.computations]
+        """Queue the computations of a request; raise ApiError if the queue is full or closing.
+
+        They start as soon as the memory of the request fits into the budget.
+        """
+        entries = [_Entry(request, one, deadline, client, claim) for one in request.computations]
         with self._changed:
             if self._is_closing:
                 raise ApiError("stopping", retry_after=10)
@@ -103,6 +122,11 @@ class RequestQueue:
             self._entries.extend(entries)
             self._changed.notify_all()
         return [entry.future for entry in entries]
+
+    def wake(self) -> None:
+        """Let workers look again, because there may be memory now."""
+        with self._changed:
+            self._changed.notify_all()
 
     def close(self) -> None:
         """Accept no more requests, compute what is waiting, and end the threads."""
@@ -133,6 +157,7 @@ class RequestQueue:
             speed = tokens / max(seconds, 1e-6)
             self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
             self._metrics.tokens_per_second.set(self._speed)
+            del batch  # so that its results are not in memory until the next one
 
     def _compute(self, compute: Compute, batch: list[_Slice]) -> None:
         """Compute a batch; if it fails, each slice alone, so that others get their results."""
@@ -172,7 +197,10 @@ class RequestQueue:
                 # The clients that have waited for longest come first; the order of a client's
                 # own requests stays.
                 waiting = sorted(self._entries, key=lambda e: self._last_turns.get(e.client, 0))
-                first = waiting[0]
+                first = next((entry for entry in waiting if entry.start()), None)
+                if first is None:
+                    self._changed.wait()
+                    continue
                 alike = [entry for entry in waiting if entry.key == first.key]
                 tokens = sum(entry.waiting_tokens for entry in alike)
                 remaining = first.since + self._wait - time.monotonic()
@@ -187,6 +215,8 @@ class RequestQueue:
         room = self._budget
         self._turn += 1
         for entry in entries:
+            if not entry.start():
+                continue
             start = stop = entry.n_taken
             n = len(entry.tokens)
             while stop < n and (entry.tokens[stop] <= room or (not batch and stop == start)):

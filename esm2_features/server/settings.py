@@ -37,6 +37,9 @@ class Settings:
         Bytes of a request's body, decompressed, and of the numbers of an answer, as float32.
     max_items, max_residues : int
         Sequences of a request, and residues of a sequence.
+    max_memory_bytes : int
+        Bytes of memory of all requests under way, besides what the models need; a request, and all
+        requests of a client, have half of it.
     max_waiting : int
         Requests in the queue.
     timeout : float
@@ -76,6 +79,7 @@ class Settings:
     max_items: int = 256
     max_residues: int = 2048
     max_answer_bytes: int = 256 << 20
+    max_memory_bytes: int = 1 << 30
     max_waiting: int = 256
     timeout: float = 600.0
     rate: tuple[int, float] | None = None
