@@ -7,6 +7,7 @@ the format that the client accepts (`api_versions`, `responses`), or as an error
 """
 
 import asyncio
+import threading
 import time
 from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -62,6 +63,7 @@ _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the hosted service's client keeps it."""
 _READ_AT_ONCE = 1 << 16
 """Bytes of a body that is read without a thread."""
+_LARGE_ANSWER = 1 << 26
 _DESCRIPTIONS: dict[Action, str] = {
     "encode": "Compute representations, contacts, attention and logits.",
     "predict": "Compute the logits of sequences with masks.",
@@ -98,7 +100,14 @@ class FeatureService:
             max_waiting=self.settings.max_waiting,
             metrics=self.metrics,
         )
-        self.memory.on_release = self.queue.wake
+        self.memory.on_release = self._released
+
+    def _released(self, n: int) -> None:
+        """Start what has been waiting for memory; give that of a large answer to the system."""
+        if self.queue is not None:
+            self.queue.wake()
+        if n >= _LARGE_ANSWER:
+            threading.Thread(target=_trim, daemon=True).start()
 
     def close(self) -> None:
         """Finish what is waiting, and end the threads."""
@@ -196,6 +205,14 @@ class FeatureService:
             results.cancel()
             for future in futures:
                 future.cancel()
+
+
+def _trim() -> None:
+    import torch
+
+    from esm2_features._model.devices import release_memory
+
+    release_memory(torch.device("cpu"))
 
 
 async def _disconnected(request: Request) -> None:

@@ -23,19 +23,20 @@ class MemoryBudget:
     n_held : int
         Bytes that are held now.
     on_release : callable
-        Called after bytes have been given back.
+        Called with a number of bytes after they have been given back.
     """
 
     def __init__(self, most: int) -> None:
         self.most, self.most_of_client = most, most // 2
         self.n_held = 0
-        self.on_release: Callable[[], None] = lambda: None
+        self.on_release: Callable[[int], object] = lambda _: None
         self._of_client: Counter[str] = Counter()
         self._lock = threading.Lock()
 
-    def take(self, client: str, n: int) -> bool:
-        """Hold more bytes for a client, if they fit."""
-        room = self.most if n * _SMALL <= self.most else self.most - self.most // _KEPT_FREE
+    def take(self, client: str, n: int, *, before: int) -> bool:
+        """Hold more bytes for a request, which holds some before, if they fit."""
+        is_small = (before + n) * _SMALL <= self.most
+        room = self.most if is_small else self.most - self.most // _KEPT_FREE
         with self._lock:
             if self.n_held + n > room or self._of_client[client] + n > self.most_of_client:
                 return False
@@ -49,7 +50,7 @@ class MemoryBudget:
             self.n_held -= n
             self._of_client[client] -= n
             self._of_client += Counter()  # forgets clients that hold nothing
-        self.on_release()
+        self.on_release(n)
 
 
 class Claim:
@@ -62,7 +63,7 @@ class Claim:
 
     def take(self, n: int) -> bool:
         """Hold more bytes, if they fit."""
-        if not self.budget.take(self.client, n):
+        if not self.budget.take(self.client, n, before=self.n_held):
             return False
         self.n_held += n
         return True

@@ -26,17 +26,20 @@ def test_small_requests_fit_beside_large_ones():
     assert not Claim(budget, "b").take(376)
     assert Claim(budget, "b").take(375)
     assert not Claim(budget, "c").take(16)
-    assert Claim(budget, "c").take(15)
+    small = Claim(budget, "c")
+    assert small.take(10)
+    assert not small.take(6)  # with what it holds, it is no small one
+    assert small.take(5)
 
 
 def test_a_request_starts_once():
     budget = MemoryBudget(1000)
     calls = []
-    budget.on_release = lambda: calls.append(budget.n_held)
+    budget.on_release = calls.append
     claim = Claim(budget, "a")
     assert claim.take(10)
     assert claim.start(200)
     assert claim.start(200)
     assert budget.n_held == 210
     claim.release()
-    assert calls == [0]
+    assert (calls, budget.n_held) == ([210], 0)

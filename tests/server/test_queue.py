@@ -216,7 +216,7 @@ def test_a_client_cannot_fill_the_queue(start):
 def test_a_request_waits_until_its_memory_fits_while_others_pass(start):
     budget = MemoryBudget(1000)
     worker, queue = start()
-    budget.on_release = queue.wake
+    budget.on_release = lambda _: queue.wake()
     worker.go.release(100)
     claims = [Claim(budget, client) for client in "aab"]
     requests = [replace(job(text), n_bytes=300) for text in ("AB", "CD", "EF")]
