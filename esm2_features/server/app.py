@@ -61,6 +61,7 @@ from esm2_features.server.tokens import Tokens
 
 _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the hosted service's client keeps it."""
+_CLOSE_SECONDS = 2
 _READ_AT_ONCE = 1 << 16
 """Bytes of a body that is read without a thread."""
 _LARGE_ANSWER = 1 << 26
@@ -112,8 +113,8 @@ class FeatureService:
     def close(self) -> None:
         """Finish what is waiting, and end the threads."""
         if self.queue is not None:
-            self.queue.close()
-        self._thread.shutdown()
+            self.queue.close(_CLOSE_SECONDS)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def find(self, model: str) -> str:
         """Return the name under which a model is served; raise ApiError if it is not."""
@@ -270,7 +271,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         AuthMiddleware,
         tokens=None if chosen.tokens is None else Tokens(chosen.tokens),
-        rates=None if chosen.rate is None else RateLimiter(chosen.rate),
+        rates=RateLimiter(chosen.rate) if isinstance(chosen.rate, tuple) else None,
         memory=service.memory,
         metrics=service.metrics,
     )
@@ -290,7 +291,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def run(settings: Settings) -> None:
-    """Serve until the process gets SIGINT or SIGTERM, and finish the requests that are accepted.
+    """Serve until the process gets SIGINT or SIGTERM; then finish requests for up to `grace` s.
 
     Parameters
     ----------
@@ -309,6 +310,8 @@ def run(settings: Settings) -> None:
     """
     import uvicorn
 
+    from esm2_features.server.connections import BACKLOG, bounded_protocol
+
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -316,8 +319,11 @@ def run(settings: Settings) -> None:
         server_header=False,
         proxy_headers=settings.proxy is not None,
         forwarded_allow_ips=settings.proxy,
+        http=bounded_protocol(settings.max_connections),
+        ws="none",
+        backlog=BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=int(settings.timeout) + 10,
+        timeout_graceful_shutdown=max(1, settings.grace - _CLOSE_SECONDS),
         log_level="info",
     )
 

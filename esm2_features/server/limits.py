@@ -15,7 +15,7 @@ from fastapi import Request
 from esm2_features.server.errors import ApiError
 from esm2_features.server.memory import Claim
 
-_BODY_SECONDS = 60.0
+BODY_SECONDS = 60.0
 _DECOMPRESSED_AT_ONCE = 1 << 16
 _COPIES = 4
 """Bytes of memory for each byte of a body, with what is read from it."""
@@ -35,10 +35,10 @@ async def read_json_body(request: Request, limit: int, claim: Claim) -> bytes:
     if length.isdecimal() and int(length) > limit:
         raise ApiError("body_too_large", most=limit)
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
+        async with asyncio.timeout(BODY_SECONDS):
             return b"".join([part async for part in _parts(request, limit, claim)])
     except TimeoutError:
-        raise ApiError("body_timeout", seconds=_BODY_SECONDS) from None
+        raise ApiError("body_timeout", seconds=BODY_SECONDS) from None
 
 
 async def _parts(request: Request, limit: int, claim: Claim) -> AsyncIterator[bytes]:

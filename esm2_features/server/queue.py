@@ -128,13 +128,14 @@ class RequestQueue:
         with self._changed:
             self._changed.notify_all()
 
-    def close(self) -> None:
-        """Accept no more requests, compute what is waiting, and end the threads."""
+    def close(self, timeout: float | None = None) -> None:
+        """Accept no more requests, compute what is waiting, and wait for the threads to end."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
+        latest = math.inf if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
-            thread.join()
+            thread.join(None if timeout is None else max(0.0, latest - time.monotonic()))
 
     def _is_full(self, client: str) -> bool:
         """Whether the queue has no room, or none for a client."""

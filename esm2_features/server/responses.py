@@ -68,14 +68,16 @@ class StreamedResponse(Response):
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         latest = time.monotonic() + _SEND_SECONDS
-        while part := self._first.pop(0) if self._first else await self._next():
+        part = b" "
+        while part:
+            part = self._first.pop(0) if self._first else await self._next()
             latest += len(part) / _SLOWEST
+            body = {"type": "http.response.body", "body": part, "more_body": bool(part)}
             try:
                 async with asyncio.timeout(latest - time.monotonic()):
-                    await send({"type": "http.response.body", "body": part, "more_body": True})
+                    await send(body)
             except TimeoutError:
                 raise ClientDisconnect from None
-        await send({"type": "http.response.body", "body": b""})
 
 
 def _joined(parts: Iterator[bytes]) -> Iterator[bytes]:

@@ -392,6 +392,15 @@ def test_too_many_requests_get_the_time_to_retry(serve):
     assert read_rate("2/minute") == (2, 60.0)
 
 
+def test_a_token_has_a_rate_unless_none_is_asked_for(settings, tmp_path):
+    path = tmp_path / "tokens.txt"
+    new_token(path, "anna")
+    assert settings().rate is None
+    assert settings(tokens=path).rate == (600, 60.0)
+    assert settings(tokens=path, rate=read_rate("auto")).rate_text == "600/minute"
+    assert settings(tokens=path, rate=read_rate("none")).rate is None
+
+
 def test_a_request_that_takes_too_long_times_out(serve, monkeypatch):
     import threading
 
