@@ -61,6 +61,8 @@ from esm2_features.server.tokens import Tokens
 
 _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the hosted service's client keeps it."""
+_BATCH_SECONDS = 0.2
+"""Seconds that a batch may take, so that other clients need not wait for longer."""
 _CLOSE_SECONDS = 2
 _READ_AT_ONCE = 1 << 16
 """Bytes of a body that is read without a thread."""
@@ -97,6 +99,7 @@ class FeatureService:
         self.queue = RequestQueue(
             [models.compute for models in self.devices],
             budget=self.settings.batch_tokens,
+            seconds=_BATCH_SECONDS,
             wait=self.settings.wait,
             max_waiting=self.settings.max_waiting,
             metrics=self.metrics,

@@ -78,11 +78,14 @@ class RequestQueue:
         workers: Sequence[Compute],  # one for each device
         *,
         budget: int,  # tokens in a batch
+        seconds: float = math.inf,  # that a batch may take: the budget is cut for slow computations
         wait: float,  # seconds that an entry waits for others to join its batch
         max_waiting: int,  # entries; those of one client are half of them at most
         metrics: Metrics,
     ) -> None:
         self._budget, self._wait, self._max_waiting = budget, wait, max_waiting
+        self._seconds = seconds
+        self._budgets: dict[tuple[str, str], int] = {}  # of each model and name of a computation
         self._metrics = metrics
         self._entries: deque[_Entry] = deque()
         self._turn = 0
@@ -146,19 +149,32 @@ class RequestQueue:
 
     def _work(self, compute: Compute) -> None:
         while (batch := self._next_batch()) is not None:
-            model, _ = batch[0][0].key
+            model, computation = batch[0][0].key
             tokens = sum(sum(entry.tokens[start:stop]) for entry, start, stop in batch)
             self._metrics.batch_fill.observe(min(1.0, tokens / self._budget))
             self._metrics.batch_requests.observe(len(batch))
             start_time = time.perf_counter()
             self._compute(compute, batch)
             seconds = time.perf_counter() - start_time
+            self._adapt((model, computation.name), tokens, seconds)
             self._metrics.tokens.labels(model).inc(tokens)
             self._metrics.busy.labels(model).inc(seconds)
             speed = tokens / max(seconds, 1e-6)
             self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
             self._metrics.tokens_per_second.set(self._speed)
             del batch  # so that its results are not in memory until the next one
+
+    def _adapt(self, kind: tuple[str, str], tokens: int, seconds: float) -> None:
+        """Halve the budget of a computation that took too long, double that of a quick one."""
+        budget = self._budget_of(kind)
+        if seconds > self._seconds:
+            self._budgets[kind] = max(budget // 2, self._budget // 64, 1)
+        elif 2 * tokens > budget and 4 * seconds < self._seconds:
+            self._budgets[kind] = min(2 * budget, self._budget)
+
+    def _budget_of(self, kind: tuple[str, str]) -> int:
+        start = self._budget if math.isinf(self._seconds) else max(1, self._budget // 8)
+        return self._budgets.get(kind, start)
 
     def _compute(self, compute: Compute, batch: list[_Slice]) -> None:
         """Compute a batch; if it fails, each slice alone, so that others get their results."""
@@ -204,16 +220,17 @@ class RequestQueue:
                     continue
                 alike = [entry for entry in waiting if entry.key == first.key]
                 tokens = sum(entry.waiting_tokens for entry in alike)
+                model, computation = first.key
+                room = self._budget_of((model, computation.name))
                 remaining = first.since + self._wait - time.monotonic()
-                if tokens < self._budget and remaining > 0 and not self._is_closing:
+                if tokens < room and remaining > 0 and not self._is_closing:
                     self._changed.wait(remaining)
                     continue
-                return self._take(alike)
+                return self._take(alike, room)
 
-    def _take(self, entries: Sequence[_Entry]) -> list[_Slice]:
+    def _take(self, entries: Sequence[_Entry], room: int) -> list[_Slice]:
         """Take as many sequences as the budget has room for, and at least one."""
         batch: list[_Slice] = []
-        room = self._budget
         self._turn += 1
         for entry in entries:
             if not entry.start():
