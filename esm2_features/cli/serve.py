@@ -69,6 +69,8 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
 @_limit_option("--max-residues", 2048, "Longest sequence.")
 @_limit_option("--max-body", 16, "Most megabytes in a request.")
 @_limit_option("--max-answer", 256, "Most megabytes of numbers in a response.")
+@_limit_option("--max-memory", 1024, "Most megabytes of all requests, besides the models.")
+@_limit_option("--max-connections", 1024, "Most connections; a quarter for one address.")
 @_limit_option("--max-waiting", 256, "Most requests in the queue.")
 @click.option(
     "--timeout",
@@ -76,7 +78,13 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
     default=600.0,
     help="Seconds until a request is given up.",
 )
-@click.option("--rate", metavar="N/second|N/minute", help="Most requests with one token.")
+@_limit_option("--grace", 30, "Seconds until the server ends after SIGTERM.")
+@click.option(
+    "--rate",
+    metavar="N/second|N/minute|auto|none",
+    default="auto",
+    help="Most requests with one token; auto is 600/minute with --tokens, else none.",
+)
 @_limit_option("--batch-tokens", 8192, "Tokens in one forward pass.")
 @click.option(
     "--wait",
@@ -89,13 +97,14 @@ def serve(
     devices: list[str],
     max_body: int,
     max_answer: int,
-    rate: str | None,
+    max_memory: int,
+    rate: str,
     wait: float,
     **options: Any,
 ) -> None:
     """Serve the API of the hosted ESM-2 service, in JSON, Arrow and npz.
 
-    On Ctrl-C or SIGTERM, the server finishes the requests that it has accepted, and ends.
+    On Ctrl-C or SIGTERM, the server finishes the requests that it can within --grace, and ends.
     """
     keep_few_products()
     import_optional("fastapi", extra="server", purpose="The server")
@@ -108,7 +117,8 @@ def serve(
         devices=tuple(devices),
         max_body_bytes=max_body << 20,
         max_answer_bytes=max_answer << 20,
-        rate=None if rate is None else read_rate(rate),
+        max_memory_bytes=max_memory << 20,
+        rate=read_rate(rate),
         wait=wait / 1000,
         **options,
     )

@@ -30,7 +30,7 @@ from esm2_features.server.requests import (
     Params,
     Strict,
 )
-from esm2_features.server.responses import Result, as_json
+from esm2_features.server.responses import Result, json_parts
 
 _REPRESENTATIONS = {  # output: name in the answers of versions 1 and 2
     **{word: f"{word}_representations" for word in POOLING_OF},
@@ -79,7 +79,9 @@ def _parts(number: int, request: FeatureRequest, results: list[Result]) -> Itera
         entry: dict[str, Any] = {"name": str(i)} if number == 1 else {"sequence_index": i}
         if number == 3 and request.action != "encode":
             entry = {}
-        yield (b"," if i else b"") + as_json(entry | _named(number, result))
+        if i:
+            yield b","
+        yield from json_parts(entry | _named(number, result))
     yield b"]}"
 
 

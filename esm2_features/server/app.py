@@ -7,10 +7,13 @@ the format that the client accepts (`api_versions`, `responses`), or as an error
 """
 
 import asyncio
+import threading
 import time
 from collections import ChainMap
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
@@ -31,6 +34,7 @@ from esm2_features.server.errors import (
 )
 from esm2_features.server.health import add_files, add_health
 from esm2_features.server.limits import RateLimiter, read_json_body
+from esm2_features.server.memory import Claim, MemoryBudget
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.models import LoadedModels
 from esm2_features.server.queue import RequestQueue
@@ -46,7 +50,7 @@ from esm2_features.server.responses import (
     ARROW,
     JSON,
     NPZ,
-    PartedResponse,
+    StreamedResponse,
     as_json,
     by_sequence,
     media_type,
@@ -57,6 +61,12 @@ from esm2_features.server.tokens import Tokens
 
 _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the hosted service's client keeps it."""
+_BATCH_SECONDS = 0.2
+"""Seconds that a batch may take, so that other clients need not wait for longer."""
+_CLOSE_SECONDS = 2
+_READ_AT_ONCE = 1 << 16
+"""Bytes of a body that is read without a thread."""
+_LARGE_ANSWER = 1 << 26
 _DESCRIPTIONS: dict[Action, str] = {
     "encode": "Compute representations, contacts, attention and logits.",
     "predict": "Compute the logits of sequences with masks.",
@@ -80,16 +90,34 @@ class FeatureService:
         # Opening them reads no weights.
         self.checkpoints = {name: open_checkpoint(src) for name, src in settings.models.items()}
         self.devices = [LoadedModels(settings, name, self.metrics) for name in settings.devices]
+        self.memory = MemoryBudget(settings.max_memory_bytes)
         self.queue: RequestQueue | None = None
+        # One thread reads large bodies and writes answers, so that the event loop stays free.
+        self._thread = ThreadPoolExecutor(1, "bodies")
 
     def start(self) -> None:
         self.queue = RequestQueue(
             [models.compute for models in self.devices],
             budget=self.settings.batch_tokens,
+            seconds=_BATCH_SECONDS,
             wait=self.settings.wait,
             max_waiting=self.settings.max_waiting,
             metrics=self.metrics,
         )
+        self.memory.on_release = self._released
+
+    def _released(self, n: int) -> None:
+        """Start what has been waiting for memory; give that of a large answer to the system."""
+        if self.queue is not None:
+            self.queue.wake()
+        if n >= _LARGE_ANSWER:
+            threading.Thread(target=_trim, daemon=True).start()
+
+    def close(self) -> None:
+        """Finish what is waiting, and end the threads."""
+        if self.queue is not None:
+            self.queue.close(_CLOSE_SECONDS)
+        self._thread.shutdown(wait=False, cancel_futures=True)
 
     def find(self, model: str) -> str:
         """Return the name under which a model is served; raise ApiError if it is not."""
@@ -117,14 +145,29 @@ class FeatureService:
         deadline = time.monotonic() + self.settings.timeout
         name = self.find(model)
         try:
-            wanted = read_request(
-                await read_json_body(request, self.settings.max_body_bytes),
+            claim: Claim = request.scope["claim"]
+            content = await read_json_body(request, self.settings.max_body_bytes, claim)
+            read = partial(
+                read_request,
+                content,
                 version=version,
                 action=action,
                 model=name,
                 shape=self.checkpoints[name].architecture,
                 settings=self.settings,
             )
+            if len(content) <= _READ_AT_ONCE:
+                wanted = read()
+            else:
+                loop = asyncio.get_running_loop()
+                wanted = await loop.run_in_executor(self._thread, read)
+            if not claim.fits(wanted.n_bytes):
+                raise ApiError(
+                    "needs_memory",
+                    need=(claim.n_held + wanted.n_bytes) / 1e6,
+                    budget=self.memory.most / 1e6,
+                    most=self.memory.most_of_client / 1e6,
+                )
             media = media_type(request.headers.get("accept"))
             results = by_sequence(wanted, await self._computed(request, wanted, deadline))
             about = {
@@ -132,11 +175,10 @@ class FeatureService:
                 "precision": self.settings.precision,
                 "schema": str(SCHEMA),
             }
-            content = []
-            for part in write(media, version, wanted, results, about):
-                content.append(part)
-                await asyncio.sleep(0)  # so that a large answer does not hold up the others
-            return PartedResponse(content, media)
+            parts = write(media, version, wanted, results, about)
+            response = StreamedResponse(parts, media, self._thread)
+            await response.prepare()
+            return response
         except Exception as error:
             raise api_error_of(error, model=slug(name)) from error
 
@@ -147,7 +189,8 @@ class FeatureService:
         if self.queue is None:
             raise ApiError("starting", retry_after=1)
         client = request.scope.get("client_name", "")
-        futures = self.queue.submit(wanted, deadline=deadline, client=client)
+        claim = request.scope["claim"]
+        futures = self.queue.submit(wanted, deadline=deadline, client=client, claim=claim)
         results: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
         # asyncio logs exceptions that nobody has retrieved.
         results.add_done_callback(lambda done: done.cancelled() or done.exception())
@@ -166,6 +209,14 @@ class FeatureService:
             results.cancel()
             for future in futures:
                 future.cancel()
+
+
+def _trim() -> None:
+    import torch
+
+    from esm2_features._model.devices import release_memory
+
+    release_memory(torch.device("cpu"))
 
 
 async def _disconnected(request: Request) -> None:
@@ -208,8 +259,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         try:
             yield
         finally:
-            if service.queue is not None:
-                await asyncio.to_thread(service.queue.close)
+            await asyncio.to_thread(service.close)
 
     app = FastAPI(
         title="esm2-features",
@@ -224,7 +274,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(
         AuthMiddleware,
         tokens=None if chosen.tokens is None else Tokens(chosen.tokens),
-        rates=None if chosen.rate is None else RateLimiter(chosen.rate),
+        rates=RateLimiter(chosen.rate) if isinstance(chosen.rate, tuple) else None,
+        memory=service.memory,
         metrics=service.metrics,
     )
     app.add_middleware(_SlashMiddleware)
@@ -243,7 +294,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def run(settings: Settings) -> None:
-    """Serve until the process gets SIGINT or SIGTERM, and finish the requests that are accepted.
+    """Serve until the process gets SIGINT or SIGTERM; then finish requests for up to `grace` s.
 
     Parameters
     ----------
@@ -262,6 +313,8 @@ def run(settings: Settings) -> None:
     """
     import uvicorn
 
+    from esm2_features.server.connections import BACKLOG, bounded_protocol
+
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -269,8 +322,11 @@ def run(settings: Settings) -> None:
         server_header=False,
         proxy_headers=settings.proxy is not None,
         forwarded_allow_ips=settings.proxy,
+        http=bounded_protocol(settings.max_connections),
+        ws="none",
+        backlog=BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=int(settings.timeout) + 10,
+        timeout_graceful_shutdown=max(1, settings.grace - _CLOSE_SECONDS),
         log_level="info",
     )
 

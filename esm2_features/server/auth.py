@@ -9,6 +9,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from esm2_features.server.errors import ApiError
 from esm2_features.server.limits import RateLimiter
+from esm2_features.server.memory import Claim, MemoryBudget
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.settings import LOOPBACK
 from esm2_features.server.tokens import Tokens
@@ -25,9 +26,15 @@ class AuthMiddleware:
     """Checks the token (or the host, without tokens) and the rate of each request."""
 
     def __init__(
-        self, app: ASGIApp, tokens: Tokens | None, rates: RateLimiter | None, metrics: Metrics
+        self,
+        app: ASGIApp,
+        tokens: Tokens | None,
+        rates: RateLimiter | None,
+        memory: MemoryBudget,
+        metrics: Metrics,
     ) -> None:
         self._app, self._tokens, self._rates, self._metrics = app, tokens, rates, metrics
+        self._memory = memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with an error."""
@@ -36,6 +43,7 @@ class AuthMiddleware:
             return
         start = time.perf_counter()
         status = 500
+        claim: Claim | None = None
 
         async def send_and_note_status(message: Message) -> None:
             nonlocal status
@@ -48,12 +56,15 @@ class AuthMiddleware:
 
         try:
             self._check(scope)
+            claim = scope["claim"] = Claim(self._memory, scope["client_name"])
             await self._app(scope, receive, send_and_note_status)
         except ApiError as error:
             await error.response()(scope, receive, send_and_note_status)
         except ClientDisconnect:  # in the middle of a body or an answer: nobody is left to answer
             status = 499
         finally:
+            if claim is not None:
+                claim.release()
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
             self._metrics.seconds.labels(route).observe(time.perf_counter() - start)

@@ -54,6 +54,11 @@ ERRORS = {  # code: status, and text, which must not reveal paths or other inter
         "The answer would hold {numbers} numbers; this server sends up to {most} at a time. Send "
         "fewer sequences, or request fewer outputs.",
     ),
+    "needs_memory": (
+        413,
+        "The request needs {need:.0f} MB of memory; this server has {budget:.0f} MB for all "
+        "requests, and {most:.0f} MB for one. Send fewer sequences, or request fewer outputs.",
+    ),
     "out_of_memory": (
         413,
         "A sequence of {length} residues does not fit into the memory of the server's device. "

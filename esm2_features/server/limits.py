@@ -7,20 +7,25 @@ import math
 import time
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 from fastapi import Request
 
 from esm2_features.server.errors import ApiError
+from esm2_features.server.memory import Claim
 
-_BODY_SECONDS = 60.0
+BODY_SECONDS = 60.0
+_DECOMPRESSED_AT_ONCE = 1 << 16
+_COPIES = 4
+"""Bytes of memory for each byte of a body, with what is read from it."""
 _CLIENTS = 10_000
 """Clients whose rates are remembered."""
 _WINDOW_BITS = {"identity": 0, "gzip": 31, "x-gzip": 31, "deflate": 15}
 """What zlib needs to know about each encoding; 0 for what is not compressed."""
 
 
-async def read_json_body(request: Request, limit: int) -> bytes:
+async def read_json_body(request: Request, limit: int, claim: Claim) -> bytes:
     """Read a body of JSON, which may be chunked and compressed; stop as soon as it is too large."""
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     # A page of another site can only send other types without a preflight request.
@@ -30,39 +35,46 @@ async def read_json_body(request: Request, limit: int) -> bytes:
     if length.isdecimal() and int(length) > limit:
         raise ApiError("body_too_large", most=limit)
     try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            return await _read(request, limit)
+        async with asyncio.timeout(BODY_SECONDS):
+            return b"".join([part async for part in _parts(request, limit, claim)])
     except TimeoutError:
-        raise ApiError("body_timeout", seconds=_BODY_SECONDS) from None
+        raise ApiError("body_timeout", seconds=BODY_SECONDS) from None
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _parts(request: Request, limit: int, claim: Claim) -> AsyncIterator[bytes]:
+    """Decompress a body, little by little, so that other requests have their turns."""
     encoding = request.headers.get("content-encoding", "identity").strip().lower() or "identity"
     if encoding not in _WINDOW_BITS:
         raise ApiError("unsupported_encoding")
     bits = _WINDOW_BITS[encoding]
     decompressor = zlib.decompressobj(bits) if bits else None
-    parts: list[bytes] = []
     received = size = 0
     async for chunk in request.stream():
         received += len(chunk)
-        part = chunk
-        if decompressor is not None:
-            try:
-                # A byte more than allowed shows that the body is too large; there is no need to
-                # decompress the rest of it.
-                part = decompressor.decompress(chunk, limit - size + 1)
-            except zlib.error:
-                raise ApiError("invalid_body") from None
-            if decompressor.unused_data:
-                raise ApiError("invalid_body")  # there are bytes behind the end
-        size += len(part)
-        if max(received, size) > limit:
-            raise ApiError("body_too_large", most=limit)
-        parts.append(part)
+        for part in [chunk] if decompressor is None else _decompressed(decompressor, chunk):
+            size += len(part)
+            if max(received, size) > limit:
+                raise ApiError("body_too_large", most=limit)
+            if not claim.take(_COPIES * len(part)):
+                text = "The memory for requests is in use. Try again later."
+                raise ApiError("busy", text, retry_after=5)
+            yield part
+            await asyncio.sleep(0)
     if decompressor is not None and not decompressor.eof:
         raise ApiError("invalid_body")
-    return b"".join(parts)
+
+
+def _decompressed(decompressor: Any, chunk: bytes) -> Iterator[bytes]:
+    part = b" " * _DECOMPRESSED_AT_ONCE
+    try:
+        while chunk or len(part) == _DECOMPRESSED_AT_ONCE:  # there may be more
+            part = decompressor.decompress(chunk, _DECOMPRESSED_AT_ONCE)
+            chunk = decompressor.unconsumed_tail
+            yield part
+    except zlib.error:
+        raise ApiError("invalid_body") from None
+    if decompressor.unused_data:
+        raise ApiError("invalid_body")  # there are bytes behind the end
 
 
 class RateLimiter:

@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from esm2_features.server.errors import ApiError
+from esm2_features.server.memory import Claim
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.requests import Computation, FeatureRequest
 
@@ -28,9 +29,15 @@ class _Entry:
     """One computation of one request."""
 
     def __init__(
-        self, request: FeatureRequest, computation: Computation, deadline: float, client: str
+        self,
+        request: FeatureRequest,
+        computation: Computation,
+        deadline: float,
+        client: str,
+        claim: Claim | None,
     ) -> None:
         self.client = client
+        self.n_bytes, self._claim = request.n_bytes, claim
         self.key = (request.model, computation)
         self.sequences = request.sequences
         self.tokens = [length + 2 for length in request.lengths]
@@ -44,6 +51,10 @@ class _Entry:
     @property
     def waiting_tokens(self) -> int:
         return sum(self.tokens[self.n_taken :])
+
+    def start(self) -> bool:
+        """Hold the memory of the request, once for all of its computations, if it fits."""
+        return self._claim is None or self._claim.start(self.n_bytes)
 
     def finish(self, error: BaseException | None = None) -> None:
         """Hand over the results, or the error, unless nobody waits for them any more."""
@@ -67,11 +78,14 @@ class RequestQueue:
         workers: Sequence[Compute],  # one for each device
         *,
         budget: int,  # tokens in a batch
+        seconds: float = math.inf,  # that a batch may take: the budget is cut for slow computations
         wait: float,  # seconds that an entry waits for others to join its batch
         max_waiting: int,  # entries; those of one client are half of them at most
         metrics: Metrics,
     ) -> None:
         self._budget, self._wait, self._max_waiting = budget, wait, max_waiting
+        self._seconds = seconds
+        self._budgets: dict[tuple[str, str], int] = {}  # of each model and name of a computation
         self._metrics = metrics
         self._entries: deque[_Entry] = deque()
         self._turn = 0
@@ -89,10 +103,18 @@ class RequestQueue:
             thread.start()
 
     def submit(
-        self, request: FeatureRequest, *, deadline: float, client: str = ""
+        self,
+        request: FeatureRequest,
+        *,
+        deadline: float,
+        client: str = "",
+        claim: Claim | None = None,
     ) -> list[Future[list[Any]]]:
-        """Queue the computations of a request; raise ApiError if the queue is full or closing."""
-        entries = [_Entry(request, one, deadline, client) for one in request.computations]
+        """Queue the computations of a request; raise ApiError if the queue is full or closing.
+
+        They start as soon as the memory of the request fits into the budget.
+        """
+        entries = [_Entry(request, one, deadline, client, claim) for one in request.computations]
         with self._changed:
             if self._is_closing:
                 raise ApiError("stopping", retry_after=10)
@@ -104,13 +126,19 @@ class RequestQueue:
             self._changed.notify_all()
         return [entry.future for entry in entries]
 
-    def close(self) -> None:
-        """Accept no more requests, compute what is waiting, and end the threads."""
+    def wake(self) -> None:
+        """Let workers look again, because there may be memory now."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self, timeout: float | None = None) -> None:
+        """Accept no more requests, compute what is waiting, and wait for the threads to end."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
+        latest = math.inf if timeout is None else time.monotonic() + timeout
         for thread in self._threads:
-            thread.join()
+            thread.join(None if timeout is None else max(0.0, latest - time.monotonic()))
 
     def _is_full(self, client: str) -> bool:
         """Whether the queue has no room, or none for a client."""
@@ -121,18 +149,32 @@ class RequestQueue:
 
     def _work(self, compute: Compute) -> None:
         while (batch := self._next_batch()) is not None:
-            model, _ = batch[0][0].key
+            model, computation = batch[0][0].key
             tokens = sum(sum(entry.tokens[start:stop]) for entry, start, stop in batch)
             self._metrics.batch_fill.observe(min(1.0, tokens / self._budget))
             self._metrics.batch_requests.observe(len(batch))
             start_time = time.perf_counter()
             self._compute(compute, batch)
             seconds = time.perf_counter() - start_time
+            self._adapt((model, computation.name), tokens, seconds)
             self._metrics.tokens.labels(model).inc(tokens)
             self._metrics.busy.labels(model).inc(seconds)
             speed = tokens / max(seconds, 1e-6)
             self._speed = speed if not self._speed else 0.8 * self._speed + 0.2 * speed
             self._metrics.tokens_per_second.set(self._speed)
+            del batch  # so that its results are not in memory until the next one
+
+    def _adapt(self, kind: tuple[str, str], tokens: int, seconds: float) -> None:
+        """Halve the budget of a computation that took too long, double that of a quick one."""
+        budget = self._budget_of(kind)
+        if seconds > self._seconds:
+            self._budgets[kind] = max(budget // 2, self._budget // 64, 1)
+        elif 2 * tokens > budget and 4 * seconds < self._seconds:
+            self._budgets[kind] = min(2 * budget, self._budget)
+
+    def _budget_of(self, kind: tuple[str, str]) -> int:
+        start = self._budget if math.isinf(self._seconds) else max(1, self._budget // 8)
+        return self._budgets.get(kind, start)
 
     def _compute(self, compute: Compute, batch: list[_Slice]) -> None:
         """Compute a batch; if it fails, each slice alone, so that others get their results."""
@@ -172,21 +214,27 @@ class RequestQueue:
                 # The clients that have waited for longest come first; the order of a client's
                 # own requests stays.
                 waiting = sorted(self._entries, key=lambda e: self._last_turns.get(e.client, 0))
-                first = waiting[0]
+                first = next((entry for entry in waiting if entry.start()), None)
+                if first is None:
+                    self._changed.wait()
+                    continue
                 alike = [entry for entry in waiting if entry.key == first.key]
                 tokens = sum(entry.waiting_tokens for entry in alike)
+                model, computation = first.key
+                room = self._budget_of((model, computation.name))
                 remaining = first.since + self._wait - time.monotonic()
-                if tokens < self._budget and remaining > 0 and not self._is_closing:
+                if tokens < room and remaining > 0 and not self._is_closing:
                     self._changed.wait(remaining)
                     continue
-                return self._take(alike)
+                return self._take(alike, room)
 
-    def _take(self, entries: Sequence[_Entry]) -> list[_Slice]:
+    def _take(self, entries: Sequence[_Entry], room: int) -> list[_Slice]:
         """Take as many sequences as the budget has room for, and at least one."""
         batch: list[_Slice] = []
-        room = self._budget
         self._turn += 1
         for entry in entries:
+            if not entry.start():
+                continue
             start = stop = entry.n_taken
             n = len(entry.tokens)
             while stop < n and (entry.tokens[stop] <= room or (not batch and stop == start)):

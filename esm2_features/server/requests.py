@@ -8,8 +8,9 @@ R writes a list of length 1 as its element, and an empty list as ``[]``; ``param
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -27,7 +28,7 @@ from pydantic import (
 from pydantic.json_schema import SkipJsonSchema
 
 from esm2_features._checkpoints.catalogue import Architecture
-from esm2_features._inputs.alphabet import CANONICAL_RESIDUES, MASK
+from esm2_features._inputs.alphabet import MASK, TOKENS
 from esm2_features._inputs.options import POOLING_OF, SPECIAL_TOKENS
 from esm2_features._inputs.regions import read_region
 from esm2_features._inputs.residues import are_normal, normalise
@@ -47,6 +48,10 @@ _PATTERNS = {
 }
 _REGION = "^[0-9]{1,9}(:[0-9]{1,9})?(,[0-9]{1,9}(:[0-9]{1,9})?)*$"
 _LONGEST_REGION = 1 << 14
+_JSON_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_VALUES_OF_ITEM = 16
+_BYTES_OF_ITEM = 4096
+"""Memory of the objects of a sequence, besides its arrays."""
 _EXAMPLE = "MKTAYIAKQRQISFVKSHFSRQ"
 
 Output = Literal[
@@ -151,6 +156,7 @@ class FeatureRequest:
     lengths: list[int]  # residues
     include: tuple[str, ...]  # outputs besides that of the action
     layers: tuple[int, ...]  # from 0
+    n_bytes: int = 0  # of memory, from its first batch until its answer is sent
 
     @property
     def poolings(self) -> tuple[str, ...]:
@@ -194,6 +200,7 @@ def read_request(
     settings: Settings,
 ) -> FeatureRequest:
     """Read and check the body of a request."""
+    _check_number_of_values(content, settings.max_items)
     try:
         parsed = _limited(version.body, settings.max_items).model_validate_json(content)
     except ValidationError as error:
@@ -218,8 +225,21 @@ def read_request(
         include=tuple(dict.fromkeys(params.include)) if is_asked else (),
         layers=_layers(params.repr_layers, shape.layers, model),
     )
-    _check_answer_size(request, shape, settings)
-    return request
+    return replace(request, n_bytes=_check_answer_size(request, shape, settings))
+
+
+def _check_number_of_values(content: bytes, max_items: int) -> None:
+    """Count the values of a body before it is parsed, which holds up all other threads."""
+    most = max_items * _VALUES_OF_ITEM + 1024
+    n = max(content.count(b'"') // 2, content.count(b"{"))
+    if n <= most:
+        n = _JSON_STRING.sub(b"", content).count(b",")
+    if n > most:
+        text = (
+            "The body has more than {n} values; this server accepts up to {most} sequences at a "
+            "time. Send several requests."
+        )
+        raise ApiError("too_many_items", text, n=n, most=max_items)
 
 
 @cache
@@ -277,21 +297,26 @@ def _layers(layers: Sequence[int], depth: int, model: str) -> tuple[int, ...]:
     return tuple(dict.fromkeys(layer % (depth + 1) for layer in layers))
 
 
-def _check_answer_size(request: FeatureRequest, shape: Architecture, settings: Settings) -> None:
-    """Check that the answer fits into memory, before any of it is computed."""
-    residues = sum(request.lengths)
-    of_computation = {
-        "embed": len(request.poolings) * len(request.layers) * shape.dim * len(request.lengths),
-        "per_token": len(request.layers) * shape.dim * residues,
-        "contacts": sum(length**2 for length in request.lengths),
-        "attentions": shape.layers * residues,
-        "logits": len(CANONICAL_RESIDUES) * residues,
-        "log_prob": 0,
-    }
-    numbers = sum(of_computation[computation.name] for computation in request.computations)
-    if 4 * numbers > settings.max_answer_bytes:
+def _check_answer_size(request: FeatureRequest, shape: Architecture, settings: Settings) -> int:
+    """Check the size of the answer before any of it is computed; return the memory it needs."""
+
+    def numbers(length: int) -> int:
+        of_computation = {
+            "embed": len(request.poolings) * len(request.layers) * shape.dim,
+            "per_token": len(request.layers) * shape.dim * length,
+            "contacts": length**2,
+            "attentions": shape.layers * length,
+            "logits": len(TOKENS) * length,
+            "log_prob": 0,
+        }
+        return sum(of_computation[computation.name] for computation in request.computations)
+
+    each = [numbers(length) for length in request.lengths]
+    if 4 * sum(each) > settings.max_answer_bytes:
         most = settings.max_answer_bytes // 4
-        raise ApiError("answer_too_large", numbers=numbers, most=most)
+        raise ApiError("answer_too_large", numbers=sum(each), most=most)
+    # The results, and what writing those of one sequence takes.
+    return 4 * (sum(each) + 4 * max(each)) + _BYTES_OF_ITEM * len(each)
 
 
 def _invalid_body(error: ValidationError, settings: Settings) -> ApiError:

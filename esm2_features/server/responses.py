@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import io
 import re
-from collections.abc import Iterator, Sequence
+import time
+import zipfile
+from collections.abc import Iterator
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -27,34 +30,66 @@ _MEDIA |= dict.fromkeys((NPZ, "application/npz", "application/x-numpy-npz"), NPZ
 _TOKEN = re.compile("<mask>|.")
 
 _SENT_AT_ONCE = 1 << 18
-_SEND_SECONDS = 60.0
-"""Seconds in which a client has to take so many bytes."""
+_SEND_SECONDS = 30.0
+_SLOWEST = 1 << 18
+"""A client has so many seconds, and one more for so many bytes, to take its answer."""
+_NUMBERS_AT_ONCE = 1 << 14
+_BATCH_BYTES = 1 << 23
 
 Result = dict[str, Any]
 """The outputs for one sequence by name: an array, or a dictionary of arrays by layer."""
 
 
-class PartedResponse(Response):
-    """An answer in parts, which is given up if the client does not take it."""
+class StreamedResponse(Response):
+    """An answer that is written while it is sent, and given up if the client is too slow.
 
-    def __init__(self, parts: Sequence[bytes], media_type: str) -> None:
-        length = str(sum(map(len, parts)))
-        super().__init__(media_type=media_type, headers={"content-length": length})
-        self._parts = parts
+    A thread writes it in small parts, so that neither the memory nor the event loop has to bear a
+    large one.
+    """
+
+    def __init__(self, parts: Iterator[bytes], media_type: str, writer: Executor) -> None:
+        super().__init__(media_type=media_type)
+        del self.headers["content-length"]
+        self._parts, self._writer = _joined(parts), writer
+        self._first: list[bytes] = []
+
+    async def prepare(self) -> None:
+        """Write the beginning, so that errors are raised before anything is sent."""
+        self._first = [part for part in (await self._next(), await self._next()) if part]
+        if len(self._first) < 2:
+            self.headers["content-length"] = str(sum(map(len, self._first)))
+
+    async def _next(self) -> bytes:
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._writer, next, self._parts, b"")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
         """Send the parts, as fast as the client takes them."""
         headers = self.raw_headers
         await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
-        try:
-            for part in self._parts:
-                for start in range(0, len(part), _SENT_AT_ONCE):
-                    piece = part[start : start + _SENT_AT_ONCE]
-                    async with asyncio.timeout(_SEND_SECONDS):
-                        await send({"type": "http.response.body", "body": piece, "more_body": True})
-        except TimeoutError:
-            raise ClientDisconnect from None
-        await send({"type": "http.response.body", "body": b""})
+        latest = time.monotonic() + _SEND_SECONDS
+        part = b" "
+        while part:
+            part = self._first.pop(0) if self._first else await self._next()
+            latest += len(part) / _SLOWEST
+            body = {"type": "http.response.body", "body": part, "more_body": bool(part)}
+            try:
+                async with asyncio.timeout(latest - time.monotonic()):
+                    await send(body)
+            except TimeoutError:
+                raise ClientDisconnect from None
+
+
+def _joined(parts: Iterator[bytes]) -> Iterator[bytes]:
+    """Join small parts, and cut large ones."""
+    buffer = bytearray()
+    for part in parts:
+        buffer += part
+        while len(buffer) >= _SENT_AT_ONCE:
+            yield bytes(buffer[:_SENT_AT_ONCE])
+            del buffer[:_SENT_AT_ONCE]
+    if buffer:
+        yield bytes(buffer)
 
 
 def by_sequence(request: FeatureRequest, results: list[list[Any]]) -> list[Result]:
@@ -84,6 +119,28 @@ def media_type(accept: str | None) -> str:
         if known is not None and weight > best[0]:
             best = (weight, known)
     return best[1]
+
+
+def json_parts(value: object) -> Iterator[bytes]:
+    """Write JSON, large arrays in parts."""
+    if isinstance(value, dict):
+        yield b"{"
+        for i, (key, one) in enumerate(value.items()):
+            yield (b"," if i else b"") + as_json(str(key)) + b":"
+            yield from json_parts(one)
+        yield b"}"
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for i, one in enumerate(value):
+            yield b"," if i else b"["
+            yield from json_parts(one)
+        yield b"]"
+    elif isinstance(value, np.ndarray) and value.size > _NUMBERS_AT_ONCE:
+        step = max(1, _NUMBERS_AT_ONCE // value[0].size)
+        for start in range(0, len(value), step):
+            yield (b"," if start else b"[") + as_json(value[start : start + step])[1:-1]
+        yield b"]"
+    else:
+        yield as_json(value)
 
 
 def as_json(value: object) -> bytes:
@@ -137,9 +194,32 @@ def _as_npz(
             arrays |= {f"{name}_{i}": array for i, array in enumerate(values)}
     if "logits" in results[0]:
         arrays["vocab_tokens"] = np.array(VOCABULARY)
-    file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
-    yield file.getvalue()
+    file = _Pipe()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asanyarray(array), allow_pickle=False)
+            yield file.taken()
+    yield file.taken()
+
+
+class _Pipe(io.RawIOBase):
+    """A file that is written at one end, and taken from at the other."""
+
+    def __init__(self) -> None:
+        self._content = bytearray()
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._content += data
+        return len(data)
+
+    def taken(self) -> bytes:
+        """Return what was written since the last time."""
+        content, self._content = bytes(self._content), bytearray()
+        return content
 
 
 def _as_arrow(
@@ -150,26 +230,47 @@ def _as_arrow(
         pa = import_optional("pyarrow", extra="parquet", purpose="An Arrow answer")
     except MissingDependencyError:
         raise ApiError("not_acceptable") from None
-    columns: dict[str, Any] = {
-        "index": pa.array(np.arange(len(results), dtype=np.int32)),
-        "length": pa.array(np.array(request.lengths, np.int32)),
-    }
-    for name, values in _columns(request, results):
-        if name == "tokens":
-            columns[name] = pa.array(values, pa.list_(pa.string()))
-        elif isinstance(values, list):  # matrices of any length, flat
-            ends = np.cumsum([0, *(array.size for array in values)])
-            flat = np.concatenate([array.ravel() for array in values])
-            columns[name] = pa.LargeListArray.from_arrays(
-                pa.array(ends, pa.int64()), pa.array(flat)
-            )
-        elif values.ndim == 2:
-            columns[name] = vector_column(values)
-        else:
-            columns[name] = pa.array(values)
+    schema = None
+    file = _Pipe()
     names = {"model": request.model, "vocab_tokens": "".join(VOCABULARY)}
-    table = pa.table(columns).replace_schema_metadata({**about, **names})
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
+    for start, stop in _batches(results):
+        columns: dict[str, Any] = {
+            "index": pa.array(np.arange(start, stop, dtype=np.int32)),
+            "length": pa.array(np.array(request.lengths[start:stop], np.int32)),
+        }
+        for name, values in _columns(request, results[start:stop]):
+            if name == "tokens":
+                columns[name] = pa.array(values, pa.list_(pa.string()))
+            elif isinstance(values, list):  # matrices of any length, flat
+                ends = np.cumsum([0, *(array.size for array in values)])
+                flat = np.concatenate([array.ravel() for array in values])
+                columns[name] = pa.LargeListArray.from_arrays(
+                    pa.array(ends, pa.int64()), pa.array(flat)
+                )
+            elif values.ndim == 2:
+                columns[name] = vector_column(values)
+            else:
+                columns[name] = pa.array(values)
+        table = pa.table(columns).replace_schema_metadata({**about, **names})
+        if schema is None:
+            schema = table.schema
+            writer = pa.ipc.new_stream(file, schema)
         writer.write_table(table)
-    yield sink.getvalue().to_pybytes()
+        yield file.taken()
+    writer.close()
+    yield file.taken()
+
+
+def _batches(results: list[Result]) -> Iterator[tuple[int, int]]:
+    """Divide the results into batches of a few megabytes."""
+    start = size = 0
+    for stop, result in enumerate(results, start=1):
+        size += sum(
+            array.nbytes
+            for value in result.values()
+            for array in (value.values() if isinstance(value, dict) else [value])
+            if isinstance(array, np.ndarray)
+        )
+        if size >= _BATCH_BYTES or stop == len(results):
+            yield start, stop
+            start, size = stop, 0

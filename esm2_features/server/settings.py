@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from esm2_features._cache import Cache
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, full_name
 from esm2_features._inputs.options import PRECISIONS, device_names, one_of, positive
 from esm2_features.exceptions import InputError
 
+_RATE = (600, 60.0)
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -37,12 +39,20 @@ class Settings:
         Bytes of a request's body, decompressed, and of the numbers of an answer, as float32.
     max_items, max_residues : int
         Sequences of a request, and residues of a sequence.
+    max_memory_bytes : int
+        Bytes of memory of all requests under way, besides what the models need; a request, and all
+        requests of a client, have half of it.
+    max_connections : int
+        Connections; those of an address that is not the proxy's are a quarter of them at most.
     max_waiting : int
         Requests in the queue.
     timeout : float
         Seconds in which a request is answered.
-    rate : (int, float) or None
-        Requests of one token, or of one machine where there are no tokens, in so many seconds.
+    grace : int
+        Seconds in which the server ends after SIGTERM; requests that take longer are cut off.
+    rate : (int, float), "auto" or None
+        Requests of one token, or of one machine where there are no tokens, in so many seconds;
+        None for any number. "auto" is 600 in a minute where there are tokens, else None.
     batch_tokens : int
         Tokens (residues + 2) that are computed together.
     wait : float
@@ -76,14 +86,19 @@ class Settings:
     max_items: int = 256
     max_residues: int = 2048
     max_answer_bytes: int = 256 << 20
+    max_memory_bytes: int = 1 << 30
+    max_connections: int = 1024
     max_waiting: int = 256
     timeout: float = 600.0
-    rate: tuple[int, float] | None = None
+    grace: int = 30
+    rate: tuple[int, float] | Literal["auto"] | None = "auto"
     batch_tokens: int = 8192
     wait: float = 0.002
     models_in_memory: int = 2
 
     def __post_init__(self) -> None:
+        if self.rate == "auto":
+            object.__setattr__(self, "rate", None if self.tokens is None else _RATE)
         for name in ("models", "devices"):
             if not getattr(self, name):
                 raise InputError(f"Got no {name}; pass at least one.")
@@ -91,7 +106,7 @@ class Settings:
             device_names(device)
         one_of("precision", self.precision, PRECISIONS)
         limits = [name for name in vars(self) if name.startswith("max_")]
-        for name in (*limits, "batch_tokens", "models_in_memory"):
+        for name in (*limits, "batch_tokens", "grace", "models_in_memory"):
             positive(name, getattr(self, name))
         if self.timeout <= 0:
             raise InputError(f"Got timeout={self.timeout!r}; expected seconds, more than 0.")
@@ -113,7 +128,7 @@ class Settings:
     @property
     def rate_text(self) -> str | None:
         """The rate as clients of the hosted service read it, such as ``"60/minute"``."""
-        if self.rate is None:
+        if self.rate is None or self.rate == "auto":
             return None
         return f"{self.rate[0]}/{'second' if self.rate[1] == 1 else 'minute'}"
 
@@ -141,10 +156,16 @@ class Settings:
         return next((served for served in self.models if full_name(served) == full), None)
 
 
-def read_rate(text: str) -> tuple[int, float]:
-    """Read ``"10/second"`` or ``"600/minute"``: requests, and seconds."""
+def read_rate(text: str) -> tuple[int, float] | Literal["auto"] | None:
+    """Read ``"10/second"`` or ``"600/minute"``, as requests and seconds, ``auto`` or ``none``."""
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return None
     number, _, unit = text.partition("/")
     seconds = {"second": 1.0, "minute": 60.0}.get(unit.strip())
     if not number.strip().isdecimal() or not int(number) or seconds is None:
-        raise InputError(f"Got rate={text!r}; expected a rate such as 10/second or 600/minute.")
+        raise InputError(
+            f"Got rate={text!r}; expected 10/second, 600/minute or the like, auto, or none."
+        )
     return int(number), seconds

@@ -341,6 +341,47 @@ def test_an_answer_that_would_be_too_large_is_not_computed(serve, ran):
     assert ran == []
 
 
+def test_a_request_that_never_fits_into_the_memory_is_not_computed(serve, ran):
+    client = serve(max_memory_bytes=400_000)
+    results(client.post(ENCODE, json=BOTH))
+    ran.clear()
+    body = {"items": [{"sequence": "MK" * 150}], "params": {"include": ["contacts"]}}
+    said = refused(client.post(ENCODE, json=body), 413, "needs_memory")
+    assert "needs 2 MB" in said["error"]
+    assert ran == []
+    results(client.post(ENCODE, json=BOTH))
+
+
+def test_a_body_that_does_not_fit_into_the_memory_is_refused_for_now(serve):
+    client = serve(max_memory_bytes=400_000)
+    body = {"items": [{"sequence": SHORT + " " * 100_000}]}
+    response = client.post(ENCODE, json=body)
+    refused(response, 503, "busy")
+    assert int(response.headers["retry-after"]) >= 1
+    results(client.post(ENCODE, json=BOTH))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"items":[' + b",".join([b'{"sequence":"A"}'] * 100_000) + b"]}",
+        b'{"items":[' + b"1," * 100_000 + b"1]}",
+        b'{"items":[' + b'"\\"",' * 100_000 + b'""]}',
+        b'{"items":[{"sequence":"A"}],"x":{' + b'"":1,' * 100_000 + b'"":1}}',
+    ],
+)
+def test_a_body_of_very_many_values_is_not_parsed(client, content):
+    said = client.post(ENCODE, content=content, headers={"content-type": "application/json"})
+    assert "values" in refused(said, 422, "too_many_items")["error"]
+
+
+def test_texts_of_a_body_may_hold_any_number_of_signs(client):
+    item = {"sequence": SHORT * 10, "region": ",".join(["1:3"] * 4000)}
+    assert len(results(client.post(ENCODE, json={"items": [item] * 20}))) == 20
+    said = client.post(ENCODE, json={"items": [{"sequence": '",{' * 5000}]})
+    assert refused(said, 422, "invalid_sequence")["row"] == 0
+
+
 def test_too_many_requests_get_the_time_to_retry(serve):
     client = serve(rate=(2, 60.0))
     for _ in range(2):
@@ -349,6 +390,15 @@ def test_too_many_requests_get_the_time_to_retry(serve):
     refused(response, 429, "too_many_requests")
     assert 1 <= int(response.headers["retry-after"]) <= 30
     assert read_rate("2/minute") == (2, 60.0)
+
+
+def test_a_token_has_a_rate_unless_none_is_asked_for(settings, tmp_path):
+    path = tmp_path / "tokens.txt"
+    new_token(path, "anna")
+    assert settings().rate is None
+    assert settings(tokens=path).rate == (600, 60.0)
+    assert settings(tokens=path, rate=read_rate("auto")).rate_text == "600/minute"
+    assert settings(tokens=path, rate=read_rate("none")).rate is None
 
 
 def test_a_request_that_takes_too_long_times_out(serve, monkeypatch):

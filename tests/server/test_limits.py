@@ -14,6 +14,7 @@ from starlette.requests import Request
 
 from esm2_features.server.errors import ApiError
 from esm2_features.server.limits import read_json_body
+from esm2_features.server.memory import Claim, MemoryBudget
 
 BODY = random.Random(0).randbytes(5000) + b"A" * 20_000
 PACK = {"identity": bytes, "gzip": gzip.compress, "x-gzip": gzip.compress, "deflate": zlib.compress}
@@ -25,7 +26,8 @@ def read(chunks: list[bytes], encoding: str, limit: int = len(BODY)) -> bytes:
     headers = {b"content-type": b"application/json", b"content-encoding": encoding.encode()}
     messages = _messages(chunks)
     request = Request({"type": "http", "headers": list(headers.items())}, messages.__anext__)
-    return asyncio.run(read_json_body(request, limit))
+    claim = Claim(MemoryBudget(1 << 30), "")
+    return asyncio.run(read_json_body(request, limit, claim))
 
 
 async def _messages(chunks: list[bytes]) -> AsyncIterator[dict[str, Any]]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from esm2_features.server.errors import ApiError
+from esm2_features.server.memory import Claim, MemoryBudget
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.queue import RequestQueue
 from esm2_features.server.requests import FeatureRequest
@@ -209,3 +211,24 @@ def test_a_client_cannot_fill_the_queue(start):
     with pytest.raises(ApiError, match="2 requests are waiting already"):
         queue.submit(job("A"), deadline=FOREVER, client="greedy")
     queue.submit(job("A"), deadline=FOREVER, client="modest")
+
+
+def test_a_request_waits_until_its_memory_fits_while_others_pass(start):
+    budget = MemoryBudget(1000)
+    worker, queue = start()
+    budget.on_release = lambda _: queue.wake()
+    worker.go.release(100)
+    claims = [Claim(budget, client) for client in "aab"]
+    requests = [replace(job(text), n_bytes=300) for text in ("AB", "CD", "EF")]
+    first, second, third = (
+        queue.submit(request, deadline=FOREVER, client=claim.client, claim=claim)[0]
+        for request, claim in zip(requests, claims, strict=True)
+    )
+    assert first.result(30) == ["m:AB"]
+    assert third.result(30) == ["m:EF"]
+    assert not second.done()
+    claims[0].release()
+    assert second.result(30) == ["m:CD"]
+    for claim in claims:
+        claim.release()
+    assert budget.n_held == 0
