@@ -43,6 +43,20 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
     metavar="ADDRESS",
     help="Address of a proxy in front of the server, whose X-Forwarded-For names the clients.",
 )
+@click.option(
+    "--root-path",
+    metavar="PATH",
+    default="",
+    help="Path under which a proxy publishes the server, such as /esm2.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    metavar="ORIGIN",
+    multiple=True,
+    help="A site whose pages may use the server, such as https://notebooks.example.org. Can be "
+    "given several times.",
+)
 @_tokens_option(
     "File with the hashes of valid tokens, as `esm2-features token new` writes it. Without it, the "
     "server only answers this machine."

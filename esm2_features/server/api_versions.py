@@ -3,12 +3,13 @@
     POST /api/v1/models/{model}/{predict|transform}/
     POST /api/v2/{model}/{encode|predict}/
     POST /api/v3/{model}/{encode|predict|log_prob}/
+    POST /api/v1/{model}/{encode|predict|log_prob}       the hub, to which biolm-sdk talks
 
 The published examples of version 1 have ``name`` and ``mean_representations`` only; its other
 outputs have the names of version 2. Names and shapes of version 3 are those of the service's
 documentation: `embeddings` and the like are lists with an entry per layer; logits are those of the
 20 residues, in the order of ``vocab_tokens``; ``attentions`` are how much each block attends to
-each residue, averaged over heads and tokens.
+each residue, averaged over heads and tokens. The hub has those of version 3, but for residues.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from esm2_features.server.requests import (
     AnyParams,
     ApiVersion,
     FeatureRequest,
+    HubItems,
     Item,
     Items,
     Params,
@@ -41,6 +43,7 @@ _EMBEDDINGS = {  # output: name in the answers of version 3, and name of its arr
     "mean": ("embeddings", "embedding"),
     "per_token": ("per_token_embeddings", "embeddings"),
 }
+_HUB_EMBEDDINGS = _EMBEDDINGS | {"per_token": ("residue_embeddings", "embeddings")}
 
 
 class Text(Strict):
@@ -72,7 +75,12 @@ class Instances(Strict):
         return {"instances": [{"data": {"text": sequence}}]}
 
 
-def _parts(number: int, request: FeatureRequest, results: list[Result]) -> Iterator[bytes]:
+def _parts(
+    number: int,
+    request: FeatureRequest,
+    results: list[Result],
+    embeddings: dict[str, tuple[str, str]] = _EMBEDDINGS,
+) -> Iterator[bytes]:
     """Write a JSON object with one list, which has an entry for each sequence."""
     yield b'{"predictions":[' if number == 1 else b'{"results":['
     for i, result in enumerate(results):
@@ -81,11 +89,11 @@ def _parts(number: int, request: FeatureRequest, results: list[Result]) -> Itera
             entry = {}
         if i:
             yield b","
-        yield from json_parts(entry | _named(number, result))
+        yield from json_parts(entry | _named(number, result, embeddings))
     yield b"]}"
 
 
-def _named(number: int, result: Result) -> dict[str, Any]:
+def _named(number: int, result: Result, embeddings: dict[str, tuple[str, str]]) -> dict[str, Any]:
     """Rename the outputs for one sequence."""
     named: dict[str, Any] = {}
     for word, value in result.items():
@@ -94,7 +102,7 @@ def _named(number: int, result: Result) -> dict[str, Any]:
         elif number < 3:
             named[_REPRESENTATIONS[word]] = {str(layer): array for layer, array in value.items()}
         else:
-            name, key = _EMBEDDINGS[word]
+            name, key = embeddings[word]
             named[name] = [{"layer": layer, key: array} for layer, array in value.items()]
     if "logits" in result:
         named["alphabet_tokens" if number < 3 else "vocab_tokens"] = VOCABULARY
@@ -121,4 +129,11 @@ VERSION_3 = ApiVersion(
     operations={"encode": "encode", "predict": "predict", "log_prob": "log_prob"},
     body=Items,
     parts=partial(_parts, 3),
+)
+HUB = ApiVersion(
+    number="1 of the hub",
+    path="/api/v1/{model}/",
+    operations={**VERSION_3.operations, "score": "log_prob"},
+    body=HubItems,
+    parts=partial(_parts, 3, embeddings=_HUB_EMBEDDINGS),
 )

@@ -1,227 +1,34 @@
 """The server: `create_app` makes it, `run` runs it.
 
-The way of a request: `AuthMiddleware` checks who sent it (`auth`, `tokens`); its body is read
-within limits (`limits`) and becomes a `FeatureRequest` (`requests`); this waits in the
-`RequestQueue` (`queue`) and is computed together with others (`models`); the results are written in
-the format that the client accepts (`api_versions`, `responses`), or as an error (`errors`).
+The way of a request: `AuthMiddleware` checks who sent it (`auth`, `tokens`); an address (`routes`)
+passes it to the `FeatureService` (`service`), where its body is read within limits (`limits`,
+`memory`) and becomes a `FeatureRequest` (`requests`); it waits in the `RequestQueue` (`queue`), and
+is computed together with others (`models`); the results are written in the format that the client
+accepts (`api_versions`, `responses`), or as an error (`errors`).
 """
 
 import asyncio
-import threading
-import time
-from collections import ChainMap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Request
-from fastapi.responses import Response
+from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from esm2_features._cache.keys import SCHEMA
-from esm2_features._checkpoints import open_checkpoint
-from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, ModelCard, slug
-from esm2_features.server.api_versions import VERSION_1, VERSION_2, VERSION_3
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
-    ApiError,
     ErrorBody,
     add_error_handlers,
-    api_error_of,
-    error_responses,
 )
 from esm2_features.server.health import add_files, add_health
-from esm2_features.server.limits import RateLimiter, read_json_body
-from esm2_features.server.memory import Claim, MemoryBudget
-from esm2_features.server.metrics import Metrics
-from esm2_features.server.models import LoadedModels
-from esm2_features.server.queue import RequestQueue
-from esm2_features.server.requests import (
-    Action,
-    ApiVersion,
-    FeatureRequest,
-    read_request,
-    request_body,
-    request_schema,
-)
-from esm2_features.server.responses import (
-    ARROW,
-    JSON,
-    NPZ,
-    StreamedResponse,
-    as_json,
-    by_sequence,
-    media_type,
-    write,
-)
+from esm2_features.server.limits import RateLimiter
+from esm2_features.server.routes import add_routes
+from esm2_features.server.service import CLOSE_SECONDS, FeatureService
 from esm2_features.server.settings import Settings
 from esm2_features.server.tokens import Tokens
 
 _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the hosted service's client keeps it."""
-_BATCH_SECONDS = 0.2
-"""Seconds that a batch may take, so that other clients need not wait for longer."""
-_CLOSE_SECONDS = 2
-_READ_AT_ONCE = 1 << 16
-"""Bytes of a body that is read without a thread."""
-_LARGE_ANSWER = 1 << 26
-_DESCRIPTIONS: dict[Action, str] = {
-    "encode": "Compute representations, contacts, attention and logits.",
-    "predict": "Compute the logits of sequences with masks.",
-    "log_prob": "Compute the sum of the log-probabilities of the residues of sequences.",
-}
-_RESULTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The results.",
-        "content": {media: {"schema": {"type": "string"}} for media in (ARROW, NPZ)},
-    },
-    **error_responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
-}
-
-
-class FeatureService:
-    """Answers requests for features: the models, queue and counters of one server."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.metrics = Metrics()
-        # Opening them reads no weights.
-        self.checkpoints = {name: open_checkpoint(src) for name, src in settings.models.items()}
-        self.devices = [LoadedModels(settings, name, self.metrics) for name in settings.devices]
-        self.memory = MemoryBudget(settings.max_memory_bytes)
-        self.queue: RequestQueue | None = None
-        # One thread reads large bodies and writes answers, so that the event loop stays free.
-        self._thread = ThreadPoolExecutor(1, "bodies")
-
-    def start(self) -> None:
-        self.queue = RequestQueue(
-            [models.compute for models in self.devices],
-            budget=self.settings.batch_tokens,
-            seconds=_BATCH_SECONDS,
-            wait=self.settings.wait,
-            max_waiting=self.settings.max_waiting,
-            metrics=self.metrics,
-        )
-        self.memory.on_release = self._released
-
-    def _released(self, n: int) -> None:
-        """Start what has been waiting for memory; give that of a large answer to the system."""
-        if self.queue is not None:
-            self.queue.wake()
-        if n >= _LARGE_ANSWER:
-            threading.Thread(target=_trim, daemon=True).start()
-
-    def close(self) -> None:
-        """Finish what is waiting, and end the threads."""
-        if self.queue is not None:
-            self.queue.close(_CLOSE_SECONDS)
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def find(self, model: str) -> str:
-        """Return the name under which a model is served; raise ApiError if it is not."""
-        name = self.settings.find(model)
-        if name is None:
-            raise ApiError("unknown_model")
-        return name
-
-    def identity(self, name: str) -> str | None:
-        """Return the digest of a model's weights, or None if it is not known yet."""
-        checkpoint = self.checkpoints[name]
-        if isinstance(checkpoint.source, ModelCard) or checkpoint.name == EMBEDDED_MODEL:
-            return checkpoint.identity
-        # That of other files is known once they have been read.
-        return ChainMap(*(models.identities for models in self.devices)).get(name)
-
-    def in_memory(self) -> set[str]:
-        """Return the models that are in memory, on any device."""
-        return {name for models in self.devices for name in models.in_memory}
-
-    async def answer(
-        self, request: Request, version: ApiVersion, action: Action, model: str
-    ) -> Response:
-        """Read a request, wait until it is computed, and write the results."""
-        deadline = time.monotonic() + self.settings.timeout
-        name = self.find(model)
-        try:
-            claim: Claim = request.scope["claim"]
-            content = await read_json_body(request, self.settings.max_body_bytes, claim)
-            read = partial(
-                read_request,
-                content,
-                version=version,
-                action=action,
-                model=name,
-                shape=self.checkpoints[name].architecture,
-                settings=self.settings,
-            )
-            if len(content) <= _READ_AT_ONCE:
-                wanted = read()
-            else:
-                loop = asyncio.get_running_loop()
-                wanted = await loop.run_in_executor(self._thread, read)
-            if not claim.fits(wanted.n_bytes):
-                raise ApiError(
-                    "needs_memory",
-                    need=(claim.n_held + wanted.n_bytes) / 1e6,
-                    budget=self.memory.most / 1e6,
-                    most=self.memory.most_of_client / 1e6,
-                )
-            media = media_type(request.headers.get("accept"))
-            results = by_sequence(wanted, await self._computed(request, wanted, deadline))
-            about = {
-                "checkpoint": self.identity(name) or "",
-                "precision": self.settings.precision,
-                "schema": str(SCHEMA),
-            }
-            parts = write(media, version, wanted, results, about)
-            response = StreamedResponse(parts, media, self._thread)
-            await response.prepare()
-            return response
-        except Exception as error:
-            raise api_error_of(error, model=slug(name)) from error
-
-    async def _computed(
-        self, request: Request, wanted: FeatureRequest, deadline: float
-    ) -> list[list[Any]]:
-        """Wait for the results; drop the request when time is up or the client is gone."""
-        if self.queue is None:
-            raise ApiError("starting", retry_after=1)
-        client = request.scope.get("client_name", "")
-        claim = request.scope["claim"]
-        futures = self.queue.submit(wanted, deadline=deadline, client=client, claim=claim)
-        results: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
-        # asyncio logs exceptions that nobody has retrieved.
-        results.add_done_callback(lambda done: done.cancelled() or done.exception())
-        gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(request))
-        seconds = max(0.0, deadline - time.monotonic())
-        try:
-            first = asyncio.FIRST_COMPLETED
-            await asyncio.wait([results, gone], timeout=seconds, return_when=first)
-            if results.done() and not results.cancelled():
-                return list(results.result())
-            if gone.done():
-                raise ApiError("client_gone")
-            raise ApiError("timeout", seconds=self.settings.timeout)
-        finally:
-            gone.cancel()
-            results.cancel()
-            for future in futures:
-                future.cancel()
-
-
-def _trim() -> None:
-    import torch
-
-    from esm2_features._model.devices import release_memory
-
-    release_memory(torch.device("cpu"))
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -268,6 +75,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        servers=[{"url": chosen.root_path}] if chosen.root_path else None,
         responses={"default": {"model": ErrorBody, "description": "An error."}},
     )
     add_error_handlers(app)
@@ -278,10 +86,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         memory=service.memory,
         metrics=service.metrics,
     )
-    app.add_middleware(_SlashMiddleware)
-    for version in (VERSION_1, VERSION_2, VERSION_3):
-        _add_version(app, service, version)
-    _add_lists(app, service)
+    app.add_middleware(_PathMiddleware, root_path=chosen.root_path)
+    if chosen.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=chosen.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Content-Encoding"],
+            expose_headers=["Retry-After"],
+        )
+    add_routes(app, service)
     add_health(
         app,
         metrics=service.metrics,
@@ -326,105 +140,26 @@ def run(settings: Settings) -> None:
         ws="none",
         backlog=BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, settings.grace - _CLOSE_SECONDS),
+        timeout_graceful_shutdown=max(1, settings.grace - CLOSE_SECONDS),
         log_level="info",
     )
 
 
-# ------------------------------------------------------------------ routes
+class _PathMiddleware:
+    """Leaves out the root path, and adds the slash at the end of an address of the API.
 
+    Proxies may leave the root path out or pass it on, and clients may leave out the slash.
+    """
 
-class _SlashMiddleware:
-    """Adds the slash at the end of an address of the API, which clients may leave out."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app, self._root_path = app, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] == "http" and path.startswith("/api/") and not path.endswith("/"):
-            scope["path"] += "/"
+        if scope["type"] == "http":
+            path = scope["path"]
+            if self._root_path and f"{path}/".startswith(f"{self._root_path}/"):
+                path = path[len(self._root_path) :] or "/"
+            if path.startswith("/api/") and not path.endswith("/"):
+                path += "/"
+            scope["path"] = path
         await self._app(scope, receive, send)
-
-
-def _add_version(app: FastAPI, service: FeatureService, version: ApiVersion) -> None:
-    """Add the operations of a version, and an error for all others."""
-    settings = service.settings
-    depth = max(opened.architecture.layers for opened in service.checkpoints.values())
-    for operation, action in version.operations.items():
-        app.post(
-            f"{version.path}{operation}/",
-            name=operation,
-            description=_DESCRIPTIONS[action],
-            operation_id=f"{operation}_v{version.number}",
-            responses=_RESULTS,
-            openapi_extra=request_body(version, action, depth=depth, settings=settings),
-        )(_operation(service, version, action))
-
-    @app.post(f"{version.path}{{action}}/", include_in_schema=False)
-    async def unknown_action() -> Response:
-        raise _unknown_action(version)
-
-
-def _operation(
-    service: FeatureService, version: ApiVersion, action: Action
-) -> Callable[..., Awaitable[Response]]:
-    names = _one_of(map(slug, service.settings.models))
-
-    async def operation(request: Request, model: Annotated[str, names]) -> Response:
-        return await service.answer(request, version, action, model)
-
-    return operation
-
-
-def _add_lists(app: FastAPI, service: FeatureService) -> None:
-    """Add the operations that list models and describe bodies."""
-    settings = service.settings
-    names, actions = _one_of(map(slug, settings.models)), _one_of(VERSION_3.operations)
-
-    @app.get("/api/v3/schema/{model}/{action}/", responses=error_responses(401, 403, 404))
-    async def schema(model: Annotated[str, names], action: Annotated[str, actions]) -> Response:
-        """Describe the body of a request as JSON Schema; `maxItems` limits its sequences."""
-        depth = service.checkpoints[service.find(model)].architecture.layers
-        if action not in VERSION_3.operations:
-            raise _unknown_action(VERSION_3)
-        known = VERSION_3.operations[action]
-        described = request_schema(VERSION_3, known, depth=depth, settings=settings)
-        if settings.rate_text is not None:
-            described["throttle_rate"] = settings.rate_text
-        return Response(as_json(described), media_type=JSON)
-
-    @app.get("/api/v3/models/", responses=error_responses(401, 403))
-    async def models() -> Response:
-        """List the models with the digests of their weights, and the limits of the server."""
-        in_memory = service.in_memory()
-        about = {
-            "server": "esm2-features",
-            "schema": SCHEMA,
-            "precision": settings.precision,
-            "max_items": settings.max_items,
-            "max_answer_bytes": settings.max_answer_bytes,
-            "timeout": settings.timeout,
-            "models": [
-                {
-                    "model": slug(name),
-                    "name": name,
-                    "layers": checkpoint.architecture.layers,
-                    "dim": checkpoint.architecture.dim,
-                    "checkpoint": service.identity(name),
-                    "in_memory": name in in_memory,
-                }
-                for name, checkpoint in service.checkpoints.items()
-            ],
-        }
-        return Response(as_json(about), media_type=JSON)
-
-
-def _one_of(words: Iterable[str]) -> Any:
-    """Describe a part of an address; the server answers other words with its own errors."""
-    return Path(json_schema_extra={"enum": list(words)})
-
-
-def _unknown_action(version: ApiVersion) -> ApiError:
-    actions = ", ".join(version.operations)
-    return ApiError("unknown_action", version=version.number, actions=actions)

@@ -178,11 +178,41 @@ class FeatureRequest:
         return [computation for computation, is_needed in needed.items() if is_needed]
 
 
+def _named_per_token(value: object) -> object:
+    if isinstance(value, list):
+        return [_named_per_token(word) for word in value]
+    return "per_token" if value == "per_residue" else value
+
+
+_HubOutput = Output | Literal["per_residue"]
+
+
+class HubParams(Params):
+    """As `Params`, where ``per_residue`` is another word for ``per_token``."""
+
+    include: Annotated[
+        _Outputs,
+        BeforeValidator(
+            lambda value: _as_list(_named_per_token(value)),
+            json_schema_input_type=list[_HubOutput] | _HubOutput,
+        ),
+        Field(description="Outputs for each sequence."),
+    ] = ["mean"]
+
+
+class HubItems(Items):
+    """The body of the hub's addresses."""
+
+    params: Annotated[HubParams, BeforeValidator(lambda value: {} if value == [] else value)] = (
+        Field(default_factory=HubParams)
+    )
+
+
 @dataclass(frozen=True)
 class ApiVersion:
     """A version of the hosted API: its addresses, and the JSON of its bodies and answers."""
 
-    number: int
+    number: int | str
     path: str  # of an operation, with {model}; the name of the operation follows
     operations: Mapping[str, Action]
     body: Any  # a pydantic model with `sequences`, `params` and `example`

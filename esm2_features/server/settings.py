@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,10 @@ class Settings:
     proxy : str or None
         Address of a proxy in front, whose ``X-Forwarded-For`` names the clients; that of others
         is ignored.
+    root_path : str
+        Path under which a proxy publishes the server, such as ``"/esm2"``.
+    origins : tuple of str
+        Other sites whose pages may use the server, such as ``"https://notebooks.example.org"``.
     tokens : Path or None
         File of the digests of tokens; without it, the server is for its own machine only.
     max_body_bytes, max_answer_bytes : int
@@ -81,6 +86,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     proxy: str | None = None
+    root_path: str = ""
+    origins: tuple[str, ...] = ()
     tokens: Path | None = None
     max_body_bytes: int = 16 << 20
     max_items: int = 256
@@ -108,6 +115,7 @@ class Settings:
         limits = [name for name in vars(self) if name.startswith("max_")]
         for name in (*limits, "batch_tokens", "grace", "models_in_memory"):
             positive(name, getattr(self, name))
+        self._check_addresses()
         if self.timeout <= 0:
             raise InputError(f"Got timeout={self.timeout!r}; expected seconds, more than 0.")
         if self.wait < 0:
@@ -118,6 +126,19 @@ class Settings:
                 "this machine. Make a token with `esm2-features token new --tokens FILE` and start "
                 "with --tokens FILE, or leave the host at 127.0.0.1."
             )
+
+    def _check_addresses(self) -> None:
+        if not re.fullmatch(r"(?!/api(/|$))(/[\w.~-]+)*", self.root_path):
+            raise InputError(
+                f"Got root_path={self.root_path!r}; expected a path such as /esm2, without a slash "
+                "at its end, and other than the server's own /api."
+            )
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[\w.-]+(:\d+)?|https?://\[[\da-f:]+\](:\d+)?", origin):
+                raise InputError(
+                    f"Got the origin {origin!r}; expected the scheme and the host of a site, such "
+                    "as https://notebooks.example.org, without a path. Name each site."
+                )
 
     @property
     def address(self) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import re
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -738,7 +739,7 @@ def test_openapi_has_all_operations_and_examples_that_work(client):
         "/api/v3/models/",
         "/healthz",
         "/readyz",
-    } == set(document["paths"])
+    } == {path for path in document["paths"] if not re.match("/api/v1/(?!models)", path)}
     assert "HTTPValidationError" not in json.dumps(document)
     for path, methods in document["paths"].items():
         for operation in methods.values():
