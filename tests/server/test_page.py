@@ -12,6 +12,7 @@ import shutil
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sklearn.decomposition import PCA
 from starlette.testclient import TestClient
 
 from esm2_features import Engine, scan_variants
+from esm2_features._inputs.residues import warn_of_nucleotides
 from esm2_features.datasets import load_demo_peptides
 from esm2_features.server.app import create_app
 from esm2_features.server.models import LoadedModels
@@ -347,6 +349,95 @@ def test_an_error_names_the_sequence_which_can_be_skipped(visit):
     page.click("#leave-out")
     page.wait_for_selector("#results:not([hidden])")
     assert names(page) == ["good", "third", "fourth"]
+
+
+def test_all_wrong_sequences_are_left_out_at_once(visit, serve):
+    page = visit(serve(max_residues=9))
+    wrong = {"gap": "MK-T", "empty": "", "stop": "*", "hidden": "MK\u200bT", "digit": "MK2"}
+    long = {"long": "M" * 10, "longer": "M" * 12}
+    good = {"first": "MKTAYI", "second": "GSHM", "third": "GIGAV"}
+    records = {**good, **wrong, "fourth": "CCCC", **long, "last": "WWWW"}
+    embed(page, "".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
+    assert page.inner_text("#trouble-text") == "5 of 12 sequences cannot be embedded:"
+    said = page.locator("#trouble-list li").all_inner_texts()
+    assert said[0].startswith("Sequence 4 of 12, gap: It holds '-' at position 3")
+    assert said[1] == "Sequence 5 of 12, empty: It is empty. Add its residues, or leave it out."
+    assert said[2] == "Sequence 6 of 12, stop: It is empty. Add its residues, or leave it out."
+    assert said[3].startswith("Sequence 7 of 12, hidden: It holds U+200B at position 3")
+    assert page.locator("#results").is_hidden()
+    assert page.inner_text("#leave-out") == "Leave out all 5"
+    page.click("#leave-out")
+    page.wait_for_selector("#trouble:not([hidden])")  # only the server knows how long is too long
+    said = page.locator("#trouble-list li").all_inner_texts()
+    assert [line.partition(";")[0] for line in said] == [
+        "Sequence 10 of 12, long: It has 10 residues",
+        "Sequence 11 of 12, longer: It has 12 residues",
+    ]
+    page.click("#leave-out")
+    page.wait_for_selector("#left-out:not([hidden])")
+    page.wait_for_selector("#trouble", state="hidden")
+    kept = [name for name in records if name not in {**wrong, **long}]
+    assert names(page) == kept
+    page.click("#left-out summary")
+    left = page.locator("#left-out li").all_inner_texts()
+    assert [line.partition(":")[0] for line in left] == [*wrong, *long]
+    with np.load(io.BytesIO(download(page, "[data-save=npz]")), allow_pickle=False) as npz:
+        assert npz["id"].tolist() == kept
+
+
+def test_more_wrong_sequences_than_fit_are_counted(visit):
+    page = visit()
+    embed(page, ">good\nMKTAYI\n" + "".join(f">bad{i}\nMJ\n" for i in range(300)))
+    said = page.locator("#trouble-list li").all_inner_texts()
+    assert len(said) == 21
+    assert said[-1] == "and 280 more"
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == ["good"]
+    assert page.inner_text("#left-out summary") == "300 sequences are left out"
+
+
+def test_all_sequences_can_be_wrong(visit):
+    page = visit()
+    embed(page, ">a\n>b\n")
+    assert page.inner_text("#trouble-text") == "2 of 2 sequences cannot be embedded:"
+    page.click("#leave-out")
+    page.wait_for_function(
+        "() => /left out/.test(document.getElementById('trouble-text').textContent)"
+    )
+    assert page.locator("#results").is_hidden()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (">gene\nATGGCTAGCTAGCTAGCATG\n>two\nAUGGCUAGCUAGCUAGCAUGN\n", "gene (and 1 more) holds"),
+        ("acgtacgtacgtacgtacgt\n", "sequence 1 holds the letters ACGTUN only: is it DNA?"),
+        (">short\nATGGCTAGCTAGCTAGCAT\n>protein\nATGGCTAGCTAGCTAGCATL\n", ""),
+    ],
+)
+def test_nucleotides_are_noticed_as_in_the_library(visit, text, said):
+    page = visit()
+    page.fill("#text", text)
+    assert page.inner_text("#dna").startswith(said)
+    assert bool(page.inner_text("#dna")) == bool(said)
+    sequences = [line for line in text.splitlines() if not line.startswith(">")]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_nucleotides([s.upper() for s in sequences], rows=range(len(sequences)))
+    assert bool(caught) == bool(said)
+
+
+def test_regions_have_names_of_their_own(visit):
+    page = visit()
+    embed(page)
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view .heat")
+    tree = page.locator("body").aria_snapshot()
+    regions = re.findall(r'^\s*- region "(.*)"', tree, re.MULTILINE)
+    assert len(regions) >= 6
+    assert len(set(regions)) == len(regions)
 
 
 def test_an_empty_form_shows_an_error(visit):

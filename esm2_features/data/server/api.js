@@ -7,7 +7,7 @@ const MOST_TIMES = 20; // tries
 export class ServerError extends Error {
   constructor(status, facts) {
     super(facts.error);
-    Object.assign(this, { status, code: facts.code, row: facts.row, position: facts.position });
+    Object.assign(this, { status, code: facts.code, row: facts.row, limit: facts.limit });
   }
 }
 
@@ -92,7 +92,6 @@ export async function inPortions(sizes, { most, limit, send, onDone }) {
         limit = Math.min(limit, budget);
         continue;
       }
-      if (error instanceof ServerError && error.row !== undefined) error.row += from;
       throw error;
     }
     const seconds = (performance.now() - begun) / 1000;

@@ -41,6 +41,11 @@ function tidy(line) {
   return line.replace(/\s+/g, "").toUpperCase().replaceAll("<MASK>", "<mask>").replace(/\*$/, "");
 }
 
+/** Whether a sequence looks like DNA or RNA, whose letters stand for residues, too. */
+export function isNucleotides({ sequence }) {
+  return /^[ACGTUN]{20,}$/.test(sequence); // as in the library
+}
+
 /** Residues of a sequence; a mask is one. */
 export function residuesOf(sequence) {
   return sequence.match(/<mask>|./gu) ?? [];

@@ -46,7 +46,7 @@ async function scan(signal, onDone) {
   const rows = [];
   let order = [];
   await inPortions(residues.map(() => L), {
-    most: Math.max(1, Math.min(model.maxItems, Math.floor(MOST_NUMBERS / (20 * L)))),
+    most: Math.max(1, Math.min(model.schema.maxItems, Math.floor(MOST_NUMBERS / (20 * L)))),
     limit: 20_000,
     send: async (from, to) => {
       const items = residues.slice(from, to).map((_, k) => ({

@@ -29,7 +29,7 @@ const map = new PointMap($("map"), $("map-tip"), {
   },
 });
 
-/** Show results: records, rows (Float32Arrays), and how they were computed. */
+/** Show results: records, rows (Float32Arrays), lines about those left out, and how they were computed. */
 export async function showResults(run) {
   forgetOne();
   const { points, explained } = await pca(run.rows);
@@ -40,6 +40,10 @@ export async function showResults(run) {
   $("one-name").textContent = "Choose a sequence";
   $("one-none").hidden = false;
   $("one-part").hidden = true;
+  const n = run.leftOut.length;
+  $("left-out").hidden = !n;
+  $("left-out").firstElementChild.textContent = `${n} ${n === 1 ? "sequence is" : "sequences are"} left out`;
+  $("left-out").lastElementChild.replaceChildren(...run.leftOut.map((line) => element("li", {}, line)));
   const before = $("colour").value;
   const words = choices(run.records);
   $("colour").replaceChildren(...words.map((word) => element("option", { value: word }, word)));
