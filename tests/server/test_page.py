@@ -469,6 +469,14 @@ def test_a_token_is_requested_and_never_in_an_address(visit, serve, tmp_path):
     page.reload()
     page.wait_for_selector("#start:enabled")  # this tab knows it still
     assert page.input_value("#token") == ""
+    for link, text in (("Status", "in memory"), ("HTTP API", "encode"), ("OpenAPI", "openapi")):
+        page.click(f"footer >> text='{link}'")
+        page.wait_for_function("word => document.activeElement.textContent === word", arg=link)
+        assert focused(page) == "served-title"
+        assert text in page.inner_text("#served-text")
+    page.click("#served-close")
+    assert page.locator("#served").is_hidden()
+    assert focused(page) == "OpenAPI"
     assert addresses
     assert not any(token in url for url in addresses)
 
@@ -571,6 +579,147 @@ def test_a_point_can_be_pointed_at_dragged_and_chosen(visit):
     mouse.wheel(0, -200)  # about the point that is pointed at, which stays
     mouse.move(*(at[0] + [31, -20]))
     assert page.inner_text("#map-tip") == "left"
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_map_of_1500_residues_fits_the_page(visit, width):
+    page = visit(viewport={"width": width, "height": 844})
+    embed(page, f">long\n{(MELITTIN * 58)[:1500]}\n", model="tiny")
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-contacts")
+    page.wait_for_selector("#contacts-view .heat")
+    canvas = page.locator("#contacts-view .heat canvas")
+    page.wait_for_function("document.querySelector('#contacts-view canvas[tabindex]').width > 300")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box, frame = canvas.bounding_box(), page.locator("#contacts-view .heat").bounding_box()
+    assert box["width"] <= frame["width"]
+    assert box["width"] >= min(900, 0.9 * frame["width"])
+    assert canvas.evaluate("canvas => canvas.width") == pytest.approx(box["width"], abs=1)
+    canvas.hover(position={"x": box["width"] - 4, "y": 19})  # the last column of the first row
+    said = page.inner_text("#contacts-view output")
+    assert re.match(r"\w[1-9] and \w1(49\d|500): 0\.", said), said
+    page.set_viewport_size({"width": 600, "height": 844})
+    page.wait_for_function(
+        """() => { const canvas = document.querySelector("#contacts-view canvas[tabindex]");
+            return Math.abs(canvas.clientWidth - canvas.parentElement.clientWidth) < 9; }"""
+    )
+
+
+def test_a_contact_of_two_residues_is_seen_in_a_large_map(visit):
+    page = visit()
+    darkest = page.evaluate(
+        """async () => {
+            const { heatMap } = await import("./heat.js");
+            const { blues } = await import("./colours.js");
+            const names = Array.from({ length: 1500 }, (_, i) => String(i + 1));
+            const value = (i, j) => Number(i === 700 && j === 300);
+            const map = heatMap({ label: "x", rows: names, columns: names, value, colour: blues,
+                say: () => "", cell: 1, isFitted: true, rowsToo: true });
+            map.style.width = "390px";
+            document.body.append(map);
+            const canvas = map.querySelector("canvas");
+            while (canvas.width < 320) await new Promise(requestAnimationFrame);
+            const { data } = canvas.getContext("2d").getImageData(40, 22, canvas.width - 44, 340);
+            let found = 0;
+            for (let k = 0; k < data.length; k += 4) found += data[k] === 8 && data[k + 2] === 107;
+            return found;
+        }"""
+    )
+    assert darkest == 1
+
+
+def test_the_focus_stays_where_it_is(visit):
+    page = visit()
+    page.wait_for_selector("#start:enabled")
+    page.fill("#text", ">good\nMKTAYI\n>bad\nMJ\n>other\nGSHM\n>third\nGIGAV\n")
+    page.focus("#start")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert focused(page) == "start"
+    page.focus("#leave-out")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results:not([hidden])")
+    page.wait_for_selector("#work", state="hidden")
+    assert focused(page) == "start"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trouble:not([hidden])")
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    page.focus("#list tbody tr:nth-child(2) button")
+    page.keyboard.press("Enter")
+    assert focused(page) == "one-name"
+    for kind in ("scan", "contacts"):
+        page.focus(f"#ask-{kind}")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"#{kind}-view .heat, #{kind}-view .error")
+        assert focused(page) == f"ask-{kind}"
+
+
+def focused(page: Any) -> str:
+    found: str = page.evaluate("document.activeElement.id || document.activeElement.textContent")
+    return found
+
+
+def test_a_long_scan_says_how_long_it_takes_and_asks(visit):
+    page = visit()
+    page.evaluate(
+        "const now = performance.now.bind(performance); performance.now = () => 99999 * now()"
+    )
+    posts = []
+    page.on("request", lambda request: posts.append(request.url))
+    embed(page, f"{MELITTIN * 2}\n{MELITTIN}\n")
+    page.locator("#list tbody button").first.click()
+    assert page.inner_text("#scan-time") == ""
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view button.main")
+    assert re.fullmatch(r"About \d+ (s|min|h) for 52 positions\.", page.inner_text("#scan-view p"))
+    assert sum("predict" in url for url in posts) == 2
+    page.focus("#scan-view button.main")
+    page.keyboard.press("Enter")
+    assert focused(page) in ("Cancel", "scan-title")
+    page.wait_for_selector("#scan-view .heat")
+    assert focused(page) == "scan-title"
+    page.locator("#list tbody button").nth(1).click()
+    assert re.fullmatch(r"A scan takes about \d+ (s|min|h)\.", page.inner_text("#scan-time"))
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view button.main, #scan-view .heat")
+
+
+def test_a_long_scan_can_be_declined(visit):
+    page = visit()
+    page.evaluate(
+        "const now = performance.now.bind(performance); performance.now = () => 99999 * now()"
+    )
+    embed(page, MELITTIN * 4)
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view button.main")
+    page.get_by_role("button", name="Cancel").click()
+    assert page.inner_text("#scan-view") == "Cancelled."
+    assert focused(page) in ("scan-title", "ask-scan")
+
+
+def test_the_search_looks_at_names(visit):
+    page = visit()
+    embed(page, ">P1 melittin kind=a\nMKTAYI\n>melittin_2 kind=b\nGSHM\n>P3 kind=a\nGIGAV\n")
+    for words, found in (("MELIT", ["melittin_2"]), ("p", ["P1", "P3"]), ("gsh", []), ("kind", [])):
+        page.fill("#filter", words)
+        assert names(page) == found
+
+
+def test_others_are_grey(visit):
+    page = visit()
+    kinds = [f"k{i}" for i in range(10)]
+    text = "".join(f">s{i} kind={kind}\n{MELITTIN[i:]}\n" for i, kind in enumerate(kinds))
+    embed(page, text + f">t kind=k0\n{MELITTIN}\n>u\n{MELITTIN}\n")
+    said = page.locator("#legend li").all_inner_texts()
+    assert said[0] == "k0 (2)"
+    assert said[-2:] == ["others (3)", "no value (1)"]
+    colours = page.locator("#legend canvas").evaluate_all(
+        "all => all.map(one => [...one.getContext('2d').getImageData(16, 16, 1, 1).data])"
+    )
+    assert [colour[:3] for colour in colours[-2:]] == [[136, 136, 136]] * 2
+    assert len({tuple(colour) for colour in colours}) == len(colours) - 1
 
 
 def test_names_are_text_whatever_they_hold(visit):

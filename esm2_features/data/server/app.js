@@ -15,6 +15,7 @@ const EMPTY = "It is empty. Add its residues, or leave it out.";
 
 let run = null; // {records, rows, left, model, layer, pooling}; left: Map of rows left out to reasons
 let going = null;
+let isGuarded = Boolean(token.value); // whether the server asks for a token
 
 // ------------------------------------------------------------------ models
 
@@ -23,12 +24,8 @@ async function readModels() {
     ({ models } = await ask("api/v3/models/"));
   } catch (error) {
     $("start").disabled = true;
-    if (error.status === 401) {
-      const isWrong = Boolean(token.value);
-      $("token-part").open = true;
-      trouble(isWrong ? "The server does not know this token. Check that it is complete, or ask whoever runs the server for one." : "This server asks for a token. Type it in the field “Token”, and press “Use token”.");
-      $("token").focus();
-    } else trouble(error.message);
+    if (error.status === 401) askForToken();
+    else trouble(error.message);
     return;
   }
   $("trouble").hidden = true;
@@ -39,6 +36,39 @@ async function readModels() {
     ),
   );
   readLayers();
+}
+
+function askForToken() {
+  isGuarded = true;
+  $("token-part").open = true;
+  trouble(
+    token.value
+      ? "The server does not know this token. Check that it is complete, or ask whoever runs the server for one."
+      : "This server asks for a token. Type it in the field “Token”, and press “Use token”.",
+  );
+  $("token").focus();
+}
+
+/** Show a page of the server that a link cannot open, because only a request can send the token. */
+async function showServed(link) {
+  try {
+    const text = await ask(link.getAttribute("href"), { as: "text" });
+    const bare = text.replace(/<style>.*?<\/style>/s, ""); // the policy forbids it here
+    const page = new DOMParser().parseFromString(bare, "text/html").querySelector("main");
+    page?.querySelector("h1").remove();
+    $("served-text").replaceChildren(...(page?.childNodes ?? [element("pre", {}, text)]));
+  } catch (error) {
+    if (error.status === 401) askForToken();
+    else trouble(error.message);
+    return;
+  }
+  $("served-close").onclick = () => {
+    $("served").hidden = true;
+    link.focus();
+  };
+  $("served-title").textContent = link.textContent;
+  $("served").hidden = false;
+  $("served-title").focus();
 }
 
 function readLayers() {
@@ -176,8 +206,8 @@ async function goOn() {
     busy(false);
     if (error.name === "AbortError") trouble(`Cancelled: ${done()} of ${records.length} are done.`, { canGoOn: true });
     else if (error instanceof ServerError) {
-      if (error.status === 401) $("token-part").open = true;
       trouble(error.message, { canGoOn: true });
+      if (error.status === 401) $("token-part").open = true;
     } else throw error;
   }
   going = null;
@@ -249,17 +279,18 @@ function trouble(words, { refused, lines = [], canGoOn } = {}) {
 }
 
 function busy(is) {
-  $("work").hidden = !is;
-  $("cancel").hidden = !is;
-  $("start").disabled = is;
+  const held = document.activeElement;
+  $("work").hidden = $("cancel").hidden = !is;
+  $("start").setAttribute("aria-disabled", is); // a disabled button would lose the focus
   if (is) $("trouble").hidden = true;
+  if (held?.closest("[hidden]")) $("start").focus({ preventScroll: true });
 }
 
 // ------------------------------------------------------------------ events
 
 $("form").addEventListener("submit", (event) => {
   event.preventDefault();
-  start();
+  if (!going) start();
 });
 $("cancel").addEventListener("click", () => going?.abort());
 $("go-on").addEventListener("click", goOn);
@@ -298,5 +329,12 @@ for (const name of ["dragover", "dragleave", "drop"]) {
   });
 }
 
+for (const link of document.querySelectorAll("footer a")) {
+  link.addEventListener("click", (event) => {
+    if (!isGuarded) return;
+    event.preventDefault();
+    showServed(link);
+  });
+}
 count();
 await readModels();

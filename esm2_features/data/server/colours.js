@@ -4,6 +4,7 @@ const LENGTH = "length";
 const MOST_GROUPS = 8;
 const OTHERS = "others";
 const MISSING = "no value";
+const GREY = "#888888";
 
 // These can be distinguished with colour blindness; groups also differ by their shapes.
 const LIGHT = ["#0072b2", "#c04a00", "#007a5a", "#aa3377", "#7a6a00", "#5a4fcf", "#333333", "#b3001e"];
@@ -27,7 +28,7 @@ export function choices(records) {
   return [...scored.map(({ key }) => key), LENGTH];
 }
 
-/** Group points by a key: {labels, looks(i)}, and {groups, look} or, for numbers, {scale}. */
+/** Group points by a key: {labels, looks(i)}, and {groups} or, for numbers, {scale}. */
 export function sorting(records, choice) {
   const values = records.map(({ fields, length }) => (choice === LENGTH ? length : fields[choice]));
   const numbers = values.map((value) => (value === undefined || value === "" ? NaN : Number(value)));
@@ -42,7 +43,7 @@ export function sorting(records, choice) {
     const share = (value) => (high > low ? (value - low) / (high - low) : 0.5);
     const looks = (i) =>
       Number.isNaN(numbers[i])
-        ? { colour: "#888888", shape: "cross" }
+        ? { colour: GREY, shape: "cross" }
         : { colour: viridis(share(numbers[i])), shape: "circle" };
     return { labels, looks, scale: { low, high } };
   }
@@ -50,16 +51,20 @@ export function sorting(records, choice) {
   for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
   const known = [...counts.keys()].filter((value) => value !== undefined);
   known.sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
-  const all = counts.has(undefined) ? [...known, undefined] : known;
-  const shown = all.length > MOST_GROUPS ? all.slice(0, MOST_GROUPS - 1) : all;
-  const place = (value) => (shown.includes(value) ? shown.indexOf(value) : MOST_GROUPS - 1);
-  const look = (place) => ({ colour: (dark.matches ? DARK : LIGHT)[place], shape: SHAPES[place] });
-  const groups = shown.map((value) => ({ label: value ?? MISSING, count: counts.get(value) }));
-  if (all.length > shown.length) {
-    const count = records.length - groups.reduce((sum, group) => sum + group.count, 0);
-    groups.push({ label: OTHERS, count });
-  }
-  return { labels, looks: (i) => look(place(values[i])), groups, look };
+  const shown = known.length > MOST_GROUPS ? known.slice(0, MOST_GROUPS - 1) : known;
+  const groups = shown.map((value, place) => ({
+    label: value,
+    count: counts.get(value),
+    look: () => ({ colour: (dark.matches ? DARK : LIGHT)[place], shape: SHAPES[place] }),
+  }));
+  const rest = [
+    { label: OTHERS, count: 0, look: () => ({ colour: GREY, shape: "circle" }) },
+    { label: MISSING, count: counts.get(undefined) ?? 0, look: () => ({ colour: GREY, shape: "cross" }) },
+  ];
+  for (const value of known.slice(shown.length)) rest[0].count += counts.get(value);
+  const group = (value) => groups[shown.indexOf(value)] ?? rest[Number(value === undefined)];
+  const looks = (i) => group(values[i]).look();
+  return { labels, looks, groups: [...groups, ...rest.filter(({ count }) => count)] };
 }
 
 export function viridis(share) {

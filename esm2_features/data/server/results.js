@@ -77,12 +77,12 @@ function colour() {
     const scale = element("li", {}, scaleOf(viridis, number(low), number(high)));
     $("legend").replaceChildren(element("li", {}, choice), scale);
   } else {
-    $("legend").replaceChildren(...sorted.groups.map(({ label, count }, place) => {
+    $("legend").replaceChildren(...sorted.groups.map(({ label, count, look }) => {
       const canvas = element("canvas", { width: "32", height: "32", "aria-hidden": "true" });
       canvas.style.width = canvas.style.height = "16px";
       const context = canvas.getContext("2d");
       context.strokeStyle = "transparent";
-      mark(context, sorted.look(place), 16, 16, 11);
+      mark(context, look(), 16, 16, 11);
       return element("li", {}, canvas, element("span", {}, `${label} (${count})`));
     }));
   }
@@ -94,9 +94,7 @@ function colour() {
 
 function list() {
   const words = $("filter").value.trim().toLowerCase();
-  const found = shown.records.flatMap(({ header, name }, i) =>
-    `${name} ${header}`.toLowerCase().includes(words) ? [i] : [],
-  );
+  const found = shown.records.flatMap(({ name }, i) => (name.toLowerCase().includes(words) ? [i] : []));
   const rows = found.slice(0, many).map((i) => {
     const { name, length } = shown.records[i];
     const row = element("tr", { class: i === chosen ? "chosen" : "" },
@@ -164,8 +162,10 @@ $("filter").addEventListener("input", () => {
   list();
 });
 $("more").addEventListener("click", () => {
+  const before = many;
   many += AT_ONCE;
   list();
+  if ($("more").hidden) $("list").tBodies[0].rows[before].querySelector("button").focus();
 });
 $("zoom-in").addEventListener("click", () => map.zoom(1.5));
 $("zoom-out").addEventListener("click", () => map.zoom(1 / 1.5));
