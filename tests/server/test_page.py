@@ -471,8 +471,11 @@ def test_a_token_is_requested_and_never_in_an_address(visit, serve, tmp_path):
     assert page.input_value("#token") == ""
     for link, text in (("Status", "in memory"), ("HTTP API", "encode"), ("OpenAPI", "openapi")):
         page.click(f"footer >> text='{link}'")
-        page.wait_for_function("word => document.activeElement.textContent === word", arg=link)
-        assert focused(page) == "served-title"
+        page.wait_for_function(
+            """word => { const held = document.activeElement;
+                return held.id === "served-title" && held.textContent === word; }""",
+            arg=link,
+        )
         assert text in page.inner_text("#served-text")
     page.click("#served-close")
     assert page.locator("#served").is_hidden()
@@ -589,7 +592,9 @@ def test_a_map_of_1500_residues_fits_the_page(visit, width):
     page.click("#ask-contacts")
     page.wait_for_selector("#contacts-view .heat")
     canvas = page.locator("#contacts-view .heat canvas")
-    page.wait_for_function("document.querySelector('#contacts-view canvas[tabindex]').width > 300")
+    page.wait_for_function(
+        "() => document.querySelector('#contacts-view canvas[tabindex]').width > 300"
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     box, frame = canvas.bounding_box(), page.locator("#contacts-view .heat").bounding_box()
     assert box["width"] <= frame["width"]
@@ -741,6 +746,113 @@ def test_a_file_can_be_chosen(visit, tmp_path):
     path.write_bytes(gzip.compress(b">a\nMKTAYI\n>b\nGSHM\n"))
     page.set_input_files("#file", path)
     page.wait_for_function("() => document.getElementById('count').textContent")
+    assert page.inner_text("#count") == "2 sequences of 4 to 6 residues"
+
+
+def upload(page: Any, name: str, content: str) -> None:
+    page.wait_for_selector("#start:enabled")
+    file = {"name": name, "mimeType": "text/plain", "buffer": content.encode()}
+    page.set_input_files("#file", file)
+    page.wait_for_function("() => document.getElementById('count').textContent")
+
+
+def legend(page: Any) -> list[str]:
+    found: list[str] = page.locator("#legend > li").all_inner_texts()
+    return found
+
+
+def test_a_table_colours_the_map(visit):
+    page = visit()
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "protein": [f'name, "{i}"' for i in range(30)],
+            "activity": rng.normal(size=30).round(3),
+            "label": ["toxin", "hormone", None] * 10,
+            "Sequence": [MELITTIN[i % 13 :] for i in range(30)],
+            "fold": np.arange(30) % 5,
+        }
+    )
+    upload(page, "proteins.csv", frame.to_csv(index=False))
+    assert page.inner_text("#count") == "30 sequences of 14 to 26 residues"
+    assert page.input_value("#sequence-column") == "Sequence"
+    assert page.input_value("#name-column") == "protein"
+    embed(page, page.input_value("#text"))
+    assert names(page) == frame["protein"].tolist()
+    options = page.locator("#colour option").all_inner_texts()
+    assert options == ["label", "fold", "activity", "length"]
+    assert page.input_value("#colour") == "label"
+    assert legend(page) == ["hormone (10)", "toxin (10)", "no value (10)"]
+    page.select_option("#colour", "fold")
+    assert legend(page) == [f"{i} (6)" for i in range(5)]
+    before = drawn(page)
+    page.select_option("#colour", "activity")
+    low, high = frame["activity"].min(), frame["activity"].max()
+    assert legend(page)[0] == "activity"
+    assert [float(text) for text in legend(page)[1].split()] == [low, high]
+    assert drawn(page) != before
+    cells = page.locator("#list tbody tr:first-child td").all_inner_texts()
+    assert float(cells[1]) == frame["activity"][0]
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "found", "colours"),
+    [
+        ("id\tsequence\ty\nP1\tMKTAYI\t1\nP2\tGSHM\t0\nP3\tGIG\tNaN\n",
+         ["sequence", "id"], ["P1", "P2", "P3"], ["0 (1)", "1 (1)", "no value (1)"]),
+        ("\ufeff\"seq\";\"dG (kcal)\"\r\nMKTAYI;0,5\r\n\r\nGSHM;-1,5\r\nGIG;2\r\n",
+         ["seq", "(numbered)"], ["sequence 1", "sequence 2", "sequence 3"],
+         ["dG (kcal)", "\N{MINUS SIGN}1.5\n2"]),
+        ("one,MKTAYIAKQRQI,a\ntwo,GSHMGSHMGSHM,b\nmore,GIGAVLKVLTTG,a\n",
+         ["column 2", "column 1"], ["one", "two", "more"],
+         ["a (2)", "b (1)"]),
+        ("sequence\nMKTAYI\nGSHM\nGIG\n",
+         ["sequence", "(numbered)"], ["sequence 1", "sequence 2", "sequence 3"], None),
+        ("id,kind,kind,chain\na,x,p,MKTAYI\na,x,q,GSHM\na,y,q,GIGAVL\n",
+         ["chain", "id"], ["a", "a (2)", "a (3)"], ["x (2)", "y (1)"]),
+    ],
+)  # fmt: skip
+def test_tables_as_programs_write_them(visit, content, columns, found, colours):
+    page = visit()
+    upload(page, "table.txt", content)
+    assert [page.input_value(f"#{kind}-column") for kind in ("sequence", "name")] == columns
+    page.click("#start")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == found
+    if colours is not None:
+        shown = [re.sub(r"\s+", "\n", text) if "\n" in text else text for text in legend(page)]
+        assert [text.replace("-", "\N{MINUS SIGN}") for text in shown] == colours
+
+
+def test_columns_of_a_table_can_be_chosen(visit):
+    page = visit()
+    upload(
+        page, "x.csv", "id,heavy_seq,light_seq,kind\na,MKTAYI,GSH,x\nb,GIGAVL,CCC,y\nc,WWWW,,y\n"
+    )
+    page.select_option("#sequence-column", "light_seq")
+    page.select_option("#name-column", "heavy_seq")
+    assert page.inner_text("#count") == "3 sequences of 0 to 3 residues"
+    page.click("#start")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert page.inner_text("#trouble-text").startswith("Sequence 3 of 3, WWWW: It is empty.")
+    page.click("#show-row")
+    field = page.locator("#text")
+    marked = field.evaluate("field => field.value.slice(field.selectionStart, field.selectionEnd)")
+    assert marked == "c,WWWW,,y"
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == ["MKTAYI", "GIGAVL"]
+
+
+def test_a_line_with_too_many_cells_is_an_error(visit):
+    page = visit()
+    content = 'id,sequence\n"a\nb",MKTAYI\nc,GSHM,x\n'
+    upload(page, "x.csv", content)
+    said = "Line 4 has 3 cells, and the first line has 2."
+    assert page.inner_text("#count").startswith(said)
+    page.click("#start")
+    assert page.inner_text("#trouble-text").startswith(said)
+    page.fill("#text", content.replace(",x", ""))
     assert page.inner_text("#count") == "2 sequences of 4 to 6 residues"
 
 

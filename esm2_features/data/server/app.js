@@ -4,6 +4,7 @@ import { ask, inPortions, ServerError, token } from "./api.js";
 import { isNucleotides, parse, residuesOf } from "./fasta.js";
 import { $, element } from "./parts.js";
 import { showResults } from "./results.js";
+import { NUMBERED } from "./table.js";
 
 const MOST_TEXT = 5_000_000; // characters that the page can handle
 const RESIDUES = 20_000; // of a portion, at most
@@ -15,6 +16,7 @@ const EMPTY = "It is empty. Add its residues, or leave it out.";
 
 let run = null; // {records, rows, left, model, layer, pooling}; left: Map of rows left out to reasons
 let going = null;
+let chosen = {}; // columns of a table: {sequence, name}
 let isGuarded = Boolean(token.value); // whether the server asks for a token
 
 // ------------------------------------------------------------------ models
@@ -90,15 +92,33 @@ function hint(model) {
 
 // ------------------------------------------------------------------ sequences
 
+/** The sequences of the form; none, and a message, if they cannot be read. */
+function read(onError = () => {}) {
+  try {
+    return parse($("text").value, chosen);
+  } catch (error) {
+    onError(error.message);
+    return { records: null };
+  }
+}
+
 function count() {
-  const records = parse($("text").value);
+  let problem = "";
+  const { records: found, columns } = read((words) => (problem = words));
+  const records = found ?? [];
+  $("columns").hidden = !columns;
+  for (const kind of columns ? ["sequence", "name"] : []) {
+    const words = kind === "name" ? [NUMBERED, ...columns.all] : columns.all;
+    $(`${kind}-column`).replaceChildren(...words.map((word) => element("option", { value: word }, word)));
+    $(`${kind}-column`).value = columns[kind];
+  }
   const genes = records.filter(isNucleotides);
   const others = genes.length > 1 ? ` (and ${genes.length - 1} more)` : "";
   $("dna").textContent = genes.length
     ? `${genes[0].name}${others} holds the letters ACGTUN only: is it DNA? ESM-2 reads proteins. Translate it first.`
     : "";
   if (!records.length) {
-    $("count").textContent = "";
+    $("count").textContent = problem;
     return;
   }
   const lengths = records.map(({ length }) => length);
@@ -121,13 +141,15 @@ async function readFile(file) {
   if (text.length > MOST_TEXT) return trouble(tooLarge);
   $("trouble").hidden = true;
   $("text").value = text;
+  chosen = {};
   count();
 }
 
 // ------------------------------------------------------------------ embedding
 
 async function start() {
-  const records = parse($("text").value);
+  const { records } = read(trouble);
+  if (!records) return;
   if (!records.length) {
     trouble("There are no sequences. Paste some, choose a file, or show the example.");
     $("text").focus();
@@ -269,7 +291,7 @@ function trouble(words, { refused, lines = [], canGoOn } = {}) {
   $("show-row").onclick = () => {
     // The text may have changed.
     const [row] = refused.keys();
-    const record = parse($("text").value)[row] ?? run.records[row];
+    const record = read().records?.[row] ?? run.records[row];
     $("text").focus();
     $("text").setSelectionRange(record.from, record.to);
     const before = $("text").value.slice(0, record.from).split("\n").length;
@@ -296,6 +318,12 @@ $("cancel").addEventListener("click", () => going?.abort());
 $("go-on").addEventListener("click", goOn);
 $("model").addEventListener("change", readLayers);
 $("text").addEventListener("input", count);
+for (const kind of ["sequence", "name"]) {
+  $(`${kind}-column`).addEventListener("change", (event) => {
+    chosen[kind] = event.target.value;
+    count();
+  });
+}
 $("clear").addEventListener("click", () => {
   $("text").value = "";
   count();

@@ -1,9 +1,12 @@
 // Colours and shapes of the points of a map: one for each group, or a scale for numbers.
 
+import { isNumber } from "./table.js";
+
 const LENGTH = "length";
 const MOST_GROUPS = 8;
 const OTHERS = "others";
 const MISSING = "no value";
+const LABEL = /^(labels?|class|target|kind|y)$/i;
 const GREY = "#888888";
 
 // These can be distinguished with colour blindness; groups also differ by their shapes.
@@ -13,30 +16,35 @@ const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down", "plu
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** Keys to colour points by: those of the headers, and the length. */
+/** Keys to colour points by: those of headers or columns, and the length. */
 export function choices(records) {
   const keys = new Map();
   for (const { fields } of records) {
-    for (const key of Object.keys(fields)) keys.set(key, (keys.get(key) ?? 0) + 1);
+    for (const key of Object.keys(fields)) if (key !== LENGTH) keys.set(key, (keys.get(key) ?? 0) + 1);
   }
-  // Keys with few values come first: they make groups.
+  // Usual names of labels come first, then keys with few values, which make groups, then numbers.
   const scored = [...keys].map(([key, count]) => {
     const distinct = new Set(records.map(({ fields }) => fields[key]));
-    return { key, groups: distinct.size > 1 && distinct.size <= MOST_GROUPS && count > 1 };
+    const isGroups = distinct.size > 1 && distinct.size <= MOST_GROUPS && count > 1;
+    const score = 4 * LABEL.test(key) + 2 * isGroups + Boolean(sorting(records, key).scale);
+    return { key, score };
   });
-  scored.sort((a, b) => b.groups - a.groups);
+  scored.sort((a, b) => b.score - a.score);
   return [...scored.map(({ key }) => key), LENGTH];
 }
 
 /** Group points by a key: {labels, looks(i)}, and {groups} or, for numbers, {scale}. */
 export function sorting(records, choice) {
   const values = records.map(({ fields, length }) => (choice === LENGTH ? length : fields[choice]));
-  const numbers = values.map((value) => (value === undefined || value === "" ? NaN : Number(value)));
+  const numbers = values.map((value) => (value !== undefined && isNumber(String(value)) ? Number(value) : NaN));
   const there = numbers.filter((value) => !Number.isNaN(value));
+  const distinct = new Set(there);
+  // A few whole numbers are names of classes.
+  const isClasses = distinct.size <= MOST_GROUPS && there.every(Number.isInteger);
   const isScale =
     there.length > 0 &&
     values.every((value, i) => value === undefined || !Number.isNaN(numbers[i])) &&
-    (choice === LENGTH || new Set(there).size > MOST_GROUPS);
+    (choice === LENGTH || (distinct.size > 2 && !isClasses));
   const labels = values.map((value) => (value === undefined ? "" : String(value)));
   if (isScale) {
     const [low, high] = there.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
