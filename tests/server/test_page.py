@@ -793,6 +793,8 @@ def test_a_table_colours_the_map(visit):
     assert drawn(page) != before
     cells = page.locator("#list tbody tr:first-child td").all_inner_texts()
     assert float(cells[1]) == frame["activity"][0]
+    embed(page, f"id,sequence,class\na,{MELITTIN},x\nb,GSHM,y\nc,GIG,y\n")
+    assert legend(page) == ["y (2)", "x (1)"]  # a choice is for its own columns
 
 
 @pytest.mark.parametrize(
@@ -854,6 +856,60 @@ def test_a_line_with_too_many_cells_is_an_error(visit):
     assert page.inner_text("#trouble-text").startswith(said)
     page.fill("#text", content.replace(",x", ""))
     assert page.inner_text("#count") == "2 sequences of 4 to 6 residues"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_in_any_state(visit, serve, tmp_path, scheme, width):
+    axe = importlib.import_module("axe_playwright_python.sync_playwright").Axe()
+    found = {}
+    looks = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
+
+    def check(page: Any, state: str) -> None:
+        violations = axe.run(page).response["violations"]
+        found[state] = [
+            (one["id"], [node["target"] for node in one["nodes"]]) for one in violations
+        ]
+
+    page = visit(**looks)
+    page.wait_for_selector("#start:enabled")
+    check(page, "empty")
+    embed(page, f">a\nMK-T\n>b\n>dna\n{'ACGT' * 5}\n>c kind=x\nGSHM\n>d\nGIGA\n")
+    check(page, "error")
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    page.click("#left-out summary")
+    check(page, "left out")
+    embed(page, model="tiny")
+    check(page, "map")
+    page.locator("#list tbody button").first.click()
+    for kind in ("scan", "contacts"):
+        page.click(f"#ask-{kind}")
+        page.wait_for_selector(f"#{kind}-view .heat")
+        page.click(f"#{kind}-view summary")
+        check(page, kind)
+    rows = "".join(f"p{i},{MELITTIN[i:]},{i / 3},k{i}\n" for i in range(10))
+    embed(page, f"id,sequence,activity,kind\n{rows}long,{MELITTIN * 40},,\n", model="mini")
+    for choice in ("activity", "kind", "length"):
+        page.select_option("#colour", choice)
+        check(page, f"coloured by {choice}")
+    page.locator("#list tbody button").last.click()
+    page.click("#ask-contacts")
+    page.wait_for_selector("#contacts-view .error")
+    check(page, "a long sequence, and no contacts")
+
+    token = new_token(tmp_path / "tokens", "tests")
+    page = visit(serve(tokens=tmp_path / "tokens"), **looks)
+    page.wait_for_selector("#trouble:not([hidden])")
+    check(page, "token")
+    page.fill("#token", token)
+    page.press("#token", "Enter")
+    page.wait_for_selector("#start:enabled")
+    for link in page.locator("footer a").all():
+        link.click()
+        page.wait_for_function("() => document.activeElement.id === 'served-title'")
+        check(page, link.inner_text())
+    assert not any(found.values()), found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -52,7 +52,7 @@ export function sorting(records, choice) {
     const looks = (i) =>
       Number.isNaN(numbers[i])
         ? { colour: GREY, shape: "cross" }
-        : { colour: viridis(share(numbers[i])), shape: "circle" };
+        : { colour: viridis(share(numbers[i])), shape: "circle", edge: GREY };
     return { labels, looks, scale: { low, high } };
   }
   const counts = new Map();
@@ -119,13 +119,16 @@ function plus(turn) {
   return corners.map(([x, y]) => [c * x - s * y, s * x + c * y]);
 }
 
-/** Draw one mark, filled. */
-export function mark(context, { colour, shape }, x, y, radius) {
+/** Draw one mark, filled; with an edge of its own where its colour may be close to the background. */
+export function mark(context, { colour, shape, edge }, x, y, radius) {
   context.beginPath();
   if (shape === "circle") context.arc(x, y, radius, 0, 2 * Math.PI);
   else PATHS[shape].forEach(([dx, dy]) => context.lineTo(x + radius * dx, y + radius * dy));
   context.closePath();
   context.fillStyle = colour;
   context.fill();
+  const { strokeStyle } = context;
+  context.strokeStyle = edge ?? strokeStyle;
   context.stroke();
+  context.strokeStyle = strokeStyle;
 }

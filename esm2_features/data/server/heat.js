@@ -61,12 +61,14 @@ export function heatMap({ label, rows, columns, value, colour, say, cell: most, 
     context.font = "11px system-ui, sans-serif";
     context.textAlign = "center";
     columns.forEach((name, j) => {
-      if ((j + 1) % every === 0 || j === 0) context.fillText(name, left + (j + 0.5) * cell, 12);
+      if ((j + 1) % every && j) return;
+      const half = context.measureText(name).width / 2;
+      context.fillText(name, Math.min(left + (j + 0.5) * cell, width - half), 12);
     });
     context.textAlign = "right";
     rows.forEach((name, i) => {
       if (rowsToo && (i + 1) % every !== 0 && i !== 0) return;
-      context.fillText(name, left - 4, top + (i + 0.5) * cell + 4);
+      context.fillText(name, left - 4, Math.min(top + (i + 0.5) * cell + 4, height - 1));
     });
     if (at) {
       context.lineWidth = 2;

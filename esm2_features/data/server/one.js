@@ -71,6 +71,7 @@ async function scan(signal, tell, agree) {
     done += Math.min(L - 1, most, Math.max(1, Math.floor(SAMPLE / L)));
     await send(1, done);
     const seconds = secondsLeft(1);
+    tell(done / L, "");
     await agree(`About ${duration(seconds)} for ${L} positions.`, seconds > LONG);
   }
   const start = done;

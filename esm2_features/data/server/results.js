@@ -12,6 +12,8 @@ const NEIGHBOURS = 10;
 const AT_ONCE = 500; // rows of the list
 const FEWEST = 3; // points of a map
 
+const groupHeads = [$("list-group"), $("near-group")].map((head) => [head, head.previousElementSibling]);
+
 let shown = null; // {records, rows, model, layer, pooling, points, looks}
 let chosen = -1;
 let many = AT_ONCE;
@@ -44,10 +46,12 @@ export async function showResults(run) {
   $("left-out").hidden = !n;
   $("left-out").firstElementChild.textContent = `${n} ${n === 1 ? "sequence is" : "sequences are"} left out`;
   $("left-out").lastElementChild.replaceChildren(...run.leftOut.map((line) => element("li", {}, line)));
-  const before = $("colour").value;
+  const before = [...$("colour").options].map(({ value }) => value);
   const words = choices(run.records);
-  $("colour").replaceChildren(...words.map((word) => element("option", { value: word }, word)));
-  $("colour").value = words.includes(before) ? before : words[0];
+  // The choice stays for data of the same kind.
+  if (words.join("\n") !== before.join("\n")) {
+    $("colour").replaceChildren(...words.map((word) => element("option", { value: word }, word)));
+  }
   const isMap = run.records.length >= FEWEST;
   $("map-part").hidden = $("colour").parentElement.hidden = !isMap;
   $("map-none").hidden = isMap;
@@ -68,9 +72,10 @@ function colour() {
   map.looks = sorted.looks;
   map.draw();
   const choice = $("colour").value;
-  for (const id of ["list-group", "near-group"]) {
-    $(id).textContent = choice === "length" ? "Group" : choice;
-    $(id).hidden = choice === "length";
+  for (const [head, before] of groupHeads) {
+    head.textContent = choice;
+    if (choice === "length") head.remove();
+    else before.after(head);
   }
   if (sorted.scale) {
     const { low, high } = sorted.scale;
@@ -112,7 +117,7 @@ function list() {
 }
 
 function group(i) {
-  return $("list-group").hidden ? [] : [element("td", {}, shown.sorted.labels[i])];
+  return $("colour").value === "length" ? [] : [element("td", {}, shown.sorted.labels[i] || "–")];
 }
 
 function chooser(i, name) {
@@ -126,6 +131,7 @@ function chooser(i, name) {
 
 function neighbours() {
   const near = nearest(shown.rows, chosen, NEIGHBOURS);
+  $("near-part").hidden = !near.length;
   $("near").tBodies[0].replaceChildren(
     ...near.map(({ index, cosine }) => {
       const { name, length } = shown.records[index];
