@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from esm2_features._checkpoints.contents import read_json
-from esm2_features.exceptions import CheckpointError
+from esm2_features.exceptions import CheckpointError, shorten
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
@@ -75,8 +75,8 @@ def _shards(index: Path) -> tuple[Path, ...]:
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
             raise CheckpointError(
-                f"{index} names the file {name!r}, which is not in {folder}. Is the checkpoint "
-                "complete? Copy or download it again.",
+                f"{index} names the file {shorten(name)!r}, which is not in {folder}. Is the "
+                "checkpoint complete? Copy or download it again.",
                 path=str(folder),
             )
     return tuple(folder / name for name in names)
