@@ -7,6 +7,7 @@ the format that the client accepts (`api_versions`, `responses`), or as an error
 """
 
 import asyncio
+import logging
 import threading
 import time
 from collections import ChainMap
@@ -23,6 +24,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, ModelCard, slug
+from esm2_features.exceptions import printable
 from esm2_features.server.api_versions import VERSION_1, VERSION_2, VERSION_3
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
@@ -313,6 +315,7 @@ def run(settings: Settings) -> None:
     """
     import uvicorn
 
+    logging.getLogger("uvicorn.access").addFilter(_escape)
     from esm2_features.server.connections import BACKLOG, bounded_protocol
 
     uvicorn.run(
@@ -329,6 +332,13 @@ def run(settings: Settings) -> None:
         timeout_graceful_shutdown=max(1, settings.grace - _CLOSE_SECONDS),
         log_level="info",
     )
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Escape control characters in a line of the log, such as those of X-Forwarded-For."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(printable(it) if isinstance(it, str) else it for it in record.args)
+    return True
 
 
 # ------------------------------------------------------------------ routes

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import logging
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +24,7 @@ from esm2_features._checkpoints.catalogue import slug
 from esm2_features._inputs.alphabet import TOKENS
 from esm2_features.exceptions import InputError, OutOfMemoryError
 from esm2_features.server.api_versions import Instances
-from esm2_features.server.app import create_app, run
+from esm2_features.server.app import _escape, create_app, run
 from esm2_features.server.models import LoadedModels
 from esm2_features.server.requests import Items, _limited
 from esm2_features.server.settings import Settings, read_rate
@@ -390,6 +391,12 @@ def test_too_many_requests_get_the_time_to_retry(serve):
     refused(response, 429, "too_many_requests")
     assert 1 <= int(response.headers["retry-after"]) <= 30
     assert read_rate("2/minute") == (2, 60.0)
+
+
+def test_the_log_shows_no_control_characters():
+    record = logging.LogRecord("x", 20, "", 0, "%s %d", ("a\x9b31m\tb\n\x1b[0m", 5), None)
+    assert _escape(record)
+    assert record.getMessage() == r"a\x9b31m\tb\n\x1b[0m 5"
 
 
 def test_a_token_has_a_rate_unless_none_is_asked_for(settings, tmp_path):
