@@ -8,6 +8,7 @@ accepts (`api_versions`, `responses`), or as an error (`errors`).
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -15,6 +16,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from esm2_features.exceptions import printable
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
     ErrorBody,
@@ -129,6 +131,7 @@ def run(settings: Settings) -> None:
 
     from esm2_features.server.connections import BACKLOG, bounded_protocol
 
+    logging.getLogger("uvicorn.access").addFilter(_escape)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -143,6 +146,13 @@ def run(settings: Settings) -> None:
         timeout_graceful_shutdown=max(1, settings.grace - CLOSE_SECONDS),
         log_level="info",
     )
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Escape control characters in a line of the log, such as those of X-Forwarded-For."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(printable(it) if isinstance(it, str) else it for it in record.args)
+    return True
 
 
 class _PathMiddleware:
