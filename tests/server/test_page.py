@@ -767,7 +767,7 @@ def test_a_table_colours_the_map(visit):
     frame = pd.DataFrame(
         {
             "protein": [f'name, "{i}"' for i in range(30)],
-            "activity": rng.normal(size=30).round(3),
+            "activity": [*rng.normal(size=29).round(3), None],
             "label": ["toxin", "hormone", None] * 10,
             "Sequence": [MELITTIN[i % 13 :] for i in range(30)],
             "fold": np.arange(30) % 5,
@@ -790,6 +790,7 @@ def test_a_table_colours_the_map(visit):
     low, high = frame["activity"].min(), frame["activity"].max()
     assert legend(page)[0] == "activity"
     assert [float(text) for text in legend(page)[1].split()] == [low, high]
+    assert legend(page)[2:] == ["no value (1)"]
     assert drawn(page) != before
     cells = page.locator("#list tbody tr:first-child td").all_inner_texts()
     assert float(cells[1]) == frame["activity"][0]
@@ -812,6 +813,8 @@ def test_a_table_colours_the_map(visit):
          ["sequence", "(numbered)"], ["sequence 1", "sequence 2", "sequence 3"], None),
         ("id,kind,kind,chain\na,x,p,MKTAYI\na,x,q,GSHM\na,y,q,GIGAVL\n",
          ["chain", "id"], ["a", "a (2)", "a (3)"], ["x (2)", "y (1)"]),
+        ("name\tconstructor\tprotein sequence\na\t\tMKTAYI\nb\tx\tGSHM\na\t\"x\n\"\tGIG*\n",
+         ["protein sequence", "name"], ["a", "b", "a (2)"], ["x (2)", "no value (1)"]),
     ],
 )  # fmt: skip
 def test_tables_as_programs_write_them(visit, content, columns, found, colours):

@@ -33,7 +33,7 @@ export function choices(records) {
   return [...scored.map(({ key }) => key), LENGTH];
 }
 
-/** Group points by a key: {labels, looks(i)}, and {groups} or, for numbers, {scale}. */
+/** Group points by a key: {labels, looks(i), groups}, and for numbers {scale}. */
 export function sorting(records, choice) {
   const values = records.map(({ fields, length }) => (choice === LENGTH ? length : fields[choice]));
   const numbers = values.map((value) => (value !== undefined && isNumber(String(value)) ? Number(value) : NaN));
@@ -46,14 +46,16 @@ export function sorting(records, choice) {
     values.every((value, i) => value === undefined || !Number.isNaN(numbers[i])) &&
     (choice === LENGTH || (distinct.size > 2 && !isClasses));
   const labels = values.map((value) => (value === undefined ? "" : String(value)));
+  const missing = values.filter((value) => value === undefined).length;
+  const rest = { label: MISSING, count: missing, look: () => ({ colour: GREY, shape: "cross" }) };
   if (isScale) {
     const [low, high] = there.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
     const share = (value) => (high > low ? (value - low) / (high - low) : 0.5);
     const looks = (i) =>
       Number.isNaN(numbers[i])
-        ? { colour: GREY, shape: "cross" }
+        ? rest.look()
         : { colour: viridis(share(numbers[i])), shape: "circle", edge: GREY };
-    return { labels, looks, scale: { low, high } };
+    return { labels, looks, groups: missing ? [rest] : [], scale: { low, high } };
   }
   const counts = new Map();
   for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
@@ -65,14 +67,11 @@ export function sorting(records, choice) {
     count: counts.get(value),
     look: () => ({ colour: (dark.matches ? DARK : LIGHT)[place], shape: SHAPES[place] }),
   }));
-  const rest = [
-    { label: OTHERS, count: 0, look: () => ({ colour: GREY, shape: "circle" }) },
-    { label: MISSING, count: counts.get(undefined) ?? 0, look: () => ({ colour: GREY, shape: "cross" }) },
-  ];
-  for (const value of known.slice(shown.length)) rest[0].count += counts.get(value);
-  const group = (value) => groups[shown.indexOf(value)] ?? rest[Number(value === undefined)];
+  const others = { label: OTHERS, count: 0, look: () => ({ colour: GREY, shape: "circle" }) };
+  for (const value of known.slice(shown.length)) others.count += counts.get(value);
+  const group = (value) => groups[shown.indexOf(value)] ?? (value === undefined ? rest : others);
   const looks = (i) => group(values[i]).look();
-  return { labels, looks, groups: [...groups, ...rest.filter(({ count }) => count)] };
+  return { labels, looks, groups: [...groups, ...[others, rest].filter(({ count }) => count)] };
 }
 
 export function viridis(share) {

@@ -18,7 +18,7 @@ export function parse(text, chosen = {}) {
     seen.add(record.name);
     record.sequence = tidy(record.sequence);
     record.length = residuesOf(record.sequence).length;
-    record.fields ??= fieldsOf(record.header);
+    record.fields = Object.assign(Object.create(null), record.fields ?? fieldsOf(record.header));
     record.header ??= Object.entries(record.fields).map(([key, value]) => `${key}: ${value}`).join(", ");
   }
   return { records, columns: table?.columns };

@@ -77,20 +77,20 @@ function colour() {
     if (choice === "length") head.remove();
     else before.after(head);
   }
+  const items = sorted.groups.map(({ label, count, look }) => {
+    const canvas = element("canvas", { width: "32", height: "32", "aria-hidden": "true" });
+    canvas.style.width = canvas.style.height = "16px";
+    const context = canvas.getContext("2d");
+    context.strokeStyle = "transparent";
+    mark(context, look(), 16, 16, 11);
+    return element("li", {}, canvas, element("span", {}, `${label} (${count})`));
+  });
   if (sorted.scale) {
     const { low, high } = sorted.scale;
     const scale = element("li", {}, scaleOf(viridis, number(low), number(high)));
-    $("legend").replaceChildren(element("li", {}, choice), scale);
-  } else {
-    $("legend").replaceChildren(...sorted.groups.map(({ label, count, look }) => {
-      const canvas = element("canvas", { width: "32", height: "32", "aria-hidden": "true" });
-      canvas.style.width = canvas.style.height = "16px";
-      const context = canvas.getContext("2d");
-      context.strokeStyle = "transparent";
-      mark(context, look(), 16, 16, 11);
-      return element("li", {}, canvas, element("span", {}, `${label} (${count})`));
-    }));
+    items.unshift(element("li", {}, choice), scale);
   }
+  $("legend").replaceChildren(...items);
   list();
   if (chosen >= 0) neighbours();
 }

@@ -34,14 +34,9 @@ export function readTable(text, chosen) {
     );
   }
   const columns = all.map((_, k) => rows.map(({ cells }) => known(cells[k], delimiter)));
-  const share = (column) => column.filter((cell) => RESIDUES.test(cell.toUpperCase())).length;
-  const letters = (column) => column.reduce((sum, cell) => sum + cell.length, 0);
   const isUnique = (k) => new Set(columns[k]).size === rows.length && columns[k].every((cell) => cell && !isNumber(cell));
   const guessed = all.findIndex((name) => SEQUENCE.test(plain(name)));
-  const best = [...all.keys()].sort(
-    (a, b) => share(columns[b]) - share(columns[a]) || letters(columns[b]) - letters(columns[a]),
-  );
-  const sequence = all.includes(chosen.sequence) ? all.indexOf(chosen.sequence) : guessed >= 0 ? guessed : best[0];
+  const sequence = all.includes(chosen.sequence) ? all.indexOf(chosen.sequence) : guessed >= 0 ? guessed : likeliest(columns);
   const rest = [...all.keys()].filter((k) => k !== sequence);
   const name =
     chosen.name === NUMBERED
@@ -56,6 +51,16 @@ export function readTable(text, chosen) {
     to,
   }));
   return { records, columns: { all, sequence: all[sequence], name: name === undefined ? NUMBERED : all[name] } };
+}
+
+/** The column with the most cells that may be sequences, and the most letters in them. */
+function likeliest(columns) {
+  const residues = columns.map((column) => column.filter((cell) => RESIDUES.test(cell.toUpperCase())));
+  const letters = residues.map((cells) => cells.join("").length);
+  const [best] = [...columns.keys()].sort(
+    (a, b) => residues[b].length - residues[a].length || letters[b] - letters[a],
+  );
+  return best;
 }
 
 export function isNumber(text) {
