@@ -829,6 +829,41 @@ def test_tables_as_programs_write_them(visit, content, columns, found, colours):
         assert [text.replace("-", "\N{MINUS SIGN}") for text in shown] == colours
 
 
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [("utf-16", "\n"), ("utf-16-be", "\n"), ("utf-8-sig", "\r\n"), ("cp1252", "\r")],
+)
+def test_files_in_other_encodings(visit, tmp_path, encoding, line):
+    page = visit()
+    page.wait_for_selector("#start:enabled")
+    lines = ["# made by hand, for tests", "id\tsequence\tkind", "é\tMKTAYI\tñ", "b\tGSHM\tx"]
+    text = line.join([*lines, "c\tGSHMG\tñ", ""])
+    path = tmp_path / "table.tsv"
+    path.write_bytes((b"\xfe\xff" if encoding.endswith("be") else b"") + text.encode(encoding))
+    page.set_input_files("#file", path)
+    page.wait_for_function("() => document.getElementById('count').textContent")
+    page.click("#start")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == ["é", "b", "c"]
+    assert legend(page) == ["ñ (2)", "x (1)"]
+
+
+def test_many_equal_names_are_numbered_in_no_time(visit):
+    page = visit()
+    seconds = page.evaluate(
+        """async text => {
+            const { parse } = await import("./fasta.js");
+            const begun = performance.now();
+            parse(text);
+            return (performance.now() - begun) / 1000;
+        }""",
+        ">a\nMKT\n" * 30_000,
+    )
+    assert seconds < 5
+    embed(page, "id,sequence\na,MKT\na (2),MKT\na,GSHM\na,GIG\na (2),GIG\n")
+    assert names(page) == ["a", "a (2)", "a (3)", "a (4)", "a (2) (2)"]
+
+
 def test_columns_of_a_table_can_be_chosen(visit):
     page = visit()
     upload(

@@ -134,7 +134,7 @@ async function readFile(file) {
   let text;
   try {
     const stream = zipped ? file.stream().pipeThrough(new DecompressionStream("gzip")) : file.stream();
-    text = await new Response(stream).text();
+    text = decoded(await new Response(stream).arrayBuffer());
   } catch {
     return trouble(`${file.name} cannot be read. Check that it is a text file, and complete if it is compressed.`);
   }
@@ -143,6 +143,17 @@ async function readFile(file) {
   $("text").value = text;
   chosen = {};
   count();
+}
+
+/** The text of a file: UTF-16 as spreadsheets write it, UTF-8, or else Windows-1252. */
+function decoded(bytes) {
+  const [first, second] = new Uint8Array(bytes, 0, Math.min(2, bytes.byteLength));
+  const isWide = first + second === 0xff + 0xfe && Math.abs(first - second) === 1;
+  try {
+    return new TextDecoder(isWide ? `utf-16${first > second ? "le" : "be"}` : "utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    return new TextDecoder("windows-1252").decode(bytes);
+  }
 }
 
 // ------------------------------------------------------------------ embedding

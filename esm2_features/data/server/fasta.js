@@ -11,11 +11,13 @@ export function parse(text, chosen = {}) {
   const plain = !/^\s*>/m.test(text);
   const table = plain ? readTable(text, chosen) : null;
   const records = table?.records ?? recordsOf(text, plain);
-  const seen = new Set();
+  const seen = new Map(); // names to how often they have been seen
   for (const record of records) {
     const { name } = record;
-    for (let times = 2; seen.has(record.name); times++) record.name = `${name} (${times})`;
-    seen.add(record.name);
+    let times = seen.get(name) ?? 0;
+    while (seen.has(record.name)) record.name = `${name} (${++times})`;
+    seen.set(name, Math.max(1, times));
+    seen.set(record.name, 1);
     record.sequence = tidy(record.sequence);
     record.length = residuesOf(record.sequence).length;
     record.fields = Object.assign(Object.create(null), record.fields ?? fieldsOf(record.header));

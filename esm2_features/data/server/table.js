@@ -12,7 +12,7 @@ export const NUMBERED = "(numbered)";
  * text is none. chosen: names of the columns of sequences and names; without them, they are guessed.
  */
 export function readTable(text, chosen) {
-  const [first] = text.trimStart().split(/[\r\n]/, 1);
+  const [first] = text.replace(/^(\s*#[^\r\n]*)*\s*/, "").split(/[\r\n]/, 1);
   const times = (sign) => first.split(sign).length;
   const [delimiter] = ["\t", ",", ";"].sort((a, b) => times(b) - times(a));
   if (!first.includes(delimiter) && !SEQUENCE.test(plain(unquoted(first)))) return null;
@@ -67,7 +67,7 @@ export function isNumber(text) {
   return text.trim() !== "" && Number.isFinite(Number(text));
 }
 
-/** The cells of each line that is not blank, as RFC 4180 quotes them; from and to locate it in the text. */
+/** The cells of each line that is not blank and no comment, as RFC 4180 quotes them; from and to locate it in the text. */
 function linesOf(text, delimiter) {
   const cell = new RegExp(
     `(?:[ \\uFEFF]*"([^"]*(?:""[^"]*)*)"[^${delimiter}\\r\\n]*|([^${delimiter}\\r\\n]*))(${delimiter}|\\r\\n|\\r|\\n|$)`,
@@ -79,7 +79,7 @@ function linesOf(text, delimiter) {
   for (let match; (match = cell.exec(text)); ) {
     cells.push((match[1]?.replaceAll('""', '"') ?? match[2]).trim());
     if (match[3] === delimiter) continue;
-    if (cells.some(Boolean)) lines.push({ cells, from, to: cell.lastIndex - match[3].length });
+    if (cells.some(Boolean) && !cells[0].startsWith("#")) lines.push({ cells, from, to: cell.lastIndex - match[3].length });
     cells = [];
     from = cell.lastIndex;
     if (!match[3]) break;
