@@ -169,6 +169,7 @@ def test__score__gives_each_variant_a_score(agent):
     assert "position 2" in agent.error("score_variants", sequence=SEQUENCE, variants=["A2R"])
 
 
+@pytest.mark.slow
 def test__remedies_in_messages__are_arguments_of_the_tool(agent):
     odd = {"sequence": "MKJTAYIAKQ"}
     for tool, rest in (("scan_protein", {}), ("score_variants", {"variants": ["M1A"]})):
@@ -211,6 +212,7 @@ def peptides() -> str:
     return "id,sequence,kind\n" + "".join(f"{i},{row[1]},{k}\n" for i, (row, k) in enumerate(some))
 
 
+@pytest.mark.slow
 def test__compare_and_predict__go_together(local, peptides):
     (local.folder / "t.csv").write_text(peptides)
     options = {"model": "mini", "layers": [6], "cv": 2}
@@ -379,6 +381,7 @@ def test__ids__stay_data(agent):
     assert max(len(one["query"]) for one in found["found"]) <= 60
 
 
+@pytest.mark.slow
 def test__many_calls__do_not_stop_the_server(agent):
     async def storm() -> int:
         refused = 0

@@ -73,10 +73,8 @@ def of_geometry(geometry):
 
 
 QUICK = [
-    ("float32", "one", "mixed"),
     ("float16", "one", "mixed"),
     ("float16", "split", "mixed"),
-    ("float16", "streamed", "mixed"),
     ("float16", "streamed", "windows"),
 ]
 SLOW_FLOAT32 = pytest.mark.parametrize(

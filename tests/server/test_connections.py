@@ -170,6 +170,7 @@ def test_no_more_connections_than_the_system_lets_open(monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+@pytest.mark.slow
 def test_sigterm_ends_the_server_though_clients_do_not_read():
     with socket.create_server(("127.0.0.1", 0)) as found:
         port = found.getsockname()[1]
