@@ -3,12 +3,14 @@
     POST /api/v1/models/{model}/{predict|transform}/
     POST /api/v2/{model}/{encode|predict}/
     POST /api/v3/{model}/{encode|predict|log_prob}/
+    POST /api/v1/{model}/{encode|predict|log_prob}     (BioLM's hub, `biolm-sdk`)
 
 The published examples of version 1 have ``name`` and ``mean_representations`` only; its other
 outputs have the names of version 2. Names and shapes of version 3 are those of the service's
 documentation: `embeddings` and the like are lists with an entry per layer; logits are those of the
 20 residues, in the order of ``vocab_tokens``; ``attentions`` are how much each block attends to
-each residue, averaged over heads and tokens.
+each residue, averaged over heads and tokens. The hub's are those of version 3, with
+``residue_embeddings`` for ``per_residue``.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from esm2_features.server.requests import (
     AnyParams,
     ApiVersion,
     FeatureRequest,
+    HubItems,
     Item,
     Items,
     Params,
@@ -40,6 +43,7 @@ _EMBEDDINGS = {  # output: name in the answers of version 3, and name of its arr
     **{word: (f"{word}_embeddings", "embedding") for word in POOLING_OF},
     "mean": ("embeddings", "embedding"),
     "per_token": ("per_token_embeddings", "embeddings"),
+    "per_residue": ("residue_embeddings", "embeddings"),
 }
 
 
@@ -89,7 +93,7 @@ def _named(number: int, result: Result) -> dict[str, Any]:
     """Rename the outputs for one sequence."""
     named: dict[str, Any] = {}
     for word, value in result.items():
-        if word not in _REPRESENTATIONS:
+        if word not in _EMBEDDINGS:
             named["sequence_tokens" if word == "tokens" else word] = value
         elif number < 3:
             named[_REPRESENTATIONS[word]] = {str(layer): array for layer, array in value.items()}
@@ -102,23 +106,30 @@ def _named(number: int, result: Result) -> dict[str, Any]:
 
 
 VERSION_1 = ApiVersion(
-    number=1,
+    name="1",
     path="/api/v1/models/{model}/",
     operations={"predict": "encode", "transform": "encode"},
     body=Instances,
     parts=partial(_parts, 1),
 )
 VERSION_2 = ApiVersion(
-    number=2,
+    name="2",
     path="/api/v2/{model}/",
     operations={"encode": "encode", "predict": "predict"},
     body=Items,
     parts=partial(_parts, 2),
 )
 VERSION_3 = ApiVersion(
-    number=3,
+    name="3",
     path="/api/v3/{model}/",
     operations={"encode": "encode", "predict": "predict", "log_prob": "log_prob"},
     body=Items,
+    parts=partial(_parts, 3),
+)
+HUB = ApiVersion(
+    name="1 (hub)",
+    path="/api/v1/{model}/",
+    operations=VERSION_3.operations,
+    body=HubItems,
     parts=partial(_parts, 3),
 )

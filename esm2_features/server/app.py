@@ -23,7 +23,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, ModelCard, slug
-from esm2_features.server.api_versions import VERSION_1, VERSION_2, VERSION_3
+from esm2_features.server.api_versions import HUB, VERSION_1, VERSION_2, VERSION_3
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
     ApiError,
@@ -281,6 +281,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.add_middleware(_SlashMiddleware)
     for version in (VERSION_1, VERSION_2, VERSION_3):
         _add_version(app, service, version)
+    _add_hub(app, service)
     _add_lists(app, service)
     add_health(
         app,
@@ -356,11 +357,39 @@ def _add_version(app: FastAPI, service: FeatureService, version: ApiVersion) -> 
             f"{version.path}{operation}/",
             name=operation,
             description=_DESCRIPTIONS[action],
-            operation_id=f"{operation}_v{version.number}",
+            operation_id=f"{operation}_v{version.name}",
             responses=_RESULTS,
             openapi_extra=request_body(version, action, depth=depth, settings=settings),
         )(_operation(service, version, action))
 
+    _add_unknown_action(app, version)
+
+
+def _add_hub(app: FastAPI, service: FeatureService) -> None:
+    """Add the operations of the hub.
+
+    Each model has an address of its own in the OpenAPI document, where clients look for models.
+    """
+    settings = service.settings
+    for operation, action in HUB.operations.items():
+        for name, opened in service.checkpoints.items():
+            depth = opened.architecture.layers
+            body = request_body(HUB, action, depth=depth, settings=settings)
+            app.post(
+                f"{HUB.path.format(model=slug(name))}{operation}/",
+                name=operation,
+                description=_DESCRIPTIONS[action],
+                operation_id=f"{operation}_{slug(name)}",
+                responses=_RESULTS,
+                openapi_extra={**body, "tags": ["hub"]},
+            )(_operation_of(service, HUB, action, name))
+        app.post(f"{HUB.path}{operation}/", include_in_schema=False)(
+            _operation(service, HUB, action)
+        )
+    _add_unknown_action(app, HUB)
+
+
+def _add_unknown_action(app: FastAPI, version: ApiVersion) -> None:
     @app.post(f"{version.path}{{action}}/", include_in_schema=False)
     async def unknown_action() -> Response:
         raise _unknown_action(version)
@@ -372,6 +401,15 @@ def _operation(
     names = _one_of(map(slug, service.settings.models))
 
     async def operation(request: Request, model: Annotated[str, names]) -> Response:
+        return await service.answer(request, version, action, model)
+
+    return operation
+
+
+def _operation_of(
+    service: FeatureService, version: ApiVersion, action: Action, model: str
+) -> Callable[..., Awaitable[Response]]:
+    async def operation(request: Request) -> Response:
         return await service.answer(request, version, action, model)
 
     return operation
@@ -427,4 +465,4 @@ def _one_of(words: Iterable[str]) -> Any:
 
 def _unknown_action(version: ApiVersion) -> ApiError:
     actions = ", ".join(version.operations)
-    return ApiError("unknown_action", version=version.number, actions=actions)
+    return ApiError("unknown_action", version=version.name, actions=actions)

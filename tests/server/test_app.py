@@ -738,12 +738,17 @@ def test_openapi_has_all_operations_and_examples_that_work(client):
         "/api/v3/models/",
         "/healthz",
         "/readyz",
+        *(
+            f"/api/v1/{model}/{action}/"
+            for model in ("tiny", "esm2-8m", "mini")
+            for action in ("encode", "predict", "log_prob")
+        ),
     } == set(document["paths"])
     assert "HTTPValidationError" not in json.dumps(document)
     for path, methods in document["paths"].items():
         for operation in methods.values():
             example = operation.get("requestBody", {}).get("content", {}).get("application/json")
-            if example is not None:
+            if example is not None and "esm2-8m" not in path:  # needs weights
                 response = client.post(path.replace("{model}", "tiny"), json=example["example"])
                 assert response.status_code == 200
 
