@@ -2,8 +2,8 @@
 
 A server of this library states its weights, precision and schema before it is asked, and in every
 answer. If they are those of the cache's keys, its vectors are as good as those of a network in this
-process. Other servers of the hosted service's API state nothing of the kind: their vectors are kept
-under an identity of their own, made of the address and the model.
+process. Other servers of the hosted service's API, and hubs, state nothing of the kind: their
+vectors are kept under an identity of their own, made of the address and the model.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from esm2_features._inference.batching import BatchPlan, batches
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.numerics import check_finite, round_vectors
 from esm2_features._inference.remote.connection import AT_ONCE, ApiClient, Response, in_background
-from esm2_features._inference.remote.endpoint import Endpoint
+from esm2_features._inference.remote.endpoint import API, Endpoint
+from esm2_features._inference.remote.openapi import Operation, encode_operation
 from esm2_features._inference.remote.responses import (
     OF_RESIDUES,
     WORD_OF,
@@ -45,6 +46,7 @@ _TOKENS = 8192
 """Tokens of a request: the tokens that a server computes together."""
 _ANSWER_BYTES = 1 << 25
 _FOREIGN_ANSWER_BYTES, _FOREIGN_SECONDS = 1 << 24, 300.0
+_DOCUMENT_BYTES = 1 << 25
 _SPARE_BYTES = 1 << 20
 """What an answer takes besides its numbers."""
 _DIGITS = 32
@@ -74,7 +76,7 @@ class ServerInfo:
     """What a server states about itself."""
 
     identity: str | None  # what its numbers are kept under; None is under the weights' own
-    max_items: int  # sequences that it takes in a request
+    operation: Operation
     answer_bytes: int  # bytes of numbers that are asked for at a time
     timeout: float  # seconds that an answer may claim
 
@@ -124,6 +126,7 @@ class RemoteRows:
         self._budget = budget or _TOKENS
         self._about = {"checkpoint": checkpoint.identity, "precision": precision}
         self._about["schema"] = str(SCHEMA)
+        self._path = f"{API}/{slug(self._model)}/encode/"
         self.server_info = self._ask_about()
 
     @property
@@ -194,7 +197,7 @@ class RemoteRows:
     # ------------------------------------------------------------------ what it says of itself
 
     def _ask_about(self) -> ServerInfo:
-        said = self._connection.ask("/models/", first=True).json
+        said = self._connection.ask(f"{API}/models/", first=True).json
         if said.get("server") != "esm2-features":
             return self._foreign()
         try:
@@ -202,7 +205,7 @@ class RemoteRows:
             stated = {key: str(said[key]) for key in ("precision", "schema")}
             server_info = ServerInfo(
                 identity=None,
-                max_items=max(1, int(said["max_items"])),
+                operation=Operation(self._path, max(1, int(said["max_items"])), "per_token"),
                 answer_bytes=min(_ANSWER_BYTES, int(said["max_answer_bytes"])),
                 timeout=float(said["timeout"]) + 30,
             )
@@ -237,28 +240,33 @@ class RemoteRows:
             )
 
     def _foreign(self) -> ServerInfo:
-        """Ask a server that is not of this library how many sequences it takes at a time."""
+        """Ask a server that is not of this library where and how it computes vectors."""
         if self._about["precision"] != "float32":
             raise InputError(
                 f"Got precision={self._about['precision']!r}, and {self._connection.url} does not "
                 "say what it computes in. Leave precision out."
             )
-        schema = self._connection.ask(f"/schema/{slug(self._model)}/encode/", first=True)
-        if schema.status != 200 or not schema.json:
-            raise self._connection.unlike(
-                f"has no {slug(self._model)} ({schema.status}){self._connection.words(schema)}",
-                schema.status,
-            )
-        try:
-            max_items = max(1, int(schema.json["properties"]["items"]["maxItems"]))
-        except (KeyError, TypeError, ValueError):
-            max_items = 1
         return ServerInfo(
             identity=f"endpoint:{self._connection.url}/{slug(self._model)}",
-            max_items=max_items,
+            operation=self._foreign_operation(slug(self._model)),
             answer_bytes=_FOREIGN_ANSWER_BYTES,
             timeout=_FOREIGN_SECONDS,
         )
+
+    def _foreign_operation(self, model: str) -> Operation:
+        schema = self._connection.ask(f"{API}/schema/{model}/encode/", first=True)
+        if schema.status == 200 and schema.json:
+            try:
+                max_items = max(1, int(schema.json["properties"]["items"]["maxItems"]))
+            except (KeyError, TypeError, ValueError):
+                max_items = 1
+            return Operation(self._path, max_items, "per_token")
+        document = self._connection.ask("/openapi.json", first=True, most=_DOCUMENT_BYTES)
+        if (operation := encode_operation(document.json, model)) is None:
+            raise self._connection.unlike(
+                f"has no {model} ({schema.status}){self._connection.words(schema)}", schema.status
+            )
+        return operation
 
 
 class _Requests:
@@ -274,7 +282,6 @@ class _Requests:
         self._layers = list(dict.fromkeys(layer for layer, _ in self._columns))
         self._poolings = list(dict.fromkeys(pooling for _, pooling in self._columns))
         self._words = [WORD_OF[pooling] for pooling in self._poolings]
-        self._path = f"/{slug(rows._model)}/encode/"
         if not rows.is_ours:
             self._words = self._foreign_words()
 
@@ -287,7 +294,7 @@ class _Requests:
             sizes=[self._bytes(view) for view in of_all],
             most=self._server_info.answer_bytes,
         )
-        most = self._server_info.max_items
+        most = self._server_info.operation.max_items
         return deque(
             [which[k] for k in portion[start : start + most]]
             for portion in plan
@@ -308,7 +315,7 @@ class _Requests:
         size = sum(self._bytes(view) for view in views)
         is_ours = self._rows.is_ours
         answer = self._connection.ask(
-            self._path,
+            self._server_info.operation.path,
             {"params": params, "items": [self._item(view) for view in views]},
             accept=_NPZ if is_ours else "application/json",
             most=_SPARE_BYTES + (size if is_ours else _DIGITS // 4 * size),
@@ -350,13 +357,15 @@ class _Requests:
 
     def _bytes(self, view: SequenceView) -> int:
         """Bytes of the numbers of a view, as float32."""
-        rows = sum(len(view.sequence) if word == "per_token" else 1 for word in self._words)
+        per_residue = self._server_info.operation.per_residue
+        rows = sum(len(view.sequence) if word == per_residue else 1 for word in self._words)
         return 4 * len(self._layers) * rows * self._rows._shape.dim
 
     def _read(self, answer: Response, views: Sequence[SequenceView]) -> NDArray[np.float32]:
         dim, about = self._rows._shape.dim, self._rows._about
         if not self._rows.is_ours:
-            return from_json(answer, views, self._columns, dim, "per_token" in self._words)
+            by_residue = self._server_info.operation.per_residue in self._words
+            return from_json(answer, views, self._columns, dim, by_residue)
         server_info, vectors = from_npz(answer, len(views), self._columns, dim, tuple(about))
         self._rows._compare(server_info)
         return vectors
@@ -369,7 +378,7 @@ class _Requests:
             raise InputError(
                 f"Got pooling={odd[0]!r} with endpoint={url!r}, which is not a server of "
                 "esm2-features: of the hosted service's API, mean and cls can be had, and max, std "
-                'and regions by way of its per_token. (store="all" asks for all poolings.)'
+                'and regions by way of its residues. (store="all" asks for all poolings.)'
             )
         if any(view.window for view in self._views.values()):
             raise InputError(
@@ -378,5 +387,6 @@ class _Requests:
             )
         is_partial = any(view.spans for view in self._views.values())
         by_residue = is_partial or {"max", "std"}.intersection(self._poolings)
-        words = ["per_token"] if by_residue else ["mean"] if "mean" in self._poolings else []
+        residues = self._server_info.operation.per_residue
+        words = [residues] if by_residue else ["mean"] if "mean" in self._poolings else []
         return words + (["bos"] if "cls" in self._poolings else [])

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from esm2_features._inference.remote.endpoint import API, TOKEN_VARIABLE, Endpoint
+from esm2_features._inference.remote.endpoint import TOKEN_VARIABLE, Endpoint
 from esm2_features.exceptions import EndpointError
 
 if TYPE_CHECKING:
@@ -139,6 +139,8 @@ class ApiClient:
     def words(self, answer: Response) -> str:
         """Quote the error text of a server, without the token."""
         said = answer.json.get("error", answer.json.get("detail"))
+        if isinstance(said, list) and said and isinstance(said[0], dict):  # as pydantic says it
+            said = said[0].get("msg")
         text = said if isinstance(said, str) else ""
         if self._token:
             text = text.replace(self._token, "<hidden>")
@@ -155,7 +157,7 @@ class ApiClient:
         """Make the error of an answer that is not one of this API."""
         return self.error(
             f" {what}. Is endpoint= the address of a server that speaks version 3 of the API, such "
-            "as `esm2-features serve`?",
+            "as `esm2-features serve`, or of a hub?",
             status,
         )
 
@@ -181,7 +183,7 @@ class ApiClient:
         try:
             with self._session.request(
                 "GET" if body is None else "POST",
-                f"{self.url}{API}{path}",
+                f"{self.url}{path}",
                 data=None if body is None else json.dumps(body).encode(),
                 headers={"Accept": accept, "Content-Type": "application/json"},
                 timeout=(_CONNECT_SECONDS, timeout),

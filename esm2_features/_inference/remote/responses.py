@@ -86,7 +86,8 @@ def _vector(
     if pooling == "cls" or not by_residue:
         name = "bos_embeddings" if pooling == "cls" else "embeddings"
         return np.array(_by_layer(result[name])[layer]["embedding"], np.float32)
-    residues = np.array(_by_layer(result["per_token_embeddings"])[layer]["embeddings"], np.float64)
+    name = "residue_embeddings" if "residue_embeddings" in result else "per_token_embeddings"
+    residues = np.array(_by_layer(result[name])[layer]["embeddings"], np.float64)
     if len(residues) != len(view.sequence):  # with special tokens, say
         raise ValueError
     return OF_RESIDUES[pooling](residues[positions_of(view.spans)] if view.spans else residues)
@@ -118,13 +119,21 @@ def refused(
         return NumericalError(f"{url}{words} Rows {listed(numbers)}; none of them was cached.")
     if answer.status not in (400, 422):
         return None
-    at = said.get("row")
+    at = said.get("row", _row_of_detail(said.get("detail")))
     if isinstance(at, int) and 0 <= at < len(views):
         return _of_row(said, words, url, numbers[at], views[at])
     return InputError(
         f"{url} refuses the sequences of the rows {listed(numbers)}, or what is asked of them "
         f"({answer.status}){words}"
     )
+
+
+def _row_of_detail(detail: object) -> object:
+    """Find the row in the first of pydantic's errors: ``"loc": ["body", "items", 1, ...]``."""
+    match detail:
+        case [{"loc": ["body", "items", row, *_]}, *_]:
+            return row
+    return None
 
 
 def _of_row(said: dict[str, Any], words: str, url: str, row: int, view: SequenceView) -> InputError:

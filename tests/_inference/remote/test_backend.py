@@ -597,3 +597,112 @@ def test_errors_of_the_service_have_our_rows(engine, foreign):
     foreign.answer = lambda _: Reply(400, b'{"error": "Residue O is not allowed."}')
     with pytest.raises(InputError, match=r"rows 0, 1.*Residue O is not allowed"):
         engine().embed(["MKTO", "GSHM"])
+
+
+# ------------------------------------------------------------------ a hub
+
+
+def document(*include):
+    """The part of a hub's OpenAPI document that is about one model, as FastAPI writes it."""
+    body = {"$ref": "#/components/schemas/Body"}
+    schemas = {
+        "Body": {
+            "properties": {
+                "items": {"type": "array", "maxItems": 2},
+                "params": {"$ref": "#/components/schemas/Params"},
+            }
+        },
+        "Params": {"properties": {"include": {"items": {"enum": list(include)}}}},
+    }
+    encode = {"post": {"requestBody": {"content": {"application/json": {"schema": body}}}}}
+    return {"paths": {"/api/v1/mini/encode": encode}, "components": {"schemas": schemas}}
+
+
+TWICE = {"Body": {"properties": {"items": [{"$ref": "#/components/schemas/B0"}] * 2}}} | {
+    f"B{i}": [{"$ref": f"#/components/schemas/B{i + 1}"}] * 2 for i in range(40)
+}
+"""References that double with each step."""
+
+
+def of_hub(body):
+    """The answer of a hub that calls them residues."""
+    include = ["per_token" if w == "per_residue" else w for w in body["params"]["include"]]
+    reply = hosted({**body, "params": {**body["params"], "include": include}})
+    reply.content = reply.content.replace(b"per_token_embeddings", b"residue_embeddings")
+    return reply
+
+
+@pytest.mark.parametrize("suffix", ["", "/api/v1", "/api/v1/"])
+@pytest.mark.parametrize("words", [("mean", "per_residue"), ("mean", "per_token")])
+def test_a_hub_is_asked_at_its_own_routes(fake, suffix, words):
+    missing = Reply(404, b'{"detail": "Not Found"}')
+    fake.looks = {
+        "/api/v3/models/": missing,
+        "/openapi.json": Reply(200, json.dumps(document(*words)).encode()),
+    }
+    fake.answer = of_hub if "per_residue" in words else hosted
+    engine = Engine("mini", endpoint=fake.url + suffix, cache=None, pooling=["max", "cls"])
+    found = engine.embed(PLAIN)
+    expected = [
+        np.concatenate([per_token(s, 6).max(0), vector({"sequence": s}, 6, "bos")]) for s in PLAIN
+    ]
+    np.testing.assert_array_equal(found, expected)
+    assert {headers["path"] for headers in fake.headers if "path" in headers} == {
+        "/api/v1/mini/encode"
+    }
+    assert {tuple(body["params"]["include"]) for body in fake.asked} == {(words[1], "bos")}
+    assert max(len(body["items"]) for body in fake.asked) == 2
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"paths": {}},
+        {"paths": []},
+        {**document("mean"), "components": {}},
+        {**document("mean"), "components": {"schemas": TWICE}},
+        {
+            **document("mean"),
+            "components": {"schemas": {"Body": {"$ref": "#/components/schemas/Body"}}},
+        },
+    ],
+)
+def test_what_is_no_document_of_a_hub_is_an_error(engine, fake, told):
+    fake.looks = {
+        "/api/v3/models/": Reply(404, b"{}"),
+        "/openapi.json": Reply(200, json.dumps(told).encode()),
+    }
+    with pytest.raises(EndpointError, match=r"has no mini \(404\)"):
+        engine().embed(PLAIN)
+
+
+def test_errors_of_a_hub_have_our_rows(fake):
+    fake.looks = {
+        "/api/v3/models/": Reply(404, b"{}"),
+        "/openapi.json": Reply(200, json.dumps(document("mean")).encode()),
+    }
+    wrong = {"loc": ["body", "items", 1, "sequence"], "msg": "Residue O is not allowed."}
+    fake.answer = lambda _: Reply(422, json.dumps({"detail": [wrong]}).encode())
+    with pytest.raises(InvalidSequenceError, match="Residue O is not allowed") as caught:
+        Engine("mini", endpoint=fake.url, cache=None).embed(["MKT", "GSHMO"])
+    assert caught.value.index == 0  # the longest is sent first
+
+
+def test_the_hub_routes_of_our_own_server(monkeypatch, tmp_path):
+    # Without its version 3, it is a hub like any other.
+    from esm2_features.server import app
+
+    monkeypatch.setattr(app, "_add_lists", lambda *_: None)
+    with served(max_items=3) as url:
+        for pooling in (["mean", "cls"], ["max", "std"]):
+            found = Engine("mini", endpoint=url, cache=tmp_path, pooling=pooling).embed(PLAIN)
+            expected = local(cache=None, pooling=pooling).embed(PLAIN)
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    spaces = Cache(tmp_path).info().spaces
+    assert {space.spec.checkpoint for space in spaces} == {f"endpoint:{url}/mini"}
+
+
+def test_the_address_of_the_hub_routes_is_that_of_our_own_server(url, tmp_path):
+    Engine("mini", endpoint=f"{url}/api/v1", cache=tmp_path).embed(PLAIN)
+    [space] = Cache(tmp_path).info().spaces
+    assert not space.spec.checkpoint.startswith("endpoint:")
