@@ -43,6 +43,20 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
     metavar="ADDRESS",
     help="Address of a proxy in front of the server, whose X-Forwarded-For names the clients.",
 )
+@click.option(
+    "--root-path",
+    metavar="/PATH",
+    default="",
+    help="Path below which the proxy has the server, such as /esm2.",
+)
+@click.option(
+    "--allow-origin",
+    "allow_origins",
+    multiple=True,
+    metavar="ORIGIN",
+    help="A site, such as https://notebooks.example.org, whose pages may send requests from a "
+    "browser (CORS). Can be given several times.",
+)
 @_tokens_option(
     "File with the hashes of valid tokens, as `esm2-features token new` writes it. Without it, the "
     "server only answers this machine."
@@ -153,12 +167,18 @@ def parse_models(words: tuple[str, ...]) -> dict[str, str]:
     from esm2_features.server.settings import Settings
 
     known = Settings()
-    models = {}
+    models: dict[str, str] = {}
     for word in words:
         name, equals, path = word.partition("=")
         official = known.find(name)
-        if equals and (not name or official is not None or not name.isascii() or "/" in name):
-            raise CommandError(f"--model {word}: choose another name for {path}.", 2)
+        if equals and not path:
+            raise CommandError(f"--model {word}: the path of the checkpoint is missing.", 2)
+        if equals and (official is not None or name in models):
+            known_as = official or models[name]
+            raise CommandError(
+                f"--model {word}: the name is that of {known_as}. Choose another name for {path}.",
+                2,
+            )
         if not equals and official is None:
             raise InputError(
                 f"Got model={word!r}, which is no model's name (see `esm2-features models`). Give "

@@ -10,27 +10,26 @@ import asyncio
 import threading
 import time
 from collections import ChainMap
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Path, Request
+from fastapi import FastAPI, Request
 from fastapi.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.middleware.cors import CORSMiddleware
 
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, ModelCard, slug
-from esm2_features.server.api_versions import HUB, VERSION_1, VERSION_2, VERSION_3
+from esm2_features.server.addresses import AddressMiddleware
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
     ApiError,
     ErrorBody,
     add_error_handlers,
     api_error_of,
-    error_responses,
 )
 from esm2_features.server.health import add_files, add_health
 from esm2_features.server.limits import RateLimiter, read_json_body
@@ -43,19 +42,14 @@ from esm2_features.server.requests import (
     ApiVersion,
     FeatureRequest,
     read_request,
-    request_body,
-    request_schema,
 )
 from esm2_features.server.responses import (
-    ARROW,
-    JSON,
-    NPZ,
     StreamedResponse,
-    as_json,
     by_sequence,
     media_type,
     write,
 )
+from esm2_features.server.routes import add_routes
 from esm2_features.server.settings import Settings
 from esm2_features.server.tokens import Tokens
 
@@ -67,18 +61,6 @@ _CLOSE_SECONDS = 2
 _READ_AT_ONCE = 1 << 16
 """Bytes of a body that is read without a thread."""
 _LARGE_ANSWER = 1 << 26
-_DESCRIPTIONS: dict[Action, str] = {
-    "encode": "Compute representations, contacts, attention and logits.",
-    "predict": "Compute the logits of sequences with masks.",
-    "log_prob": "Compute the sum of the log-probabilities of the residues of sequences.",
-}
-_RESULTS: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The results.",
-        "content": {media: {"schema": {"type": "string"}} for media in (ARROW, NPZ)},
-    },
-    **error_responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
-}
 
 
 class FeatureService:
@@ -268,6 +250,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
         redirect_slashes=False,
+        servers=[{"url": chosen.root_path}] if chosen.root_path else None,
         responses={"default": {"model": ErrorBody, "description": "An error."}},
     )
     add_error_handlers(app)
@@ -278,11 +261,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         memory=service.memory,
         metrics=service.metrics,
     )
-    app.add_middleware(_SlashMiddleware)
-    for version in (VERSION_1, VERSION_2, VERSION_3):
-        _add_version(app, service, version)
-    _add_hub(app, service)
-    _add_lists(app, service)
+    app.add_middleware(AddressMiddleware, root_path=chosen.root_path)
+    if chosen.allow_origins:  # outermost: preflight requests have no tokens
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=chosen.allow_origins,
+            allow_methods=("GET", "HEAD", "POST"),
+            allow_headers=("Authorization", "Content-Encoding", "Content-Type"),
+            expose_headers=("Retry-After", "WWW-Authenticate"),
+        )
+    add_routes(app, service)
     add_health(
         app,
         metrics=service.metrics,
@@ -330,139 +318,3 @@ def run(settings: Settings) -> None:
         timeout_graceful_shutdown=max(1, settings.grace - _CLOSE_SECONDS),
         log_level="info",
     )
-
-
-# ------------------------------------------------------------------ routes
-
-
-class _SlashMiddleware:
-    """Adds the slash at the end of an address of the API, which clients may leave out."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        path = scope.get("path", "")
-        if scope["type"] == "http" and path.startswith("/api/") and not path.endswith("/"):
-            scope["path"] += "/"
-        await self._app(scope, receive, send)
-
-
-def _add_version(app: FastAPI, service: FeatureService, version: ApiVersion) -> None:
-    """Add the operations of a version, and an error for all others."""
-    settings = service.settings
-    depth = max(opened.architecture.layers for opened in service.checkpoints.values())
-    for operation, action in version.operations.items():
-        app.post(
-            f"{version.path}{operation}/",
-            name=operation,
-            description=_DESCRIPTIONS[action],
-            operation_id=f"{operation}_v{version.name}",
-            responses=_RESULTS,
-            openapi_extra=request_body(version, action, depth=depth, settings=settings),
-        )(_operation(service, version, action))
-
-    _add_unknown_action(app, version)
-
-
-def _add_hub(app: FastAPI, service: FeatureService) -> None:
-    """Add the operations of the hub.
-
-    Each model has an address of its own in the OpenAPI document, where clients look for models.
-    """
-    settings = service.settings
-    for operation, action in HUB.operations.items():
-        for name, opened in service.checkpoints.items():
-            depth = opened.architecture.layers
-            body = request_body(HUB, action, depth=depth, settings=settings)
-            app.post(
-                f"{HUB.path.format(model=slug(name))}{operation}/",
-                name=operation,
-                description=_DESCRIPTIONS[action],
-                operation_id=f"{operation}_{slug(name)}",
-                responses=_RESULTS,
-                openapi_extra={**body, "tags": ["hub"]},
-            )(_operation_of(service, HUB, action, name))
-        app.post(f"{HUB.path}{operation}/", include_in_schema=False)(
-            _operation(service, HUB, action)
-        )
-    _add_unknown_action(app, HUB)
-
-
-def _add_unknown_action(app: FastAPI, version: ApiVersion) -> None:
-    @app.post(f"{version.path}{{action}}/", include_in_schema=False)
-    async def unknown_action() -> Response:
-        raise _unknown_action(version)
-
-
-def _operation(
-    service: FeatureService, version: ApiVersion, action: Action
-) -> Callable[..., Awaitable[Response]]:
-    names = _one_of(map(slug, service.settings.models))
-
-    async def operation(request: Request, model: Annotated[str, names]) -> Response:
-        return await service.answer(request, version, action, model)
-
-    return operation
-
-
-def _operation_of(
-    service: FeatureService, version: ApiVersion, action: Action, model: str
-) -> Callable[..., Awaitable[Response]]:
-    async def operation(request: Request) -> Response:
-        return await service.answer(request, version, action, model)
-
-    return operation
-
-
-def _add_lists(app: FastAPI, service: FeatureService) -> None:
-    """Add the operations that list models and describe bodies."""
-    settings = service.settings
-    names, actions = _one_of(map(slug, settings.models)), _one_of(VERSION_3.operations)
-
-    @app.get("/api/v3/schema/{model}/{action}/", responses=error_responses(401, 403, 404))
-    async def schema(model: Annotated[str, names], action: Annotated[str, actions]) -> Response:
-        """Describe the body of a request as JSON Schema; `maxItems` limits its sequences."""
-        depth = service.checkpoints[service.find(model)].architecture.layers
-        if action not in VERSION_3.operations:
-            raise _unknown_action(VERSION_3)
-        known = VERSION_3.operations[action]
-        described = request_schema(VERSION_3, known, depth=depth, settings=settings)
-        if settings.rate_text is not None:
-            described["throttle_rate"] = settings.rate_text
-        return Response(as_json(described), media_type=JSON)
-
-    @app.get("/api/v3/models/", responses=error_responses(401, 403))
-    async def models() -> Response:
-        """List the models with the digests of their weights, and the limits of the server."""
-        in_memory = service.in_memory()
-        about = {
-            "server": "esm2-features",
-            "schema": SCHEMA,
-            "precision": settings.precision,
-            "max_items": settings.max_items,
-            "max_answer_bytes": settings.max_answer_bytes,
-            "timeout": settings.timeout,
-            "models": [
-                {
-                    "model": slug(name),
-                    "name": name,
-                    "layers": checkpoint.architecture.layers,
-                    "dim": checkpoint.architecture.dim,
-                    "checkpoint": service.identity(name),
-                    "in_memory": name in in_memory,
-                }
-                for name, checkpoint in service.checkpoints.items()
-            ],
-        }
-        return Response(as_json(about), media_type=JSON)
-
-
-def _one_of(words: Iterable[str]) -> Any:
-    """Describe a part of an address; the server answers other words with its own errors."""
-    return Path(json_schema_extra={"enum": list(words)})
-
-
-def _unknown_action(version: ApiVersion) -> ApiError:
-    actions = ", ".join(version.operations)
-    return ApiError("unknown_action", version=version.name, actions=actions)

@@ -9,6 +9,7 @@ R writes a list of length 1 as its element, and an empty list as ``[]``; ``param
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -226,6 +227,7 @@ def read_request(
     settings: Settings,
 ) -> FeatureRequest:
     """Read and check the body of a request."""
+    content = content.removeprefix(BOM_UTF8)  # which programs on Windows write
     _check_number_of_values(content, settings.max_items)
     try:
         parsed = _limited(version.body, settings.max_items).model_validate_json(content)

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from esm2_features._cache import Cache
-from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, full_name
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, full_name, slug
 from esm2_features._inputs.options import PRECISIONS, device_names, one_of, positive
 from esm2_features.exceptions import InputError
 
 _RATE = (600, 60.0)
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?/?")
+_ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)+")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -33,6 +37,11 @@ class Settings:
     proxy : str or None
         Address of a proxy in front, whose ``X-Forwarded-For`` names the clients; that of others
         is ignored.
+    root_path : str
+        Path below which a proxy has the server, such as ``"/esm2"``; empty for none.
+    allow_origins : tuple of str
+        Origins of other sites, such as ``"https://notebooks.example.org"``, whose pages may send
+        requests from a browser (CORS).
     tokens : Path or None
         File of the digests of tokens; without it, the server is for its own machine only.
     max_body_bytes, max_answer_bytes : int
@@ -81,6 +90,8 @@ class Settings:
     host: str = "127.0.0.1"
     port: int = 8000
     proxy: str | None = None
+    root_path: str = ""
+    allow_origins: tuple[str, ...] = ()
     tokens: Path | None = None
     max_body_bytes: int = 16 << 20
     max_items: int = 256
@@ -102,8 +113,11 @@ class Settings:
         for name in ("models", "devices"):
             if not getattr(self, name):
                 raise InputError(f"Got no {name}; pass at least one.")
+        _check_names(self.models)
         for device in self.devices:
             device_names(device)
+        object.__setattr__(self, "root_path", _root_path(self.root_path))
+        object.__setattr__(self, "allow_origins", tuple(map(_origin, self.allow_origins)))
         one_of("precision", self.precision, PRECISIONS)
         limits = [name for name in vars(self) if name.startswith("max_")]
         for name in (*limits, "batch_tokens", "grace", "models_in_memory"):
@@ -154,6 +168,43 @@ class Settings:
         if name in self.models or (full := full_name(name)) is None:
             return name if name in self.models else None
         return next((served for served in self.models if full_name(served) == full), None)
+
+
+def _check_names(models: Mapping[str, str]) -> None:
+    """Check that names can be parts of addresses, and that no two are alike."""
+    seen: dict[str, str] = {}
+    for name in models:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"Got the name {name[:80]!r} for a model; expected up to 64 letters, digits, dots, "
+                "hyphens and underscores, of which the first is a letter or digit."
+            )
+        other = seen.setdefault(slug(name).lower(), name)
+        if other != name:
+            raise InputError(
+                f"Got the names {other!r} and {name!r}, which are too alike. Rename one of them."
+            )
+
+
+def _root_path(text: str) -> str:
+    path = text.rstrip("/")
+    if path and not _ROOT_PATH.fullmatch(path):
+        raise InputError(f"Got root_path={text!r}; expected a path, such as /esm2.")
+    return path
+
+
+def _origin(text: str) -> str:
+    """Write an origin as browsers do."""
+    found = _ORIGIN.fullmatch(text.strip().lower())
+    if found is None:
+        raise InputError(
+            f"Got allow_origins={text!r}; expected the scheme, host and port of a site, such as "
+            "https://notebooks.example.org or http://localhost:8888. There are no wildcards: name "
+            "each site."
+        )
+    scheme, host, port = found.groups()
+    is_default = port in (None, {"http": "80", "https": "443"}[scheme])
+    return f"{scheme}://{host}" if is_default else f"{scheme}://{host}:{port}"
 
 
 def read_rate(text: str) -> tuple[int, float] | Literal["auto"] | None:

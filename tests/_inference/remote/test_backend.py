@@ -690,9 +690,9 @@ def test_errors_of_a_hub_have_our_rows(fake):
 
 def test_the_hub_routes_of_our_own_server(monkeypatch, tmp_path):
     # Without its version 3, it is a hub like any other.
-    from esm2_features.server import app
+    from esm2_features.server import routes
 
-    monkeypatch.setattr(app, "_add_lists", lambda *_: None)
+    monkeypatch.setattr(routes, "_add_lists", lambda *_: None)
     with served(max_items=3) as url:
         for pooling in (["mean", "cls"], ["max", "std"]):
             found = Engine("mini", endpoint=url, cache=tmp_path, pooling=pooling).embed(PLAIN)

@@ -1,0 +1,158 @@
+"""The operations of all versions of the API, as routes of the application."""
+
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import FastAPI, Path, Request
+from fastapi.responses import Response
+
+from esm2_features._cache.keys import SCHEMA
+from esm2_features._checkpoints.catalogue import slug
+from esm2_features.server.api_versions import HUB, VERSION_1, VERSION_2, VERSION_3
+from esm2_features.server.errors import ApiError, error_responses
+from esm2_features.server.requests import Action, ApiVersion, request_body, request_schema
+from esm2_features.server.responses import ARROW, JSON, NPZ, as_json
+
+if TYPE_CHECKING:
+    from esm2_features.server.app import FeatureService
+
+_DESCRIPTIONS: dict[Action, str] = {
+    "encode": "Compute representations, contacts, attention and logits.",
+    "predict": "Compute the logits of sequences with masks.",
+    "log_prob": "Compute the sum of the log-probabilities of the residues of sequences.",
+}
+_RESULTS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The results.",
+        "content": {media: {"schema": {"type": "string"}} for media in (ARROW, NPZ)},
+    },
+    **error_responses(400, 401, 403, 404, 406, 408, 413, 415, 422, 429, 500, 503, 504),
+}
+
+
+def add_routes(app: FastAPI, service: "FeatureService") -> None:
+    """Add the operations of all versions, and those that list models and describe bodies."""
+    for version in (VERSION_1, VERSION_2, VERSION_3):
+        _add_version(app, service, version)
+    _add_hub(app, service)
+    _add_lists(app, service)
+
+
+def _add_version(app: FastAPI, service: "FeatureService", version: ApiVersion) -> None:
+    """Add the operations of a version, and an error for all others."""
+    settings = service.settings
+    depth = max(opened.architecture.layers for opened in service.checkpoints.values())
+    for operation, action in version.operations.items():
+        app.post(
+            f"{version.path}{operation}/",
+            name=operation,
+            description=_DESCRIPTIONS[action],
+            operation_id=f"{operation}_v{version.name}",
+            responses=_RESULTS,
+            openapi_extra=request_body(version, action, depth=depth, settings=settings),
+        )(_operation(service, version, action))
+
+    _add_unknown_action(app, version)
+
+
+def _add_hub(app: FastAPI, service: "FeatureService") -> None:
+    """Add the operations of the hub.
+
+    Each model has an address of its own in the OpenAPI document, where clients look for models.
+    """
+    settings = service.settings
+    for operation, action in HUB.operations.items():
+        for name, opened in service.checkpoints.items():
+            depth = opened.architecture.layers
+            body = request_body(HUB, action, depth=depth, settings=settings)
+            app.post(
+                f"{HUB.path.format(model=slug(name))}{operation}/",
+                name=operation,
+                description=_DESCRIPTIONS[action],
+                operation_id=f"{operation}_{slug(name)}",
+                responses=_RESULTS,
+                openapi_extra={**body, "tags": ["hub"]},
+            )(_operation_of(service, HUB, action, name))
+        app.post(f"{HUB.path}{operation}/", include_in_schema=False)(
+            _operation(service, HUB, action)
+        )
+    _add_unknown_action(app, HUB)
+
+
+def _add_unknown_action(app: FastAPI, version: ApiVersion) -> None:
+    @app.post(f"{version.path}{{action}}/", include_in_schema=False)
+    async def unknown_action() -> Response:
+        raise _unknown_action(version)
+
+
+def _operation(
+    service: "FeatureService", version: ApiVersion, action: Action
+) -> Callable[..., Awaitable[Response]]:
+    names = _one_of(map(slug, service.settings.models))
+
+    async def operation(request: Request, model: Annotated[str, names]) -> Response:
+        return await service.answer(request, version, action, model)
+
+    return operation
+
+
+def _operation_of(
+    service: "FeatureService", version: ApiVersion, action: Action, model: str
+) -> Callable[..., Awaitable[Response]]:
+    async def operation(request: Request) -> Response:
+        return await service.answer(request, version, action, model)
+
+    return operation
+
+
+def _add_lists(app: FastAPI, service: "FeatureService") -> None:
+    """Add the operations that list models and describe bodies."""
+    settings = service.settings
+    names, actions = _one_of(map(slug, settings.models)), _one_of(VERSION_3.operations)
+
+    @app.get("/api/v3/schema/{model}/{action}/", responses=error_responses(401, 403, 404))
+    async def schema(model: Annotated[str, names], action: Annotated[str, actions]) -> Response:
+        """Describe the body of a request as JSON Schema; `maxItems` limits its sequences."""
+        depth = service.checkpoints[service.find(model)].architecture.layers
+        if action not in VERSION_3.operations:
+            raise _unknown_action(VERSION_3)
+        known = VERSION_3.operations[action]
+        described = request_schema(VERSION_3, known, depth=depth, settings=settings)
+        if settings.rate_text is not None:
+            described["throttle_rate"] = settings.rate_text
+        return Response(as_json(described), media_type=JSON)
+
+    @app.get("/api/v3/models/", responses=error_responses(401, 403))
+    async def models() -> Response:
+        """List the models with the digests of their weights, and the limits of the server."""
+        in_memory = service.in_memory()
+        about = {
+            "server": "esm2-features",
+            "schema": SCHEMA,
+            "precision": settings.precision,
+            "max_items": settings.max_items,
+            "max_answer_bytes": settings.max_answer_bytes,
+            "timeout": settings.timeout,
+            "models": [
+                {
+                    "model": slug(name),
+                    "name": name,
+                    "layers": checkpoint.architecture.layers,
+                    "dim": checkpoint.architecture.dim,
+                    "checkpoint": service.identity(name),
+                    "in_memory": name in in_memory,
+                }
+                for name, checkpoint in service.checkpoints.items()
+            ],
+        }
+        return Response(as_json(about), media_type=JSON)
+
+
+def _one_of(words: Iterable[str]) -> Any:
+    """Describe a part of an address; the server answers other words with its own errors."""
+    return Path(json_schema_extra={"enum": list(words)})
+
+
+def _unknown_action(version: ApiVersion) -> ApiError:
+    actions = ", ".join(version.operations)
+    return ApiError("unknown_action", version=version.name, actions=actions)
