@@ -95,19 +95,31 @@ def _joined(parts: Iterator[bytes]) -> Iterator[bytes]:
 def by_sequence(request: FeatureRequest, results: list[list[Any]]) -> list[Result]:
     """Group the results of all computations by sequence."""
     grouped: list[Result] = [{} for _ in request.sequences]
-    for computation, values in zip(request.computations, results, strict=True):
+    for name, values in _by_output(request, results):
         for result, value in zip(grouped, values, strict=True):
-            if computation.name == "embed":  # an array of shape (layers, poolings, dim)
+            if name == "embed":  # an array of shape (layers, poolings, dim)
                 for k, word in enumerate(request.poolings):
                     result[word] = {layer: value[i, k] for i, layer in enumerate(request.layers)}
-            elif computation.name == "per_token":
+            elif name == "per_token":
                 result |= {word: value for word in OF_RESIDUES if word in request.include}
             else:
-                result[computation.name] = value
+                result[name] = value
     if request.action == "predict":
         for result, sequence in zip(grouped, request.sequences, strict=True):
             result["tokens"] = _TOKEN.findall(sequence)
     return grouped
+
+
+def _by_output(
+    request: FeatureRequest, results: list[list[Any]]
+) -> Iterator[tuple[str, list[Any]]]:
+    """Take computations of several outputs apart."""
+    for computation, values in zip(request.computations, results, strict=True):
+        if "+" not in computation.name:
+            yield computation.name, values
+            continue
+        for name in computation.name.split("+"):
+            yield name, [outputs[name] for outputs in values]
 
 
 def media_type(accept: str | None) -> str:
