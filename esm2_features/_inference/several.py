@@ -59,8 +59,9 @@ class Several:
         pooled: dict[tuple[int, str], Tensor] = {}
         copies, found = Copies(), dict[int, list[NDArray[np.float32]]]()
         arriving: dict[str, Callable[[], Any]] = {}
-        # The last layer for the logits, and so that the maps of all blocks pass.
-        layers = {depth, *of_residues, *(layer for layer, _ in columns)}
+        layers = {*of_residues, *(layer for layer, _ in columns)}
+        if self.logits or self.contacts:  # of which the maps of all blocks have to pass
+            layers.add(depth)
         for layer, x_TD in run_network(network, layout, sorted(layers), maps):
             pooled |= {
                 (at, how): pool(x_TD, layout.segments, how) for at, how in columns if at == layer
@@ -79,8 +80,8 @@ class Several:
 
         def wait() -> list[dict[str | int, Any]]:
             copies.finish()
-            of_names = {name: values() for name, values in arriving.items()}
-            of_all: dict[str | int, Any] = {**of_names, **found}
+            of_all: dict[Any, Any] = {name: values() for name, values in arriving.items()}
+            of_all |= found
             return [{key: of_all[key][i] for key in of_all} for i in range(layout.count)]
 
         return wait
