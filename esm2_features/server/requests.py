@@ -158,6 +158,8 @@ class HubItems(Items):
 # ------------------------------------------------------------------ a request, checked
 
 
+COMPUTATIONS = ("embed", "per_token", "contacts", "attentions", "logits", "log_prob")
+"""The names of computations, in the order of their outputs in an answer."""
 _TOGETHER = ("embed", "per_token", "contacts", "logits")
 """What can be read off one forward pass; attentions and parti need a pass of their own."""
 

@@ -20,7 +20,7 @@ from esm2_features._arrow import vector_column
 from esm2_features.exceptions import MissingDependencyError, import_optional
 from esm2_features.server.errors import ApiError
 from esm2_features.server.models import VOCABULARY
-from esm2_features.server.requests import OF_RESIDUES, ApiVersion, FeatureRequest
+from esm2_features.server.requests import COMPUTATIONS, OF_RESIDUES, ApiVersion, FeatureRequest
 
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -113,13 +113,13 @@ def by_sequence(request: FeatureRequest, results: list[list[Any]]) -> list[Resul
 def _by_output(
     request: FeatureRequest, results: list[list[Any]]
 ) -> Iterator[tuple[str, list[Any]]]:
-    """Take computations of several outputs apart."""
+    """Take computations of several outputs apart; the order is always the same."""
+    found: dict[str, list[Any]] = {}
     for computation, values in zip(request.computations, results, strict=True):
-        if "+" not in computation.name:
-            yield computation.name, values
-            continue
-        for name in computation.name.split("+"):
-            yield name, [outputs[name] for outputs in values]
+        names = computation.name.split("+")
+        for name in names:
+            found[name] = [one[name] for one in values] if len(names) > 1 else values
+    return ((name, found[name]) for name in COMPUTATIONS if name in found)
 
 
 def media_type(accept: str | None) -> str:

@@ -172,3 +172,10 @@ def test_masks_and_vectors_share_a_pass(client, ran):
     [result] = client.post("/api/v3/tiny/predict/", json=sent).json()["results"]
     assert {"logits", "embeddings", "sequence_tokens"} <= set(result)
     assert len(ran) == 1
+
+
+def test_outputs_come_in_the_order_that_they_have_always_had(client):
+    include = ["logits", "attentions", "contacts", "per_token", "parti", "mean"]
+    [result] = client.post("/api/v3/tiny/encode/", json=body(*include)).json()["results"]
+    names = ["parti_embeddings", "embeddings", "per_token_embeddings", "contacts", "attentions"]
+    assert list(result) == ["sequence_index", *names, "logits", "vocab_tokens"]
