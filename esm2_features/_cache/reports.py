@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from esm2_features.exceptions import printable
+
 if TYPE_CHECKING:  # the command line imports this module, which has to be quick
     from esm2_features._cache.keys import Spec
 
@@ -68,7 +70,7 @@ class CacheInfo(NamedTuple):
 
     def __str__(self) -> str:
         """Format the contents as a table."""
-        lines = [f"{self.path}: {vectors(self.rows)}, {readable(self.bytes)}"]
+        lines = [f"{printable(str(self.path))}: {vectors(self.rows)}, {readable(self.bytes)}"]
         if self.spaces:
             table = [("model", "layer", "pooling", "precision", "kept in", "vectors", "size")]
             for spec, rows, size in self.spaces:
@@ -78,7 +80,8 @@ class CacheInfo(NamedTuple):
                 cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
                 lines.append("  ".join(cells).rstrip())
         lines += [
-            f"Set aside as damaged: {it.path.name}, {readable(it.bytes)}" for it in self.set_aside
+            f"Set aside as damaged: {printable(it.path.name)}, {readable(it.bytes)}"
+            for it in self.set_aside
         ]
         if self.set_aside:
             lines.append("`esm2-features cache recover` brings back what is intact in them.")

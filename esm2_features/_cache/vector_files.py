@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from array import array
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -58,6 +59,8 @@ def _read_npz(path: Path, dim: int) -> SequenceVectors:
             with np.lib.npyio.NpzFile(file, allow_pickle=False) as archive:
                 names = archive.files
                 arrays = [archive[name] for name in ("sequence", "embedding") if name in names]
+            if not all(isinstance(array, np.ndarray) for array in arrays):
+                raise TypeError("a member is no array")
         except ValueError as error:  # with allow_pickle=False, of an array of objects above all
             raise InputError(
                 f"{path} cannot be read ({error}). Objects are never read, because they could "
@@ -83,6 +86,10 @@ def _read_npz(path: Path, dim: int) -> SequenceVectors:
             f"{embedding.shape}, where (n,) and (n, {dim}) are needed: one row for each sequence, "
             f"and the {dim} components of the model. Choose the model it was computed with."
         )
+    if sequence.dtype.kind == "U" and sequence.dtype.itemsize:
+        points = np.ascontiguousarray(sequence, sequence.dtype.newbyteorder("=")).view(np.uint32)
+        if points.max(initial=0) > sys.maxunicode:  # which Python's texts must not have
+            raise unreadable(path, ValueError("its text has characters beyond Unicode"))
     texts = sequence.tolist()
     if sequence.dtype.kind == "S":
         # Other bytes than ASCII survive as surrogates, for the error about residues.

@@ -6,11 +6,12 @@ import re
 from pathlib import Path
 
 from esm2_features._checkpoints.contents import read_json
-from esm2_features.exceptions import CheckpointError
+from esm2_features.exceptions import CheckpointError, shorten
 
 ADAPTER_CONFIG = "adapter_config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # the first that is there
 _ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+_LONGEST_NAME = 255  # of a file
 _SUFFIXES = (".pt", ".pth", ".ckpt", ".bin", ".safetensors")
 _NOT_WEIGHTS = re.compile(
     r"training_args|optimizer|scheduler|scaler|random_states|rng_state|adapter"
@@ -73,10 +74,10 @@ def _shards(index: Path) -> tuple[Path, ...]:
         )
     names = sorted({str(name) for name in where.values()})
     for name in names:
-        if Path(name).name != name or not (folder / name).is_file():
+        if len(name) > _LONGEST_NAME or Path(name).name != name or not (folder / name).is_file():
             raise CheckpointError(
-                f"{index} names the file {name!r}, which is not in {folder}. Is the checkpoint "
-                "complete? Copy or download it again.",
+                f"{index} names the file {shorten(name)!r}, which is not in {folder}. Is the "
+                "checkpoint complete? Copy or download it again.",
                 path=str(folder),
             )
     return tuple(folder / name for name in names)

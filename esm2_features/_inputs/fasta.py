@@ -195,7 +195,7 @@ def _split(rows: Iterator[str], name: str) -> Iterator[tuple[str, str]]:
                 yield header, "".join(residues)
             header = line[1:].strip(_WHITE_SPACE)
             residues, length = [], 0
-        elif header is not None:
+        elif header is not None and line:
             residues.append(line)
             length += len(line)
             if length > LONGEST_LINE:

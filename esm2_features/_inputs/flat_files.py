@@ -13,7 +13,7 @@ from typing import Any
 
 from esm2_features._inputs.fasta import FastaRecord
 from esm2_features._inputs.streams import input_error, unreadable
-from esm2_features.exceptions import import_optional
+from esm2_features.exceptions import InputError, import_optional
 
 ENDINGS = {
     **dict.fromkeys((".gb", ".gbk", ".gbff", ".gp", ".gpff", ".genbank"), "genbank"),
@@ -52,7 +52,7 @@ def read_flat_file(text: io.TextIOBase, kind: str, name: str) -> Iterator[FastaR
                 for record in _proteins(found):
                     n += 1
                     yield record
-    except GeneratorExit:
+    except (GeneratorExit, InputError):
         raise
     except Exception as error:  # Biopython's errors are ValueError, KeyError, AssertionError, ...
         raise input_error(name, unreadable(error)) from error

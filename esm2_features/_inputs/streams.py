@@ -138,6 +138,7 @@ def as_text(
 ) -> io.TextIOWrapper:
     """Decode a stream; whoever calls it detaches the text."""
     head = peek(stream, name, fail)
+    lined = _buffered(_Lined(stream, name, fail))
     what = head.lstrip().lower()
     if head[257:262] == b"ustar":
         raise fail(name, "is a tar archive. Unpack it, and give one of the files in it.")
@@ -154,7 +155,7 @@ def as_text(
         elif len(some) > 3 and not any(some[0::2]) and all(some[1::2]):
             encoding = "utf-16-be"
     return io.TextIOWrapper(
-        stream,
+        lined,
         encoding=encoding,
         errors=errors if encoding.startswith("utf-8") else "replace",
         newline=newline,
@@ -170,15 +171,10 @@ def peek(stream: io.BufferedReader, name: str, fail: Fail = input_error) -> byte
 
 
 def lines(text: io.TextIOWrapper, name: str, fail: Fail = input_error) -> Iterator[str]:
-    """Read lines; raise an error if they cannot be decompressed, or one has no end."""
+    """Read lines; raise an error if they cannot be decompressed."""
     try:
-        while line := text.readline(LONGEST_LINE):
-            if len(line) == LONGEST_LINE:
-                raise fail(
-                    name,
-                    f"has a line of {LONGEST_LINE:,} characters or more ({line[:20]!a}...), which "
-                    "no sequence has. Check that it is the file that you mean.",
-                )
+        # Not `yield from`: it would close the caller's file together with this generator.
+        for line in text:  # noqa: UP028
             yield line
     except InputError:
         raise
@@ -191,6 +187,30 @@ def unreadable(error: Exception) -> str:
         f"cannot be read to its end ({error}). "
         "It is damaged or was cut short: copy or download it again."
     )
+
+
+class _Lined(io.RawIOBase):
+    """A stream that ends in an error in a line that is too long, whoever reads it."""
+
+    def __init__(self, stream: io.BufferedReader, name: str, fail: Fail) -> None:
+        self._stream, self._name, self._fail = stream, name, fail
+        self._length = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int:
+        count = self._stream.readinto1(buffer)
+        some = bytes(memoryview(buffer)[:count])
+        end = max(some.rfind(b"\n"), some.rfind(b"\r"))
+        self._length = count - 1 - end if end >= 0 else self._length + count
+        if self._length >= LONGEST_LINE:
+            raise self._fail(
+                self._name,
+                f"has a line of {LONGEST_LINE:,} characters or more, which no sequence has. Check "
+                "that it is the file that you mean.",
+            )
+        return count
 
 
 class _Counted(io.RawIOBase):

@@ -12,8 +12,11 @@ _FORMULAS = tuple("=+-@\t\r")
 
 
 def harmless(value: Any) -> Any:
-    """Put an apostrophe before a text that a spreadsheet would compute."""
-    if not isinstance(value, str) or not value.startswith(_FORMULAS):
+    """Put an apostrophe before a text that a spreadsheet would compute.
+
+    Texts of apostrophes and a formula get one more, so that whoever takes one away has the text.
+    """
+    if not isinstance(value, str) or not value.lstrip("'").startswith(_FORMULAS) or value in "+-":
         return value
     with suppress(ValueError):  # a number is one
         float(value)

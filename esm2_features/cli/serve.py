@@ -45,17 +45,17 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
 )
 @click.option(
     "--root-path",
-    metavar="/PATH",
+    metavar="PATH",
     default="",
-    help="Path below which the proxy has the server, such as /esm2.",
+    help="Path under which a proxy publishes the server, such as /esm2.",
 )
 @click.option(
     "--allow-origin",
-    "allow_origins",
-    multiple=True,
+    "origins",
     metavar="ORIGIN",
-    help="A site, such as https://notebooks.example.org, whose pages may send requests from a "
-    "browser (CORS). Can be given several times.",
+    multiple=True,
+    help="A site whose pages may use the server, such as https://notebooks.example.org. Can be "
+    "given several times.",
 )
 @_tokens_option(
     "File with the hashes of valid tokens, as `esm2-features token new` writes it. Without it, the "

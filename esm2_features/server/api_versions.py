@@ -3,14 +3,13 @@
     POST /api/v1/models/{model}/{predict|transform}/
     POST /api/v2/{model}/{encode|predict}/
     POST /api/v3/{model}/{encode|predict|log_prob}/
-    POST /api/v1/{model}/{encode|predict|log_prob}     (BioLM's hub, `biolm-sdk`)
+    POST /api/v1/{model}/{encode|predict|log_prob}       the hub, to which biolm-sdk talks
 
 The published examples of version 1 have ``name`` and ``mean_representations`` only; its other
 outputs have the names of version 2. Names and shapes of version 3 are those of the service's
 documentation: `embeddings` and the like are lists with an entry per layer; logits are those of the
 20 residues, in the order of ``vocab_tokens``; ``attentions`` are how much each block attends to
-each residue, averaged over heads and tokens. The hub's are those of version 3, with
-``residue_embeddings`` for ``per_residue``.
+each residue, averaged over heads and tokens. The hub has those of version 3, but for residues.
 """
 
 from __future__ import annotations
@@ -43,8 +42,8 @@ _EMBEDDINGS = {  # output: name in the answers of version 3, and name of its arr
     **{word: (f"{word}_embeddings", "embedding") for word in POOLING_OF},
     "mean": ("embeddings", "embedding"),
     "per_token": ("per_token_embeddings", "embeddings"),
-    "per_residue": ("residue_embeddings", "embeddings"),
 }
+_HUB_EMBEDDINGS = _EMBEDDINGS | {"per_token": ("residue_embeddings", "embeddings")}
 
 
 class Text(Strict):
@@ -76,7 +75,12 @@ class Instances(Strict):
         return {"instances": [{"data": {"text": sequence}}]}
 
 
-def _parts(number: int, request: FeatureRequest, results: list[Result]) -> Iterator[bytes]:
+def _parts(
+    number: int,
+    request: FeatureRequest,
+    results: list[Result],
+    embeddings: dict[str, tuple[str, str]] = _EMBEDDINGS,
+) -> Iterator[bytes]:
     """Write a JSON object with one list, which has an entry for each sequence."""
     yield b'{"predictions":[' if number == 1 else b'{"results":['
     for i, result in enumerate(results):
@@ -85,20 +89,20 @@ def _parts(number: int, request: FeatureRequest, results: list[Result]) -> Itera
             entry = {}
         if i:
             yield b","
-        yield from json_parts(entry | _named(number, result))
+        yield from json_parts(entry | _named(number, result, embeddings))
     yield b"]}"
 
 
-def _named(number: int, result: Result) -> dict[str, Any]:
+def _named(number: int, result: Result, embeddings: dict[str, tuple[str, str]]) -> dict[str, Any]:
     """Rename the outputs for one sequence."""
     named: dict[str, Any] = {}
     for word, value in result.items():
-        if word not in _EMBEDDINGS:
+        if word not in _REPRESENTATIONS:
             named["sequence_tokens" if word == "tokens" else word] = value
         elif number < 3:
             named[_REPRESENTATIONS[word]] = {str(layer): array for layer, array in value.items()}
         else:
-            name, key = _EMBEDDINGS[word]
+            name, key = embeddings[word]
             named[name] = [{"layer": layer, key: array} for layer, array in value.items()]
     if "logits" in result:
         named["alphabet_tokens" if number < 3 else "vocab_tokens"] = VOCABULARY
@@ -106,30 +110,30 @@ def _named(number: int, result: Result) -> dict[str, Any]:
 
 
 VERSION_1 = ApiVersion(
-    name="1",
+    number=1,
     path="/api/v1/models/{model}/",
     operations={"predict": "encode", "transform": "encode"},
     body=Instances,
     parts=partial(_parts, 1),
 )
 VERSION_2 = ApiVersion(
-    name="2",
+    number=2,
     path="/api/v2/{model}/",
     operations={"encode": "encode", "predict": "predict"},
     body=Items,
     parts=partial(_parts, 2),
 )
 VERSION_3 = ApiVersion(
-    name="3",
+    number=3,
     path="/api/v3/{model}/",
     operations={"encode": "encode", "predict": "predict", "log_prob": "log_prob"},
     body=Items,
     parts=partial(_parts, 3),
 )
 HUB = ApiVersion(
-    name="1 (hub)",
+    number="1 of the hub",
     path="/api/v1/{model}/",
-    operations=VERSION_3.operations,
+    operations={**VERSION_3.operations, "score": "log_prob"},
     body=HubItems,
-    parts=partial(_parts, 3),
+    parts=partial(_parts, 3, embeddings=_HUB_EMBEDDINGS),
 )

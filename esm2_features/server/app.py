@@ -1,209 +1,36 @@
 """The server: `create_app` makes it, `run` runs it.
 
-The way of a request: `AuthMiddleware` checks who sent it (`auth`, `tokens`); its body is read
-within limits (`limits`) and becomes a `FeatureRequest` (`requests`); this waits in the
-`RequestQueue` (`queue`) and is computed together with others (`models`); the results are written in
-the format that the client accepts (`api_versions`, `responses`), or as an error (`errors`).
+The way of a request: `AuthMiddleware` checks who sent it (`auth`, `tokens`); an address (`routes`)
+passes it to the `FeatureService` (`service`), where its body is read within limits (`limits`,
+`memory`) and becomes a `FeatureRequest` (`requests`); it waits in the `RequestQueue` (`queue`), and
+is computed together with others (`models`); the results are written in the format that the client
+accepts (`api_versions`, `responses`), or as an error (`errors`).
 """
 
 import asyncio
-import threading
-import time
-from collections import ChainMap
+import logging
 from collections.abc import AsyncIterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from esm2_features._cache.keys import SCHEMA
-from esm2_features._checkpoints import open_checkpoint
-from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, ModelCard, slug
-from esm2_features.server.addresses import AddressMiddleware
+from esm2_features.exceptions import printable
 from esm2_features.server.auth import AuthMiddleware
 from esm2_features.server.errors import (
-    ApiError,
     ErrorBody,
     add_error_handlers,
-    api_error_of,
 )
 from esm2_features.server.health import add_files, add_health
-from esm2_features.server.limits import RateLimiter, read_json_body
-from esm2_features.server.memory import Claim, MemoryBudget
-from esm2_features.server.metrics import Metrics
-from esm2_features.server.models import LoadedModels
-from esm2_features.server.queue import RequestQueue
-from esm2_features.server.requests import (
-    Action,
-    ApiVersion,
-    FeatureRequest,
-    read_request,
-)
-from esm2_features.server.responses import (
-    StreamedResponse,
-    by_sequence,
-    media_type,
-    write,
-)
+from esm2_features.server.limits import RateLimiter
 from esm2_features.server.routes import add_routes
+from esm2_features.server.service import CLOSE_SECONDS, FeatureService
 from esm2_features.server.settings import Settings
 from esm2_features.server.tokens import Tokens
 
 _KEEP_ALIVE = 75
 """Seconds that an idle connection is kept: longer than the hosted service's client keeps it."""
-_BATCH_SECONDS = 0.2
-"""Seconds that a batch may take, so that other clients need not wait for longer."""
-_CLOSE_SECONDS = 2
-_READ_AT_ONCE = 1 << 16
-"""Bytes of a body that is read without a thread."""
-_LARGE_ANSWER = 1 << 26
-
-
-class FeatureService:
-    """Answers requests for features: the models, queue and counters of one server."""
-
-    def __init__(self, settings: Settings) -> None:
-        self.settings = settings
-        self.metrics = Metrics()
-        # Opening them reads no weights.
-        self.checkpoints = {name: open_checkpoint(src) for name, src in settings.models.items()}
-        self.devices = [LoadedModels(settings, name, self.metrics) for name in settings.devices]
-        self.memory = MemoryBudget(settings.max_memory_bytes)
-        self.queue: RequestQueue | None = None
-        # One thread reads large bodies and writes answers, so that the event loop stays free.
-        self._thread = ThreadPoolExecutor(1, "bodies")
-
-    def start(self) -> None:
-        self.queue = RequestQueue(
-            [models.compute for models in self.devices],
-            budget=self.settings.batch_tokens,
-            seconds=_BATCH_SECONDS,
-            wait=self.settings.wait,
-            max_waiting=self.settings.max_waiting,
-            metrics=self.metrics,
-        )
-        self.memory.on_release = self._released
-
-    def _released(self, n: int) -> None:
-        """Start what has been waiting for memory; give that of a large answer to the system."""
-        if self.queue is not None:
-            self.queue.wake()
-        if n >= _LARGE_ANSWER:
-            threading.Thread(target=_trim, daemon=True).start()
-
-    def close(self) -> None:
-        """Finish what is waiting, and end the threads."""
-        if self.queue is not None:
-            self.queue.close(_CLOSE_SECONDS)
-        self._thread.shutdown(wait=False, cancel_futures=True)
-
-    def find(self, model: str) -> str:
-        """Return the name under which a model is served; raise ApiError if it is not."""
-        name = self.settings.find(model)
-        if name is None:
-            raise ApiError("unknown_model")
-        return name
-
-    def identity(self, name: str) -> str | None:
-        """Return the digest of a model's weights, or None if it is not known yet."""
-        checkpoint = self.checkpoints[name]
-        if isinstance(checkpoint.source, ModelCard) or checkpoint.name == EMBEDDED_MODEL:
-            return checkpoint.identity
-        # That of other files is known once they have been read.
-        return ChainMap(*(models.identities for models in self.devices)).get(name)
-
-    def in_memory(self) -> set[str]:
-        """Return the models that are in memory, on any device."""
-        return {name for models in self.devices for name in models.in_memory}
-
-    async def answer(
-        self, request: Request, version: ApiVersion, action: Action, model: str
-    ) -> Response:
-        """Read a request, wait until it is computed, and write the results."""
-        deadline = time.monotonic() + self.settings.timeout
-        name = self.find(model)
-        try:
-            claim: Claim = request.scope["claim"]
-            content = await read_json_body(request, self.settings.max_body_bytes, claim)
-            read = partial(
-                read_request,
-                content,
-                version=version,
-                action=action,
-                model=name,
-                shape=self.checkpoints[name].architecture,
-                settings=self.settings,
-            )
-            if len(content) <= _READ_AT_ONCE:
-                wanted = read()
-            else:
-                loop = asyncio.get_running_loop()
-                wanted = await loop.run_in_executor(self._thread, read)
-            if not claim.fits(wanted.n_bytes):
-                raise ApiError(
-                    "needs_memory",
-                    need=(claim.n_held + wanted.n_bytes) / 1e6,
-                    budget=self.memory.most / 1e6,
-                    most=self.memory.most_of_client / 1e6,
-                )
-            media = media_type(request.headers.get("accept"))
-            results = by_sequence(wanted, await self._computed(request, wanted, deadline))
-            about = {
-                "checkpoint": self.identity(name) or "",
-                "precision": self.settings.precision,
-                "schema": str(SCHEMA),
-            }
-            parts = write(media, version, wanted, results, about)
-            response = StreamedResponse(parts, media, self._thread)
-            await response.prepare()
-            return response
-        except Exception as error:
-            raise api_error_of(error, model=slug(name)) from error
-
-    async def _computed(
-        self, request: Request, wanted: FeatureRequest, deadline: float
-    ) -> list[list[Any]]:
-        """Wait for the results; drop the request when time is up or the client is gone."""
-        if self.queue is None:
-            raise ApiError("starting", retry_after=1)
-        client = request.scope.get("client_name", "")
-        claim = request.scope["claim"]
-        futures = self.queue.submit(wanted, deadline=deadline, client=client, claim=claim)
-        results: asyncio.Future[Any] = asyncio.gather(*map(asyncio.wrap_future, futures))
-        # asyncio logs exceptions that nobody has retrieved.
-        results.add_done_callback(lambda done: done.cancelled() or done.exception())
-        gone: asyncio.Future[Any] = asyncio.ensure_future(_disconnected(request))
-        seconds = max(0.0, deadline - time.monotonic())
-        try:
-            first = asyncio.FIRST_COMPLETED
-            await asyncio.wait([results, gone], timeout=seconds, return_when=first)
-            if results.done() and not results.cancelled():
-                return list(results.result())
-            if gone.done():
-                raise ApiError("client_gone")
-            raise ApiError("timeout", seconds=self.settings.timeout)
-        finally:
-            gone.cancel()
-            results.cancel()
-            for future in futures:
-                future.cancel()
-
-
-def _trim() -> None:
-    import torch
-
-    from esm2_features._model.devices import release_memory
-
-    release_memory(torch.device("cpu"))
-
-
-async def _disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -261,14 +88,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         memory=service.memory,
         metrics=service.metrics,
     )
-    app.add_middleware(AddressMiddleware, root_path=chosen.root_path)
-    if chosen.allow_origins:  # outermost: preflight requests have no tokens
+    app.add_middleware(_PathMiddleware, root_path=chosen.root_path)
+    if chosen.origins:
         app.add_middleware(
             CORSMiddleware,
-            allow_origins=chosen.allow_origins,
-            allow_methods=("GET", "HEAD", "POST"),
-            allow_headers=("Authorization", "Content-Encoding", "Content-Type"),
-            expose_headers=("Retry-After", "WWW-Authenticate"),
+            allow_origins=chosen.origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "Content-Encoding"],
+            expose_headers=["Retry-After"],
         )
     add_routes(app, service)
     add_health(
@@ -304,6 +131,7 @@ def run(settings: Settings) -> None:
 
     from esm2_features.server.connections import BACKLOG, bounded_protocol
 
+    logging.getLogger("uvicorn.access").addFilter(_escape)
     uvicorn.run(
         create_app(settings),
         host=settings.host,
@@ -315,6 +143,33 @@ def run(settings: Settings) -> None:
         ws="none",
         backlog=BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE,
-        timeout_graceful_shutdown=max(1, settings.grace - _CLOSE_SECONDS),
+        timeout_graceful_shutdown=max(1, settings.grace - CLOSE_SECONDS),
         log_level="info",
     )
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """Escape control characters in a line of the log, such as those of X-Forwarded-For."""
+    if isinstance(record.args, tuple):
+        record.args = tuple(printable(it) if isinstance(it, str) else it for it in record.args)
+    return True
+
+
+class _PathMiddleware:
+    """Leaves out the root path, and adds the slash at the end of an address of the API.
+
+    Proxies may leave the root path out or pass it on, and clients may leave out the slash.
+    """
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self._app, self._root_path = app, root_path
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            path = scope["path"]
+            if self._root_path and f"{path}/".startswith(f"{self._root_path}/"):
+                path = path[len(self._root_path) :] or "/"
+            if path.startswith("/api/") and not path.endswith("/"):
+                path += "/"
+            scope["path"] = path
+        await self._app(scope, receive, send)

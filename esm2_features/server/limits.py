@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 import zlib
+from codecs import BOM_UTF8
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
@@ -36,7 +37,8 @@ async def read_json_body(request: Request, limit: int, claim: Claim) -> bytes:
         raise ApiError("body_too_large", most=limit)
     try:
         async with asyncio.timeout(BODY_SECONDS):
-            return b"".join([part async for part in _parts(request, limit, claim)])
+            content = b"".join([part async for part in _parts(request, limit, claim)])
+            return content.removeprefix(BOM_UTF8)
     except TimeoutError:
         raise ApiError("body_timeout", seconds=BODY_SECONDS) from None
 

@@ -1,7 +1,7 @@
 """The body of a request: the pydantic models that describe it, and its checks.
 
     version 1      {"instances": [{"data": {"text": SEQUENCE}}], "params": {...}}
-    others         {"items": [{"sequence": SEQUENCE}], "params": {...}}
+    versions 2, 3  {"items": [{"sequence": SEQUENCE}], "params": {...}}
 
 R writes a list of length 1 as its element, and an empty list as ``[]``; ``params`` allows both.
 """
@@ -9,7 +9,6 @@ R writes a list of length 1 as its element, and an empty list as ``[]``; ``param
 from __future__ import annotations
 
 import re
-from codecs import BOM_UTF8
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -58,8 +57,6 @@ _EXAMPLE = "MKTAYIAKQRQISFVKSHFSRQ"
 Output = Literal[
     "mean", "per_token", "bos", "contacts", "logits", "attentions", "eos", "max", "std", "parti"
 ]
-OF_RESIDUES = ("per_token", "per_residue")
-"""Two names of the same output: that of the hosted service, and that of the hub."""
 
 # ------------------------------------------------------------------ models of bodies
 
@@ -74,8 +71,6 @@ def _as_integer(value: object) -> object:
 
 
 _Outputs = Annotated[list[Output], Field(min_length=1, max_length=32)]
-_HubOutput = Output | Literal["per_residue"]
-_HubOutputs = Annotated[list[_HubOutput], Field(min_length=1, max_length=32)]
 _Layer = Annotated[StrictInt, BeforeValidator(_as_integer)]
 _Layers = Annotated[list[_Layer], Field(min_length=1, max_length=64)]
 _Window = Annotated[StrictInt, Field(ge=1)]
@@ -109,18 +104,7 @@ class Params(Strict):
     window: Annotated[SkipJsonSchema[_Window | None], BeforeValidator(_as_integer)] = None
 
 
-class HubParams(Params):
-    """Which outputs, in the words of the hub."""
-
-    include: Annotated[
-        _HubOutputs,
-        BeforeValidator(_as_list, json_schema_input_type=_HubOutputs | _HubOutput),
-        Field(description="Outputs for each sequence."),
-    ] = ["mean"]  # type: ignore[assignment]
-
-
-_AS_OBJECT = BeforeValidator(lambda value: {} if value == [] else value)
-AnyParams = Annotated[Params, _AS_OBJECT]
+AnyParams = Annotated[Params, BeforeValidator(lambda value: {} if value == [] else value)]
 
 
 class Item(Strict):
@@ -147,12 +131,6 @@ class Items(Strict):
     def example(sequence: str) -> dict[str, Any]:
         """Return the body for one sequence."""
         return {"items": [{"sequence": sequence}]}
-
-
-class HubItems(Items):
-    """The body of the hub's operations."""
-
-    params: Annotated[HubParams, _AS_OBJECT] = Field(default_factory=HubParams)
 
 
 # ------------------------------------------------------------------ a request, checked
@@ -192,17 +170,12 @@ class FeatureRequest:
         return tuple(word for word in self.include if word in POOLING_OF)
 
     @property
-    def n_of_residues(self) -> int:
-        """Outputs that are one vector per residue and layer."""
-        return sum(word in self.include for word in OF_RESIDUES)
-
-    @property
     def computations(self) -> list[Computation]:
         """What has to be computed, in the order of the results."""
         poolings = tuple(POOLING_OF[word] for word in self.poolings)
         needed = {
             Computation("embed", self.layers, poolings): bool(poolings),
-            Computation("per_token", self.layers): self.n_of_residues > 0,
+            Computation("per_token", self.layers): "per_token" in self.include,
             Computation("contacts"): "contacts" in self.include,
             Computation("attentions"): "attentions" in self.include,
             Computation("logits"): "logits" in self.include or self.action == "predict",
@@ -216,11 +189,41 @@ class FeatureRequest:
         return [joined, *(one for one in asked if one not in together)]
 
 
+def _named_per_token(value: object) -> object:
+    if isinstance(value, list):
+        return [_named_per_token(word) for word in value]
+    return "per_token" if value == "per_residue" else value
+
+
+_HubOutput = Output | Literal["per_residue"]
+
+
+class HubParams(Params):
+    """As `Params`, where ``per_residue`` is another word for ``per_token``."""
+
+    include: Annotated[
+        _Outputs,
+        BeforeValidator(
+            lambda value: _as_list(_named_per_token(value)),
+            json_schema_input_type=list[_HubOutput] | _HubOutput,
+        ),
+        Field(description="Outputs for each sequence."),
+    ] = ["mean"]
+
+
+class HubItems(Items):
+    """The body of the hub's addresses."""
+
+    params: Annotated[HubParams, BeforeValidator(lambda value: {} if value == [] else value)] = (
+        Field(default_factory=HubParams)
+    )
+
+
 @dataclass(frozen=True)
 class ApiVersion:
     """A version of the hosted API: its addresses, and the JSON of its bodies and answers."""
 
-    name: str
+    number: int | str
     path: str  # of an operation, with {model}; the name of the operation follows
     operations: Mapping[str, Action]
     body: Any  # a pydantic model with `sequences`, `params` and `example`
@@ -238,7 +241,6 @@ def read_request(
     settings: Settings,
 ) -> FeatureRequest:
     """Read and check the body of a request."""
-    content = content.removeprefix(BOM_UTF8)  # which programs on Windows write
     _check_number_of_values(content, settings.max_items)
     try:
         parsed = _limited(version.body, settings.max_items).model_validate_json(content)
@@ -342,7 +344,7 @@ def _check_answer_size(request: FeatureRequest, shape: Architecture, settings: S
     def numbers(length: int) -> int:
         of_computation = {
             "embed": len(request.poolings) * len(request.layers) * shape.dim,
-            "per_token": request.n_of_residues * len(request.layers) * shape.dim * length,
+            "per_token": len(request.layers) * shape.dim * length,
             "contacts": length**2,
             "attentions": shape.layers * length,
             "logits": len(TOKENS) * length,

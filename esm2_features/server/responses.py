@@ -20,7 +20,7 @@ from esm2_features._arrow import vector_column
 from esm2_features.exceptions import MissingDependencyError, import_optional
 from esm2_features.server.errors import ApiError
 from esm2_features.server.models import VOCABULARY
-from esm2_features.server.requests import COMPUTATIONS, OF_RESIDUES, ApiVersion, FeatureRequest
+from esm2_features.server.requests import COMPUTATIONS, ApiVersion, FeatureRequest
 
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -100,8 +100,6 @@ def by_sequence(request: FeatureRequest, results: list[list[Any]]) -> list[Resul
             if name == "embed":  # an array of shape (layers, poolings, dim)
                 for k, word in enumerate(request.poolings):
                     result[word] = {layer: value[i, k] for i, layer in enumerate(request.layers)}
-            elif name == "per_token":
-                result |= {word: value for word in OF_RESIDUES if word in request.include}
             else:
                 result[name] = value
     if request.action == "predict":
@@ -184,7 +182,7 @@ def _columns(request: FeatureRequest, results: list[Result]) -> Iterator[tuple[s
         if word in request.poolings:
             for layer in request.layers:
                 yield f"{word}_{layer}", np.stack([vectors[layer] for vectors in values])
-        elif word in OF_RESIDUES:
+        elif word == "per_token":
             for layer in request.layers:
                 yield f"{word}_{layer}", [rows[layer] for rows in values]
         else:

@@ -1,7 +1,7 @@
-"""The operations of all versions of the API, as routes of the application."""
+"""The addresses of the API: those of each version, of the hub, and the lists of models."""
 
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Path, Request
 from fastapi.responses import Response
@@ -9,12 +9,23 @@ from fastapi.responses import Response
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints.catalogue import slug
 from esm2_features.server.api_versions import HUB, VERSION_1, VERSION_2, VERSION_3
-from esm2_features.server.errors import ApiError, error_responses
-from esm2_features.server.requests import Action, ApiVersion, request_body, request_schema
-from esm2_features.server.responses import ARROW, JSON, NPZ, as_json
-
-if TYPE_CHECKING:
-    from esm2_features.server.app import FeatureService
+from esm2_features.server.errors import (
+    ApiError,
+    error_responses,
+)
+from esm2_features.server.requests import (
+    Action,
+    ApiVersion,
+    request_body,
+    request_schema,
+)
+from esm2_features.server.responses import (
+    ARROW,
+    JSON,
+    NPZ,
+    as_json,
+)
+from esm2_features.server.service import FeatureService
 
 _DESCRIPTIONS: dict[Action, str] = {
     "encode": "Compute representations, contacts, attention and logits.",
@@ -30,15 +41,15 @@ _RESULTS: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_routes(app: FastAPI, service: "FeatureService") -> None:
-    """Add the operations of all versions, and those that list models and describe bodies."""
+def add_routes(app: FastAPI, service: FeatureService) -> None:
+    """Add all addresses of the API."""
     for version in (VERSION_1, VERSION_2, VERSION_3):
         _add_version(app, service, version)
     _add_hub(app, service)
     _add_lists(app, service)
 
 
-def _add_version(app: FastAPI, service: "FeatureService", version: ApiVersion) -> None:
+def _add_version(app: FastAPI, service: FeatureService, version: ApiVersion) -> None:
     """Add the operations of a version, and an error for all others."""
     settings = service.settings
     depth = max(opened.architecture.layers for opened in service.checkpoints.values())
@@ -47,46 +58,53 @@ def _add_version(app: FastAPI, service: "FeatureService", version: ApiVersion) -
             f"{version.path}{operation}/",
             name=operation,
             description=_DESCRIPTIONS[action],
-            operation_id=f"{operation}_v{version.name}",
+            operation_id=f"{operation}_v{version.number}",
             responses=_RESULTS,
             openapi_extra=request_body(version, action, depth=depth, settings=settings),
         )(_operation(service, version, action))
 
-    _add_unknown_action(app, version)
-
-
-def _add_hub(app: FastAPI, service: "FeatureService") -> None:
-    """Add the operations of the hub.
-
-    Each model has an address of its own in the OpenAPI document, where clients look for models.
-    """
-    settings = service.settings
-    for operation, action in HUB.operations.items():
-        for name, opened in service.checkpoints.items():
-            depth = opened.architecture.layers
-            body = request_body(HUB, action, depth=depth, settings=settings)
-            app.post(
-                f"{HUB.path.format(model=slug(name))}{operation}/",
-                name=operation,
-                description=_DESCRIPTIONS[action],
-                operation_id=f"{operation}_{slug(name)}",
-                responses=_RESULTS,
-                openapi_extra={**body, "tags": ["hub"]},
-            )(_operation_of(service, HUB, action, name))
-        app.post(f"{HUB.path}{operation}/", include_in_schema=False)(
-            _operation(service, HUB, action)
-        )
-    _add_unknown_action(app, HUB)
-
-
-def _add_unknown_action(app: FastAPI, version: ApiVersion) -> None:
     @app.post(f"{version.path}{{action}}/", include_in_schema=False)
     async def unknown_action() -> Response:
         raise _unknown_action(version)
 
 
+def _add_hub(app: FastAPI, service: FeatureService) -> None:
+    """Add the hub's addresses, one for each model: its clients list models by OpenAPI's paths."""
+    settings = service.settings
+    for operation, action in HUB.operations.items():
+        for name in settings.models:
+            served = slug(name)
+            depth = service.checkpoints[name].architecture.layers
+            app.post(
+                f"{HUB.path.format(model=served)}{operation}/",
+                name=operation,
+                description=_DESCRIPTIONS[action],
+                operation_id=f"{operation}_{served}",
+                responses=_RESULTS,
+                tags=["hub"],
+                openapi_extra=request_body(HUB, action, depth=depth, settings=settings),
+            )(_operation_of(service, HUB, action, name))
+        # Other names of the models, and those that are not served, which get an error.
+        app.post(f"{HUB.path}{operation}/", include_in_schema=False)(
+            _operation(service, HUB, action)
+        )
+
+    @app.post(f"{HUB.path}{{action}}/", include_in_schema=False)
+    async def unknown_action() -> Response:
+        raise _unknown_action(HUB)
+
+
+def _operation_of(
+    service: FeatureService, version: ApiVersion, action: Action, model: str
+) -> Callable[..., Awaitable[Response]]:
+    async def operation(request: Request) -> Response:
+        return await service.answer(request, version, action, model)
+
+    return operation
+
+
 def _operation(
-    service: "FeatureService", version: ApiVersion, action: Action
+    service: FeatureService, version: ApiVersion, action: Action
 ) -> Callable[..., Awaitable[Response]]:
     names = _one_of(map(slug, service.settings.models))
 
@@ -96,16 +114,7 @@ def _operation(
     return operation
 
 
-def _operation_of(
-    service: "FeatureService", version: ApiVersion, action: Action, model: str
-) -> Callable[..., Awaitable[Response]]:
-    async def operation(request: Request) -> Response:
-        return await service.answer(request, version, action, model)
-
-    return operation
-
-
-def _add_lists(app: FastAPI, service: "FeatureService") -> None:
+def _add_lists(app: FastAPI, service: FeatureService) -> None:
     """Add the operations that list models and describe bodies."""
     settings = service.settings
     names, actions = _one_of(map(slug, settings.models)), _one_of(VERSION_3.operations)
@@ -155,4 +164,4 @@ def _one_of(words: Iterable[str]) -> Any:
 
 def _unknown_action(version: ApiVersion) -> ApiError:
     actions = ", ".join(version.operations)
-    return ApiError("unknown_action", version=version.name, actions=actions)
+    return ApiError("unknown_action", version=version.number, actions=actions)

@@ -15,8 +15,6 @@ from esm2_features.exceptions import InputError
 
 _RATE = (600, 60.0)
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_ORIGIN = re.compile(r"(https?)://([a-z0-9.-]+|\[[0-9a-f:.]+\])(?::([1-9][0-9]{0,4}))?/?")
-_ROOT_PATH = re.compile("(/[A-Za-z0-9._~-]+)+")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -38,10 +36,9 @@ class Settings:
         Address of a proxy in front, whose ``X-Forwarded-For`` names the clients; that of others
         is ignored.
     root_path : str
-        Path below which a proxy has the server, such as ``"/esm2"``; empty for none.
-    allow_origins : tuple of str
-        Origins of other sites, such as ``"https://notebooks.example.org"``, whose pages may send
-        requests from a browser (CORS).
+        Path under which a proxy publishes the server, such as ``"/esm2"``.
+    origins : tuple of str
+        Other sites whose pages may use the server, such as ``"https://notebooks.example.org"``.
     tokens : Path or None
         File of the digests of tokens; without it, the server is for its own machine only.
     max_body_bytes, max_answer_bytes : int
@@ -91,7 +88,7 @@ class Settings:
     port: int = 8000
     proxy: str | None = None
     root_path: str = ""
-    allow_origins: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
     tokens: Path | None = None
     max_body_bytes: int = 16 << 20
     max_items: int = 256
@@ -116,12 +113,11 @@ class Settings:
         _check_names(self.models)
         for device in self.devices:
             device_names(device)
-        object.__setattr__(self, "root_path", _root_path(self.root_path))
-        object.__setattr__(self, "allow_origins", tuple(map(_origin, self.allow_origins)))
         one_of("precision", self.precision, PRECISIONS)
         limits = [name for name in vars(self) if name.startswith("max_")]
         for name in (*limits, "batch_tokens", "grace", "models_in_memory"):
             positive(name, getattr(self, name))
+        self._check_addresses()
         if self.timeout <= 0:
             raise InputError(f"Got timeout={self.timeout!r}; expected seconds, more than 0.")
         if self.wait < 0:
@@ -132,6 +128,19 @@ class Settings:
                 "this machine. Make a token with `esm2-features token new --tokens FILE` and start "
                 "with --tokens FILE, or leave the host at 127.0.0.1."
             )
+
+    def _check_addresses(self) -> None:
+        if not re.fullmatch(r"(?!/api(/|$))(/[\w.~-]+)*", self.root_path):
+            raise InputError(
+                f"Got root_path={self.root_path!r}; expected a path such as /esm2, without a slash "
+                "at its end, and other than the server's own /api."
+            )
+        for origin in self.origins:
+            if not re.fullmatch(r"https?://[\w.-]+(:\d+)?|https?://\[[\da-f:]+\](:\d+)?", origin):
+                raise InputError(
+                    f"Got the origin {origin!r}; expected the scheme and the host of a site, such "
+                    "as https://notebooks.example.org, without a path. Name each site."
+                )
 
     @property
     def address(self) -> str:
@@ -184,27 +193,6 @@ def _check_names(models: Mapping[str, str]) -> None:
             raise InputError(
                 f"Got the names {other!r} and {name!r}, which are too alike. Rename one of them."
             )
-
-
-def _root_path(text: str) -> str:
-    path = text.rstrip("/")
-    if path and not _ROOT_PATH.fullmatch(path):
-        raise InputError(f"Got root_path={text!r}; expected a path, such as /esm2.")
-    return path
-
-
-def _origin(text: str) -> str:
-    """Write an origin as browsers do."""
-    found = _ORIGIN.fullmatch(text.strip().lower())
-    if found is None:
-        raise InputError(
-            f"Got allow_origins={text!r}; expected the scheme, host and port of a site, such as "
-            "https://notebooks.example.org or http://localhost:8888. There are no wildcards: name "
-            "each site."
-        )
-    scheme, host, port = found.groups()
-    is_default = port in (None, {"http": "80", "https": "443"}[scheme])
-    return f"{scheme}://{host}" if is_default else f"{scheme}://{host}:{port}"
 
 
 def read_rate(text: str) -> tuple[int, float] | Literal["auto"] | None:

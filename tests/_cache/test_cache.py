@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import io
 import os
 import pickle
 import signal
 import sys
 import tempfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -576,6 +578,19 @@ def test_import__a_cache_that_cannot_be_written_is_an_error(tmp_path):
         file.execute("begin immediate")
         with pytest.raises(OSError, match="could not be written: database is locked"):
             cache.import_(other.path)
+
+
+@pytest.mark.parametrize("name", ["sequence", "embedding"])
+def test_import__npz_with_text_beyond_unicode_or_no_array(tmp_path, name):
+    beyond = io.BytesIO()
+    np.save(beyond, np.array([0x110000, 65, 66], np.uint32).view("<U3"))
+    hostile = {"sequence": beyond.getvalue(), "embedding": b""}
+    right = {"sequence": np.array(["ACD"]), "embedding": rows_of([1])}
+    np.savez(tmp_path / "x.npz", **{key: right[key] for key in right if key != name})
+    with zipfile.ZipFile(tmp_path / "x.npz", "a") as archive:
+        archive.writestr(f"{name}.npy", hostile[name])
+    with pytest.raises(InputError, match=r"x\.npz cannot be read"):
+        Cache(tmp_path / "a").import_(tmp_path / "x.npz", **OF_T6)
 
 
 def test_import__npz_for_a_model_by_name(tmp_path):

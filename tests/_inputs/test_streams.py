@@ -6,8 +6,10 @@ import bz2
 import codecs
 import gzip
 import io
+import itertools
 import lzma
 import re
+import tracemalloc
 import zipfile
 from functools import partial
 
@@ -16,6 +18,8 @@ import pytest
 from click.testing import CliRunner
 
 from esm2_features import read_fasta
+from esm2_features._inputs.fasta import _split
+from esm2_features._inputs.records import iter_entries
 from esm2_features._inputs.streams import MOST_BYTES, open_bytes, open_text
 from esm2_features.cli import main
 from esm2_features.exceptions import FastaError, InputError
@@ -131,7 +135,7 @@ def short_lines(monkeypatch):
             r"ends in line 14 \('a'\) has more than 1,000 residues",
         ),
         (b"M" * 2000, "a line of 1,000 characters"),
-        (b"sequence,label\n" + b"M" * 2000 + b",1\n", "a line of 1,000 characters"),
+        (b"sequence,label\n" + b"M" * 2000, "a line of 1,000 characters"),
     ],
 )
 def test__lines__without_an_end_are_an_error(tmp_path, short_lines, text, what):
@@ -141,6 +145,34 @@ def test__lines__without_an_end_are_an_error(tmp_path, short_lines, text, what):
         done = CliRunner().invoke(main, ["estimate", str(path), "--model", "mini"])
         assert done.exit_code == 2
         assert re.search(what, done.output), done.output
+
+
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [
+        ("x.gb", b"LOCUS       X 9 aa PRI 1-JAN-2000\nDEFINITION  "),
+        ("x.dat", b"ID   X   Reviewed;  9 AA.\nAC   "),
+    ],
+)
+def test__lines__of_flat_files_without_an_end_are_an_error(tmp_path, short_lines, name, start):
+    pytest.importorskip("Bio", reason="flat files")
+    path = tmp_path / name
+    path.write_bytes(start + b"M" * 2000)
+    with pytest.raises(InputError, match="a line of 1,000 characters"):
+        list(iter_entries(str(path)))
+
+
+def test__blank_lines__of_a_record_take_no_memory():
+    [(_, residues)] = [*_split(iter([">a", "MKV", *[""] * 1000, "A"]), "x")]
+    assert residues == "MKVA"
+    kept = []
+    rows = itertools.chain([">a", "MKV"], itertools.repeat("\n", 10**6))
+    tracemalloc.start()
+    kept += _split(rows, "x")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept == [("a", "MKV")]
+    assert peak < 1e6
 
 
 def test__lines__of_the_longest_length_are_read(tmp_path, short_lines):

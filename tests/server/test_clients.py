@@ -6,13 +6,11 @@ import gzip
 import importlib.util
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,22 +45,21 @@ def running(
     tiny_checkpoint: Path, tmp_path: Path, token: str, listening: socket.socket
 ) -> Iterator[uvicorn.Server]:
     """A server on this socket."""
-    models = {"tiny": str(tiny_checkpoint)}
-    with serving(listening, models=models, tokens=tmp_path / "tokens", max_items=3) as server:
-        yield server
-
-
-@contextmanager
-def serving(listening: socket.socket, **options: Any) -> Iterator[uvicorn.Server]:
-    app = create_app(Settings(devices=("cpu",), cache=None, **options))
+    app = create_app(
+        Settings(
+            models={"tiny": str(tiny_checkpoint)},
+            devices=("cpu",),
+            cache=None,
+            tokens=tmp_path / "tokens",
+            max_items=3,
+        )
+    )
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none", lifespan="on"))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
     thread.start()
-    try:
-        yield server
-    finally:
-        server.should_exit = True
-        thread.join()
+    yield server
+    server.should_exit = True
+    thread.join()
 
 
 @pytest.fixture
@@ -241,90 +238,6 @@ def test_the_service_s_own_sdk(address, tiny_checkpoint, tmp_path):
     good, bad = found["errors"]
     assert "embeddings" in good
     assert (bad["status_code"], bad["code"], bad["position"]) == (422, "invalid_sequence", 3)
-
-
-_HUB = """
-import json, sys
-from biolm import Model
-sequences = json.load(sys.stdin)
-def ask(action, *batch, **options):
-    # A list of lists is sent as it is, where others are divided as the hosted service says.
-    model = Model("tiny", rate_limit="100/second", retry_error_batches=False)
-    items = [[{"sequence": text} for text in batch]]
-    return getattr(model, action)(items, progress=False, **options)
-found = {
-    "encode": ask("encode", *sequences),
-    "residues": ask("encode", sequences[0], params={"include": ["per_residue", "contacts"]}),
-    "predict": ask("predict", "MKT<mask>IALSYIFCLVFA"),
-    "errors": ask("encode", "MKTAYI", "MK1"),
-}
-try:
-    Model("tiny", rate_limit="100/second", raise_httpx=True).encode(
-        [[{"sequence": "MK1"}]], stop_on_error=True
-    )
-except Exception as error:
-    found["raised"] = str(error)
-json.dump(found, sys.stdout)
-"""
-
-
-@pytest.fixture(scope="session")
-def biolm_sdk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The programs of an environment with `biolm-sdk`, whose `biolmai` is not that of ours."""
-    folder = tmp_path_factory.mktemp("biolm-sdk")
-    programs = folder / ("Scripts" if os.name == "nt" else "bin")
-    install = [programs / "python", "-m", "pip", "install", "-q", "biolm-sdk==1.7.0"]
-    for command in ([sys.executable, "-m", "venv", folder], install):
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
-        if done.returncode:
-            shutil.rmtree(folder)
-            pytest.skip(f"biolm-sdk cannot be installed: {done.stderr.strip()[-200:]}")
-    yield programs
-    shutil.rmtree(folder)
-
-
-@pytest.mark.slow
-def test_the_sdk_of_the_hub(biolm_sdk, tiny_checkpoint, tmp_path, listening):
-    sequences = [SEQUENCE[i:] + SEQUENCE[:i] for i in range(8)]
-    environment = {
-        **os.environ,
-        "BIOLM_BASE_API_URL": f"http://127.0.0.1:{listening.getsockname()[1]}/api/v1",
-        "BIOLM_TOKEN": "of nobody",
-        "BIOLM_THREADS": "1",  # it refuses its own default where there are few cores
-        "HOME": str(tmp_path),
-        # It asks the hosted service for schemas: not in a test.
-        "HTTPS_PROXY": "http://127.0.0.1:9",
-        "NO_PROXY": "127.0.0.1",
-    }
-
-    def run(*command: object) -> Any:
-        done = subprocess.run(
-            [str(word) for word in command],
-            input=json.dumps(sequences),
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-        return json.loads(done.stdout)
-
-    with serving(listening, models={"tiny": str(tiny_checkpoint)}):
-        found = run(biolm_sdk / "python", "-c", _HUB)
-        [model] = run(biolm_sdk / "biolm", "model", "list", "--format", "json")
-    engine = Engine(tiny_checkpoint, device="cpu", cache=None)
-    vectors = [result["embeddings"][0]["embedding"] for result in found["encode"]]
-    np.testing.assert_array_equal(np.float32(vectors), engine.embed(sequences))
-    [residues] = found["residues"]["residue_embeddings"]
-    np.testing.assert_allclose(residues["embeddings"], engine.residues(sequences[:1])[0], atol=1e-6)
-    assert np.shape(found["residues"]["contacts"]) == (len(SEQUENCE), len(SEQUENCE))
-    assert found["predict"]["sequence_tokens"][3] == "<mask>"
-    assert [(bad["status_code"], bad["row"], bad["position"]) for bad in found["errors"]] == [
-        (422, 1, 3)
-    ] * 2
-    assert "'1' at position 3" in found["raised"]
-    assert (model["slug"], model["actions"]) == ("tiny", ["encode", "log_prob", "predict"])
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import shutil
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from sklearn.decomposition import PCA
 from starlette.testclient import TestClient
 
 from esm2_features import Engine, scan_variants
+from esm2_features._inputs.residues import warn_of_nucleotides
 from esm2_features.datasets import load_demo_peptides
 from esm2_features.server.app import create_app
 from esm2_features.server.models import LoadedModels
@@ -349,6 +351,95 @@ def test_an_error_names_the_sequence_which_can_be_skipped(visit):
     assert names(page) == ["good", "third", "fourth"]
 
 
+def test_all_wrong_sequences_are_left_out_at_once(visit, serve):
+    page = visit(serve(max_residues=9))
+    wrong = {"gap": "MK-T", "empty": "", "stop": "*", "hidden": "MK\u200bT", "digit": "MK2"}
+    long = {"long": "M" * 10, "longer": "M" * 12}
+    good = {"first": "MKTAYI", "second": "GSHM", "third": "GIGAV"}
+    records = {**good, **wrong, "fourth": "CCCC", **long, "last": "WWWW"}
+    embed(page, "".join(f">{name}\n{sequence}\n" for name, sequence in records.items()))
+    assert page.inner_text("#trouble-text") == "5 of 12 sequences cannot be embedded:"
+    said = page.locator("#trouble-list li").all_inner_texts()
+    assert said[0].startswith("Sequence 4 of 12, gap: It holds '-' at position 3")
+    assert said[1] == "Sequence 5 of 12, empty: It is empty. Add its residues, or leave it out."
+    assert said[2] == "Sequence 6 of 12, stop: It is empty. Add its residues, or leave it out."
+    assert said[3].startswith("Sequence 7 of 12, hidden: It holds U+200B at position 3")
+    assert page.locator("#results").is_hidden()
+    assert page.inner_text("#leave-out") == "Leave out all 5"
+    page.click("#leave-out")
+    page.wait_for_selector("#trouble:not([hidden])")  # only the server knows how long is too long
+    said = page.locator("#trouble-list li").all_inner_texts()
+    assert [line.partition(";")[0] for line in said] == [
+        "Sequence 10 of 12, long: It has 10 residues",
+        "Sequence 11 of 12, longer: It has 12 residues",
+    ]
+    page.click("#leave-out")
+    page.wait_for_selector("#left-out:not([hidden])")
+    page.wait_for_selector("#trouble", state="hidden")
+    kept = [name for name in records if name not in {**wrong, **long}]
+    assert names(page) == kept
+    page.click("#left-out summary")
+    left = page.locator("#left-out li").all_inner_texts()
+    assert [line.partition(":")[0] for line in left] == [*wrong, *long]
+    with np.load(io.BytesIO(download(page, "[data-save=npz]")), allow_pickle=False) as npz:
+        assert npz["id"].tolist() == kept
+
+
+def test_more_wrong_sequences_than_fit_are_counted(visit):
+    page = visit()
+    embed(page, ">good\nMKTAYI\n" + "".join(f">bad{i}\nMJ\n" for i in range(300)))
+    said = page.locator("#trouble-list li").all_inner_texts()
+    assert len(said) == 21
+    assert said[-1] == "and 280 more"
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == ["good"]
+    assert page.inner_text("#left-out summary") == "300 sequences are left out"
+
+
+def test_all_sequences_can_be_wrong(visit):
+    page = visit()
+    embed(page, ">a\n>b\n")
+    assert page.inner_text("#trouble-text") == "2 of 2 sequences cannot be embedded:"
+    page.click("#leave-out")
+    page.wait_for_function(
+        "() => /left out/.test(document.getElementById('trouble-text').textContent)"
+    )
+    assert page.locator("#results").is_hidden()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (">gene\nATGGCTAGCTAGCTAGCATG\n>two\nAUGGCUAGCUAGCUAGCAUGN\n", "gene (and 1 more) holds"),
+        ("acgtacgtacgtacgtacgt\n", "sequence 1 holds the letters ACGTUN only: is it DNA?"),
+        (">short\nATGGCTAGCTAGCTAGCAT\n>protein\nATGGCTAGCTAGCTAGCATL\n", ""),
+    ],
+)
+def test_nucleotides_are_noticed_as_in_the_library(visit, text, said):
+    page = visit()
+    page.fill("#text", text)
+    assert page.inner_text("#dna").startswith(said)
+    assert bool(page.inner_text("#dna")) == bool(said)
+    sequences = [line for line in text.splitlines() if not line.startswith(">")]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_nucleotides([s.upper() for s in sequences], rows=range(len(sequences)))
+    assert bool(caught) == bool(said)
+
+
+def test_regions_have_names_of_their_own(visit):
+    page = visit()
+    embed(page)
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view .heat")
+    tree = page.locator("body").aria_snapshot()
+    regions = re.findall(r'^\s*- region "(.*)"', tree, re.MULTILINE)
+    assert len(regions) >= 6
+    assert len(set(regions)) == len(regions)
+
+
 def test_an_empty_form_shows_an_error(visit):
     page = visit()
     embed(page, " \n")
@@ -378,6 +469,17 @@ def test_a_token_is_requested_and_never_in_an_address(visit, serve, tmp_path):
     page.reload()
     page.wait_for_selector("#start:enabled")  # this tab knows it still
     assert page.input_value("#token") == ""
+    for link, text in (("Status", "in memory"), ("HTTP API", "encode"), ("OpenAPI", "openapi")):
+        page.click(f"footer >> text='{link}'")
+        page.wait_for_function(
+            """word => { const held = document.activeElement;
+                return held.id === "served-title" && held.textContent === word; }""",
+            arg=link,
+        )
+        assert text in page.inner_text("#served-text")
+    page.click("#served-close")
+    assert page.locator("#served").is_hidden()
+    assert focused(page) == "OpenAPI"
     assert addresses
     assert not any(token in url for url in addresses)
 
@@ -482,6 +584,149 @@ def test_a_point_can_be_pointed_at_dragged_and_chosen(visit):
     assert page.inner_text("#map-tip") == "left"
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_a_map_of_1500_residues_fits_the_page(visit, width):
+    page = visit(viewport={"width": width, "height": 844})
+    embed(page, f">long\n{(MELITTIN * 58)[:1500]}\n", model="tiny")
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-contacts")
+    page.wait_for_selector("#contacts-view .heat")
+    canvas = page.locator("#contacts-view .heat canvas")
+    page.wait_for_function(
+        "() => document.querySelector('#contacts-view canvas[tabindex]').width > 300"
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box, frame = canvas.bounding_box(), page.locator("#contacts-view .heat").bounding_box()
+    assert box["width"] <= frame["width"]
+    assert box["width"] >= min(900, 0.9 * frame["width"])
+    assert canvas.evaluate("canvas => canvas.width") == pytest.approx(box["width"], abs=1)
+    canvas.hover(position={"x": box["width"] - 4, "y": 19})  # the last column of the first row
+    said = page.inner_text("#contacts-view output")
+    assert re.match(r"\w[1-9] and \w1(49\d|500): 0\.", said), said
+    page.set_viewport_size({"width": 600, "height": 844})
+    page.wait_for_function(
+        """() => { const canvas = document.querySelector("#contacts-view canvas[tabindex]");
+            return Math.abs(canvas.clientWidth - canvas.parentElement.clientWidth) < 9; }"""
+    )
+
+
+def test_a_contact_of_two_residues_is_seen_in_a_large_map(visit):
+    page = visit()
+    darkest = page.evaluate(
+        """async () => {
+            const { heatMap } = await import("./heat.js");
+            const { blues } = await import("./colours.js");
+            const names = Array.from({ length: 1500 }, (_, i) => String(i + 1));
+            const value = (i, j) => Number(i === 700 && j === 300);
+            const map = heatMap({ label: "x", rows: names, columns: names, value, colour: blues,
+                say: () => "", cell: 1, isFitted: true, rowsToo: true });
+            map.style.width = "390px";
+            document.body.append(map);
+            const canvas = map.querySelector("canvas");
+            while (canvas.width < 320) await new Promise(requestAnimationFrame);
+            const { data } = canvas.getContext("2d").getImageData(40, 22, canvas.width - 44, 340);
+            let found = 0;
+            for (let k = 0; k < data.length; k += 4) found += data[k] === 8 && data[k + 2] === 107;
+            return found;
+        }"""
+    )
+    assert darkest == 1
+
+
+def test_the_focus_stays_where_it_is(visit):
+    page = visit()
+    page.wait_for_selector("#start:enabled")
+    page.fill("#text", ">good\nMKTAYI\n>bad\nMJ\n>other\nGSHM\n>third\nGIGAV\n")
+    page.focus("#start")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert focused(page) == "start"
+    page.focus("#leave-out")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#results:not([hidden])")
+    page.wait_for_selector("#work", state="hidden")
+    assert focused(page) == "start"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trouble:not([hidden])")
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    page.focus("#list tbody tr:nth-child(2) button")
+    page.keyboard.press("Enter")
+    assert focused(page) == "one-name"
+    for kind in ("scan", "contacts"):
+        page.focus(f"#ask-{kind}")
+        page.keyboard.press("Enter")
+        page.wait_for_selector(f"#{kind}-view .heat, #{kind}-view .error")
+        assert focused(page) == f"ask-{kind}"
+
+
+def focused(page: Any) -> str:
+    found: str = page.evaluate("document.activeElement.id || document.activeElement.textContent")
+    return found
+
+
+def test_a_long_scan_says_how_long_it_takes_and_asks(visit):
+    page = visit()
+    page.evaluate(
+        "const now = performance.now.bind(performance); performance.now = () => 99999 * now()"
+    )
+    posts = []
+    page.on("request", lambda request: posts.append(request.url))
+    embed(page, f"{MELITTIN * 2}\n{MELITTIN}\n")
+    page.locator("#list tbody button").first.click()
+    assert page.inner_text("#scan-time") == ""
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view button.main")
+    assert re.fullmatch(r"About \d+ (s|min|h) for 52 positions\.", page.inner_text("#scan-view p"))
+    assert sum("predict" in url for url in posts) == 2
+    page.focus("#scan-view button.main")
+    page.keyboard.press("Enter")
+    assert focused(page) in ("Cancel", "scan-title")
+    page.wait_for_selector("#scan-view .heat")
+    assert focused(page) == "scan-title"
+    page.locator("#list tbody button").nth(1).click()
+    assert re.fullmatch(r"A scan takes about \d+ (s|min|h)\.", page.inner_text("#scan-time"))
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view button.main, #scan-view .heat")
+
+
+def test_a_long_scan_can_be_declined(visit):
+    page = visit()
+    page.evaluate(
+        "const now = performance.now.bind(performance); performance.now = () => 99999 * now()"
+    )
+    embed(page, MELITTIN * 4)
+    page.locator("#list tbody button").first.click()
+    page.click("#ask-scan")
+    page.wait_for_selector("#scan-view button.main")
+    page.get_by_role("button", name="Cancel").click()
+    assert page.inner_text("#scan-view") == "Cancelled."
+    assert focused(page) in ("scan-title", "ask-scan")
+
+
+def test_the_search_looks_at_names(visit):
+    page = visit()
+    embed(page, ">P1 melittin kind=a\nMKTAYI\n>melittin_2 kind=b\nGSHM\n>P3 kind=a\nGIGAV\n")
+    for words, found in (("MELIT", ["melittin_2"]), ("p", ["P1", "P3"]), ("gsh", []), ("kind", [])):
+        page.fill("#filter", words)
+        assert names(page) == found
+
+
+def test_others_are_grey(visit):
+    page = visit()
+    kinds = [f"k{i}" for i in range(10)]
+    text = "".join(f">s{i} kind={kind}\n{MELITTIN[i:]}\n" for i, kind in enumerate(kinds))
+    embed(page, text + f">t kind=k0\n{MELITTIN}\n>u\n{MELITTIN}\n")
+    said = page.locator("#legend li").all_inner_texts()
+    assert said[0] == "k0 (2)"
+    assert said[-2:] == ["others (3)", "no value (1)"]
+    colours = page.locator("#legend canvas").evaluate_all(
+        "all => all.map(one => [...one.getContext('2d').getImageData(16, 16, 1, 1).data])"
+    )
+    assert [colour[:3] for colour in colours[-2:]] == [[136, 136, 136]] * 2
+    assert len({tuple(colour) for colour in colours}) == len(colours) - 1
+
+
 def test_names_are_text_whatever_they_hold(visit):
     page = visit()
     name = "<img/src=x/onerror=alert(1)>"
@@ -502,6 +747,207 @@ def test_a_file_can_be_chosen(visit, tmp_path):
     page.set_input_files("#file", path)
     page.wait_for_function("() => document.getElementById('count').textContent")
     assert page.inner_text("#count") == "2 sequences of 4 to 6 residues"
+
+
+def upload(page: Any, name: str, content: str) -> None:
+    page.wait_for_selector("#start:enabled")
+    file = {"name": name, "mimeType": "text/plain", "buffer": content.encode()}
+    page.set_input_files("#file", file)
+    page.wait_for_function("() => document.getElementById('count').textContent")
+
+
+def legend(page: Any) -> list[str]:
+    found: list[str] = page.locator("#legend > li").all_inner_texts()
+    return found
+
+
+def test_a_table_colours_the_map(visit):
+    page = visit()
+    rng = np.random.default_rng(0)
+    frame = pd.DataFrame(
+        {
+            "protein": [f'name, "{i}"' for i in range(30)],
+            "activity": [*rng.normal(size=29).round(3), None],
+            "label": ["toxin", "hormone", None] * 10,
+            "Sequence": [MELITTIN[i % 13 :] for i in range(30)],
+            "fold": np.arange(30) % 5,
+        }
+    )
+    upload(page, "proteins.csv", frame.to_csv(index=False))
+    assert page.inner_text("#count") == "30 sequences of 14 to 26 residues"
+    assert page.input_value("#sequence-column") == "Sequence"
+    assert page.input_value("#name-column") == "protein"
+    embed(page, page.input_value("#text"))
+    assert names(page) == frame["protein"].tolist()
+    options = page.locator("#colour option").all_inner_texts()
+    assert options == ["label", "fold", "activity", "length"]
+    assert page.input_value("#colour") == "label"
+    assert legend(page) == ["hormone (10)", "toxin (10)", "no value (10)"]
+    page.select_option("#colour", "fold")
+    assert legend(page) == [f"{i} (6)" for i in range(5)]
+    before = drawn(page)
+    page.select_option("#colour", "activity")
+    low, high = frame["activity"].min(), frame["activity"].max()
+    assert legend(page)[0] == "activity"
+    assert [float(text) for text in legend(page)[1].split()] == [low, high]
+    assert legend(page)[2:] == ["no value (1)"]
+    assert drawn(page) != before
+    cells = page.locator("#list tbody tr:first-child td").all_inner_texts()
+    assert float(cells[1]) == frame["activity"][0]
+    embed(page, f"id,sequence,class\na,{MELITTIN},x\nb,GSHM,y\nc,GIG,y\n")
+    assert legend(page) == ["y (2)", "x (1)"]  # a choice is for its own columns
+
+
+@pytest.mark.parametrize(
+    ("content", "columns", "found", "colours"),
+    [
+        ("id\tsequence\ty\nP1\tMKTAYI\t1\nP2\tGSHM\t0\nP3\tGIG\tNaN\n",
+         ["sequence", "id"], ["P1", "P2", "P3"], ["0 (1)", "1 (1)", "no value (1)"]),
+        ("\ufeff\"seq\";\"dG (kcal)\"\r\nMKTAYI;0,5\r\n\r\nGSHM;-1,5\r\nGIG;2\r\n",
+         ["seq", "(numbered)"], ["sequence 1", "sequence 2", "sequence 3"],
+         ["dG (kcal)", "\N{MINUS SIGN}1.5\n2"]),
+        ("one,MKTAYIAKQRQI,a\ntwo,GSHMGSHMGSHM,b\nmore,GIGAVLKVLTTG,a\n",
+         ["column 2", "column 1"], ["one", "two", "more"],
+         ["a (2)", "b (1)"]),
+        ("sequence\nMKTAYI\nGSHM\nGIG\n",
+         ["sequence", "(numbered)"], ["sequence 1", "sequence 2", "sequence 3"], None),
+        ("id,kind,kind,chain\na,x,p,MKTAYI\na,x,q,GSHM\na,y,q,GIGAVL\n",
+         ["chain", "id"], ["a", "a (2)", "a (3)"], ["x (2)", "y (1)"]),
+        ("name\tconstructor\tprotein sequence\na\t\tMKTAYI\nb\tx\tGSHM\na\t\"x\n\"\tGIG*\n",
+         ["protein sequence", "name"], ["a", "b", "a (2)"], ["x (2)", "no value (1)"]),
+    ],
+)  # fmt: skip
+def test_tables_as_programs_write_them(visit, content, columns, found, colours):
+    page = visit()
+    upload(page, "table.txt", content)
+    assert [page.input_value(f"#{kind}-column") for kind in ("sequence", "name")] == columns
+    page.click("#start")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == found
+    if colours is not None:
+        shown = [re.sub(r"\s+", "\n", text) if "\n" in text else text for text in legend(page)]
+        assert [text.replace("-", "\N{MINUS SIGN}") for text in shown] == colours
+
+
+@pytest.mark.parametrize(
+    ("encoding", "line"),
+    [("utf-16", "\n"), ("utf-16-be", "\n"), ("utf-8-sig", "\r\n"), ("cp1252", "\r")],
+)
+def test_files_in_other_encodings(visit, tmp_path, encoding, line):
+    page = visit()
+    page.wait_for_selector("#start:enabled")
+    lines = ["# made by hand, for tests", "id\tsequence\tkind", "é\tMKTAYI\tñ", "b\tGSHM\tx"]
+    text = line.join([*lines, "c\tGSHMG\tñ", ""])
+    path = tmp_path / "table.tsv"
+    path.write_bytes((b"\xfe\xff" if encoding.endswith("be") else b"") + text.encode(encoding))
+    page.set_input_files("#file", path)
+    page.wait_for_function("() => document.getElementById('count').textContent")
+    page.click("#start")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == ["é", "b", "c"]
+    assert legend(page) == ["ñ (2)", "x (1)"]
+
+
+def test_many_equal_names_are_numbered_in_no_time(visit):
+    page = visit()
+    seconds = page.evaluate(
+        """async text => {
+            const { parse } = await import("./fasta.js");
+            const begun = performance.now();
+            parse(text);
+            return (performance.now() - begun) / 1000;
+        }""",
+        ">a\nMKT\n" * 30_000,
+    )
+    assert seconds < 5
+    embed(page, "id,sequence\na,MKT\na (2),MKT\na,GSHM\na,GIG\na (2),GIG\n")
+    assert names(page) == ["a", "a (2)", "a (3)", "a (4)", "a (2) (2)"]
+
+
+def test_columns_of_a_table_can_be_chosen(visit):
+    page = visit()
+    upload(
+        page, "x.csv", "id,heavy_seq,light_seq,kind\na,MKTAYI,GSH,x\nb,GIGAVL,CCC,y\nc,WWWW,,y\n"
+    )
+    page.select_option("#sequence-column", "light_seq")
+    page.select_option("#name-column", "heavy_seq")
+    assert page.inner_text("#count") == "3 sequences of 0 to 3 residues"
+    page.click("#start")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert page.inner_text("#trouble-text").startswith("Sequence 3 of 3, WWWW: It is empty.")
+    page.click("#show-row")
+    field = page.locator("#text")
+    marked = field.evaluate("field => field.value.slice(field.selectionStart, field.selectionEnd)")
+    assert marked == "c,WWWW,,y"
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    assert names(page) == ["MKTAYI", "GIGAVL"]
+
+
+def test_a_line_with_too_many_cells_is_an_error(visit):
+    page = visit()
+    content = 'id,sequence\n"a\nb",MKTAYI\nc,GSHM,x\n'
+    upload(page, "x.csv", content)
+    said = "Line 4 has 3 cells, and the first line has 2."
+    assert page.inner_text("#count").startswith(said)
+    page.click("#start")
+    assert page.inner_text("#trouble-text").startswith(said)
+    page.fill("#text", content.replace(",x", ""))
+    assert page.inner_text("#count") == "2 sequences of 4 to 6 residues"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_in_any_state(visit, serve, tmp_path, scheme, width):
+    axe = importlib.import_module("axe_playwright_python.sync_playwright").Axe()
+    found = {}
+    looks = {"viewport": {"width": width, "height": 844}, "color_scheme": scheme}
+
+    def check(page: Any, state: str) -> None:
+        violations = axe.run(page).response["violations"]
+        found[state] = [
+            (one["id"], [node["target"] for node in one["nodes"]]) for one in violations
+        ]
+
+    page = visit(**looks)
+    page.wait_for_selector("#start:enabled")
+    check(page, "empty")
+    embed(page, f">a\nMK-T\n>b\n>dna\n{'ACGT' * 5}\n>c kind=x\nGSHM\n>d\nGIGA\n")
+    check(page, "error")
+    page.click("#leave-out")
+    page.wait_for_selector("#results:not([hidden])")
+    page.click("#left-out summary")
+    check(page, "left out")
+    embed(page, model="tiny")
+    check(page, "map")
+    page.locator("#list tbody button").first.click()
+    for kind in ("scan", "contacts"):
+        page.click(f"#ask-{kind}")
+        page.wait_for_selector(f"#{kind}-view .heat")
+        page.click(f"#{kind}-view summary")
+        check(page, kind)
+    rows = "".join(f"p{i},{MELITTIN[i:]},{i / 3},k{i}\n" for i in range(10))
+    embed(page, f"id,sequence,activity,kind\n{rows}long,{MELITTIN * 40},,\n", model="mini")
+    for choice in ("activity", "kind", "length"):
+        page.select_option("#colour", choice)
+        check(page, f"coloured by {choice}")
+    page.locator("#list tbody button").last.click()
+    page.click("#ask-contacts")
+    page.wait_for_selector("#contacts-view .error")
+    check(page, "a long sequence, and no contacts")
+
+    token = new_token(tmp_path / "tokens", "tests")
+    page = visit(serve(tokens=tmp_path / "tokens"), **looks)
+    page.wait_for_selector("#trouble:not([hidden])")
+    check(page, "token")
+    page.fill("#token", token)
+    page.press("#token", "Enter")
+    page.wait_for_selector("#start:enabled")
+    for link in page.locator("footer a").all():
+        link.click()
+        page.wait_for_function("() => document.activeElement.id === 'served-title'")
+        check(page, link.inner_text())
+    assert not any(found.values()), found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -7,7 +7,7 @@ const MOST_TIMES = 20; // tries
 export class ServerError extends Error {
   constructor(status, facts) {
     super(facts.error);
-    Object.assign(this, { status, code: facts.code, row: facts.row, position: facts.position });
+    Object.assign(this, { status, code: facts.code, row: facts.row, limit: facts.limit });
   }
 }
 
@@ -21,8 +21,8 @@ export const token = {
   },
 };
 
-/** Send a request, and again when the server is busy. Throws ServerError or AbortError. */
-export async function ask(path, { body, signal, onWait = () => {} } = {}) {
+/** Send a request, and again when the server is busy. Returns JSON, or as "text". Throws ServerError or AbortError. */
+export async function ask(path, { body, signal, as = "json", onWait = () => {} } = {}) {
   for (let times = 1; ; times++) {
     const headers = token.value ? { Authorization: `Token ${token.value}` } : {};
     const how = { headers, signal, referrerPolicy: "no-referrer" };
@@ -40,7 +40,7 @@ export async function ask(path, { body, signal, onWait = () => {} } = {}) {
         error: "The server cannot be reached. Check that it is running, then continue.",
       });
     }
-    if (response.ok) return response.json();
+    if (response.ok) return response[as]();
     const facts = await response.json().catch(() => ({
       code: "http_error",
       error: `The server answered with status ${response.status}.`,
@@ -92,7 +92,6 @@ export async function inPortions(sizes, { most, limit, send, onDone }) {
         limit = Math.min(limit, budget);
         continue;
       }
-      if (error instanceof ServerError && error.row !== undefined) error.row += from;
       throw error;
     }
     const seconds = (performance.now() - begun) / 1000;

@@ -1,9 +1,13 @@
 // Colours and shapes of the points of a map: one for each group, or a scale for numbers.
 
+import { isNumber } from "./table.js";
+
 const LENGTH = "length";
 const MOST_GROUPS = 8;
 const OTHERS = "others";
 const MISSING = "no value";
+const LABEL = /^(labels?|class|target|kind|y)$/i;
+const GREY = "#888888";
 
 // These can be distinguished with colour blindness; groups also differ by their shapes.
 const LIGHT = ["#0072b2", "#c04a00", "#007a5a", "#aa3377", "#7a6a00", "#5a4fcf", "#333333", "#b3001e"];
@@ -12,54 +16,62 @@ const SHAPES = ["circle", "square", "triangle", "diamond", "cross", "down", "plu
 const VIRIDIS = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 
-/** Keys to colour points by: those of the headers, and the length. */
+/** Keys to colour points by: those of headers or columns, and the length. */
 export function choices(records) {
   const keys = new Map();
   for (const { fields } of records) {
-    for (const key of Object.keys(fields)) keys.set(key, (keys.get(key) ?? 0) + 1);
+    for (const key of Object.keys(fields)) if (key !== LENGTH) keys.set(key, (keys.get(key) ?? 0) + 1);
   }
-  // Keys with few values come first: they make groups.
+  // Usual names of labels come first, then keys with few values, which make groups, then numbers.
   const scored = [...keys].map(([key, count]) => {
     const distinct = new Set(records.map(({ fields }) => fields[key]));
-    return { key, groups: distinct.size > 1 && distinct.size <= MOST_GROUPS && count > 1 };
+    const isGroups = distinct.size > 1 && distinct.size <= MOST_GROUPS && count > 1;
+    const score = 4 * LABEL.test(key) + 2 * isGroups + Boolean(sorting(records, key).scale);
+    return { key, score };
   });
-  scored.sort((a, b) => b.groups - a.groups);
+  scored.sort((a, b) => b.score - a.score);
   return [...scored.map(({ key }) => key), LENGTH];
 }
 
-/** Group points by a key: {labels, looks(i)}, and {groups, look} or, for numbers, {scale}. */
+/** Group points by a key: {labels, looks(i), groups}, and for numbers {scale}. */
 export function sorting(records, choice) {
   const values = records.map(({ fields, length }) => (choice === LENGTH ? length : fields[choice]));
-  const numbers = values.map((value) => (value === undefined || value === "" ? NaN : Number(value)));
+  const numbers = values.map((value) => (value !== undefined && isNumber(String(value)) ? Number(value) : NaN));
   const there = numbers.filter((value) => !Number.isNaN(value));
+  const distinct = new Set(there);
+  // A few whole numbers are names of classes.
+  const isClasses = distinct.size <= MOST_GROUPS && there.every(Number.isInteger);
   const isScale =
     there.length > 0 &&
     values.every((value, i) => value === undefined || !Number.isNaN(numbers[i])) &&
-    (choice === LENGTH || new Set(there).size > MOST_GROUPS);
+    (choice === LENGTH || (distinct.size > 2 && !isClasses));
   const labels = values.map((value) => (value === undefined ? "" : String(value)));
+  const missing = values.filter((value) => value === undefined).length;
+  const rest = { label: MISSING, count: missing, look: () => ({ colour: GREY, shape: "cross" }) };
   if (isScale) {
     const [low, high] = there.reduce(([a, b], v) => [Math.min(a, v), Math.max(b, v)], [Infinity, -Infinity]);
     const share = (value) => (high > low ? (value - low) / (high - low) : 0.5);
     const looks = (i) =>
       Number.isNaN(numbers[i])
-        ? { colour: "#888888", shape: "cross" }
-        : { colour: viridis(share(numbers[i])), shape: "circle" };
-    return { labels, looks, scale: { low, high } };
+        ? rest.look()
+        : { colour: viridis(share(numbers[i])), shape: "circle", edge: GREY };
+    return { labels, looks, groups: missing ? [rest] : [], scale: { low, high } };
   }
   const counts = new Map();
   for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
   const known = [...counts.keys()].filter((value) => value !== undefined);
   known.sort((a, b) => counts.get(b) - counts.get(a) || (a < b ? -1 : 1));
-  const all = counts.has(undefined) ? [...known, undefined] : known;
-  const shown = all.length > MOST_GROUPS ? all.slice(0, MOST_GROUPS - 1) : all;
-  const place = (value) => (shown.includes(value) ? shown.indexOf(value) : MOST_GROUPS - 1);
-  const look = (place) => ({ colour: (dark.matches ? DARK : LIGHT)[place], shape: SHAPES[place] });
-  const groups = shown.map((value) => ({ label: value ?? MISSING, count: counts.get(value) }));
-  if (all.length > shown.length) {
-    const count = records.length - groups.reduce((sum, group) => sum + group.count, 0);
-    groups.push({ label: OTHERS, count });
-  }
-  return { labels, looks: (i) => look(place(values[i])), groups, look };
+  const shown = known.length > MOST_GROUPS ? known.slice(0, MOST_GROUPS - 1) : known;
+  const groups = shown.map((value, place) => ({
+    label: value,
+    count: counts.get(value),
+    look: () => ({ colour: (dark.matches ? DARK : LIGHT)[place], shape: SHAPES[place] }),
+  }));
+  const others = { label: OTHERS, count: 0, look: () => ({ colour: GREY, shape: "circle" }) };
+  for (const value of known.slice(shown.length)) others.count += counts.get(value);
+  const group = (value) => groups[shown.indexOf(value)] ?? (value === undefined ? rest : others);
+  const looks = (i) => group(values[i]).look();
+  return { labels, looks, groups: [...groups, ...[others, rest].filter(({ count }) => count)] };
 }
 
 export function viridis(share) {
@@ -106,13 +118,16 @@ function plus(turn) {
   return corners.map(([x, y]) => [c * x - s * y, s * x + c * y]);
 }
 
-/** Draw one mark, filled. */
-export function mark(context, { colour, shape }, x, y, radius) {
+/** Draw one mark, filled; with an edge of its own where its colour may be close to the background. */
+export function mark(context, { colour, shape, edge }, x, y, radius) {
   context.beginPath();
   if (shape === "circle") context.arc(x, y, radius, 0, 2 * Math.PI);
   else PATHS[shape].forEach(([dx, dy]) => context.lineTo(x + radius * dx, y + radius * dy));
   context.closePath();
   context.fillStyle = colour;
   context.fill();
+  const { strokeStyle } = context;
+  context.strokeStyle = edge ?? strokeStyle;
   context.stroke();
+  context.strokeStyle = strokeStyle;
 }

@@ -1,12 +1,15 @@
 // A heat map: cells of colour with names at two sides, read with a pointer or arrow keys.
 
 const WIDEST = 12_000; // pixels of a canvas that browsers still draw
+const STEPS = [5, 10, 20, 50, 100, 200, 500, 1000]; // between names
+const SHADES = 256;
 
 /**
  * rows, columns: names. value(i, j): a number, or NaN. colour(value). say(i, j): a sentence.
- * every: a name at every so many columns (and rows, if rowsToo). dot(i, j): whether to mark it.
+ * cell: size in pixels; with isFitted, at most this, and as small as the width of the page demands.
+ * rowsToo: names of rows as sparse as those of columns. dot(i, j): whether to mark it.
  */
-export function heatMap({ label, rows, columns, value, colour, say, cell, every, rowsToo, dot }) {
+export function heatMap({ label, rows, columns, value, colour, say, cell: most, isFitted, rowsToo, dot }) {
   const part = document.createElement("div");
   const frame = document.createElement("div");
   frame.className = "heat";
@@ -20,29 +23,26 @@ export function heatMap({ label, rows, columns, value, colour, say, cell, every,
   said.textContent = "Point at a cell, or use the arrow keys.";
   frame.append(canvas);
   part.append(frame, said);
-  const ratio = Math.min(devicePixelRatio, WIDEST / (columns.length * cell));
   const left = rowsToo ? 34 : 18;
   const top = 18;
-  const [width, height] = [left + columns.length * cell + 2, top + rows.length * cell + 2];
-  canvas.width = width * ratio;
-  canvas.height = height * ratio;
-  canvas.style.width = `${width}px`;
-  canvas.style.height = `${height}px`;
+  const dots = rows.flatMap((_, i) => columns.flatMap((_, j) => (dot?.(i, j) ? [[i, j]] : [])));
   let at = null;
+  let [room, cell, ratio, width, height, every, cells] = [];
 
-  // The colours are computed once, as an image with a pixel for each cell.
-  const cells = document.createElement("canvas");
-  [cells.width, cells.height] = [columns.length, rows.length];
-  const pixels = cells.getContext("2d");
-  const dots = [];
-  rows.forEach((_, i) =>
-    columns.forEach((_, j) => {
-      const number = value(i, j);
-      pixels.fillStyle = Number.isNaN(number) ? "#999999" : colour(number);
-      pixels.fillRect(j, i, 1, 1);
-      if (dot?.(i, j)) dots.push([i, j]);
-    }),
-  );
+  function resize() {
+    room = frame.clientWidth;
+    const fits = (room - left - 8) / columns.length;
+    cell = isFitted ? Math.min(most, fits) : most;
+    every = STEPS.find((step) => step * cell >= 40) ?? columns.length;
+    ratio = Math.min(devicePixelRatio, WIDEST / (columns.length * cell));
+    [width, height] = [left + columns.length * cell + 2, top + rows.length * cell + 2];
+    canvas.width = width * ratio;
+    canvas.height = height * ratio;
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+    cells = imageOf(rows.length, columns.length, value, colour, cell * ratio);
+    draw();
+  }
 
   function draw() {
     const context = canvas.getContext("2d");
@@ -61,12 +61,14 @@ export function heatMap({ label, rows, columns, value, colour, say, cell, every,
     context.font = "11px system-ui, sans-serif";
     context.textAlign = "center";
     columns.forEach((name, j) => {
-      if ((j + 1) % every === 0 || j === 0) context.fillText(name, left + (j + 0.5) * cell, 12);
+      if ((j + 1) % every && j) return;
+      const half = context.measureText(name).width / 2;
+      context.fillText(name, Math.min(left + (j + 0.5) * cell, width - half), 12);
     });
     context.textAlign = "right";
     rows.forEach((name, i) => {
       if (rowsToo && (i + 1) % every !== 0 && i !== 0) return;
-      context.fillText(name, left - 4, top + (i + 0.5) * cell + 4);
+      context.fillText(name, left - 4, Math.min(top + (i + 0.5) * cell + 4, height - 1));
     });
     if (at) {
       context.lineWidth = 2;
@@ -110,22 +112,50 @@ export function heatMap({ label, rows, columns, value, colour, say, cell, every,
   const watch = matchMedia("(prefers-color-scheme: dark)");
   const again = () => (canvas.isConnected ? draw() : watch.removeEventListener("change", again));
   watch.addEventListener("change", again);
-  requestAnimationFrame(draw);
+  // A change of size within the observer's own call would be an error.
+  new ResizeObserver(() =>
+    requestAnimationFrame(() => frame.clientWidth && frame.clientWidth !== room && resize()),
+  ).observe(frame);
   return part;
+}
+
+/** An image with a pixel for each cell. Where cells are smaller than pixels, the largest number of a pixel's is shown. */
+function imageOf(rows, columns, value, colour, cell) {
+  const shrunk = Math.min(1, cell);
+  const [width, height] = [columns, rows].map((n) => Math.max(1, Math.floor(n * shrunk)));
+  const numbers = new Float32Array(width * height).fill(NaN);
+  for (let i = 0; i < rows; i++) {
+    const start = width * Math.floor((i * height) / rows);
+    for (let j = 0; j < columns; j++) {
+      const place = start + Math.floor((j * width) / columns);
+      const number = value(i, j);
+      if (!(number <= numbers[place])) numbers[place] = number;
+    }
+  }
+  const [low, high] = numbers.reduce(([a, b], v) => (v < a ? [v, b] : v > b ? [a, v] : [a, b]), [0, 1e-9]);
+  const shades = stripe(SHADES + 1, (k) =>
+    k < SHADES ? colour(low + ((high - low) * k) / (SHADES - 1)) : "#999999",
+  );
+  const { data } = shades.getContext("2d").getImageData(0, 0, SHADES + 1, 1);
+  const palette = new Uint32Array(data.buffer);
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [width, height];
+  const image = new ImageData(width, height);
+  const pixels = new Uint32Array(image.data.buffer);
+  numbers.forEach((number, place) => {
+    const shade = Math.round(((number - low) / (high - low)) * (SHADES - 1));
+    pixels[place] = palette[Number.isNaN(number) ? SHADES : shade];
+  });
+  canvas.getContext("2d").putImageData(image, 0, 0);
+  return canvas;
 }
 
 /** What colours mean, from one end to the other. */
 export function scaleOf(colour, low, high) {
   const part = document.createElement("p");
   part.className = "scale";
-  const canvas = document.createElement("canvas");
-  [canvas.width, canvas.height] = [160, 1];
+  const canvas = stripe(160, (x) => colour(x / 159));
   canvas.setAttribute("aria-hidden", "true");
-  const context = canvas.getContext("2d");
-  for (let x = 0; x < 160; x++) {
-    context.fillStyle = colour(x / 159);
-    context.fillRect(x, 0, 1, 1);
-  }
   const [first, last] = [low, high].map((words) => {
     const span = document.createElement("span");
     span.textContent = words;
@@ -133,4 +163,15 @@ export function scaleOf(colour, low, high) {
   });
   part.append(first, canvas, last);
   return part;
+}
+
+function stripe(width, colour) {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [width, 1];
+  const context = canvas.getContext("2d");
+  for (let x = 0; x < width; x++) {
+    context.fillStyle = colour(x);
+    context.fillRect(x, 0, 1, 1);
+  }
+  return canvas;
 }

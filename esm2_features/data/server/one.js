@@ -5,13 +5,16 @@ import { blues, redWhiteBlue } from "./colours.js";
 import { residuesOf } from "./fasta.js";
 import { csvOf, save } from "./files.js";
 import { heatMap, scaleOf } from "./heat.js";
-import { $, element, signed } from "./parts.js";
+import { $, duration, element, signed } from "./parts.js";
 
 const BY_PROPERTY = [..."GAVLIMPFWYSTCNQKRHDE"]; // aliphatic, aromatic, polar, positive, negative
 const MASK = "<mask>";
 const MOST_NUMBERS = 1_000_000; // of an answer
+const LONG = 10; // seconds; a longer scan waits until the user agrees
+const SAMPLE = 1000; // residues of a request that measures how fast the server is
 const APART = 6; // residues nearer than this are in contact in any protein
 const FEWEST_PAIRS = 20;
+const WIDEST_MAP = 900; // pixels of a contact map
 
 const NO_CONTACTS = (name) =>
   `${name} has no contact regression on this server, so there is no contact map. The official ` +
@@ -20,12 +23,14 @@ const NO_CONTACTS = (name) =>
 let record = null;
 let model = null;
 let running = null;
-let tables = {}; // contents of the files: {scan, contacts}
+let tables = {}; // make the contents of the files: {scan, contacts}
 
 /** Choose another sequence, and clear what is shown of the last one. */
 export function prepareOne(chosen, of) {
   forgetOne();
   [record, model] = [chosen, of];
+  const L = residuesOf(record.sequence).length;
+  $("scan-time").textContent = model.pace ? `A scan takes about ${duration(model.pace * L * L)}.` : "";
 }
 
 export function forgetOne() {
@@ -39,28 +44,49 @@ export function forgetOne() {
 
 // ------------------------------------------------------------------ mutational scan
 
-async function scan(signal, onDone) {
+async function scan(signal, tell, agree) {
   const residues = residuesOf(record.sequence);
   if (residues.includes(MASK)) throw new Error("The sequence holds <mask>; a scan needs residues.");
   const L = residues.length;
   const rows = [];
   let order = [];
-  await inPortions(residues.map(() => L), {
-    most: Math.max(1, Math.min(model.maxItems, Math.floor(MOST_NUMBERS / (20 * L)))),
+  const most = Math.max(1, Math.min(model.schema.maxItems, Math.floor(MOST_NUMBERS / (20 * L))));
+  const send = async (from, to) => {
+    const items = residues.slice(from, to).map((_, k) => ({
+      sequence: residues.map((letter, j) => (j === from + k ? MASK : letter)).join(""),
+    }));
+    const path = `api/v3/${encodeURIComponent(model.model)}/predict/`;
+    const { results } = await ask(path, { body: { items }, signal });
+    results.forEach(({ logits, vocab_tokens }, k) => {
+      order = vocab_tokens;
+      rows[from + k] = logits[from + k];
+    });
+  };
+  // The first position may load the model; those after it tell how long the others will take.
+  await send(0, 1);
+  let done = 1;
+  let begun = performance.now();
+  const secondsLeft = (first) => (((performance.now() - begun) / 1000) * (L - done)) / (done - first);
+  if (L > 1) {
+    done += Math.min(L - 1, most, Math.max(1, Math.floor(SAMPLE / L)));
+    await send(1, done);
+    const seconds = secondsLeft(1);
+    tell(done / L, "");
+    await agree(`About ${duration(seconds)} for ${L} positions.`, seconds > LONG);
+  }
+  const start = done;
+  begun = performance.now();
+  await inPortions(residues.slice(start).map(() => L), {
+    most,
     limit: 20_000,
-    send: async (from, to) => {
-      const items = residues.slice(from, to).map((_, k) => ({
-        sequence: residues.map((letter, j) => (j === from + k ? MASK : letter)).join(""),
-      }));
-      const path = `api/v3/${encodeURIComponent(model.model)}/predict/`;
-      const { results } = await ask(path, { body: { items }, signal });
-      results.forEach(({ logits, vocab_tokens }, k) => {
-        order = vocab_tokens;
-        rows[from + k] = logits[from + k];
-      });
+    send: (from, to) => send(start + from, start + to),
+    onDone: (n) => {
+      done = start + n;
+      const left = done < L ? `; about ${duration(secondsLeft(start))} left` : "";
+      tell(done / L, `${done} of ${L} positions${left}`);
     },
-    onDone: (n) => onDone(n, L, "positions"),
   });
+  if (done > start) model.pace = (performance.now() - begun) / 1000 / ((done - start) * L);
   const place = (letter) => order.indexOf(letter);
   // A difference of logits is one of log-probabilities. An X is none of the 20: no difference.
   const scores = residues.map((wild, j) =>
@@ -87,7 +113,6 @@ function showScan(residues, scores) {
     dot: (i, j) => residues[j] === BY_PROPERTY[i],
     say,
     cell: 15,
-    every: 5,
   });
   const scale = scaleOf((share) => redWhiteBlue(2 * share - 1), signed(-largest), signed(largest));
   scale.append(element("span", {}, "● the sequence"));
@@ -99,12 +124,13 @@ function showScan(residues, scores) {
     const [best, worst] = [others[0], others.at(-1)];
     return [[`${from}${j + 1}`, `${best.to} ${signed(best.score)}`, `${worst.to} ${signed(worst.score)}`, signed(mean)]];
   });
-  $("scan-view").replaceChildren(
+  fill(
+    "scan",
     scale,
     map,
     tableOf("As a table", ["Position", "Most likely substitution", "Least likely", "Mean of 19"], lines),
   );
-  tables.scan = [["variant", "score"]].concat(
+  tables.scan = () => [["variant", "score"]].concat(
     residues.flatMap((from, j) =>
       BY_PROPERTY.flatMap((to, i) =>
         to === from || Number.isNaN(scores[j][i]) ? [] : [[`${from}${j + 1}${to}`, scores[j][i].toPrecision(7)]],
@@ -115,8 +141,8 @@ function showScan(residues, scores) {
 
 // ------------------------------------------------------------------ contacts
 
-async function contacts(signal, onDone) {
-  onDone(0, 1, "maps");
+async function contacts(signal, tell) {
+  tell(0, "0 of 1 maps");
   const body = { items: [{ sequence: record.sequence }], params: { include: ["contacts"] } };
   const path = `api/v3/${encodeURIComponent(model.model)}/encode/`;
   const { results } = await ask(path, { body, signal });
@@ -132,8 +158,8 @@ async function contacts(signal, onDone) {
     value: (i, j) => p[i][j],
     colour: blues,
     say,
-    cell: Math.max(1, Math.min(12, Math.floor(560 / L))),
-    every: [5, 10, 20, 50, 100, 200, 500].find((step) => L / step <= 12) ?? 500,
+    cell: Math.min(12, WIDEST_MAP / L),
+    isFitted: true,
     rowsToo: true,
   });
   const pairs = [];
@@ -141,8 +167,8 @@ async function contacts(signal, onDone) {
   const far = pairs.filter(([i, j]) => j - i >= APART).sort(([a, b], [c, d]) => p[c][d] - p[a][b]);
   const most = far.slice(0, Math.max(FEWEST_PAIRS, L)).map(([i, j]) => [name(i), name(j), p[i][j].toFixed(3)]);
   const title = `The likeliest pairs, ${APART} residues or more apart`;
-  $("contacts-view").replaceChildren(scaleOf(blues, "0", "1"), map, tableOf(title, ["Residue", "Residue", "Probability"], most));
-  tables.contacts = [["i", "j", "probability"], ...pairs.map(([i, j]) => [i + 1, j + 1, p[i][j]])];
+  fill("contacts", scaleOf(blues, "0", "1"), map, tableOf(title, ["Residue", "Residue", "Probability"], most));
+  tables.contacts = () => [["i", "j", "probability"], ...pairs.map(([i, j]) => [i + 1, j + 1, p[i][j]])];
 }
 
 // ------------------------------------------------------------------ both
@@ -157,6 +183,13 @@ function tableOf(title, head, lines) {
   return element("details", {}, element("summary", {}, title), frame);
 }
 
+/** Replace what is shown; a button that had the focus leaves it to the heading. */
+function fill(id, ...contents) {
+  const hadFocus = $(`${id}-view`).contains(document.activeElement);
+  $(`${id}-view`).replaceChildren(...contents);
+  if (hadFocus) $(`${id}-title`).focus();
+}
+
 async function show(id, work) {
   running?.abort();
   const mine = (running = new AbortController());
@@ -164,23 +197,43 @@ async function show(id, work) {
   const said = element("p", { role: "status" });
   const bar = element("progress", { max: "1", "aria-label": "Progress" });
   const stop = element("button", { type: "button" }, "Cancel");
+  const go = element("button", { type: "button", class: "main" }, "Start the scan");
+  const buttons = element("p", { class: "row" }, stop);
   stop.addEventListener("click", () => mine.abort());
+  const agree = (words, isAsked) => {
+    said.textContent = words;
+    if (!isAsked) return null;
+    buttons.prepend(go);
+    return new Promise((resolve, reject) => {
+      go.addEventListener("click", () => {
+        if (document.activeElement === go) stop.focus();
+        go.remove();
+        resolve();
+      });
+      mine.signal.addEventListener("abort", () => reject(new DOMException("Cancelled", "AbortError")));
+    });
+  };
   $(id).hidden = false;
   $(`${id}-save`).hidden = true;
-  view.replaceChildren(bar, said, stop);
+  view.replaceChildren(bar, said, buttons);
+  said.textContent = "Waiting for the server.";
   $(id).scrollIntoView({ block: "nearest" });
   try {
-    await work(mine.signal, (n, all, things) => {
-      bar.value = n / all;
-      said.textContent = `${n} of ${all} ${things}`;
-    });
+    await work(
+      mine.signal,
+      (share, words) => {
+        bar.value = share;
+        said.textContent = words;
+      },
+      agree,
+    );
     $(`${id}-save`).hidden = false;
   } catch (error) {
     if (running !== mine) return; // another sequence has been chosen
-    if (error.name === "AbortError") view.replaceChildren(element("p", { role: "status" }, "Cancelled."));
+    if (error.name === "AbortError") fill(id, element("p", { role: "status" }, "Cancelled."));
     else {
       const words = error.code === "no_contacts" ? NO_CONTACTS(model.model) : error.message;
-      view.replaceChildren(element("p", { class: "error", role: "alert" }, words));
+      fill(id, element("p", { class: "error", role: "alert" }, words));
     }
   }
 }
@@ -189,6 +242,6 @@ $("ask-scan").addEventListener("click", () => show("scan", scan));
 $("ask-contacts").addEventListener("click", () => show("contacts", contacts));
 for (const id of ["scan", "contacts"]) {
   $(`${id}-save`).addEventListener("click", () => {
-    save(csvOf(tables[id]), `${record.name.replace(/[^\w.-]+/g, "_")}_${id}.csv`);
+    save(csvOf(tables[id]()), `${record.name.replace(/[^\w.-]+/g, "_")}_${id}.csv`);
   });
 }

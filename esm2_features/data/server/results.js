@@ -12,6 +12,8 @@ const NEIGHBOURS = 10;
 const AT_ONCE = 500; // rows of the list
 const FEWEST = 3; // points of a map
 
+const groupHeads = [$("list-group"), $("near-group")].map((head) => [head, head.previousElementSibling]);
+
 let shown = null; // {records, rows, model, layer, pooling, points, looks}
 let chosen = -1;
 let many = AT_ONCE;
@@ -29,7 +31,7 @@ const map = new PointMap($("map"), $("map-tip"), {
   },
 });
 
-/** Show results: records, rows (Float32Arrays), and how they were computed. */
+/** Show results: records, rows (Float32Arrays), lines about those left out, and how they were computed. */
 export async function showResults(run) {
   forgetOne();
   const { points, explained } = await pca(run.rows);
@@ -40,10 +42,16 @@ export async function showResults(run) {
   $("one-name").textContent = "Choose a sequence";
   $("one-none").hidden = false;
   $("one-part").hidden = true;
-  const before = $("colour").value;
+  const n = run.leftOut.length;
+  $("left-out").hidden = !n;
+  $("left-out").firstElementChild.textContent = `${n} ${n === 1 ? "sequence is" : "sequences are"} left out`;
+  $("left-out").lastElementChild.replaceChildren(...run.leftOut.map((line) => element("li", {}, line)));
+  const before = [...$("colour").options].map(({ value }) => value);
   const words = choices(run.records);
-  $("colour").replaceChildren(...words.map((word) => element("option", { value: word }, word)));
-  $("colour").value = words.includes(before) ? before : words[0];
+  // The choice stays for data of the same kind.
+  if (words.join("\n") !== before.join("\n")) {
+    $("colour").replaceChildren(...words.map((word) => element("option", { value: word }, word)));
+  }
   const isMap = run.records.length >= FEWEST;
   $("map-part").hidden = $("colour").parentElement.hidden = !isMap;
   $("map-none").hidden = isMap;
@@ -64,24 +72,25 @@ function colour() {
   map.looks = sorted.looks;
   map.draw();
   const choice = $("colour").value;
-  for (const id of ["list-group", "near-group"]) {
-    $(id).textContent = choice === "length" ? "Group" : choice;
-    $(id).hidden = choice === "length";
+  for (const [head, before] of groupHeads) {
+    head.textContent = choice;
+    if (choice === "length") head.remove();
+    else before.after(head);
   }
+  const items = sorted.groups.map(({ label, count, look }) => {
+    const canvas = element("canvas", { width: "32", height: "32", "aria-hidden": "true" });
+    canvas.style.width = canvas.style.height = "16px";
+    const context = canvas.getContext("2d");
+    context.strokeStyle = "transparent";
+    mark(context, look(), 16, 16, 11);
+    return element("li", {}, canvas, element("span", {}, `${label} (${count})`));
+  });
   if (sorted.scale) {
     const { low, high } = sorted.scale;
     const scale = element("li", {}, scaleOf(viridis, number(low), number(high)));
-    $("legend").replaceChildren(element("li", {}, choice), scale);
-  } else {
-    $("legend").replaceChildren(...sorted.groups.map(({ label, count }, place) => {
-      const canvas = element("canvas", { width: "32", height: "32", "aria-hidden": "true" });
-      canvas.style.width = canvas.style.height = "16px";
-      const context = canvas.getContext("2d");
-      context.strokeStyle = "transparent";
-      mark(context, sorted.look(place), 16, 16, 11);
-      return element("li", {}, canvas, element("span", {}, `${label} (${count})`));
-    }));
+    items.unshift(element("li", {}, choice), scale);
   }
+  $("legend").replaceChildren(...items);
   list();
   if (chosen >= 0) neighbours();
 }
@@ -90,9 +99,7 @@ function colour() {
 
 function list() {
   const words = $("filter").value.trim().toLowerCase();
-  const found = shown.records.flatMap(({ header, name }, i) =>
-    `${name} ${header}`.toLowerCase().includes(words) ? [i] : [],
-  );
+  const found = shown.records.flatMap(({ name }, i) => (name.toLowerCase().includes(words) ? [i] : []));
   const rows = found.slice(0, many).map((i) => {
     const { name, length } = shown.records[i];
     const row = element("tr", { class: i === chosen ? "chosen" : "" },
@@ -110,7 +117,7 @@ function list() {
 }
 
 function group(i) {
-  return $("list-group").hidden ? [] : [element("td", {}, shown.sorted.labels[i])];
+  return $("colour").value === "length" ? [] : [element("td", {}, shown.sorted.labels[i] || "–")];
 }
 
 function chooser(i, name) {
@@ -124,6 +131,7 @@ function chooser(i, name) {
 
 function neighbours() {
   const near = nearest(shown.rows, chosen, NEIGHBOURS);
+  $("near-part").hidden = !near.length;
   $("near").tBodies[0].replaceChildren(
     ...near.map(({ index, cosine }) => {
       const { name, length } = shown.records[index];
@@ -160,8 +168,10 @@ $("filter").addEventListener("input", () => {
   list();
 });
 $("more").addEventListener("click", () => {
+  const before = many;
   many += AT_ONCE;
   list();
+  if ($("more").hidden) $("list").tBodies[0].rows[before].querySelector("button").focus();
 });
 $("zoom-in").addEventListener("click", () => map.zoom(1.5));
 $("zoom-out").addEventListener("click", () => map.zoom(1 / 1.5));
