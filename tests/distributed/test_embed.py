@@ -202,7 +202,7 @@ def test__full_disk__ends_the_job_which_can_be_continued(
     assert there <= 5
     report = embed(**PLAIN)
     assert (report.computed, report.present) == (N_SHARDS - there, there)
-    check(tmp_path / "out", SEQUENCES, tiny_checkpoint)
+    check(tmp_path / "out", SEQUENCES, tiny_checkpoint, is_alone=False)
 
 
 def test__weights_that_cannot_be_loaded__end_the_job(embed, tmp_path):

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from esm2_features.exceptions import InputError
 
 TOKEN_VARIABLE = "ESM2_FEATURES_TOKEN"  # noqa: S105 - a name
-API = "/api/v3"
-HUB_API = "/api/v1"
+API, HUB = "/api/v3", "/api/v1"
+"""Where the operations of the hosted service are, and those of a hub."""
 
 
 class Token:
@@ -102,6 +102,6 @@ def read_endpoint(url: object, token: object) -> Endpoint | None:
         is_address = False
     if not is_address or parts.query or parts.fragment:
         raise InputError(f"Got endpoint={url!r}; {expected}.")
-    path = parts.path.rstrip("/").removesuffix(API).removesuffix(HUB_API)
+    path = parts.path.rstrip("/").removesuffix(API).removesuffix(HUB)
     assert secret is None or isinstance(secret, Token)
     return Endpoint(f"{parts.scheme}://{parts.netloc}{path}", secret)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from esm2_features._inference.remote.endpoint import HUB_API
+from esm2_features._inference.remote.endpoint import HUB
 
 _NODES = 100_000
 
@@ -20,7 +20,7 @@ class Operation(NamedTuple):
 
 def encode_operation(document: dict[str, Any], model: str) -> Operation | None:
     """Find the operation that computes vectors; None if there is none."""
-    path = f"{HUB_API}/{model}/encode"
+    path = f"{HUB}/{model}/encode"
     try:
         found = document["paths"].get(path) or document["paths"][f"{path}/"]
         body = found["post"]["requestBody"]["content"]["application/json"]["schema"]
