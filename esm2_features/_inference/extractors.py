@@ -68,7 +68,7 @@ class PooledVectors:
             layers.add(network.depth)  # the maps of all blocks have to pass
         pooled: dict[tuple[int, str], Tensor] = {}
         pooled_last: dict[int, Tensor] = {}  # by importance, known after the last block
-        for layer, x_TD in _run_network(network, layout, sorted(layers), importance):
+        for layer, x_TD in run_network(network, layout, sorted(layers), importance):
             for how in {how for at, how in self.columns if at == layer}:
                 if how == "parti":
                     pooled_last[layer] = x_TD
@@ -79,10 +79,15 @@ class PooledVectors:
             weights_T = send(importance.ranks().numpy(), network.device)
             for layer, x_TD in pooled_last.items():
                 pooled[layer, "parti"] = pool(x_TD, layout.segments, "parti", weights_T)
-        stacked = torch.stack([pooled[column] for column in self.columns], dim=1)
-        arriving = fetch(stacked)
+        return stacked(pooled, self)
 
-        return lambda: round_vectors(arriving(), self.dtype)
+
+def stacked(
+    pooled: dict[tuple[int, str], Tensor], vectors: PooledVectors
+) -> Callable[[], NDArray[np.float32]]:
+    """Fetch pooled representations as rows, (sequences, columns, dim)."""
+    arriving = fetch(torch.stack([pooled[column] for column in vectors.columns], dim=1))
+    return lambda: round_vectors(arriving(), vectors.dtype)
 
 
 @dataclass(frozen=True)
@@ -97,7 +102,7 @@ class SiteLogProbs:
     ) -> Callable[[], NDArray[np.float32]]:
         layout = Layout(views, budget)
         head = network.logits if layout.is_windowed else None
-        [(_, x_TD)] = _run_network(network, layout, [network.depth], head=head)
+        [(_, x_TD)] = run_network(network, layout, [network.depth], head=head)
         logits_BV = pool(x_TD, layout.segments, "mean")  # the mean of one residue is itself
         if not layout.is_windowed:
             logits_BV = network.logits(logits_BV)
@@ -120,8 +125,8 @@ class Residues:
     ) -> Callable[[], list[Any]]:
         layout = Layout(views, budget)
         copies, found = Copies(), dict[int, list[NDArray[np.float32]]]()
-        for layer, x_TD in _run_network(network, layout, self.layers):
-            copies.begin(x_TD, partial(_cut, layout, found, layer))
+        for layer, x_TD in run_network(network, layout, self.layers):
+            copies.begin(x_TD, partial(cut, layout, found, layer))
 
         def wait() -> list[Any]:
             copies.finish()
@@ -148,7 +153,7 @@ class Logits:
         self, network: ESM2Network, views: Sequence[str], budget: int | None = None
     ) -> Callable[[], list[NDArray[np.float32]]]:
         layout = Layout(views, budget)
-        [(_, logits_TV)] = _run_network(network, layout, [network.depth], head=network.logits)
+        [(_, logits_TV)] = run_network(network, layout, [network.depth], head=network.logits)
         if self.over == "residues":
             logits_TV = logits_TV[:, send(np.array(CANONICAL_TOKENS), logits_TV.device)]
         if self.kind == "log_probs":
@@ -176,7 +181,7 @@ class Contacts:
         maps = ContactMaps(layout.groups, self.weight, self.bias, heads=self.heads)
         _run_maps(network, layout, maps, network.depth)
         arriving = maps.probabilities()
-        return lambda: _in_order(layout, arriving())
+        return lambda: in_order(layout, arriving())
 
 
 @dataclass(frozen=True)
@@ -195,10 +200,10 @@ class Attentions:
         layout = Layout(views, budget)
         maps = AllMaps(layout.groups, self.layers, heads=self.heads)
         _run_maps(network, layout, maps, max(self.layers))
-        return lambda: _in_order(layout, maps.maps())
+        return lambda: in_order(layout, maps.maps())
 
 
-def _run_network(
+def run_network(
     network: ESM2Network,
     layout: Layout,
     layers: Collection[int],
@@ -216,7 +221,7 @@ def _run_network(
         yield layer, merged.pop()
 
 
-def _cut(
+def cut(
     layout: Layout,
     found: dict[int, list[NDArray[np.float32]]],
     layer: int,
@@ -229,11 +234,11 @@ def _run_maps(
     network: ESM2Network, layout: Layout, maps: ContactMaps | AllMaps, depth: int
 ) -> None:
     """Run the blocks up to one, whose maps go to ``maps``."""
-    for _ in _run_network(network, layout, [depth], maps):
+    for _ in run_network(network, layout, [depth], maps):
         pass
 
 
-def _in_order(
+def in_order(
     layout: Layout, by_sequence: Sequence[NDArray[np.float32]]
 ) -> list[NDArray[np.float32]]:
     """Bring the results of sequences, in the order of the layout, into that of the views."""

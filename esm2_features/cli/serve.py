@@ -167,12 +167,18 @@ def parse_models(words: tuple[str, ...]) -> dict[str, str]:
     from esm2_features.server.settings import Settings
 
     known = Settings()
-    models = {}
+    models: dict[str, str] = {}
     for word in words:
         name, equals, path = word.partition("=")
         official = known.find(name)
-        if equals and (not name or official is not None or not name.isascii() or "/" in name):
-            raise CommandError(f"--model {word}: choose another name for {path}.", 2)
+        if equals and not path:
+            raise CommandError(f"--model {word}: the path of the checkpoint is missing.", 2)
+        if equals and (official is not None or name in models):
+            known_as = official or models[name]
+            raise CommandError(
+                f"--model {word}: the name is that of {known_as}. Choose another name for {path}.",
+                2,
+            )
         if not equals and official is None:
             raise InputError(
                 f"Got model={word!r}, which is no model's name (see `esm2-features models`). Give "

@@ -117,9 +117,14 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _operations(document: Mapping[str, Any]) -> Iterable[str]:
-    """Describe the operations of an OpenAPI document."""
+    """Describe the operations of an OpenAPI document; those of the hub for one model only."""
+    of_hub = set()
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
+            if "hub" in operation.get("tags", ()):
+                if operation["summary"] in of_hub:
+                    continue
+                of_hub.add(operation["summary"])
             yield f"<h2>{escape(method.upper())} {escape(path)}</h2>"
             yield f"<p>{escape(operation['description'])}</p>"
             for media, body in operation.get("requestBody", {}).get("content", {}).items():

@@ -58,7 +58,8 @@ class LoadedModels:
         engine = self._engine(model, computation)
         before = engine.n_computed
         try:
-            results = _COMPUTE[computation.name](engine, computation, sequences)
+            compute = _COMPUTE.get(computation.name, _several)
+            results = compute(engine, computation, sequences)
             self.identities[model] = engine.checkpoint.identity
             return results
         finally:
@@ -120,18 +121,58 @@ def _per_token(engine: Engine, computation: Computation, sequences: list[str]) -
     return engine.residues(sequences, layers=list(computation.layers))
 
 
-def _contacts(engine: Engine, _: Computation, sequences: list[str]) -> Sequence[Any]:
+def _contact_regression(engine: Engine) -> Any:
     try:
-        engine.checkpoint.contact_regression()
+        return engine.checkpoint.contact_regression()
     except DownloadError:
         raise
     except CheckpointError:
         raise ApiError("no_contacts", model=engine.checkpoint.name) from None
+
+
+def _contacts(engine: Engine, _: Computation, sequences: list[str]) -> Sequence[Any]:
+    _contact_regression(engine)
     return engine.contacts(sequences)
 
 
 def _logits(engine: Engine, _: Computation, sequences: list[str]) -> Sequence[Any]:
-    return [np.ascontiguousarray(logits[:, _COLUMNS]) for logits in engine.logits(sequences)]
+    return list(map(_of_residues, engine.logits(sequences)))
+
+
+def _of_residues(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(logits[:, _COLUMNS])
+
+
+def _several(engine: Engine, computation: Computation, sequences: list[str]) -> Sequence[Any]:
+    """Compute several outputs in one forward pass, which is not looked up in the cache."""
+    from esm2_features._inference.extractors import Contacts, Logits, PooledVectors, Residues
+    from esm2_features._inference.several import Several
+
+    names, layers = computation.name.split("+"), computation.layers
+    shape = engine.checkpoint.architecture
+    parts: dict[str, Any] = {}
+    if "embed" in names:
+        columns = tuple((layer, how) for layer in layers for how in computation.poolings)
+        parts["vectors"] = PooledVectors(columns, shape.dim)
+    if "per_token" in names:
+        parts["residues"] = Residues(layers, shape.dim, by_layer=True)
+    if "contacts" in names:
+        weight, bias = _contact_regression(engine)
+        parts["contacts"] = Contacts(weight, bias, heads=shape.heads)
+    if "logits" in names:
+        parts["logits"] = Logits("logits")
+    found = engine.runner.results(
+        [text.replace("<mask>", MASK) for text in sequences], Several(**parts)
+    )
+    for outputs in found:
+        if "vectors" in outputs:
+            vectors = outputs.pop("vectors")
+            outputs["embed"] = vectors.reshape(len(layers), len(computation.poolings), -1)
+        if "per_token" in names:
+            outputs["per_token"] = {layer: outputs.pop(layer) for layer in layers}
+        if "logits" in outputs:
+            outputs["logits"] = _of_residues(outputs["logits"])
+    return found
 
 
 def _log_prob(engine: Engine, _: Computation, sequences: list[str]) -> Sequence[Any]:

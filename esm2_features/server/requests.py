@@ -136,10 +136,16 @@ class Items(Strict):
 # ------------------------------------------------------------------ a request, checked
 
 
+COMPUTATIONS = ("embed", "per_token", "contacts", "attentions", "logits", "log_prob")
+"""The names of computations, in the order of their outputs in an answer."""
+_TOGETHER = ("embed", "per_token", "contacts", "logits")
+"""What can be read off one forward pass; attentions and parti need a pass of their own."""
+
+
 class Computation(NamedTuple):
     """What an engine computes for sequences; equal computations share a batch."""
 
-    name: str
+    name: str  # of several outputs of one forward pass, such as "embed+logits", joined
     layers: tuple[int, ...] = ()
     poolings: tuple[str, ...] = ()  # as `Engine` calls them
 
@@ -175,7 +181,12 @@ class FeatureRequest:
             Computation("logits"): "logits" in self.include or self.action == "predict",
             Computation("log_prob"): self.action == "log_prob",
         }
-        return [computation for computation, is_needed in needed.items() if is_needed]
+        asked = [computation for computation, is_needed in needed.items() if is_needed]
+        together = [one for one in asked if one.name in _TOGETHER and "parti" not in one.poolings]
+        if len(together) < 2:
+            return asked
+        joined = Computation("+".join(one.name for one in together), self.layers, poolings)
+        return [joined, *(one for one in asked if one not in together)]
 
 
 def _named_per_token(value: object) -> object:
@@ -339,7 +350,8 @@ def _check_answer_size(request: FeatureRequest, shape: Architecture, settings: S
             "logits": len(TOKENS) * length,
             "log_prob": 0,
         }
-        return sum(of_computation[computation.name] for computation in request.computations)
+        names = [name for one in request.computations for name in one.name.split("+")]
+        return sum(of_computation[name] for name in names)
 
     each = [numbers(length) for length in request.lengths]
     if 4 * sum(each) > settings.max_answer_bytes:

@@ -20,7 +20,7 @@ from esm2_features._arrow import vector_column
 from esm2_features.exceptions import MissingDependencyError, import_optional
 from esm2_features.server.errors import ApiError
 from esm2_features.server.models import VOCABULARY
-from esm2_features.server.requests import ApiVersion, FeatureRequest
+from esm2_features.server.requests import COMPUTATIONS, ApiVersion, FeatureRequest
 
 JSON = "application/json"
 ARROW = "application/vnd.apache.arrow.stream"
@@ -95,17 +95,29 @@ def _joined(parts: Iterator[bytes]) -> Iterator[bytes]:
 def by_sequence(request: FeatureRequest, results: list[list[Any]]) -> list[Result]:
     """Group the results of all computations by sequence."""
     grouped: list[Result] = [{} for _ in request.sequences]
-    for computation, values in zip(request.computations, results, strict=True):
+    for name, values in _by_output(request, results):
         for result, value in zip(grouped, values, strict=True):
-            if computation.name == "embed":  # an array of shape (layers, poolings, dim)
+            if name == "embed":  # an array of shape (layers, poolings, dim)
                 for k, word in enumerate(request.poolings):
                     result[word] = {layer: value[i, k] for i, layer in enumerate(request.layers)}
             else:
-                result[computation.name] = value
+                result[name] = value
     if request.action == "predict":
         for result, sequence in zip(grouped, request.sequences, strict=True):
             result["tokens"] = _TOKEN.findall(sequence)
     return grouped
+
+
+def _by_output(
+    request: FeatureRequest, results: list[list[Any]]
+) -> Iterator[tuple[str, list[Any]]]:
+    """Take computations of several outputs apart; the order is always the same."""
+    found: dict[str, list[Any]] = {}
+    for computation, values in zip(request.computations, results, strict=True):
+        names = computation.name.split("+")
+        for name in names:
+            found[name] = [one[name] for one in values] if len(names) > 1 else values
+    return ((name, found[name]) for name in COMPUTATIONS if name in found)
 
 
 def media_type(accept: str | None) -> str:

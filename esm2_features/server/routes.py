@@ -81,6 +81,7 @@ def _add_hub(app: FastAPI, service: FeatureService) -> None:
                 description=_DESCRIPTIONS[action],
                 operation_id=f"{operation}_{served}",
                 responses=_RESULTS,
+                tags=["hub"],
                 openapi_extra=request_body(HUB, action, depth=depth, settings=settings),
             )(_operation_of(service, HUB, action, name))
         # Other names of the models, and those that are not served, which get an error.

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Literal
 
 from esm2_features._cache import Cache
-from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, full_name
+from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, OFFICIAL, full_name, slug
 from esm2_features._inputs.options import PRECISIONS, device_names, one_of, positive
 from esm2_features.exceptions import InputError
 
 _RATE = (600, 60.0)
+_NAME = re.compile("[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -109,6 +110,7 @@ class Settings:
         for name in ("models", "devices"):
             if not getattr(self, name):
                 raise InputError(f"Got no {name}; pass at least one.")
+        _check_names(self.models)
         for device in self.devices:
             device_names(device)
         one_of("precision", self.precision, PRECISIONS)
@@ -175,6 +177,22 @@ class Settings:
         if name in self.models or (full := full_name(name)) is None:
             return name if name in self.models else None
         return next((served for served in self.models if full_name(served) == full), None)
+
+
+def _check_names(models: Mapping[str, str]) -> None:
+    """Check that names can be parts of addresses, and that no two are alike."""
+    seen: dict[str, str] = {}
+    for name in models:
+        if not _NAME.fullmatch(name):
+            raise InputError(
+                f"Got the name {name[:80]!r} for a model; expected up to 64 letters, digits, dots, "
+                "hyphens and underscores, of which the first is a letter or digit."
+            )
+        other = seen.setdefault(slug(name).lower(), name)
+        if other != name:
+            raise InputError(
+                f"Got the names {other!r} and {name!r}, which are too alike. Rename one of them."
+            )
 
 
 def read_rate(text: str) -> tuple[int, float] | Literal["auto"] | None:
