@@ -39,7 +39,10 @@ def test__verify__passes_on_the_embedded_model():
     assert "13 sequences of 1 to 1022 residues" in str(verification)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision",
+    [pytest.param(p, marks=() if p == "float32" else pytest.mark.slow) for p in PRECISIONS],
+)
 def test__verify__passes_on_a_trained_network_without_a_head(trained_checkpoint, precision):
     sequences = None if precision == "float32" else ["MKTAYIAKQR" * 9, "GIGAVLKVLTTGLPALISWIKRKRQQ"]
     verification = verify(
@@ -144,7 +147,7 @@ def test__verify__refuses_an_empty_list(tiny_checkpoint):
         verify(tiny_checkpoint, sequences=[])
 
 
-@pytest.mark.parametrize("sequence", ["M", "MKTAYIAKQR"])
+@pytest.mark.parametrize("sequence", ["M", pytest.param("MKTAYIAKQR", marks=pytest.mark.slow)])
 def test__verify__is_not_decided_by_a_few_residues(trained_checkpoint, sequence):
     verification = verify(trained_checkpoint, sequences=[sequence], device="cpu")
     assert verification.passed, str(verification)

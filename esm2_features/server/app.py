@@ -18,10 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from esm2_features.exceptions import printable
 from esm2_features.server.auth import AuthMiddleware
-from esm2_features.server.errors import (
-    ErrorBody,
-    add_error_handlers,
-)
+from esm2_features.server.errors import ErrorBody, add_error_handlers
 from esm2_features.server.health import add_files, add_health
 from esm2_features.server.limits import RateLimiter
 from esm2_features.server.routes import add_routes

@@ -104,7 +104,8 @@ class Params(Strict):
     window: Annotated[SkipJsonSchema[_Window | None], BeforeValidator(_as_integer)] = None
 
 
-AnyParams = Annotated[Params, BeforeValidator(lambda value: {} if value == [] else value)]
+_EMPTY_LIST = BeforeValidator(lambda value: {} if value == [] else value)  # as no parameters
+AnyParams = Annotated[Params, _EMPTY_LIST]
 
 
 class Item(Strict):
@@ -214,9 +215,7 @@ class HubParams(Params):
 class HubItems(Items):
     """The body of the hub's addresses."""
 
-    params: Annotated[HubParams, BeforeValidator(lambda value: {} if value == [] else value)] = (
-        Field(default_factory=HubParams)
-    )
+    params: Annotated[HubParams, _EMPTY_LIST] = Field(default_factory=HubParams)
 
 
 @dataclass(frozen=True)

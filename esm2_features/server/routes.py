@@ -9,22 +9,9 @@ from fastapi.responses import Response
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints.catalogue import slug
 from esm2_features.server.api_versions import HUB, VERSION_1, VERSION_2, VERSION_3
-from esm2_features.server.errors import (
-    ApiError,
-    error_responses,
-)
-from esm2_features.server.requests import (
-    Action,
-    ApiVersion,
-    request_body,
-    request_schema,
-)
-from esm2_features.server.responses import (
-    ARROW,
-    JSON,
-    NPZ,
-    as_json,
-)
+from esm2_features.server.errors import ApiError, error_responses
+from esm2_features.server.requests import Action, ApiVersion, request_body, request_schema
+from esm2_features.server.responses import ARROW, JSON, NPZ, as_json
 from esm2_features.server.service import FeatureService
 
 _DESCRIPTIONS: dict[Action, str] = {
@@ -51,67 +38,63 @@ def add_routes(app: FastAPI, service: FeatureService) -> None:
 
 def _add_version(app: FastAPI, service: FeatureService, version: ApiVersion) -> None:
     """Add the operations of a version, and an error for all others."""
-    settings = service.settings
-    depth = max(opened.architecture.layers for opened in service.checkpoints.values())
-    for operation, action in version.operations.items():
-        app.post(
-            f"{version.path}{operation}/",
-            name=operation,
-            description=_DESCRIPTIONS[action],
-            operation_id=f"{operation}_v{version.number}",
-            responses=_RESULTS,
-            openapi_extra=request_body(version, action, depth=depth, settings=settings),
-        )(_operation(service, version, action))
+    for operation in version.operations:
+        _add_operation(app, service, version, operation)
+    _add_unknown_action(app, version)
 
+
+def _add_hub(app: FastAPI, service: FeatureService) -> None:
+    """Add the hub's addresses, one for each model: its clients list models by OpenAPI's paths."""
+    for operation, action in HUB.operations.items():
+        for model in service.settings.models:
+            _add_operation(app, service, HUB, operation, model)
+        # Other names of the models, and those that are not served, which get an error.
+        app.post(f"{HUB.path}{operation}/", include_in_schema=False)(_answer(service, HUB, action))
+    _add_unknown_action(app, HUB)
+
+
+def _add_operation(
+    app: FastAPI,
+    service: FeatureService,
+    version: ApiVersion,
+    operation: str,
+    model: str | None = None,  # whose address it is; None if the address names the model
+) -> None:
+    action, of_version, path = version.operations[operation], f"v{version.number}", version.path
+    models = service.checkpoints if model is None else [model]
+    depth = max(service.checkpoints[name].architecture.layers for name in models)
+    if model is not None:
+        of_version, path = slug(model), path.format(model=slug(model))
+    app.post(
+        f"{path}{operation}/",
+        name=operation,
+        description=_DESCRIPTIONS[action],
+        operation_id=f"{operation}_{of_version}",
+        responses=_RESULTS,
+        tags=None if model is None else ["hub"],
+        openapi_extra=request_body(version, action, depth=depth, settings=service.settings),
+    )(_answer(service, version, action, model))
+
+
+def _add_unknown_action(app: FastAPI, version: ApiVersion) -> None:
     @app.post(f"{version.path}{{action}}/", include_in_schema=False)
     async def unknown_action() -> Response:
         raise _unknown_action(version)
 
 
-def _add_hub(app: FastAPI, service: FeatureService) -> None:
-    """Add the hub's addresses, one for each model: its clients list models by OpenAPI's paths."""
-    settings = service.settings
-    for operation, action in HUB.operations.items():
-        for name in settings.models:
-            served = slug(name)
-            depth = service.checkpoints[name].architecture.layers
-            app.post(
-                f"{HUB.path.format(model=served)}{operation}/",
-                name=operation,
-                description=_DESCRIPTIONS[action],
-                operation_id=f"{operation}_{served}",
-                responses=_RESULTS,
-                tags=["hub"],
-                openapi_extra=request_body(HUB, action, depth=depth, settings=settings),
-            )(_operation_of(service, HUB, action, name))
-        # Other names of the models, and those that are not served, which get an error.
-        app.post(f"{HUB.path}{operation}/", include_in_schema=False)(
-            _operation(service, HUB, action)
-        )
-
-    @app.post(f"{HUB.path}{{action}}/", include_in_schema=False)
-    async def unknown_action() -> Response:
-        raise _unknown_action(HUB)
-
-
-def _operation_of(
-    service: FeatureService, version: ApiVersion, action: Action, model: str
+def _answer(
+    service: FeatureService, version: ApiVersion, action: Action, model: str | None = None
 ) -> Callable[..., Awaitable[Response]]:
-    async def operation(request: Request) -> Response:
-        return await service.answer(request, version, action, model)
-
-    return operation
-
-
-def _operation(
-    service: FeatureService, version: ApiVersion, action: Action
-) -> Callable[..., Awaitable[Response]]:
-    names = _one_of(map(slug, service.settings.models))
+    """Make the function of an address, of one model or of that which the address names."""
+    names, of_address = _one_of(map(slug, service.settings.models)), model
 
     async def operation(request: Request, model: Annotated[str, names]) -> Response:
         return await service.answer(request, version, action, model)
 
-    return operation
+    async def operation_of_model(request: Request) -> Response:
+        return await service.answer(request, version, action, str(of_address))
+
+    return operation if of_address is None else operation_of_model
 
 
 def _add_lists(app: FastAPI, service: FeatureService) -> None:

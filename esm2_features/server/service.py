@@ -14,27 +14,14 @@ from fastapi.responses import Response
 from esm2_features._cache.keys import SCHEMA
 from esm2_features._checkpoints import open_checkpoint
 from esm2_features._checkpoints.catalogue import EMBEDDED_MODEL, ModelCard, slug
-from esm2_features.server.errors import (
-    ApiError,
-    api_error_of,
-)
+from esm2_features.server.errors import ApiError, api_error_of
 from esm2_features.server.limits import read_json_body
 from esm2_features.server.memory import Claim, MemoryBudget
 from esm2_features.server.metrics import Metrics
 from esm2_features.server.models import LoadedModels
 from esm2_features.server.queue import RequestQueue
-from esm2_features.server.requests import (
-    Action,
-    ApiVersion,
-    FeatureRequest,
-    read_request,
-)
-from esm2_features.server.responses import (
-    StreamedResponse,
-    by_sequence,
-    media_type,
-    write,
-)
+from esm2_features.server.requests import Action, ApiVersion, FeatureRequest, read_request
+from esm2_features.server.responses import StreamedResponse, by_sequence, media_type, write
 from esm2_features.server.settings import Settings
 
 _BATCH_SECONDS = 0.2

@@ -200,6 +200,16 @@ def test__max_input__holds_for_tables_that_are_not_read_in_order(tmp_path):
     rng = np.random.default_rng(0)
     sequences = ["".join(rng.choice(list("ACDEFGHIKL"), 50)) for _ in range(500)]
     pandas.DataFrame({"sequence": sequences}).to_parquet(path)
-    arguments = ["estimate", str(path), "--model", "mini", "--max-input"]
+    output = tmp_path / "x.npz"
+    arguments = [
+        "embed",
+        str(path),
+        "-o",
+        str(output),
+        "--model",
+        "mini",
+        "--dry-run",
+        "--max-input",
+    ]
     assert "more than 2,000 bytes" in CliRunner().invoke(main, [*arguments, "2kB"]).output
     assert CliRunner().invoke(main, [*arguments, "1MB"]).exit_code == 0

@@ -1,8 +1,10 @@
 """Warnings of a half precision that gains nothing, and what is said to users of cards."""
 
 import warnings
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from esm2_features import Engine
 from esm2_features._inference import progress
@@ -55,6 +57,12 @@ def test__advice__is_given_once_to_those_who_watch(
     assert capsys.readouterr().err.count("Cards multiply") == said
 
 
-def test__advice__is_for_cards(tiny_checkpoint):
-    with Engine(tiny_checkpoint, cache=None).runner.backend.connect() as connection:
-        assert connection.advice is None
+@pytest.mark.parametrize(
+    ("device", "precision", "is_advised"),
+    [("cuda", "float32", True), ("cuda", "float16", False), ("cpu", "float32", False)],
+)
+def test__advice__is_for_cards_in_float32(tiny_checkpoint, device, precision, is_advised):
+    backend = Engine(tiny_checkpoint, precision=precision, cache=None).runner.backend
+    networks = [SimpleNamespace(device=torch.device(device))]
+    advice = LocalConnection(backend, networks, [1]).advice
+    assert (advice == half_precision.ON_A_CARD) == is_advised

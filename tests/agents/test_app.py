@@ -464,6 +464,7 @@ def test__cancelled_calls__stop_between_batches_with_older_clients(tmp_path):
 # ------------------------------------------------------------------ HTTP, and the command
 
 
+@pytest.mark.slow
 def test__http__needs_a_token_and_no_other_origin(tmp_path):
     token = new_token(tmp_path / "tokens.txt", "agent")
     with socket.create_server(("127.0.0.1", 0)) as free:

@@ -202,7 +202,7 @@ def test__memory__of_a_pass_is_what_the_size_of_batches_allows_for(
     assert BYTES_PER_NUMBER_OF_WIDTH / 3 < held <= BYTES_PER_NUMBER_OF_WIDTH
 
 
-@pytest.mark.parametrize("place", ["cuda", "cuda+cpu"])
+@pytest.mark.parametrize("place", ["cuda", pytest.param("cuda+cpu", marks=pytest.mark.slow)])
 def test__memory__is_back_to_the_weights_before_each_retry(tiny_checkpoint, machine, place):
     views = [LONG[i:j] for i in range(3) for j in range(10, 59, 2)]
     options = {"cache": None, "layers": "all", "pooling": ["mean", "cls"]}

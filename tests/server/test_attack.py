@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("psutil")
+pytest.importorskip("psutil", reason="memory of the server is read with psutil")
 
 from benchmarks.server_attack import attacked
 

@@ -155,7 +155,7 @@ def test_too_many_connections_are_refused_and_logged_once(caplog, monkeypatch):
 
 
 def test_no_more_connections_than_the_system_lets_open(monkeypatch):
-    resource = pytest.importorskip("resource")
+    resource = pytest.importorskip("resource", reason="limits are POSIX")
     limits = [(256, 900)]
     monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
     monkeypatch.setattr(resource, "setrlimit", lambda _, limit: limits.append(limit))
