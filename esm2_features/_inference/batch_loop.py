@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from esm2_features._inference.batching import batches
 from esm2_features._inputs.views import DistinctSequences, distinct_sequences
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 _BATCH_BYTES = 1 << 28
 """Bytes of results that come from one forward pass."""
+
+_FEWEST_BATCHES_OF_WORKER = 4
+"""Batches of each worker on some of the cores: with fewer, some would wait long for the last."""
 
 
 class BatchLoop:
@@ -37,10 +41,12 @@ class BatchLoop:
         claim: Callable[[list[int]], list[int]],  # returns the views of a batch that are ours
         device: torch.device,
         budget: int,  # tokens per batch
+        sharing: int = 1,  # loops that share what results may take of the host's memory
         on_smaller_budget: Callable[[int], object],  # told of the budget after one was too large
         progress: Callable[[int], object],  # told of residues that are done
     ) -> None:
         self.budget = budget
+        self._sharing = sharing
         self._views = views
         self._forward = forward
         self._bytes_of = bytes_of
@@ -85,9 +91,16 @@ class BatchLoop:
     def plan(self, which: Sequence[int]) -> list[list[int]]:
         """Divide views into the batches that `run` computes if they fit into memory."""
         some = [self._views[i] for i in which]
-        self._distinct, plan = plan_batches(some, self.budget, self._bytes_of)
+        self._distinct, plan = plan_batches(some, self.budget, self._bytes_of, self._sharing)
         self._owners[which] = self._distinct.owners
         return [[which[i] for i in batch] for batch in plan]
+
+    def divide(self, which: Sequence[int], workers: int) -> tuple[list[int], list[int]]:
+        """Choose views for this loop, and for a pool of workers that divide its budget."""
+        some = [self._views[i] for i in which]
+        parts = divide(some, self.budget, self._bytes_of, workers)
+        alone, divided = ([which[i] for i in part] for part in parts)
+        return alone, divided
 
     def _begin(self, batch: list[int]) -> bool:
         """Begin to compute a batch; return whether it fits into memory."""
@@ -133,19 +146,45 @@ class BatchLoop:
 
 
 def plan_batches(
-    views: Sequence[str], budget: int, bytes_of: Callable[[int], int]
+    views: Sequence[str], budget: int, bytes_of: Callable[[int], int], sharing: int = 1
 ) -> tuple[DistinctSequences, list[list[int]]]:
     """Read views, and divide them into batches, the longest first, a sequence in one batch."""
-    distinct = distinct_sequences(views)
-    lengths, number = np.unique(distinct.lengths, return_inverse=True)
-    of_length = np.array([bytes_of(length) for length in lengths.tolist()], np.int64)
-    count = np.bincount(distinct.owners, minlength=len(distinct.sequences))
-    plan = batches(distinct.tokens, budget, sizes=count * of_length[number], most=_BATCH_BYTES)
+    distinct, count, sizes = _read(views, bytes_of)
+    plan = batches(distinct.tokens, budget, sizes=sizes, most=_BATCH_BYTES // sharing)
     if len(distinct.sequences) < len(views):
         ordered = np.argsort(distinct.owners, kind="stable")
         members = np.split(ordered, np.cumsum(count)[:-1])
         plan = [np.concatenate([members[i] for i in batch]).tolist() for batch in plan]
     return distinct, plan
+
+
+def divide(
+    views: Sequence[str], budget: int, bytes_of: Callable[[int], int], workers: int
+) -> tuple[list[int], list[int]]:
+    """Choose views for passes by all cores, and for passes by a worker with some of the cores.
+
+    A worker's passes have its share of the budget. Sequences that are longer come first, one pass
+    at a time, and so does everything if it would not keep the workers busy.
+    """
+    fewest = _FEWEST_BATCHES_OF_WORKER * budget
+    if workers > 1 and sum(len(view) + 2 for view in views) >= fewest:
+        distinct, _, sizes = _read(views, bytes_of)
+        is_long = (distinct.tokens > budget // workers) | (sizes > _BATCH_BYTES // workers)
+        if distinct.tokens[~is_long].sum() >= fewest:
+            of_views = is_long[distinct.owners]
+            return np.flatnonzero(of_views).tolist(), np.flatnonzero(~of_views).tolist()
+    return list(range(len(views))), []
+
+
+def _read(
+    views: Sequence[str], bytes_of: Callable[[int], int]
+) -> tuple[DistinctSequences, NDArray[np.intp], NDArray[np.int64]]:
+    """Find the sequences of views, the number of views of each, and the bytes of their results."""
+    distinct = distinct_sequences(views)
+    lengths, number = np.unique(distinct.lengths, return_inverse=True)
+    of_length = np.array([bytes_of(length) for length in lengths.tolist()], np.int64)
+    count = np.bincount(distinct.owners, minlength=len(distinct.sequences))
+    return distinct, count, count * of_length[number]
 
 
 def _out_of_memory(length: int, device: str) -> OutOfMemoryError:

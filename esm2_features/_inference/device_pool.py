@@ -1,4 +1,4 @@
-"""`DevicePool`: several devices share the batches of one run.
+"""`DevicePool`: several devices, or parts of the cores of one, share the batches of one run.
 
 Each worker has a `BatchLoop` of its own on the network of its device, and takes the next batch
 when it is done with one: a slow device holds up nobody. Batches come in the order of what a token
@@ -17,6 +17,7 @@ from typing import Any
 from joblib import Parallel, delayed
 
 from esm2_features._inference.batch_loop import BatchLoop
+from esm2_features._model.interruption import CALLED_OFF
 
 _Results = tuple[list[int], Sequence[Any]]
 
@@ -29,6 +30,7 @@ class DevicePool:
         self._idle: SimpleQueue[BatchLoop] = SimpleQueue()
         self._done: deque[_Results] = deque()
         self._stop = threading.Event()
+        self._called_off = threading.Event()
         for loop in loops:
             self._idle.put(loop)
 
@@ -51,9 +53,10 @@ class DevicePool:
             trouble = error
         finally:
             self._stop.set()
+            self._called_off.set()  # ends passes that are still under way
             for _ in reports:  # joblib warns of what it was not asked for
                 pass
-            for _ in self._loops:  # each comes back after the batch that it is at
+            for _ in self._loops:  # each comes back
                 self._idle.get()
         yield from self._finished()
         if trouble is not None:
@@ -68,6 +71,7 @@ class DevicePool:
     def _compute(self, batch: list[int]) -> BaseException | None:
         """Compute a batch with an idle worker; return its error, if there is one."""
         loop = self._idle.get()
+        CALLED_OFF.set(self._called_off)
         try:
             self._done.extend(loop.run(batch))
         except BaseException as error:

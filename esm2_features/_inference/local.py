@@ -9,7 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from esm2_features._checkpoints import Checkpoint
-from esm2_features._inference.batch_loop import BatchLoop, plan_batches
+from esm2_features._inference.batch_loop import BatchLoop, divide, plan_batches
 from esm2_features._inference.batching import BatchPlan
 from esm2_features._inference.cache_session import Columns
 from esm2_features._inference.device_pool import DevicePool
@@ -20,6 +20,8 @@ from esm2_features._inputs.views import UniqueViews
 if TYPE_CHECKING:
     from esm2_features._inference.extractors import Extractor
     from esm2_features._model.esm2 import ESM2Network
+
+_Results = tuple[list[int], Any]
 
 
 @dataclass(eq=False)
@@ -35,28 +37,39 @@ class LocalBackend:
 
     def connect(self) -> AbstractContextManager[LocalConnection]:
         """Load the networks, unless this process has them."""
-        from esm2_features._model.devices import default_batch_tokens
+        from esm2_features._model.devices import default_batch_tokens, workers_on
 
         networks = get_networks(self.checkpoint, devices=self.devices, precision=self.precision)
         dim = self.checkpoint.architecture.dim
         budgets = [
             self.batch_tokens or default_batch_tokens(network.device, dim) for network in networks
         ]
-        return nullcontext(LocalConnection(self, networks, budgets))
+        is_alone = len(networks) == 1
+        workers = [
+            workers_on(network.device, budget, is_alone=is_alone)
+            for network, budget in zip(networks, budgets, strict=True)
+        ]
+        return nullcontext(LocalConnection(self, networks, budgets, workers))
 
     def plan(self, views: Sequence[str], columns: Columns) -> BatchPlan:
         """Divide views into the batches of a run; nothing is loaded."""
         from esm2_features._inference.extractors import vectors_extractor
-        from esm2_features._model.devices import default_batch_tokens, resolve_devices
+        from esm2_features._model.devices import default_batch_tokens, resolve_devices, workers_on
 
         device_maps = resolve_devices(self.devices, self.precision)
         home = device_maps[0].home  # whose batches the other devices take, too
         dim = self.checkpoint.architecture.dim
         budget = self.batch_tokens or default_batch_tokens(home, dim)
         bytes_of = vectors_extractor(columns).bytes
-        _, plan = plan_batches(views, budget, bytes_of)
-        devices = [str(one) for one in device_maps]
-        return BatchPlan([[views[i] for i in batch] for batch in plan], budget, devices)
+        is_alone = len(device_maps) == 1
+        workers = workers_on(home, budget, is_alone=is_alone) if is_alone else 1
+        planned: list[list[str]] = []
+        parts = divide(views, budget, bytes_of, workers)
+        for which, sharing in zip(parts, (1, workers), strict=True):
+            some = [views[i] for i in which]
+            _, plan = plan_batches(some, budget // sharing, bytes_of, sharing)
+            planned += [[some[i] for i in batch] for batch in plan]
+        return BatchPlan(planned, budget, [str(one) for one in device_maps])
 
     def check_product(self, product: str) -> None:
         """Every product can be computed here."""
@@ -71,7 +84,7 @@ class LocalBackend:
     ) -> Callable[[], Any]:
         """Begin a forward pass; the returned function waits for it, and gives a result per view.
 
-        ``sharing`` is the number of networks that share the cores of the machine.
+        ``sharing`` is the number of passes that share the cores of the machine.
         """
         from esm2_features._model.devices import computing
 
@@ -92,7 +105,8 @@ class LocalConnection:
 
     backend: LocalBackend
     networks: Sequence[ESM2Network]
-    budgets: Sequence[int]  # tokens per forward pass of each
+    budgets: Sequence[int]  # tokens under way at a time on each
+    workers: Sequence[int]  # threads for each
     identity: None = None  # the checkpoint's own
 
     @property
@@ -110,12 +124,12 @@ class LocalConnection:
         *,
         claim: Callable[[list[int]], list[int]],
         progress: Callable[[int], object],
-    ) -> Generator[tuple[list[int], Any], None, None]:
+    ) -> Generator[_Results, None, None]:
         return self._run(unique.views, which, columns, claim, progress)
 
     def extract(
         self, views: Sequence[str], extractor: Extractor, progress: Callable[[int], object]
-    ) -> Generator[tuple[list[int], Any], None, None]:
+    ) -> Generator[_Results, None, None]:
         """Compute results of any size, batch by batch."""
         return self._run(views, range(len(views)), extractor, list, progress)
 
@@ -126,25 +140,45 @@ class LocalConnection:
         job: Columns | Extractor,
         claim: Callable[[list[int]], list[int]],
         progress: Callable[[int], object],
-    ) -> Generator[tuple[list[int], Any], None, None]:
+    ) -> Generator[_Results, None, None]:
         from esm2_features._inference.extractors import vectors_extractor
-        from esm2_features._model.devices import workers_on
 
         backend = self.backend
         extractor = vectors_extractor(job) if isinstance(job, Columns) else job
-        loops = []
-        for network, budget in zip(self.networks, self.budgets, strict=True):
-            key = type(extractor), str(network.device)
-            for _ in range(1 if len(self.networks) == 1 else workers_on(network.device)):
-                loop = BatchLoop(
-                    views,
-                    forward=partial(backend.forward, network, extractor, len(self.networks)),
-                    bytes_of=extractor.bytes,
-                    claim=claim,
-                    device=network.device,
-                    budget=min(budget, backend.fitting.get(key, budget)),
-                    on_smaller_budget=partial(backend.fitting.__setitem__, key),
-                    progress=progress,
-                )
-                loops.append(loop)
-        return loops[0].run(which) if len(loops) == 1 else DevicePool(loops).run(which)
+        on_devices = list(zip(self.networks, self.budgets, self.workers, strict=True))
+        if len(on_devices) == 1:
+            [(network, budget, workers)] = on_devices
+            passes = [(network, budget, 1), *[(network, budget // workers, workers)] * workers]
+        else:
+            passes = [
+                (network, budget, len(on_devices))
+                for network, budget, workers in on_devices
+                for _ in range(workers)
+            ]
+        loops = [
+            BatchLoop(
+                views,
+                forward=partial(backend.forward, network, extractor, sharing),
+                bytes_of=extractor.bytes,
+                claim=claim,
+                device=network.device,
+                budget=min(budget, backend.fitting.get(key, budget)),
+                sharing=sharing,
+                on_smaller_budget=partial(backend.fitting.__setitem__, key),
+                progress=progress,
+            )
+            for network, budget, sharing in passes
+            for key in [(type(extractor), str(network.device))]
+        ]
+        if len(on_devices) > 1:
+            return DevicePool(loops).run(which)
+        alone, *several = loops
+        first, divided = alone.divide(which, len(several))
+        if not divided:
+            return alone.run(first)
+        return _in_turn(alone.run(first), DevicePool(several).run(divided))
+
+
+def _in_turn(*runs: Generator[_Results, None, None]) -> Generator[_Results, None, None]:
+    for run in runs:
+        yield from run

@@ -11,7 +11,7 @@ from torch.nn.functional import layer_norm
 from esm2_features._model.attention import Attend, Rotary
 from esm2_features._model.conditioning import PAIR_ORDER
 from esm2_features._model.fusion import Kernels, find_kernels
-from esm2_features._model.linear import Linear
+from esm2_features._model.linear import FeedForward, Linear
 
 _PARTS = ("weight", "bias")
 _FUSED = "qkv_proj"
@@ -33,11 +33,11 @@ class Weights:
     def exact(self, name: str) -> Tensor:
         return self._tensors.pop(name).to(self.device, torch.float32)
 
-    def linear(self, name: str) -> Linear:
+    def affine(self, name: str) -> tuple[Tensor, Tensor]:
         weight, bias = (
             self._tensors.pop(f"{name}.{part}").to(self.device, self.dtype) for part in _PARTS
         )
-        return Linear(weight, bias)
+        return weight, bias
 
     def order(self, name: str) -> Tensor | None:
         """Take an order, if the weights have been rearranged."""
@@ -91,13 +91,14 @@ class TransformerBlock:
         attention = f"{name}.self_attn"
         self._attention_norm = Norm(weights, f"{attention}_layer_norm")
         self._pair_order = weights.order(f"{name}.{PAIR_ORDER}")
-        self._qkv = weights.linear(f"{attention}.{_FUSED}")
-        self._out = weights.linear(f"{attention}.out_proj")
+        self._qkv = Linear(*weights.affine(f"{attention}.{_FUSED}"))
+        self._out = Linear(*weights.affine(f"{attention}.out_proj"))
         self._feed_forward_norm = Norm(weights, f"{name}.final_layer_norm")
-        self._fc1 = weights.linear(f"{name}.fc1")
-        self._fc2 = weights.linear(f"{name}.fc2")
+        self._feed_forward = FeedForward(
+            *weights.affine(f"{name}.fc1"), *weights.affine(f"{name}.fc2")
+        )
         self._heads = heads
-        dim = len(self._fc2.bias)
+        dim = len(self._out.bias)
         self._kernels = find_kernels(weights.device, self._dtype, dim, heads)
 
     def project(self, x_TD: Tensor) -> Tensor:
@@ -127,7 +128,7 @@ class TransformerBlock:
         else:
             x_TD = self._out(a_TD, onto=x_TD)
             h_TD = self._feed_forward_norm(x_TD).to(self._dtype)
-        return self._fc2(self._fc1(h_TD, gelu=True), onto=x_TD)
+        return self._feed_forward(h_TD, onto=x_TD)
 
     def _turned(self, qk_TNH: Tensor, turns_T1P: Tensor) -> Tensor:
         """Turn queries and keys by their positions, in place where that needs no copy."""

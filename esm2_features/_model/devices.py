@@ -32,7 +32,13 @@ _SAID_OF_MEMORY = (
 
 _TOKENS_OF_CORE = 512
 _MOST_TOKENS_OF_CPU = 1 << 14
+_TOKENS_OF_WORKER = 1024
+"""Tokens of a pass that suit a worker, which has some cores of a CPU."""
+_MOST_WORKERS = 8
+"""Workers on one CPU: they take turns in Python between the steps of their passes."""
 _TOKENS_OF_MPS = 8192
+
+_setting_threads = threading.Lock()
 
 _PENDING_BYTES = 1 << 28
 """Bytes of results that are on their way to the host, in pinned memory, which PyTorch keeps."""
@@ -173,11 +179,6 @@ def _check_bfloat16(device: torch.device) -> None:
         )
 
 
-def workers_on(device: torch.device) -> int:
-    """Give the number of threads that keep a device busy where several devices share a run."""
-    return 2 if device.type == "cuda" else 1
-
-
 def default_batch_tokens(device: torch.device, dim: int) -> int:
     """Tokens of a forward pass, unless the user chooses."""
     if device.type == "cpu":
@@ -193,6 +194,17 @@ def default_batch_tokens(device: torch.device, dim: int) -> int:
 def cores_of_cpu() -> int:
     """Cores that a pass on a CPU uses."""
     return min(torch.get_num_threads(), _cores())
+
+
+def workers_on(device: torch.device, budget: int, *, is_alone: bool) -> int:
+    """Give the number of threads that keep a device busy, alone or with others that share a run.
+
+    Those on a CPU share its cores, and so many tokens at a time: passes side by side wait for each
+    other less often than the threads of one pass do.
+    """
+    if device.type == "cpu" and is_alone:
+        return max(1, min(_MOST_WORKERS, cores_of_cpu(), budget // _TOKENS_OF_WORKER))
+    return 2 if device.type == "cuda" and not is_alone else 1
 
 
 def title_of(device: torch.device) -> str:
@@ -261,15 +273,24 @@ def within_cores(device: torch.device, sharing: int = 1) -> Iterator[None]:
     PyTorch counts the cores of the machine. A container or a batch system may have given the
     process fewer, and threads that wait for a core make all others wait for them.
     """
-    before, most = torch.get_num_threads(), max(1, _cores() // sharing)
-    if device.type != "cpu" or before <= most:
+    if device.type != "cpu":
         yield
         return
-    torch.set_num_threads(most)
+    with _setting_threads:
+        before = torch.get_num_threads()
+        most = max(1, min(before, _cores()) // sharing)
+        if most < before:
+            # The setting is this thread's own, and what threads will have that are new to PyTorch.
+            # For these, a thread that ends at once puts it back.
+            torch.set_num_threads(most)
+            puts_back = threading.Thread(target=torch.set_num_threads, args=(before,))
+            puts_back.start()
+            puts_back.join()
     try:
         yield
     finally:
-        torch.set_num_threads(before)
+        if most < before:
+            torch.set_num_threads(before)
 
 
 def _cores() -> int:

@@ -32,6 +32,7 @@ from esm2_features._model.attention import Attend, Rotary, choose_attention
 from esm2_features._model.block import Norm, TransformerBlock, Weights
 from esm2_features._model.conditioning import PROBE, condition
 from esm2_features._model.devices import DeviceMap, keep_freed_memory, send
+from esm2_features._model.interruption import CALLED_OFF
 from esm2_features._model.linear import Linear
 from esm2_features._model.offload import OffloadedBlocks, block_name
 from esm2_features._model.packing import EMBEDDING_SCALE, Batch, Group, pack
@@ -141,12 +142,15 @@ class ESM2Network:
 
         So the layers of a sequence whose windows are in several batches are there one by one.
         """
+        called_off = CALLED_OFF.get()
         passes = [self._begin(batch) for batch in batches]
         if 0 in layers:
             yield 0, [one.stream[: one.rows] for one in passes]
         for layer, (device, block) in enumerate(self._blocks.upto(max(layers)), start=1):
             block_hook = attention_hook and self._hook_at_home(attention_hook, layer)
             for one in passes:
+                if called_off is not None and called_off.is_set():
+                    raise KeyboardInterrupt
                 self._advance(one, device, block, block_hook)
             if layer in layers:
                 yield layer, [self._found(one, layer) for one in passes]

@@ -1,4 +1,4 @@
-"""How a matrix product is done: one affine layer, prepared once for its device.
+"""How matrix products are done: affine layers, prepared once for their device.
 
 On x86 the weights are reordered once for oneDNN. That is faster than a plain product, and
 it makes a row of the result independent of how many rows are computed with it, bit for
@@ -9,6 +9,7 @@ private name only, so everything here works without it too.
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -25,6 +26,9 @@ the length of the sum. MKL divides its sums as well, every 192 terms."""
 _NUMBERS_OF_A_THREAD = 1 << 20
 """Numbers of a result that a thread adds pieces of sums to at a time, while they are cached."""
 
+_ROWS_OF_A_THREAD = 512
+"""Rows that a thread takes through both layers of a feed-forward part at a time."""
+
 _NUMBERS_OF_GELU = 1 << 18
 """Numbers that a thread applies GELU to at a time."""
 
@@ -34,13 +38,16 @@ _SQRT_HALF = 0.5**0.5
 
 
 class Linear:
-    """An affine layer ``x W' + b`` whose weight is laid out for one device."""
+    """An affine layer ``x W' + b`` whose weight is laid out for one device.
 
-    __slots__ = ("_pieces", "_split", "_terms", "_weight", "bias")
+    ``terms`` is the number of terms in a piece of its sums, all of them where there is one piece.
+    """
+
+    __slots__ = ("_pieces", "_split", "_weight", "bias", "terms")
 
     def __init__(self, weight: Tensor, bias: Tensor, longest_sum: int | None = None) -> None:
         self.bias = bias
-        self._terms = _terms_of_a_piece(weight, longest_sum or LONGEST_SUM)
+        self.terms = weight.shape[1]
         self._weight: Tensor | None = weight
         self._split: SplitWeight | None = None
         self._pieces: list[Tensor] = []
@@ -48,9 +55,10 @@ class Linear:
             self._weight, self._split = None, SplitWeight(weight)
         elif _can_pack(weight):
             self._weight = None
+            self.terms = _terms_of_a_piece(weight, longest_sum or LONGEST_SUM)
             self._pieces = [
                 torch.ops.mkldnn._reorder_linear_weight(piece.contiguous(), _ROWS_HINT)
-                for piece in torch.split(weight, self._terms, dim=1)
+                for piece in torch.split(weight, self.terms, dim=1)
             ]
 
     def __call__(self, x_TI: Tensor, *, gelu: bool = False, onto: Tensor | None = None) -> Tensor:
@@ -71,9 +79,8 @@ class Linear:
             if gelu and not exact_gelu:
                 y_TO = torch.ops.aten.gelu_(y_TO)
         else:
-            # oneDNN has another kernel for one row, which rounds otherwise.
-            two_TI = x_TI.expand(2, -1) if len(x_TI) == 1 else x_TI
-            y_TO = self._packed(two_TI, "gelu" if gelu and not exact_gelu else "none")[: len(x_TI)]
+            activation = "gelu" if gelu and not exact_gelu else "none"
+            y_TO = self.sum_pieces(self.divide(x_TI), activation)[: len(x_TI)]
         if exact_gelu:
             y_TO = _gelu_(y_TO)
         if onto is None:
@@ -86,21 +93,54 @@ class Linear:
         assert self._weight is not None
         return torch.nn.functional.linear(x_TI, self._weight, self.bias)
 
-    def _packed(self, x_TI: Tensor, activation: str) -> Tensor:
+    def divide(self, x_TI: Tensor) -> list[Tensor]:
+        """Divide the terms of the sums into those of each piece."""
+        # oneDNN has another kernel for one row, which rounds otherwise.
+        two_TI = x_TI.expand(2, -1) if len(x_TI) == 1 else x_TI
+        return [x_TP.contiguous() for x_TP in torch.split(two_TI, self.terms, dim=1)]
+
+    def sum_pieces(self, pieces: Iterable[Tensor], activation: str = "none") -> Tensor:
+        """Multiply each piece by its part of the weight, and add up one after the other."""
         product = torch.ops.mkldnn._linear_pointwise
-        *first, (last_TP, last) = zip(
-            torch.split(x_TI, self._terms, dim=1), self._pieces, strict=True
-        )
-        y_TO: Tensor
-        if not first:
-            y_TO = product(last_TP, last, self.bias, activation, [], "none")
-            return y_TO
-        y_TO = product(*first[0], None, "none", [], "none")
-        for x_TP, piece in first[1:]:
-            y_TO = product.binary(x_TP, y_TO, piece, None, "add")
-        # The bias comes last: it may be larger than any piece.
-        y_TO = product.binary(last_TP, y_TO, last, self.bias, "add")
+        y_TO: Tensor | None = None
+        for k, (x_TP, weight) in enumerate(zip(pieces, self._pieces, strict=True), start=1):
+            # The bias comes last: it may be larger than any piece.
+            bias = self.bias if k == len(self._pieces) else None
+            if y_TO is None:
+                y_TO = product(x_TP, weight, bias, activation, [], "none")
+            else:
+                y_TO = product.binary(x_TP, y_TO, weight, bias, "add")
+        assert y_TO is not None
         return y_TO
+
+
+class FeedForward:
+    """``W2 gelu(W1 x + b1) + b2``.
+
+    Where the sums of the second layer are computed in pieces, the first one computes what a piece
+    needs just before it, so that it is still cached and never copied. The bits are those of one
+    layer after the other.
+    """
+
+    def __init__(self, w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor) -> None:
+        self._second = Linear(w2, b2)
+        terms = self._second.terms
+        parts = zip(torch.split(w1, terms), torch.split(b1, terms), strict=True)
+        self._first = [Linear(*part) for part in parts]
+
+    def __call__(self, x_TD: Tensor, onto: Tensor) -> Tensor:
+        """Add what comes of ``x_TD`` to the residual stream ``onto``."""
+        if len(self._first) == 1:
+            return self._second(self._first[0](x_TD, gelu=True), onto=onto)
+        y_TD = torch.empty_like(onto)
+        rows = _ROWS_OF_A_THREAD * torch.get_num_threads()
+        for x_RD, onto_RD, y_RD in zip(
+            *(torch.split(t, rows) for t in (x_TD, onto, y_TD)), strict=True
+        ):
+            pieces = self._first[0].divide(x_RD)
+            hidden = (_gelu_(part.sum_pieces(pieces)) for part in self._first)
+            torch.add(self._second.sum_pieces(hidden)[: len(x_RD)], onto_RD, out=y_RD)
+        return y_TD
 
 
 def _gelu_(x_TO: Tensor) -> Tensor:

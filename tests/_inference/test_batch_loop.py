@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from esm2_features import Engine
-from esm2_features._inference.batch_loop import BatchLoop
+from esm2_features._inference.batch_loop import BatchLoop, divide
 from esm2_features._inference.local import LocalBackend
 from esm2_features.exceptions import OutOfMemoryError
 
@@ -115,3 +115,29 @@ def test__stream__a_budget_that_fits_is_remembered_for_the_next_portion(tiny_che
     before = len(tried)
     engine.embed(SEQUENCES)
     assert max(tried[:before]) > 24 >= max(tried[before:])
+
+
+# ------------------------------------------------------------------ workers on a CPU
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+@pytest.mark.parametrize("count", [0, 1, 10, 400])
+def test__division__gives_each_view_to_one_of_both(workers, count):
+    views = ["A" * (1 + i * 7 % 60) for i in range(count)]
+    together, apart = divide(views, 200, lambda residues: 4, workers)
+    assert sorted(together + apart) == list(range(count))
+    assert all(len(views[i]) + 2 <= 200 // workers for i in apart)
+    if apart:
+        assert all(len(views[i]) + 2 > 200 // workers for i in together)
+    assert bool(apart) == (workers > 1 and count == 400)
+
+
+def test__division__what_is_long_or_has_large_results_takes_all_cores():
+    short = ["C" * n for n in range(1, 40)]
+    parts = [f"{'M' * 40}@0:{n}" for n in range(1, 41)]  # of one sequence, together large
+    views = [*short, "W" * 49, *parts, "W" * 48]
+    together, apart = divide(
+        views, 100, lambda residues: 1 << 22 if residues == 40 else 4, workers=2
+    )
+    assert [views[i] for i in together] == ["W" * 49, *parts]
+    assert [views[i] for i in apart] == [*short, "W" * 48]

@@ -15,6 +15,8 @@ from sklearn.pipeline import make_pipeline
 from esm2_features import Cache, Engine, ESM2Transformer
 from esm2_features._inference.batch_loop import BatchLoop
 from esm2_features._inference.device_pool import DevicePool
+from esm2_features._inference.local import LocalBackend
+from esm2_features._model.interruption import CALLED_OFF
 from esm2_features.exceptions import OutOfMemoryError
 
 SEQUENCES = ["MKTAYIAKQR", "GSHMVLSEGEWQLVLHVWAK", "MKT", "ACDEFGHIKL", "W", "MKTAYIAKQRGSH"] * 5
@@ -137,6 +139,18 @@ def test__pool__nothing_goes_on_when_nobody_listens():
     assert sum(len(device.computed) for device in devices) < len(SEQUENCES)
 
 
+def test__pool__passes_under_way_end_when_it_is_called_off():
+    class Endless(Device):  # a pass of many blocks
+        def forward(self, views, budget):
+            assert CALLED_OFF.get().wait(60)
+            raise KeyboardInterrupt
+
+    pool = DevicePool([Device().passes(), Endless().passes()])
+    results = pool.run(range(len(SEQUENCES)))
+    next(results)
+    results.close()
+
+
 # ------------------------------------------------------------------ the engine
 
 DEVICES = ["cpu", "cpu"]
@@ -193,3 +207,94 @@ def test__repr__names_the_devices(esm2):
     estimator = esm2(device=DEVICES)
     estimator.fit_transform(SEQUENCES)
     assert "weights loaded on cpu" in estimator._repr_html_()
+
+
+# ------------------------------------------------------------------ workers on one CPU
+
+MANY = ["MKTAYIAKQR"[: 1 + i % 10] + "ACDEFGHIKL"[i // 10 % 10] * (i // 40) for i in range(400)]
+
+
+@pytest.fixture
+def workers(monkeypatch):
+    """Two workers, who share 64 tokens; the rest is true."""
+    monkeypatch.setattr("esm2_features._model.devices._TOKENS_OF_WORKER", 32)
+    monkeypatch.setattr("esm2_features._model.devices._cores", lambda: 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield {"device": "cpu", "batch_tokens": 64}
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+class Noting(LocalBackend):
+    def forward(self, network, extractor, sharing, views, budget):
+        wait = super().forward(network, extractor, sharing, views, budget)
+        self.noted.append((sharing, budget, list(views)))
+        return wait
+
+
+def noting(engine):
+    engine.runner.backend.__class__ = Noting
+    engine.runner.backend.noted = []
+    return engine.runner.backend.noted
+
+
+def test__workers__give_the_same_bits_and_take_each_sequence_once(
+    workers, tiny_checkpoint, tmp_path
+):
+    long = ["W" * 50, "M" * 70]  # longer than the share of one
+    one = Engine(tiny_checkpoint, device="cpu", cache=None, batch_tokens=31)
+    many = Engine(tiny_checkpoint, cache=tmp_path, **workers)
+    noted = noting(many)
+    np.testing.assert_array_equal(many.embed(MANY + long), one.embed(MANY + long))
+    assert many.n_computed == len(set(MANY)) + 2
+    passes = [(sharing, budget) for sharing, budget, _ in noted]
+    assert passes[:2] == [(1, 64)] * 2
+    assert set(passes[2:]) == {(2, 32)}
+    assert sorted(view for _, _, views in noted for view in views) == sorted({*MANY, *long})
+    for ours, theirs in zip(many.residues(MANY), one.residues(MANY), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test__workers__compute_what_a_plan_says(workers, tiny_checkpoint):
+    engine = Engine(tiny_checkpoint, cache=None, **workers)
+    planned = engine.runner.plan([*MANY, "W" * 50], engine.columns).batches.batches
+    noted = noting(engine)
+    engine.embed([*MANY, "W" * 50])
+    assert sorted(planned) == sorted(views for _, _, views in noted)
+
+
+def test__workers__do_not_come_for_few_sequences(workers, tiny_checkpoint):
+    engine = Engine(tiny_checkpoint, cache=None, **workers)
+    noted = noting(engine)
+    engine.embed(MANY[:20])
+    assert {sharing for sharing, _, _ in noted} == {1}
+
+
+def test__workers__an_error_keeps_what_was_computed(workers, tiny_checkpoint, tmp_path):
+    class Breaking(LocalBackend):
+        def forward(self, network, extractor, sharing, views, budget):
+            if any(len(view) == 1 for view in views):
+                raise RuntimeError("a broken kernel")
+            return super().forward(network, extractor, sharing, views, budget)
+
+    engine = Engine(tiny_checkpoint, cache=tmp_path, **workers)
+    engine.runner.backend.__class__ = Breaking
+    with pytest.raises(RuntimeError, match="a broken kernel"):
+        engine.embed(MANY)
+    assert 0 < engine.n_computed < len(set(MANY))
+    again = Engine(tiny_checkpoint, cache=tmp_path, **workers)
+    again.embed(MANY)
+    assert again.n_computed == len(set(MANY)) - engine.n_computed
+
+
+def test__a_pass__ends_between_two_blocks_once_it_is_called_off(tiny_checkpoint):
+    engine, event = Engine(tiny_checkpoint, device="cpu", cache=None), threading.Event()
+    token = CALLED_OFF.set(event)
+    try:
+        engine.embed(["MKT"])
+        event.set()
+        with pytest.raises(KeyboardInterrupt):
+            engine.embed(["MKTA"])
+    finally:
+        CALLED_OFF.reset(token)

@@ -20,6 +20,7 @@ from esm2_features._model.devices import (
     resolve_device,
     resolve_devices,
     within_cores,
+    workers_on,
 )
 from esm2_features.exceptions import InputError
 
@@ -92,6 +93,48 @@ def test__within_cores__uses_what_the_process_has_and_puts_back(monkeypatch):
             assert torch.get_num_threads() == 3, "fewer threads are what the user wants"
     finally:
         torch.set_num_threads(before)
+
+
+def test__within_cores__divides_what_the_user_gives_and_is_a_threads_own(monkeypatch):
+    before, seen = torch.get_num_threads(), {}
+    monkeypatch.setattr(_devices, "_cores", lambda: 8)
+    torch.set_num_threads(4)
+
+    def newcomer(name):
+        seen[name] = torch.get_num_threads()
+
+    def worker():
+        with within_cores(CPU, sharing=2):
+            seen["worker"] = torch.get_num_threads()
+            in_thread(newcomer, "newcomer")
+        seen["afterwards"] = torch.get_num_threads()
+
+    def in_thread(run, *args):
+        thread = threading.Thread(target=run, args=args)
+        thread.start()
+        thread.join()
+
+    try:
+        in_thread(worker)
+        assert seen == {"worker": 2, "newcomer": 4, "afterwards": 4}
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("cores", "budget", "workers"),
+    [(1, 2048, 1), (2, 2048, 2), (4, 2048, 2), (8, 4096, 4), (64, 16384, 8), (2, 1000, 1)],
+)
+def test__workers_on__share_the_cores_of_a_cpu(cores, budget, workers, monkeypatch):
+    monkeypatch.setattr(_devices, "cores_of_cpu", lambda: cores)
+    assert workers_on(CPU, budget, is_alone=True) == workers
+    assert workers_on(CPU, budget, is_alone=False) == 1
+
+
+@pytest.mark.parametrize(("is_alone", "workers"), [(True, 1), (False, 2)])
+def test__workers_on__a_card_begin_ahead(is_alone, workers):
+    assert workers_on(torch.device("cuda", 0), 1 << 17, is_alone=is_alone) == workers
 
 
 def test__resolve_device__gives_a_device_one_name():

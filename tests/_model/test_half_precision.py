@@ -64,5 +64,5 @@ def test__advice__is_given_once_to_those_who_watch(
 def test__advice__is_for_cards_in_float32(tiny_checkpoint, device, precision, is_advised):
     backend = Engine(tiny_checkpoint, precision=precision, cache=None).runner.backend
     networks = [SimpleNamespace(device=torch.device(device))]
-    advice = LocalConnection(backend, networks, [1]).advice
+    advice = LocalConnection(backend, networks, [1], [1]).advice
     assert (advice == half_precision.ON_A_CARD) == is_advised

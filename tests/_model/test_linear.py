@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from esm2_features._model.linear import Linear, _can_pack
+from esm2_features._model import linear
+from esm2_features._model.linear import FeedForward, Linear, _can_pack
 
 SHAPES = [(8, 5), (640, 320), (1280, 641), (320, 1280), (64, 2000)]
 
@@ -85,3 +86,58 @@ def test__linear__strips_of_rows_give_the_same_bits(monkeypatch):
     monkeypatch.setattr("esm2_features._model.linear._NUMBERS_OF_A_THREAD", 1)
     assert torch.equal(layer(x, gelu=True), whole[0])
     assert torch.equal(layer(x, onto=stream), whole[1])
+
+
+# ------------------------------------------------------------------ feed-forward
+
+
+def layers(dim, dtype=torch.float32):
+    tensors = (
+        random(4 * dim, dim) / dim**0.5,
+        random(4 * dim),
+        random(dim, 4 * dim) / dim,
+        random(dim),
+    )
+    return [tensor.to(dtype) for tensor in tensors]
+
+
+@pytest.fixture(params=["packed", "plain"])
+def packing(request, monkeypatch):
+    if request.param == "plain":
+        monkeypatch.setattr(linear, "_can_pack", lambda weight: False)
+
+
+@pytest.mark.usefixtures("packing")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dim", [16, 64, 100, 320, 480])
+@pytest.mark.parametrize("rows", [1, 2, 65, 300])
+def test__feed_forward__has_the_bits_of_its_layers(dim, rows, dtype, monkeypatch):
+    monkeypatch.setattr(linear, "_ROWS_OF_A_THREAD", 64)
+    w1, b1, w2, b2 = layers(dim, dtype)
+    x, stream = random(rows, dim).to(dtype), random(rows, dim)
+    before = x.clone(), stream.clone()
+    found = FeedForward(w1, b1, w2, b2)(x, stream)
+    expected = Linear(w2, b2)(Linear(w1, b1)(x, gelu=True), onto=stream)
+    assert torch.equal(found, expected)
+    assert torch.equal(x, before[0])
+    assert torch.equal(stream, before[1])
+
+
+@pytest.mark.parametrize("dim", [64, 320])
+def test__feed_forward__is_its_definition(dim):
+    w1, b1, w2, b2 = layers(dim)
+    x, stream = random(77, dim), random(77, dim)
+    functional = torch.nn.functional
+    hidden = functional.gelu(functional.linear(x.double(), w1.double(), b1.double()))
+    expected = functional.linear(hidden, w2.double(), b2.double()) + stream
+    found = FeedForward(w1, b1, w2, b2)(x, stream)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_packing
+def test__feed_forward__a_row_does_not_depend_on_the_others():
+    layer, x, stream = FeedForward(*layers(320)), random(1200, 320), random(1200, 320)
+    whole = layer(x, stream)
+    for rows in (1, 2, 33, 1025):
+        assert torch.equal(layer(x[:rows], stream[:rows]), whole[:rows])
+        assert torch.equal(layer(x[-rows:], stream[-rows:]), whole[-rows:])
