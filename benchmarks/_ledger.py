@@ -157,6 +157,8 @@ def booked() -> Iterator[Ledger]:
     """
     found = [(part, f"{module}.{path}", *find(module, path)) for part, module, path in PARTS]
     with ExitStack() as patches:
+        # One pass at a time, in this thread: the workers of a CPU would not be booked.
+        patches.enter_context(patch("esm2_features._model.devices._MOST_WORKERS", 1))
         ledger = Ledger()
         for part, name, owner, attribute in found:
             function = ledger.wrap(getattr(owner, attribute), part, name)

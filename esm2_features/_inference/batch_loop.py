@@ -148,8 +148,16 @@ class BatchLoop:
 def plan_batches(
     views: Sequence[str], budget: int, bytes_of: Callable[[int], int], sharing: int = 1
 ) -> tuple[DistinctSequences, list[list[int]]]:
-    """Read views, and divide them into batches, the longest first, a sequence in one batch."""
+    """Read views, and divide them into batches, the longest first, a sequence in one batch.
+
+    With several workers, each gets as many.
+    """
     distinct, count, sizes = _read(views, bytes_of)
+    total = int(distinct.tokens.sum())
+    if sharing > 1 and total > sharing * budget:
+        of_each = -(-total // (sharing * budget))
+        # Batches end where a sequence does, half of the longest too early on average.
+        budget = min(budget, total // (sharing * of_each) + int(distinct.tokens.max()) // 2)
     plan = batches(distinct.tokens, budget, sizes=sizes, most=_BATCH_BYTES // sharing)
     if len(distinct.sequences) < len(views):
         ordered = np.argsort(distinct.owners, kind="stable")
