@@ -82,7 +82,9 @@ def main() -> None:
     )
     parser.add_argument("--models", default="mini,t6_8M,t12_35M")
     parser.add_argument("--mixes", default="peptides,proteome")
-    parser.add_argument("--devices", default="cpu", help="the first of them, one pass at a time, and all")
+    parser.add_argument(
+        "--devices", default="cpu", help="the first of them, one pass at a time, and all"
+    )
     parser.add_argument("--residues", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
@@ -103,7 +105,8 @@ def main() -> None:
                 speed = record["residues_per_second"]
                 assert isinstance(speed, dict)
                 print(
-                    f"{model:10} {mix:10} one pass at a time on {alone}: {speed['one']:>8,} residues/s   "
+                    f"{model:10} {mix:10} one pass at a time on {alone}: {speed['one']:>8,} "
+                    "residues/s   "
                     f"{given.devices}: {speed['all']:>8,}   x {speed['all'] / speed['one']:.2f}   "
                     f"{'same bytes' if record['same_bytes'] else 'OTHER BYTES'}"
                 )
