@@ -61,13 +61,15 @@ class LocalBackend:
         dim = self.checkpoint.architecture.dim
         budget = self.batch_tokens or default_batch_tokens(home, dim)
         bytes_of = vectors_extractor(columns).bytes
-        is_alone = len(device_maps) == 1
-        workers = workers_on(home, budget, is_alone=is_alone) if is_alone else 1
+        workers = workers_on(home, budget, is_alone=True) if len(device_maps) == 1 else 1
+        first, divided = divide(views, budget, bytes_of, workers)
         planned: list[list[str]] = []
-        parts = divide(views, budget, bytes_of, workers)
-        for which, sharing in zip(parts, (1, workers), strict=True):
+        for which, sharing, tokens in (
+            (first, len(device_maps), budget),
+            (divided, workers, budget // workers),
+        ):
             some = [views[i] for i in which]
-            _, plan = plan_batches(some, budget // sharing, bytes_of, sharing)
+            _, plan = plan_batches(some, tokens, bytes_of, sharing)
             planned += [[some[i] for i in batch] for batch in plan]
         return BatchPlan(planned, budget, [str(one) for one in device_maps])
 
