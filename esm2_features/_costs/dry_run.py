@@ -15,7 +15,7 @@ class DryRun:
     unique: int
     missing: int  # different sequences that the cache has not
     device: str = ""  # that would compute; this and the others only if something is missing
-    batch_tokens: int = 0  # tokens of a forward pass at most
+    batch_tokens: int = 0  # tokens at a time at most
     batches: int = 0  # forward passes
     tokens: int = 0  # of all forward passes
     download: int | None = None  # bytes of weights; None if they are on this machine

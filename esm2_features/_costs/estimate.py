@@ -23,7 +23,7 @@ class Estimate:
 
     device: str
     seconds: Range
-    batch_tokens: int  # tokens of a forward pass that suit the device
+    batch_tokens: int  # tokens at a time that suit the device
     device_bytes: int  # of the card or, on a CPU, of the process without its input and output
     embed_bytes: int  # of a process that holds all sequences and all vectors, as `embed -o` does
     fits: bool | None  # whether a card has that much memory; None of a device of this machine

@@ -41,7 +41,7 @@ class BatchLoop:
         claim: Callable[[list[int]], list[int]],  # returns the views of a batch that are ours
         device: torch.device,
         budget: int,  # tokens per batch
-        sharing: int = 1,  # loops that share what results may take of the host's memory
+        sharing: int = 1,  # loops that share the run, and the memory of its results
         on_smaller_budget: Callable[[int], object],  # told of the budget after one was too large
         progress: Callable[[int], object],  # told of residues that are done
     ) -> None:

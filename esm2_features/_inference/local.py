@@ -31,7 +31,7 @@ class LocalBackend:
     checkpoint: Checkpoint
     devices: tuple[str, ...]  # one, several, or ("all",)
     precision: str
-    batch_tokens: int | None  # tokens per forward pass; None leaves it to the device
+    batch_tokens: int | None  # tokens at a time; None leaves it to the device
     # Budgets lowered after a batch did not fit, by extractor and device, for the next call, too.
     fitting: dict[tuple[type, str], int] = field(default_factory=dict)
 

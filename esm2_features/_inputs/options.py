@@ -304,7 +304,7 @@ OPTIONS = {
     ),
     "batch_tokens": Option(
         "auto",
-        "Tokens (residues + 2) in one forward pass. Changes speed and memory, but no result.",
+        "Tokens (residues + 2) computed at a time. Changes speed and memory, but no result.",
         metavar="N|auto",
     ),
     "max_residues": Option(

@@ -74,8 +74,8 @@ class ESM2Transformer(EmbeddingTransformer):
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several
         in a list share the work, with a copy of the network on each; ``"all"`` is every CUDA card.
     batch_tokens : int or "auto", default="auto"
-        Tokens (residues + 2 per sequence) in one forward pass. It changes speed and memory,
-        and no result.
+        Tokens (residues + 2 per sequence) computed at a time, which workers on a CPU divide. It
+        changes speed and memory, and no result.
     max_residues : int or None, default=1022
         Longest sequence that is allowed. ESM-2 was trained on up to 1022 residues. None
         allows any length; memory for a long one grows faster than its length. With a linker,

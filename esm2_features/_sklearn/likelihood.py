@@ -84,7 +84,7 @@ class ESM2LikelihoodTransformer(ModelTransformer):
         ``"auto"`` (a GPU if there is one), ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"``. Several
         in a list share the work, with a copy of the network on each; ``"all"`` is every CUDA card.
     batch_tokens : int or "auto", default="auto"
-        Tokens (residues + 2 per sequence) in one forward pass.
+        Tokens (residues + 2 per sequence) computed at a time, which workers on a CPU divide.
     max_residues : int or None, default=1022
         Longest sequence that is allowed; None allows any.
     too_long : {"raise", "truncate", "window"}, default="raise"

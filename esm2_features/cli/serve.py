@@ -99,7 +99,7 @@ def _limit_option(flag: str, default: int, text: str) -> Decorator:
     default="auto",
     help="Most requests with one token; auto is 600/minute with --tokens, else none.",
 )
-@_limit_option("--batch-tokens", 8192, "Tokens in one forward pass.")
+@_limit_option("--batch-tokens", 8192, "Tokens computed at a time.")
 @click.option(
     "--wait",
     type=click.FloatRange(0),
